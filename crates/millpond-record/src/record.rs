@@ -1,0 +1,210 @@
+//! The records of a batch, decoded (`DefaultRecord`).
+//!
+//! ```text
+//! length           varint   of what follows
+//! attributes       1 byte   undefined so far
+//! timestamp delta  varlong  to the batch's base timestamp
+//! offset delta     varint   to the batch's base offset
+//! key              varint length, -1 for null, and bytes
+//! value            likewise
+//! headers          varint count; each: name (varint length and bytes), value (like the record's)
+//! ```
+
+mod walk;
+
+use std::borrow::Cow;
+
+use crate::batch::{BatchError, BatchHeader, BatchView, TimestampType};
+use crate::codec::{Codec, CodecError, DecompressLimit, decompress};
+use crate::ids::{Offset, Timestamp};
+use crate::varint;
+
+pub(crate) use walk::{MalformedRecord, RecordInput, RecordShape, SliceInput, StreamInput, walk_record};
+
+/// A header of a record: a name and a value, which may be null. Names may repeat.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RecordHeader<'a> {
+    /// The name; UTF-8 by Kafka's specification, not checked here.
+    pub name: &'a [u8],
+    /// The value, or null.
+    pub value: Option<&'a [u8]>,
+}
+
+/// A record of a batch.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Record<'a> {
+    /// The record's offset less the batch's base offset.
+    pub offset_delta: i32,
+    /// The record's time less the batch's base timestamp, in milliseconds.
+    pub timestamp_delta: i64,
+    /// The key, or null.
+    pub key: Option<&'a [u8]>,
+    /// The value, or null: a tombstone on a compacted topic.
+    pub value: Option<&'a [u8]>,
+    /// The headers, in order.
+    pub headers: Vec<RecordHeader<'a>>,
+}
+
+impl Record<'_> {
+    /// The record's offset in its partition.
+    pub fn offset(&self, batch: &BatchHeader) -> Offset {
+        Offset(batch.base_offset.0.wrapping_add(i64::from(self.offset_delta)))
+    }
+
+    /// The record's time: its own, or the time of the append with LogAppendTime.
+    pub fn timestamp(&self, batch: &BatchHeader) -> Timestamp {
+        match batch.attributes.timestamp_type() {
+            TimestampType::CreateTime => Timestamp(batch.base_timestamp.0.wrapping_add(self.timestamp_delta)),
+            TimestampType::LogAppendTime => batch.max_timestamp,
+        }
+    }
+
+    /// Appends the record as a batch holds it.
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        let mut body = vec![0]; // attributes
+        varint::put(&mut body, self.timestamp_delta);
+        varint::put(&mut body, self.offset_delta.into());
+        put_nullable(&mut body, self.key);
+        put_nullable(&mut body, self.value);
+        varint::put(&mut body, self.headers.len() as i64);
+        for header in &self.headers {
+            put_nullable(&mut body, Some(header.name));
+            put_nullable(&mut body, header.value);
+        }
+        varint::put(out, body.len() as i64);
+        out.extend_from_slice(&body);
+    }
+}
+
+fn put_nullable(out: &mut Vec<u8>, bytes: Option<&[u8]>) {
+    varint::put(out, bytes.map_or(-1, |bytes| bytes.len() as i64));
+    out.extend_from_slice(bytes.unwrap_or_default());
+}
+
+/// Why the records of a batch could not be read.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum RecordsError {
+    /// The bytes are no batch.
+    #[error(transparent)]
+    Batch(#[from] BatchError),
+    /// The attributes name a codec that does not exist.
+    #[error("the batch names codec {0}, which does not exist")]
+    UnknownCodec(u8),
+    /// The records do not decompress, or to more than the limit.
+    #[error(transparent)]
+    Codec(#[from] CodecError),
+    /// A record does not parse.
+    #[error("record {index} of the batch is malformed: {reason}")]
+    Malformed {
+        /// Which record, from 0.
+        index: i32,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// There are fewer records than the header counts.
+    #[error("the batch holds {found} records, its header counts {declared}")]
+    TooFew {
+        /// The header's count.
+        declared: i32,
+        /// How many there are.
+        found: i32,
+    },
+    /// Bytes follow the last record.
+    #[error("{bytes} bytes follow the last record of the batch")]
+    TrailingBytes {
+        /// How many.
+        bytes: usize,
+    },
+}
+
+/// Reads the records of a batch, after decompressing them as a whole if they are compressed.
+///
+/// The batch's CRC is not checked here.
+///
+/// # Errors
+///
+/// [`RecordsError`] if the bytes are not exactly one batch, or its records do not decompress within the limit. A Raft-only
+/// entry has no records; what follows its header is not looked at.
+pub fn records(batch: &[u8], limit: DecompressLimit) -> Result<Records<'_>, RecordsError> {
+    let view = BatchView::parse(batch)?;
+    let header = *view.header();
+    let bytes = if header.attributes.is_raft_only() {
+        Cow::Borrowed(&[][..])
+    } else {
+        match header.attributes.compression().map_err(RecordsError::UnknownCodec)? {
+            Codec::None => Cow::Borrowed(view.payload()),
+            // A batch that compaction emptied has no payload to decompress.
+            _ if header.record_count == 0 && view.payload().is_empty() => Cow::Borrowed(&[][..]),
+            codec => Cow::Owned(decompress(codec, view.payload(), limit)?),
+        }
+    };
+    Ok(Records { header, bytes })
+}
+
+/// The records of one batch: `for record in &records { … }`.
+#[derive(Clone, Debug)]
+pub struct Records<'a> {
+    header: BatchHeader,
+    bytes: Cow<'a, [u8]>,
+}
+
+impl Records<'_> {
+    /// The batch's header.
+    pub fn header(&self) -> &BatchHeader {
+        &self.header
+    }
+
+    /// Reads the records one by one. The first error ends the iteration.
+    pub fn iter(&self) -> RecordsIter<'_> {
+        RecordsIter { input: SliceInput::new(&self.bytes), declared: self.header.record_count, next: 0, ended: false }
+    }
+}
+
+impl<'r> IntoIterator for &'r Records<'_> {
+    type Item = Result<Record<'r>, RecordsError>;
+    type IntoIter = RecordsIter<'r>;
+
+    fn into_iter(self) -> RecordsIter<'r> {
+        self.iter()
+    }
+}
+
+/// Yields the records of a batch in order; an error if they are not as many as the header counts.
+#[derive(Clone, Debug)]
+pub struct RecordsIter<'r> {
+    input: SliceInput<'r>,
+    declared: i32,
+    next: i32,
+    ended: bool,
+}
+
+impl<'r> RecordsIter<'r> {
+    fn step(&mut self) -> Option<Result<Record<'r>, RecordsError>> {
+        let left = self.input.left();
+        if self.next >= self.declared {
+            return (left > 0).then_some(Err(RecordsError::TrailingBytes { bytes: left }));
+        }
+        if left == 0 {
+            return Some(Err(RecordsError::TooFew { declared: self.declared, found: self.next }));
+        }
+        let index = self.next;
+        self.next += 1;
+        Some(walk::read_record(&mut self.input).map_err(|error| match error {
+            MalformedRecord::Shape(reason) => RecordsError::Malformed { index, reason },
+            MalformedRecord::Codec(error) => RecordsError::Codec(error),
+        }))
+    }
+}
+
+impl<'r> Iterator for RecordsIter<'r> {
+    type Item = Result<Record<'r>, RecordsError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.ended {
+            return None;
+        }
+        let step = self.step();
+        self.ended = !matches!(step, Some(Ok(_)));
+        step
+    }
+}
