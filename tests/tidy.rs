@@ -136,7 +136,7 @@ fn names_say_what_is_inside(file: &Source) -> Vec<String> {
         .collect()
 }
 
-/// `lib.rs` is module docs, modules and re-exports, nothing else.
+/// `lib.rs` is module docs, modules and re-exports, nothing else; what a build script generated counts as modules.
 fn lib_rs_is_a_table_of_contents(file: &Source) -> Vec<String> {
     if file.name() != "lib.rs" {
         return Vec::new();
@@ -148,7 +148,7 @@ fn lib_rs_is_a_table_of_contents(file: &Source) -> Vec<String> {
     for item in without_attributes.split(';').map(str::trim).filter(|item| !item.is_empty()) {
         let visibility = ["pub(crate) ", "pub "].into_iter().find(|word| item.starts_with(word)).unwrap_or("");
         let item = &item[visibility.len()..];
-        if !["mod ", "use "].iter().any(|word| item.starts_with(word))
+        if !["mod ", "use ", "include!(concat!(env!(\"OUT_DIR\")"].iter().any(|word| item.starts_with(word))
             || (item.starts_with("mod ") && item.contains('{'))
         {
             let start: String = item.chars().take(40).collect();
@@ -378,9 +378,10 @@ fn code_in_lib_rs_is_found() {
         ("lib.rs", "//! A.\nmod a;\npub fn f() {}"),
         ("lib.rs", "mod a { fn f() {} }"),
         ("lib.rs", "pub const A: u8 = 1;"),
+        ("lib.rs", "include!(\"a.rs\");"),
     ];
     let good = "//! A.\n#![warn(missing_docs)]\n\nmod a;\n#[cfg(test)]\nmod b;\npub mod c; // why\n\
-        pub use a::{\n    B, C,\n};\n";
+        pub use a::{\n    B, C,\n};\ninclude!(concat!(env!(\"OUT_DIR\"), \"/messages.rs\"));\n";
     tell_apart(lib_rs_is_a_table_of_contents, &bad, &[("lib.rs", good), ("main.rs", "fn main() {}")]);
 }
 
