@@ -1,1 +1,45 @@
-//! 
+//! The cluster's metadata as a pure state machine: brokers, topics, partitions, id allocators and topic settings.
+//!
+//! State changes in one way only: a decision (`create_topics`, `delete_topic`, `register_broker`,
+//! `allocate_producer_ids`) reads an [`Image`] and returns [`MetadataRecord`]s; they are appended to group 0 as one
+//! record batch ([`encode_batch`]); once committed, every broker hands the same batch to [`decode_batch`] and
+//! [`Image::apply`], which returns the next image. Nothing here reads a clock, draws a random number or does I/O.
+//!
+//! | file | story |
+//! | --- | --- |
+//! | `record.rs` | the records, and their bytes as key and value |
+//! | `batch.rs` | records to and from one v2 batch of group 0 |
+//! | `image.rs` | the immutable image and how a record changes it |
+//! | `names.rs` | which topic names are allowed |
+//! | `config_table.rs` | every topic setting: name, type, default, range, documentation, what this broker does with it |
+//! | `config.rs` | checking values against the table, effective settings |
+//! | `topics.rs` | create and delete topics |
+//! | `placement.rs` | which broker gets which replica |
+//! | `brokers.rs`, `producer_ids.rs` | register a broker; hand out a block of producer ids |
+
+mod batch;
+mod brokers;
+mod config;
+mod config_table;
+mod image;
+mod names;
+mod placement;
+mod producer_ids;
+mod record;
+mod topics;
+
+pub use batch::{BatchFormatError, MAX_METADATA_BATCH_BYTES, decode_batch, encode_batch};
+pub use brokers::{BrokerError, register_broker};
+pub use config::{
+    CleanupPolicy, CompressionType, ConfigError, ConfigSource, EffectiveConfig, FlushSetting, TimestampType,
+    TopicDefaults, TopicSettings, Validation, check_topic_configs, effective_configs,
+};
+pub use config_table::{ConfigKind, Support, TOPIC_CONFIGS, TopicConfig, topic_config};
+pub use image::{ApplyError, FIRST_METADATA_REPLICA, Image, METADATA_GROUP, Topic};
+pub use names::{MAX_TOPIC_NAME_BYTES, TopicNameError, check_topic_name};
+pub use producer_ids::{PRODUCER_ID_BLOCK, ProducerIdBlock, ProducerIdError, allocate_producer_ids};
+pub use record::{Broker, DirectoryId, FEATURE_LEVEL, MetadataRecord, Partition, RecordError, Replica, TopicRecord};
+pub use topics::{
+    CreateTopics, CreatedTopic, DeleteTopics, DeletedTopic, NewTopic, TopicError, TopicLimits, TopicReference,
+    create_topics, delete_topics,
+};

@@ -1,0 +1,362 @@
+//! Checking the values of topic settings, and what is in force on a topic.
+//!
+//! A value comes from the topic itself, else from the broker's configuration, else from the table.
+
+use std::collections::BTreeMap;
+
+use crate::config_table::{Support, TOPIC_CONFIGS, TopicConfig, Valid, topic_config};
+
+/// Why a topic setting is refused. All of them are INVALID_CONFIG to a client.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+pub enum ConfigError {
+    #[error("there is no topic setting {0:?}")]
+    Unknown(String),
+    #[error("topic setting {0} has no value")]
+    Null(String),
+    #[error("topic setting {0} is given twice")]
+    Twice(String),
+    #[error("topic setting {name} cannot be {value:?}: {expected}")]
+    Invalid { name: &'static str, value: String, expected: String },
+    #[error("topic setting {name} cannot be {value:?}, only {default:?}: {why}")]
+    Unsupported { name: &'static str, value: String, default: &'static str, why: &'static str },
+}
+
+/// Where a value in force comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConfigSource {
+    Topic,
+    Broker,
+    Default,
+}
+
+impl ConfigSource {
+    /// The number in Kafka's protocol (`DescribeConfigsResponse.ConfigSource`).
+    pub fn code(self) -> i8 {
+        match self {
+            Self::Topic => 1,
+            Self::Broker => 4,
+            Self::Default => 5,
+        }
+    }
+}
+
+/// A setting as it is in force on a topic.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EffectiveConfig {
+    pub config: &'static TopicConfig,
+    pub value: String,
+    pub source: ConfigSource,
+}
+
+/// What the broker's own configuration says about settings that topics inherit.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TopicDefaults(BTreeMap<String, String>);
+
+impl TopicDefaults {
+    /// Sets the value that topics inherit, by the setting's name on a topic.
+    pub fn set(&mut self, name: &str, value: &str) -> Result<(), ConfigError> {
+        let config = topic_config(name).ok_or_else(|| ConfigError::Unknown(name.to_owned()))?;
+        check_supported(config, value)?;
+        if same_value(value, config.default) {
+            self.0.remove(config.name);
+        } else {
+            self.0.insert(config.name.to_owned(), value.trim().to_owned());
+        }
+        Ok(())
+    }
+}
+
+/// Checks what a client wants to set on a topic. The notices are sentences on what is accepted but does not happen yet.
+pub fn check_topic_configs(
+    wanted: &[(String, Option<String>)],
+) -> Result<(BTreeMap<String, String>, Vec<String>), ConfigError> {
+    let mut configs = BTreeMap::new();
+    let mut notices = Vec::new();
+    for (name, value) in wanted {
+        let config = topic_config(name).ok_or_else(|| ConfigError::Unknown(name.clone()))?;
+        let value = value.as_deref().ok_or_else(|| ConfigError::Null(name.clone()))?;
+        check_supported(config, value)?;
+        if let Support::Recorded(sentence) = config.support
+            && !same_value(value, config.default)
+        {
+            notices.push(format!("{name}={value} is accepted, but {sentence}"));
+        }
+        if configs.insert(name.clone(), value.trim().to_owned()).is_some() {
+            return Err(ConfigError::Twice(name.clone()));
+        }
+    }
+    Ok((configs, notices))
+}
+
+/// All settings of a topic with their values in force, in order of their names.
+pub fn effective_configs(own: &BTreeMap<String, String>, defaults: &TopicDefaults) -> Vec<EffectiveConfig> {
+    TOPIC_CONFIGS.iter().map(|config| effective(config, own, defaults)).collect()
+}
+
+fn effective(
+    config: &'static TopicConfig,
+    own: &BTreeMap<String, String>,
+    defaults: &TopicDefaults,
+) -> EffectiveConfig {
+    let (value, source) = match (own.get(config.name), defaults.0.get(config.name)) {
+        (Some(value), _) => (value.as_str(), ConfigSource::Topic),
+        (None, Some(value)) => (value.as_str(), ConfigSource::Broker),
+        (None, None) => (config.default, ConfigSource::Default),
+    };
+    EffectiveConfig { config, value: value.to_owned(), source }
+}
+
+/// What happens to old data (`cleanup.policy`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CleanupPolicy {
+    pub delete: bool,
+    pub compact: bool,
+}
+
+/// The codec that batches are stored in (`compression.type`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CompressionType {
+    /// As they come.
+    Producer,
+    Uncompressed,
+    Gzip,
+    Snappy,
+    Lz4,
+    Zstd,
+}
+
+/// Whose time records carry (`message.timestamp.type`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TimestampType {
+    CreateTime,
+    LogAppendTime,
+}
+
+/// When a write counts as flushed (`millpond.flush`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FlushSetting {
+    Durable,
+    Relaxed,
+}
+
+/// How far produce looks into compressed batches (`millpond.validation`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Validation {
+    Header,
+    Deep,
+}
+
+/// The settings that the broker acts on, parsed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopicSettings {
+    pub cleanup: CleanupPolicy,
+    pub compression: CompressionType,
+    /// Bytes of a batch as it comes: 0 to 2^31 - 1.
+    pub max_message_bytes: u32,
+    pub timestamp_type: TimestampType,
+    pub timestamp_before_max_ms: i64,
+    pub timestamp_after_max_ms: i64,
+    /// At least 1. A produce with acks=all to a partition with fewer live replicas is NOT_ENOUGH_REPLICAS.
+    pub min_insync_replicas: u32,
+    /// 1 MiB to 2^31 - 1 bytes.
+    pub segment_bytes: u32,
+    pub flush: FlushSetting,
+    pub validation: Validation,
+}
+
+impl TopicSettings {
+    /// The settings in force. Fails only for values that never passed [`check_topic_configs`].
+    pub fn resolve(own: &BTreeMap<String, String>, defaults: &TopicDefaults) -> Result<TopicSettings, ConfigError> {
+        let value = |name: &str| -> Result<String, ConfigError> {
+            let config = topic_config(name).ok_or_else(|| ConfigError::Unknown(name.to_owned()))?;
+            let effective = effective(config, own, defaults);
+            check_value(config, &effective.value)?;
+            Ok(effective.value)
+        };
+        let whole = |name: &str| -> Result<i64, ConfigError> {
+            Ok(value(name)?.trim().parse().expect("check_value accepts whole numbers only"))
+        };
+        let small = |name: &str| -> Result<u32, ConfigError> {
+            Ok(u32::try_from(whole(name)?).expect("the table limits this setting to 0..2^31"))
+        };
+        let cleanup = value("cleanup.policy")?;
+        let policies = || cleanup.split(',').map(str::trim);
+        Ok(TopicSettings {
+            cleanup: CleanupPolicy {
+                delete: policies().any(|policy| policy == "delete"),
+                compact: policies().any(|policy| policy == "compact"),
+            },
+            compression: match value("compression.type")?.as_str() {
+                "uncompressed" => CompressionType::Uncompressed,
+                "gzip" => CompressionType::Gzip,
+                "snappy" => CompressionType::Snappy,
+                "lz4" => CompressionType::Lz4,
+                "zstd" => CompressionType::Zstd,
+                _ => CompressionType::Producer,
+            },
+            max_message_bytes: small("max.message.bytes")?,
+            timestamp_type: match value("message.timestamp.type")?.as_str() {
+                "LogAppendTime" => TimestampType::LogAppendTime,
+                _ => TimestampType::CreateTime,
+            },
+            timestamp_before_max_ms: whole("message.timestamp.before.max.ms")?,
+            timestamp_after_max_ms: whole("message.timestamp.after.max.ms")?,
+            min_insync_replicas: small("min.insync.replicas")?,
+            segment_bytes: small("segment.bytes")?,
+            flush: match value("millpond.flush")?.as_str() {
+                "relaxed" => FlushSetting::Relaxed,
+                _ => FlushSetting::Durable,
+            },
+            validation: match value("millpond.validation")?.as_str() {
+                "deep" => Validation::Deep,
+                _ => Validation::Header,
+            },
+        })
+    }
+}
+
+fn check_supported(config: &'static TopicConfig, value: &str) -> Result<(), ConfigError> {
+    check_value(config, value)?;
+    match config.support {
+        Support::Refused(why) if !same_value(value, config.default) => {
+            let (name, default) = (config.name, config.default);
+            Err(ConfigError::Unsupported { name, value: value.to_owned(), default, why })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether two values mean the same, written this way or that.
+fn same_value(a: &str, b: &str) -> bool {
+    let (a, b) = (a.trim(), b.trim());
+    match (a.parse::<f64>(), b.parse::<f64>()) {
+        (Ok(_), Ok(_)) if a.parse::<i64>().is_ok() && b.parse::<i64>().is_ok() => a.parse::<i64>() == b.parse::<i64>(),
+        (Ok(a), Ok(b)) => a == b,
+        _ => a.eq_ignore_ascii_case(b),
+    }
+}
+
+/// Checks a value against the table; whether it is supported is another question.
+pub(crate) fn check_value(config: &'static TopicConfig, value: &str) -> Result<(), ConfigError> {
+    let trimmed = value.trim();
+    let expected = match config.valid {
+        Valid::Boolean if matches!(trimmed.to_ascii_lowercase().as_str(), "true" | "false") => return Ok(()),
+        Valid::Boolean => "true or false".to_owned(),
+        Valid::Whole(min, max) | Valid::DefaultOrWhole(min, max) => {
+            let or_default = matches!(config.valid, Valid::DefaultOrWhole(..));
+            match trimmed.parse::<i64>() {
+                Ok(number) if (min..=max).contains(&number) || or_default && number == -1 => return Ok(()),
+                _ => format!("a whole number from {min} to {max}{}", if or_default { ", or -1" } else { "" }),
+            }
+        }
+        Valid::Number(min, max) => match trimmed.parse::<f64>() {
+            Ok(number) if (min..=max).contains(&number) => return Ok(()),
+            _ => format!("a number from {min} to {max}"),
+        },
+        Valid::OneOf(words) if words.contains(&trimmed) => return Ok(()),
+        Valid::OneOf(words) => format!("one of {}", words.join(", ")),
+        Valid::Some(words) => {
+            let mut parts = trimmed.split(',').map(str::trim);
+            if parts.all(|part| words.contains(&part)) {
+                return Ok(());
+            }
+            format!("one or more of {}, separated by commas", words.join(", "))
+        }
+        Valid::Throttle if is_throttle_list(trimmed) => return Ok(()),
+        Valid::Throttle => "'*', or partition:broker pairs separated by commas".to_owned(),
+    };
+    Err(ConfigError::Invalid { name: config.name, value: value.to_owned(), expected })
+}
+
+fn is_throttle_list(value: &str) -> bool {
+    let number = |text: &str| text.trim().parse::<u32>().is_ok();
+    let pair = |pair: &str| pair.split_once(':').is_some_and(|(partition, broker)| number(partition) && number(broker));
+    value.is_empty() || value == "*" || value.split(',').all(pair)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(name: &str, value: Option<&str>) -> Result<(BTreeMap<String, String>, Vec<String>), ConfigError> {
+        check_topic_configs(&[(name.to_owned(), value.map(str::to_owned))])
+    }
+
+    #[test]
+    fn bad_values_are_refused_as_kafka_refuses_them() {
+        for (name, value) in [
+            ("no.such.config", Some("1")),
+            ("retention.ms", Some("abc")),
+            ("retention.ms", Some("-2")),
+            ("retention.ms", None),
+            ("cleanup.policy", Some("shred")),
+            ("cleanup.policy", Some("")),
+            ("compression.type", Some("brotli")),
+            ("compression.gzip.level", Some("0")),
+            ("min.insync.replicas", Some("0")),
+            ("message.timestamp.type", Some("Never")),
+            ("max.message.bytes", Some("-1")),
+            ("max.message.bytes", Some("2147483648")),
+            ("min.cleanable.dirty.ratio", Some("1.5")),
+            ("min.cleanable.dirty.ratio", Some("NaN")),
+            ("preallocate", Some("maybe")),
+            ("leader.replication.throttled.replicas", Some("x")),
+        ] {
+            assert!(check(name, value).is_err(), "{name}={value:?}");
+        }
+    }
+
+    #[test]
+    fn good_values_of_honoured_settings_are_kept_without_a_notice() {
+        for (name, value) in [
+            ("max.message.bytes", "0"),
+            ("message.timestamp.type", "LogAppendTime"),
+            ("message.timestamp.before.max.ms", "9223372036854775807"),
+            ("segment.bytes", "1048576"),
+            ("compression.type", "zstd"),
+            ("millpond.flush", "relaxed"),
+        ] {
+            let (configs, notices) = check(name, Some(value)).expect("a good value");
+            assert_eq!((configs.get(name).map(String::as_str), notices), (Some(value), vec![]));
+        }
+    }
+
+    #[test]
+    fn a_setting_that_does_nothing_yet_is_accepted_with_a_sentence_that_says_so() {
+        for (name, value) in [("retention.ms", "12345"), ("cleanup.policy", "delete,compact"), ("segment.ms", "1000")] {
+            let (configs, notices) = check(name, Some(value)).expect("a good value");
+            assert_eq!(configs.get(name).map(String::as_str), Some(value));
+            assert!(notices.len() == 1 && notices[0].contains(name), "{notices:?}");
+        }
+        let (_, notices) = check("retention.ms", Some("604800000")).expect("the default");
+        assert_eq!(notices, Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_setting_that_cannot_be_honoured_takes_its_default_and_nothing_else() {
+        assert!(check("flush.messages", Some("9223372036854775807")).is_ok());
+        let refused = check("flush.messages", Some("1")).expect_err("not honoured");
+        assert!(matches!(refused, ConfigError::Unsupported { name: "flush.messages", .. }), "{refused}");
+        assert!(check("preallocate", Some("FALSE")).is_ok());
+        assert!(check("unclean.leader.election.enable", Some("true")).is_err());
+    }
+
+    #[test]
+    fn the_topic_comes_before_the_broker_and_the_broker_before_the_table() {
+        let mut defaults = TopicDefaults::default();
+        defaults.set("millpond.flush", "relaxed").expect("a good default");
+        defaults.set("max.message.bytes", "1000").expect("a good default");
+        let own = BTreeMap::from([("max.message.bytes".to_owned(), "2000".to_owned())]);
+        let all = effective_configs(&own, &defaults);
+        let of = |name: &str| {
+            let found = all.iter().find(|effective| effective.config.name == name).expect("known");
+            (found.value.as_str(), found.source)
+        };
+        assert_eq!(of("max.message.bytes"), ("2000", ConfigSource::Topic));
+        assert_eq!(of("millpond.flush"), ("relaxed", ConfigSource::Broker));
+        assert_eq!(of("cleanup.policy"), ("delete", ConfigSource::Default));
+        let settings = TopicSettings::resolve(&own, &defaults).expect("checked values");
+        assert_eq!((settings.max_message_bytes, settings.flush), (2000, FlushSetting::Relaxed));
+        assert_eq!(settings.cleanup, CleanupPolicy { delete: true, compact: false });
+    }
+}

@@ -1,0 +1,412 @@
+//! Metadata records and their bytes.
+//!
+//! A record is a pair (key, value) as in any compacted topic: the last value of a key counts, a null value deletes it.
+//!
+//! ```text
+//! key   = RecordKey   { 1: type u32, 2: id bytes, 3: may_ignore bool }     (protobuf)
+//! value = RecordValue { 1: version u32, 2: body bytes }                    (protobuf; body: one message per type)
+//!
+//! type                 id                                      body
+//! 1 feature level      empty                                   FeatureLevelBody
+//! 2 broker             broker id, 4 bytes big-endian           BrokerBody
+//! 3 topic              topic id, 16 bytes                      TopicBody
+//! 4 partition          topic id, 16 bytes + index, 4 bytes     PartitionBody
+//! 5 next group id      empty                                   CounterBody
+//! 6 next replica id    empty                                   CounterBody
+//! 7 next producer id   empty                                   CounterBody
+//! ```
+//!
+//! A broker that meets a type or a version that it does not know must stop, because its image would differ from the
+//! image of the others; unless the key says `may_ignore`, which a later version sets on what changes nobody's decisions.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use millpond_record::{BrokerId, GroupId, PartitionIndex, ProducerId, ReplicaId, TopicId};
+use prost::Message;
+
+/// The feature level that this code writes and the highest that it can read. It gates formats: metadata records,
+/// what brokers say to each other, what compaction writes.
+pub const FEATURE_LEVEL: u32 = 1;
+
+/// The newest version of every record type, as written by this code.
+const VERSION: u32 = 1;
+
+/// The identity of one data directory (a random UUID in its `meta.properties`), so that a replica on an emptied disk is
+/// not taken for the replica that was there before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DirectoryId(pub [u8; 16]);
+
+/// A registered broker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Broker {
+    pub id: BrokerId,
+    /// The host that clients connect to.
+    pub host: String,
+    /// The port that clients connect to.
+    pub port: u16,
+    /// The data directory that the broker writes to.
+    pub directory: DirectoryId,
+    /// Where the broker stands, for spreading replicas (`broker.rack`).
+    pub rack: Option<String>,
+}
+
+/// A topic without its partitions, which have records of their own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopicRecord {
+    pub id: TopicId,
+    pub name: String,
+    /// Settings that were set on the topic itself, by Kafka's names.
+    pub configs: BTreeMap<String, String>,
+    /// How many partitions the topic has: 1 or more.
+    pub partitions: u32,
+}
+
+/// One replica of a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Replica {
+    /// The Raft node id, never used again.
+    pub id: ReplicaId,
+    pub broker: BrokerId,
+    pub directory: DirectoryId,
+}
+
+/// One partition: the Raft group that holds its log and the replicas that the group should have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Partition {
+    pub topic: TopicId,
+    pub index: PartitionIndex,
+    pub group: GroupId,
+    /// In order of preference; the first is the preferred leader. Never empty.
+    pub replicas: Vec<Replica>,
+    /// Grows with every change of `replicas`, so that a stale controller can be told from the current one.
+    pub assignment_version: u64,
+}
+
+/// One change of the cluster's metadata.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MetadataRecord {
+    FeatureLevel(u32),
+    Broker(Broker),
+    BrokerRemoved(BrokerId),
+    Topic(TopicRecord),
+    TopicRemoved(TopicId),
+    Partition(Partition),
+    PartitionRemoved(TopicId, PartitionIndex),
+    /// The group id that the next partition gets.
+    NextGroup(GroupId),
+    /// The replica id that the next replica gets.
+    NextReplica(ReplicaId),
+    /// The first producer id of the next block.
+    NextProducerId(ProducerId),
+}
+
+/// Why the bytes are not a metadata record that this broker may apply.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum RecordError {
+    #[error(
+        "metadata record type {0} is not known to this version of millpond: run the version that wrote it, or newer"
+    )]
+    UnknownType(u32),
+    #[error(
+        "metadata record type {kind} has version {version}, this millpond reads up to {VERSION}: run the version that \
+         wrote it, or newer"
+    )]
+    UnknownVersion { kind: u32, version: u32 },
+    #[error("metadata record type {kind}: {what}")]
+    Malformed { kind: u32, what: &'static str },
+    #[error("metadata record without a readable key: {0}")]
+    MalformedKey(&'static str),
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct RecordKey {
+    #[prost(uint32, tag = "1")]
+    kind: u32,
+    #[prost(bytes = "bytes", tag = "2")]
+    id: Bytes,
+    #[prost(bool, tag = "3")]
+    may_ignore: bool,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct RecordValue {
+    #[prost(uint32, tag = "1")]
+    version: u32,
+    #[prost(bytes = "bytes", tag = "2")]
+    body: Bytes,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct FeatureLevelBody {
+    #[prost(uint32, tag = "1")]
+    level: u32,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct BrokerBody {
+    #[prost(string, tag = "1")]
+    host: String,
+    #[prost(uint32, tag = "2")]
+    port: u32,
+    #[prost(bytes = "bytes", tag = "3")]
+    directory: Bytes,
+    #[prost(string, optional, tag = "4")]
+    rack: Option<String>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct TopicBody {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(btree_map = "string, string", tag = "2")]
+    configs: BTreeMap<String, String>,
+    #[prost(uint32, tag = "3")]
+    partitions: u32,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct PartitionBody {
+    #[prost(uint64, tag = "1")]
+    group: u64,
+    #[prost(message, repeated, tag = "2")]
+    replicas: Vec<ReplicaBody>,
+    #[prost(uint64, tag = "3")]
+    assignment_version: u64,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct ReplicaBody {
+    #[prost(uint64, tag = "1")]
+    id: u64,
+    #[prost(int32, tag = "2")]
+    broker: i32,
+    #[prost(bytes = "bytes", tag = "3")]
+    directory: Bytes,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct CounterBody {
+    #[prost(uint64, tag = "1")]
+    next: u64,
+}
+
+const KIND_FEATURE_LEVEL: u32 = 1;
+const KIND_BROKER: u32 = 2;
+const KIND_TOPIC: u32 = 3;
+const KIND_PARTITION: u32 = 4;
+const KIND_NEXT_GROUP: u32 = 5;
+const KIND_NEXT_REPLICA: u32 = 6;
+const KIND_NEXT_PRODUCER_ID: u32 = 7;
+
+impl MetadataRecord {
+    /// The record as key and value; a value of `None` deletes the key.
+    pub fn encode(&self) -> (Vec<u8>, Option<Vec<u8>>) {
+        let (kind, id, body) = match self {
+            Self::FeatureLevel(level) => {
+                (KIND_FEATURE_LEVEL, Bytes::new(), Some(FeatureLevelBody { level: *level }.encode_to_vec()))
+            }
+            Self::Broker(broker) => (KIND_BROKER, broker_key(broker.id), Some(broker_body(broker))),
+            Self::BrokerRemoved(id) => (KIND_BROKER, broker_key(*id), None),
+            Self::Topic(topic) => (KIND_TOPIC, topic_key(topic.id), Some(topic_body(topic))),
+            Self::TopicRemoved(id) => (KIND_TOPIC, topic_key(*id), None),
+            Self::Partition(partition) => {
+                (KIND_PARTITION, partition_key(partition.topic, partition.index), Some(partition_body(partition)))
+            }
+            Self::PartitionRemoved(topic, index) => (KIND_PARTITION, partition_key(*topic, *index), None),
+            Self::NextGroup(id) => (KIND_NEXT_GROUP, Bytes::new(), Some(counter_body(id.0))),
+            Self::NextReplica(id) => (KIND_NEXT_REPLICA, Bytes::new(), Some(counter_body(id.0))),
+            Self::NextProducerId(id) => {
+                // Never negative: allocation starts at 0 and checks for overflow.
+                (KIND_NEXT_PRODUCER_ID, Bytes::new(), Some(counter_body(id.0.unsigned_abs())))
+            }
+        };
+        let key = RecordKey { kind, id, may_ignore: false }.encode_to_vec();
+        let value = body.map(|body| RecordValue { version: VERSION, body: body.into() }.encode_to_vec());
+        (key, value)
+    }
+
+    /// Reads a key and a value. `Ok(None)` is a record that this version does not know and that may be ignored.
+    pub fn decode(key: &[u8], value: Option<&[u8]>) -> Result<Option<Self>, RecordError> {
+        let RecordKey { kind, id, may_ignore } =
+            RecordKey::decode(key).map_err(|_| RecordError::MalformedKey("not a protobuf record key"))?;
+        if !(KIND_FEATURE_LEVEL..=KIND_NEXT_PRODUCER_ID).contains(&kind) {
+            return if may_ignore { Ok(None) } else { Err(RecordError::UnknownType(kind)) };
+        }
+        let malformed = |what| RecordError::Malformed { kind, what };
+        let Some(value) = value else {
+            return match kind {
+                KIND_BROKER => Ok(Some(Self::BrokerRemoved(broker_from_key(&id).ok_or(malformed("bad id"))?))),
+                KIND_TOPIC => Ok(Some(Self::TopicRemoved(topic_from_key(&id).ok_or(malformed("bad id"))?))),
+                KIND_PARTITION => {
+                    let (topic, index) = partition_from_key(&id).ok_or(malformed("bad id"))?;
+                    Ok(Some(Self::PartitionRemoved(topic, index)))
+                }
+                _ => Err(malformed("cannot be deleted")),
+            };
+        };
+        let value = RecordValue::decode(value).map_err(|_| malformed("not a protobuf record value"))?;
+        if value.version == 0 || value.version > VERSION {
+            let version = value.version;
+            return if may_ignore { Ok(None) } else { Err(RecordError::UnknownVersion { kind, version }) };
+        }
+        decode_body(kind, &id, value.body).map(Some)
+    }
+}
+
+fn decode_body(kind: u32, id: &[u8], body: Bytes) -> Result<MetadataRecord, RecordError> {
+    let malformed = |what| RecordError::Malformed { kind, what };
+    let unreadable = |_| malformed("unreadable body");
+    let counter = |body: Bytes| CounterBody::decode(body).map(|counter| counter.next).map_err(unreadable);
+    Ok(match kind {
+        KIND_FEATURE_LEVEL => MetadataRecord::FeatureLevel(FeatureLevelBody::decode(body).map_err(unreadable)?.level),
+        KIND_BROKER => {
+            let body = BrokerBody::decode(body).map_err(unreadable)?;
+            MetadataRecord::Broker(Broker {
+                id: broker_from_key(id).ok_or(malformed("bad id"))?,
+                host: body.host,
+                port: u16::try_from(body.port).map_err(|_| malformed("port above 65535"))?,
+                directory: directory(&body.directory).ok_or(malformed("directory id is not 16 bytes"))?,
+                rack: body.rack,
+            })
+        }
+        KIND_TOPIC => {
+            let body = TopicBody::decode(body).map_err(unreadable)?;
+            if body.partitions == 0 {
+                return Err(malformed("a topic without partitions"));
+            }
+            MetadataRecord::Topic(TopicRecord {
+                id: topic_from_key(id).ok_or(malformed("bad id"))?,
+                name: body.name,
+                configs: body.configs,
+                partitions: body.partitions,
+            })
+        }
+        KIND_PARTITION => {
+            let (topic, index) = partition_from_key(id).ok_or(malformed("bad id"))?;
+            let body = PartitionBody::decode(body).map_err(unreadable)?;
+            let replicas = body.replicas.iter().map(|replica| {
+                Some(Replica {
+                    id: ReplicaId(replica.id),
+                    broker: BrokerId(replica.broker),
+                    directory: directory(&replica.directory)?,
+                })
+            });
+            let replicas = replicas.collect::<Option<Vec<_>>>().ok_or(malformed("directory id is not 16 bytes"))?;
+            if replicas.is_empty() {
+                return Err(malformed("a partition without replicas"));
+            }
+            let assignment_version = body.assignment_version;
+            let group = GroupId(body.group);
+            MetadataRecord::Partition(Partition { topic, index, group, replicas, assignment_version })
+        }
+        KIND_NEXT_GROUP => MetadataRecord::NextGroup(GroupId(counter(body)?)),
+        KIND_NEXT_REPLICA => MetadataRecord::NextReplica(ReplicaId(counter(body)?)),
+        KIND_NEXT_PRODUCER_ID => {
+            let next = i64::try_from(counter(body)?).map_err(|_| malformed("producer id above 2^63"))?;
+            MetadataRecord::NextProducerId(ProducerId(next))
+        }
+        _ => return Err(RecordError::UnknownType(kind)),
+    })
+}
+
+fn broker_body(broker: &Broker) -> Vec<u8> {
+    BrokerBody {
+        host: broker.host.clone(),
+        port: broker.port.into(),
+        directory: Bytes::copy_from_slice(&broker.directory.0),
+        rack: broker.rack.clone(),
+    }
+    .encode_to_vec()
+}
+
+fn topic_body(topic: &TopicRecord) -> Vec<u8> {
+    TopicBody { name: topic.name.clone(), configs: topic.configs.clone(), partitions: topic.partitions }.encode_to_vec()
+}
+
+fn partition_body(partition: &Partition) -> Vec<u8> {
+    let replicas = partition.replicas.iter().map(|replica| ReplicaBody {
+        id: replica.id.0,
+        broker: replica.broker.0,
+        directory: Bytes::copy_from_slice(&replica.directory.0),
+    });
+    PartitionBody {
+        group: partition.group.0,
+        replicas: replicas.collect(),
+        assignment_version: partition.assignment_version,
+    }
+    .encode_to_vec()
+}
+
+fn counter_body(next: u64) -> Vec<u8> {
+    CounterBody { next }.encode_to_vec()
+}
+
+fn directory(bytes: &[u8]) -> Option<DirectoryId> {
+    bytes.try_into().ok().map(DirectoryId)
+}
+
+fn broker_key(id: BrokerId) -> Bytes {
+    Bytes::copy_from_slice(&id.0.to_be_bytes())
+}
+
+fn broker_from_key(id: &[u8]) -> Option<BrokerId> {
+    id.try_into().ok().map(|id| BrokerId(i32::from_be_bytes(id)))
+}
+
+fn topic_key(id: TopicId) -> Bytes {
+    Bytes::copy_from_slice(&id.0)
+}
+
+fn topic_from_key(id: &[u8]) -> Option<TopicId> {
+    id.try_into().ok().map(TopicId)
+}
+
+fn partition_key(topic: TopicId, index: PartitionIndex) -> Bytes {
+    let mut key = Vec::with_capacity(20);
+    key.extend_from_slice(&topic.0);
+    key.extend_from_slice(&index.0.to_be_bytes());
+    key.into()
+}
+
+fn partition_from_key(id: &[u8]) -> Option<(TopicId, PartitionIndex)> {
+    let (topic, index) = id.split_at_checked(16)?;
+    let index = i32::from_be_bytes(index.try_into().ok()?);
+    (index >= 0).then_some((topic_from_key(topic)?, PartitionIndex(index)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_type_stops_the_broker_unless_the_key_says_that_it_may_be_ignored() {
+        let key = |may_ignore| RecordKey { kind: 99, id: Bytes::new(), may_ignore }.encode_to_vec();
+        assert_eq!(MetadataRecord::decode(&key(false), Some(b"")), Err(RecordError::UnknownType(99)));
+        assert_eq!(MetadataRecord::decode(&key(false), None), Err(RecordError::UnknownType(99)));
+        assert_eq!(MetadataRecord::decode(&key(true), Some(b"")), Ok(None));
+    }
+
+    #[test]
+    fn a_newer_version_stops_the_broker_unless_the_key_says_that_it_may_be_ignored() {
+        let value = RecordValue { version: VERSION + 1, body: Bytes::new() }.encode_to_vec();
+        let key = |may_ignore| RecordKey { kind: KIND_NEXT_GROUP, id: Bytes::new(), may_ignore }.encode_to_vec();
+        let refused = RecordError::UnknownVersion { kind: KIND_NEXT_GROUP, version: VERSION + 1 };
+        assert_eq!(MetadataRecord::decode(&key(false), Some(&value)), Err(refused));
+        assert_eq!(MetadataRecord::decode(&key(true), Some(&value)), Ok(None));
+    }
+
+    #[test]
+    fn an_allocator_cannot_be_deleted() {
+        let (key, _) = MetadataRecord::NextGroup(GroupId(7)).encode();
+        assert!(matches!(MetadataRecord::decode(&key, None), Err(RecordError::Malformed { .. })));
+    }
+
+    #[test]
+    fn a_partition_without_replicas_is_malformed() {
+        let (key, _) = MetadataRecord::PartitionRemoved(TopicId([1; 16]), PartitionIndex(0)).encode();
+        let body = PartitionBody { group: 1, replicas: vec![], assignment_version: 1 }.encode_to_vec();
+        let value = RecordValue { version: 1, body: body.into() }.encode_to_vec();
+        assert!(matches!(MetadataRecord::decode(&key, Some(&value)), Err(RecordError::Malformed { .. })));
+    }
+}

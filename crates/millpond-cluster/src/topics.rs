@@ -1,0 +1,388 @@
+//! Create and delete topics: what is allowed, and the records that do it (Kafka's `ReplicationControlManager`).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use millpond_record::{BrokerId, GroupId, PartitionIndex, ReplicaId, TopicId};
+
+use crate::config::{ConfigError, EffectiveConfig, TopicDefaults, check_topic_configs, effective_configs};
+use crate::image::Image;
+use crate::names::{TopicNameError, check_topic_name, metric_name};
+use crate::placement::spread;
+use crate::record::{MetadataRecord, Partition, Replica, TopicRecord};
+
+/// A topic that a client asks for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NewTopic {
+    pub name: String,
+    /// -1 takes the broker's default. Must be -1 with assignments.
+    pub partitions: i32,
+    /// -1 takes the broker's default. Must be -1 with assignments.
+    pub replication_factor: i16,
+    /// The brokers of each partition's replicas; empty lets the controller choose.
+    pub assignments: Vec<(PartitionIndex, Vec<BrokerId>)>,
+    pub configs: Vec<(String, Option<String>)>,
+}
+
+/// What bounds and completes a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TopicLimits {
+    /// Partitions of a topic that asks for -1.
+    pub default_partitions: u32,
+    /// Replicas of a topic that asks for -1.
+    pub default_replication_factor: u16,
+    /// The most partitions that one request may create: they all go into one metadata batch.
+    pub max_partitions_per_request: u32,
+    /// The most partitions that the cluster may have.
+    pub max_partitions: u64,
+}
+
+impl Default for TopicLimits {
+    fn default() -> Self {
+        Self {
+            default_partitions: 1,
+            default_replication_factor: 1,
+            max_partitions_per_request: 10_000,
+            max_partitions: 200_000,
+        }
+    }
+}
+
+/// Why a topic is not created or deleted.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+pub enum TopicError {
+    /// INVALID_TOPIC_EXCEPTION
+    #[error(transparent)]
+    InvalidName(#[from] TopicNameError),
+    /// TOPIC_ALREADY_EXISTS
+    #[error("topic {0:?} already exists")]
+    Exists(String),
+    /// INVALID_REQUEST
+    #[error("topic {0:?} is named more than once in the request")]
+    NamedTwice(String),
+    /// INVALID_PARTITIONS
+    #[error("a topic cannot have {0} partitions: 1 or more, or -1 for the broker's default")]
+    InvalidPartitions(i32),
+    /// POLICY_VIOLATION
+    #[error("{wanted} partitions are more than one request may create, which is {limit}")]
+    TooManyPartitions { wanted: u64, limit: u64 },
+    /// POLICY_VIOLATION
+    #[error("with {wanted} partitions more the cluster would have more than its limit of {limit}")]
+    ClusterFull { wanted: u64, limit: u64 },
+    /// INVALID_REPLICATION_FACTOR
+    #[error("the replication factor cannot be {wanted}: from 1 to the number of brokers, which is {brokers}, or -1")]
+    InvalidReplicationFactor { wanted: i32, brokers: usize },
+    /// INVALID_REQUEST
+    #[error("with manual assignments the number of partitions and the replication factor must both be -1")]
+    AssignmentWithCounts,
+    /// INVALID_REPLICA_ASSIGNMENT
+    #[error("manual assignments must name the partitions from 0 on, each once; partition {0} is missing or repeated")]
+    AssignmentGap(i32),
+    /// INVALID_REPLICA_ASSIGNMENT
+    #[error("partition {0} is assigned to no broker")]
+    AssignmentEmpty(PartitionIndex),
+    /// INVALID_REPLICA_ASSIGNMENT
+    #[error("partition {partition} is assigned to broker {broker} twice")]
+    AssignmentRepeats { partition: PartitionIndex, broker: BrokerId },
+    /// INVALID_REPLICA_ASSIGNMENT
+    #[error("partition {partition} is assigned to broker {broker}, which is not registered")]
+    AssignmentUnknownBroker { partition: PartitionIndex, broker: BrokerId },
+    /// INVALID_REPLICA_ASSIGNMENT
+    #[error("partition {partition} has {found} replicas and partition 0 has {expected}: they must be as many")]
+    AssignmentUneven { partition: PartitionIndex, expected: usize, found: usize },
+    /// INVALID_CONFIG
+    #[error(transparent)]
+    InvalidConfig(#[from] ConfigError),
+    /// UNKNOWN_TOPIC_OR_PARTITION
+    #[error("there is no topic {0:?}")]
+    UnknownName(String),
+    /// UNKNOWN_TOPIC_ID
+    #[error("there is no topic with id {0}")]
+    UnknownId(TopicId),
+    /// INVALID_REQUEST
+    #[error("a topic is deleted by its name or by its id, not by both")]
+    NameAndId,
+    /// INVALID_REQUEST
+    #[error("neither a name nor an id says which topic to delete")]
+    NeitherNameNorId,
+}
+
+/// A topic as it will be once the records are committed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CreatedTopic {
+    pub name: String,
+    pub id: TopicId,
+    pub partitions: Vec<Partition>,
+    pub replication_factor: u16,
+    /// Every setting with its value in force.
+    pub configs: Vec<EffectiveConfig>,
+    /// Sentences on settings that are accepted but do nothing yet, for the broker's log.
+    pub notices: Vec<String>,
+}
+
+/// The answer to a request to create topics.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CreateTopics {
+    /// One for each topic of the request, in its order.
+    pub results: Vec<Result<CreatedTopic, TopicError>>,
+    /// What creates those that succeed; empty when none does. They belong into one batch.
+    pub records: Vec<MetadataRecord>,
+}
+
+/// Decides which topics of a request are created, and how. `random` gives the bytes of topic ids.
+///
+/// A request that only wants validation is the same; the caller then appends nothing.
+pub fn create_topics(
+    image: &Image,
+    wanted: &[NewTopic],
+    limits: &TopicLimits,
+    defaults: &TopicDefaults,
+    random: &mut dyn FnMut() -> [u8; 16],
+) -> CreateTopics {
+    let mut creation = Creation {
+        image,
+        limits,
+        defaults,
+        brokers: image.brokers().map(|broker| broker.id).collect(),
+        next_group: image.next_group(),
+        next_replica: image.next_replica(),
+        partitions: 0,
+        taken_ids: BTreeSet::new(),
+        metric_names: BTreeMap::new(),
+        records: image.opening(),
+    };
+    let opening = creation.records.len();
+    let results: Vec<_> = wanted
+        .iter()
+        .map(|topic| {
+            if wanted.iter().filter(|other| other.name == topic.name).count() > 1 {
+                return Err(TopicError::NamedTwice(topic.name.clone()));
+            }
+            creation.create(topic, random)
+        })
+        .collect();
+    let mut records = creation.records;
+    if records.len() == opening {
+        return CreateTopics { results, records: Vec::new() };
+    }
+    records.push(MetadataRecord::NextGroup(creation.next_group));
+    records.push(MetadataRecord::NextReplica(creation.next_replica));
+    CreateTopics { results, records }
+}
+
+/// A request in progress: what its earlier topics took is not in the image yet.
+struct Creation<'a> {
+    image: &'a Image,
+    limits: &'a TopicLimits,
+    defaults: &'a TopicDefaults,
+    brokers: Vec<BrokerId>,
+    next_group: GroupId,
+    next_replica: ReplicaId,
+    partitions: u64,
+    taken_ids: BTreeSet<TopicId>,
+    metric_names: BTreeMap<String, String>,
+    records: Vec<MetadataRecord>,
+}
+
+impl Creation<'_> {
+    fn create(&mut self, wanted: &NewTopic, random: &mut dyn FnMut() -> [u8; 16]) -> Result<CreatedTopic, TopicError> {
+        let name = &wanted.name;
+        self.check_name(name)?;
+        let placed = self.place(wanted)?;
+        let (configs, notices) = check_topic_configs(&wanted.configs)?;
+
+        let id = self.new_id(random);
+        let count = u32::try_from(placed.len()).expect("the number of partitions is limited");
+        let replication_factor = placed.first().map_or(0, Vec::len);
+        let partitions: Vec<Partition> =
+            (0..).zip(placed).map(|(index, brokers)| self.partition(id, index, brokers)).collect();
+        self.partitions += u64::from(count);
+        self.metric_names.insert(metric_name(name), name.clone());
+        let topic = TopicRecord { id, name: name.clone(), configs: configs.clone(), partitions: count };
+        self.records.push(MetadataRecord::Topic(topic));
+        self.records.extend(partitions.iter().cloned().map(MetadataRecord::Partition));
+        Ok(CreatedTopic {
+            name: name.clone(),
+            id,
+            partitions,
+            replication_factor: u16::try_from(replication_factor).unwrap_or(u16::MAX),
+            configs: effective_configs(&configs, self.defaults),
+            notices,
+        })
+    }
+
+    fn check_name(&self, name: &str) -> Result<(), TopicError> {
+        check_topic_name(name)?;
+        if self.image.topic(name).is_some() {
+            return Err(TopicError::Exists(name.to_owned()));
+        }
+        let same_request = self.metric_names.get(&metric_name(name)).map(String::as_str);
+        if let Some(existing) = self.image.topic_with_metric_name_of(name).map(|name| &**name).or(same_request) {
+            let (name, existing) = (name.to_owned(), existing.to_owned());
+            return Err(TopicNameError::Collides { name, existing }.into());
+        }
+        Ok(())
+    }
+
+    /// The brokers of every partition.
+    fn place(&self, wanted: &NewTopic) -> Result<Vec<Vec<BrokerId>>, TopicError> {
+        if !wanted.assignments.is_empty() {
+            if (wanted.partitions, wanted.replication_factor) != (-1, -1) {
+                return Err(TopicError::AssignmentWithCounts);
+            }
+            self.check_room(wanted.assignments.len() as u64)?;
+            return self.check_assignments(&wanted.assignments);
+        }
+        let partitions = match wanted.partitions {
+            -1 => self.limits.default_partitions,
+            count => {
+                u32::try_from(count).ok().filter(|count| *count > 0).ok_or(TopicError::InvalidPartitions(count))?
+            }
+        };
+        let brokers = self.brokers.len();
+        let (replicas, asked) = match wanted.replication_factor {
+            -1 => {
+                (usize::from(self.limits.default_replication_factor), i32::from(self.limits.default_replication_factor))
+            }
+            factor => (usize::try_from(factor).unwrap_or(0), i32::from(factor)),
+        };
+        if replicas == 0 || replicas > brokers {
+            return Err(TopicError::InvalidReplicationFactor { wanted: asked, brokers });
+        }
+        self.check_room(u64::from(partitions))?;
+        Ok(spread(&self.brokers, self.next_group.0, partitions, replicas))
+    }
+
+    fn check_room(&self, partitions: u64) -> Result<(), TopicError> {
+        let wanted = self.partitions + partitions;
+        let limit = u64::from(self.limits.max_partitions_per_request);
+        if wanted > limit {
+            return Err(TopicError::TooManyPartitions { wanted, limit });
+        }
+        let limit = self.limits.max_partitions;
+        if self.image.partition_count() + wanted > limit {
+            return Err(TopicError::ClusterFull { wanted, limit });
+        }
+        Ok(())
+    }
+
+    fn check_assignments(
+        &self,
+        assignments: &[(PartitionIndex, Vec<BrokerId>)],
+    ) -> Result<Vec<Vec<BrokerId>>, TopicError> {
+        let mut sorted: Vec<_> = assignments.iter().collect();
+        sorted.sort_by_key(|(index, _)| *index);
+        let mut placed: Vec<Vec<BrokerId>> = Vec::with_capacity(sorted.len());
+        for (expected, (partition, brokers)) in (0..).zip(sorted) {
+            let partition = *partition;
+            if partition.0 != expected {
+                return Err(TopicError::AssignmentGap(expected));
+            }
+            let Some(first) = placed.first().or(Some(brokers)).filter(|_| !brokers.is_empty()) else {
+                return Err(TopicError::AssignmentEmpty(partition));
+            };
+            if first.len() != brokers.len() {
+                let (expected, found) = (first.len(), brokers.len());
+                return Err(TopicError::AssignmentUneven { partition, expected, found });
+            }
+            let mut seen = BTreeSet::new();
+            for &broker in brokers {
+                if !seen.insert(broker) {
+                    return Err(TopicError::AssignmentRepeats { partition, broker });
+                }
+                if self.image.broker(broker).is_none() {
+                    return Err(TopicError::AssignmentUnknownBroker { partition, broker });
+                }
+            }
+            placed.push(brokers.clone());
+        }
+        Ok(placed)
+    }
+
+    fn partition(&mut self, topic: TopicId, index: i32, brokers: Vec<BrokerId>) -> Partition {
+        let group = self.next_group;
+        self.next_group = GroupId(group.0 + 1);
+        let replicas = brokers.into_iter().map(|broker| {
+            let id = self.next_replica;
+            self.next_replica = ReplicaId(id.0 + 1);
+            let directory = self.image.broker(broker).expect("only registered brokers get replicas").directory;
+            Replica { id, broker, directory }
+        });
+        let replicas = replicas.collect();
+        Partition { topic, index: PartitionIndex(index), group, replicas, assignment_version: 1 }
+    }
+
+    /// A random id (UUID version 4) that no topic has and that no tool takes for an option (a leading '-').
+    fn new_id(&mut self, random: &mut dyn FnMut() -> [u8; 16]) -> TopicId {
+        let mut bytes = random();
+        loop {
+            bytes[6] = bytes[6] & 0x0f | 0x40;
+            bytes[8] = bytes[8] & 0x3f | 0x80;
+            let id = TopicId(bytes);
+            let dash_first = bytes[0] >> 2 == 62;
+            if !dash_first && self.image.topic_by_id(id).is_none() && self.taken_ids.insert(id) {
+                return id;
+            }
+            // Counting on ends even if the source of randomness always says the same.
+            bytes = u128::from_be_bytes(bytes).wrapping_add(1 << 88 | 1).to_be_bytes();
+        }
+    }
+}
+
+/// Which topic to delete: by name, or by id with no name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopicReference {
+    pub name: Option<String>,
+    /// [`TopicId::ZERO`] with a name.
+    pub id: TopicId,
+}
+
+/// A topic that goes when the records are committed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeletedTopic {
+    pub name: String,
+    pub id: TopicId,
+    /// The groups of its partitions.
+    pub groups: Vec<GroupId>,
+}
+
+/// The answer to a request to delete topics.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeleteTopics {
+    /// One for each reference of the request, in its order.
+    pub results: Vec<Result<DeletedTopic, TopicError>>,
+    /// What deletes those that succeed. They belong into one batch.
+    pub records: Vec<MetadataRecord>,
+}
+
+/// Decides which topics of a request are deleted. A topic that is named more than once stays.
+pub fn delete_topics(image: &Image, references: &[TopicReference]) -> DeleteTopics {
+    let found: Vec<_> = references.iter().map(|reference| find(image, reference)).collect();
+    let mut times: BTreeMap<TopicId, usize> = BTreeMap::new();
+    for id in found.iter().flatten().map(|topic| topic.id) {
+        *times.entry(id).or_default() += 1;
+    }
+    let mut records = Vec::new();
+    let results = found.into_iter().map(|topic| {
+        let topic = topic?;
+        if times.get(&topic.id).is_some_and(|times| *times > 1) {
+            return Err(TopicError::NamedTwice(topic.name.to_string()));
+        }
+        records.push(MetadataRecord::TopicRemoved(topic.id));
+        let indexes = topic.partitions.iter().map(|partition| partition.index);
+        records.extend(indexes.map(|index| MetadataRecord::PartitionRemoved(topic.id, index)));
+        let groups = topic.partitions.iter().map(|partition| partition.group).collect();
+        Ok(DeletedTopic { name: topic.name.to_string(), id: topic.id, groups })
+    });
+    let results = results.collect();
+    DeleteTopics { results, records }
+}
+
+fn find<'a>(image: &'a Image, reference: &TopicReference) -> Result<&'a crate::image::Topic, TopicError> {
+    let topic = match (&reference.name, reference.id) {
+        (Some(name), TopicId::ZERO) => image.topic(name).ok_or_else(|| TopicError::UnknownName(name.clone()))?,
+        (None, TopicId::ZERO) => return Err(TopicError::NeitherNameNorId),
+        (None, id) => image.topic_by_id(id).ok_or(TopicError::UnknownId(id))?,
+        (Some(_), _) => return Err(TopicError::NameAndId),
+    };
+    Ok(topic)
+}
