@@ -156,7 +156,7 @@ impl Attributes {
 pub struct BatchHeader {
     /// The offset of the first record.
     pub base_offset: Offset,
-    /// The total size of the batch in bytes, the 12 before the length field's count included. At least [`HEADER_BYTES`].
+    /// The size of the batch in bytes, with the 12 that the length field does not count. At least [`HEADER_BYTES`].
     pub size_bytes: u32,
     /// The term of the leader that appended the batch.
     pub leader_epoch: LeaderEpoch,

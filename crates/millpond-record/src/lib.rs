@@ -1,5 +1,4 @@
-//! The ids, offsets and epochs that every layer speaks of, and Kafka's record batch (magic 2): view, validator, builder,
-//! records, compression, CRC-32C.
+//! The ids, offsets and epochs that every layer speaks of, and record batches: view, validator, builder, codecs, CRC.
 //!
 //! This crate does no I/O and reads no clock: the time is an argument. A batch is validated once ([`validate_produce`])
 //! and then moved as bytes ([`StampedBatch`]); records are decoded only where the broker must look inside

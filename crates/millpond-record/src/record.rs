@@ -123,8 +123,8 @@ pub enum RecordsError {
 ///
 /// # Errors
 ///
-/// [`RecordsError`] if the bytes are not exactly one batch, or its records do not decompress within the limit. A Raft-only
-/// entry has no records; what follows its header is not looked at.
+/// [`RecordsError`] if the bytes are not exactly one batch, or its records do not decompress within the limit. A
+/// Raft-only entry has no records; what follows its header is not looked at.
 pub fn records(batch: &[u8], limit: DecompressLimit) -> Result<Records<'_>, RecordsError> {
     let view = BatchView::parse(batch)?;
     let header = *view.header();

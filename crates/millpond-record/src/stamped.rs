@@ -11,8 +11,8 @@ use crate::batch::{
 use crate::checksum::crc32c;
 use crate::ids::{LeaderEpoch, Offset};
 
-/// A batch with its base offset and leader epoch. [`Bytes`] that are shared with the request cannot be stamped in place,
-/// so the header is copied (61 bytes) and the records are not. A clone shares the records.
+/// A batch with its base offset and leader epoch. [`Bytes`] that are shared with the request cannot be stamped in
+/// place, so the header is copied (61 bytes) and the records are not. A clone shares the records.
 ///
 /// It always has magic 2, a whole header, and a length field that agrees with its size.
 #[derive(Clone, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! What produce checks of a batch before it is proposed (`LogValidator`, `UnifiedLog`, `ProduceRequest`).
 //!
-//! Two tables hold the rules. [`BATCH_RULES`] look at the header, the sizes and the CRC of any batch. [`RECORD_RULES`] look
+//! Two tables hold the rules. `BATCH_RULES` look at the header, the sizes and the CRC of any batch. `RECORD_RULES` look
 //! at the records, where these are walked: always when they are not compressed, which is cheap, and otherwise only with
 //! [`ProduceRules::deep`] or on compacted topics. Walking reads lengths and deltas and copies nothing.
 

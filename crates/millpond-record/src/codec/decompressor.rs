@@ -1,6 +1,6 @@
 //! Decompression as a stream, bounded, for all codecs alike.
 
-use std::io::Read;
+use std::io::{self, Read};
 
 use flate2::bufread::MultiGzDecoder;
 use lz4_flex::frame::FrameDecoder;
@@ -25,8 +25,23 @@ enum Source<'a> {
     Stored(&'a [u8]),
     Gzip(Box<MultiGzDecoder<&'a [u8]>>),
     Snappy { blocks: Blocks<'a>, block: Vec<u8>, at: usize },
-    Lz4 { frame: Box<FrameDecoder<&'a [u8]>>, finished: bool },
+    Lz4 { frame: Box<FrameDecoder<Watched<'a>>>, finished: bool },
     Zstd(zstd::stream::read::Decoder<'static, &'a [u8]>),
+}
+
+/// Input that remembers whether more was asked for than there is: the LZ4 decoder takes a frame that was cut between
+/// blocks for a whole one.
+struct Watched<'a> {
+    rest: &'a [u8],
+    ran_dry: bool,
+}
+
+impl Read for Watched<'_> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let count = self.rest.read(out)?;
+        self.ran_dry |= count == 0 && !out.is_empty();
+        Ok(count)
+    }
 }
 
 impl<'a> Decompressor<'a> {
@@ -41,7 +56,8 @@ impl<'a> Decompressor<'a> {
                 if !bytes.starts_with(&LZ4_FRAME_MAGIC) {
                     return Err(CodecError::corrupt(codec, "no frame begins here"));
                 }
-                Source::Lz4 { frame: Box::new(FrameDecoder::new(bytes)), finished: false }
+                let watched = Watched { rest: bytes, ran_dry: false };
+                Source::Lz4 { frame: Box::new(FrameDecoder::new(watched)), finished: false }
             }
             Codec::Zstd => {
                 if bytes.is_empty() {
@@ -92,7 +108,10 @@ impl<'a> Decompressor<'a> {
                 let count = frame.read(out).map_err(corrupt)?;
                 if count == 0 {
                     *finished = true;
-                    if !frame.get_ref().is_empty() {
+                    let Watched { rest, ran_dry } = frame.get_ref();
+                    if *ran_dry {
+                        return Err(CodecError::corrupt(codec, "the frame is cut short"));
+                    } else if !rest.is_empty() {
                         return Err(CodecError::corrupt(codec, "bytes follow the frame"));
                     }
                 }

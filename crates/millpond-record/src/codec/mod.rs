@@ -122,20 +122,26 @@ pub fn compress(codec: Codec, bytes: &[u8]) -> Vec<u8> {
 pub fn decompress(codec: Codec, bytes: &[u8], limit: DecompressLimit) -> Result<Vec<u8>, CodecError> {
     const LEAST_ROOM_BYTES: usize = 4 << 10;
     let mut decompressor = Decompressor::new(codec, bytes, limit)?;
-    let mut out = Vec::new();
+    let (mut out, mut filled) = (Vec::new(), 0);
     loop {
-        let filled = out.len();
-        // Doubling copies each byte a constant number of times; beyond the limit there is room for the one byte that
-        // tells the end from too much.
-        let room = filled.max(LEAST_ROOM_BYTES).min((limit.0 - filled).saturating_add(1));
-        out.reserve_exact(room);
-        out.resize(filled + room, 0);
-        let count = decompressor.read(&mut out[filled..])?;
-        out.truncate(filled + count);
-        if count == 0 {
-            return Ok(out);
+        if filled == limit.0 {
+            // At the limit a read tells the end from too much; there is nothing to keep of it.
+            decompressor.read(&mut [0])?;
+            break;
+        }
+        if filled == out.len() {
+            // Doubling copies each byte a constant number of times.
+            let room = filled.max(LEAST_ROOM_BYTES).min(limit.0 - filled);
+            out.reserve_exact(room);
+            out.resize(filled + room, 0);
+        }
+        match decompressor.read(&mut out[filled..])? {
+            0 => break,
+            count => filled += count,
         }
     }
+    out.truncate(filled);
+    Ok(out)
 }
 
 #[cfg(test)]

@@ -46,8 +46,8 @@ pub(super) struct RecordRule {
     pub(super) fault: RecordFault,
 }
 
-/// In this order. Each rule may rely on those above it; what one cannot trust before the CRC (all but sizes and magic) comes
-/// after it.
+/// In this order. Each rule may rely on those above it; what cannot be trusted before the CRC is checked (all but sizes
+/// and magic) comes after it.
 pub(super) const BATCH_RULES: [BatchRule; 20] = [
     BatchRule {
         name: "there are bytes up to the length field",
