@@ -32,10 +32,10 @@ pub struct DirEntry {
 
 /// A disk. All calls block, so they belong into a [`crate::Round`] or into [`crate::Runtime::blocking`].
 ///
-/// What survives a power cut is only this: bytes of a file that [`File::sync_data`] or [`File::sync_all`] returned `Ok` for
-/// after they were written, and entries of a folder that [`Disk::sync_dir`] returned `Ok` for after they were made, renamed
-/// or removed. Everything else may survive in part and in any order. A failed sync is final: what it covered may be lost
-/// although a later sync succeeds.
+/// What survives a power cut is only this: bytes of a file that [`File::sync_data`] or [`File::sync_all`] returned `Ok`
+/// for after they were written, and entries of a folder that [`Disk::sync_dir`] returned `Ok` for after they were made,
+/// renamed or removed. Everything else may survive in part and in any order. A failed sync is final: what it covered
+/// may be lost although a later sync succeeds.
 pub trait Disk: Send + Sync + 'static {
     /// Opens a file.
     ///
@@ -107,8 +107,8 @@ pub trait Disk: Send + Sync + 'static {
         Ok(bytes)
     }
 
-    /// Takes an exclusive lock on a file, which is made when there is none. It is released when the value is dropped or the
-    /// process ends, however it ends.
+    /// Takes an exclusive lock on a file, which is made when there is none. It is released when the value is dropped or
+    /// the process ends, however it ends.
     ///
     /// # Errors
     /// `WouldBlock` when another holder has it; what the system reports.
@@ -120,8 +120,8 @@ pub trait Disk: Send + Sync + 'static {
     /// What the system reports.
     fn available_bytes(&self, path: &Path) -> io::Result<u64>;
 
-    /// Maps a file for random reads. The file must not become shorter while the map lives; whether the map shows later writes
-    /// is not defined (the real one does, the simulated one does not).
+    /// Maps a file for random reads. The file must not become shorter while the map lives; whether the map shows later
+    /// writes is not defined (the real one does, the simulated one does not).
     ///
     /// # Errors
     /// `NotFound`, and what the system reports.

@@ -121,7 +121,8 @@ impl Stream {
         }
     }
 
-    /// Turns `TCP_NODELAY` (no waiting for more bytes before a small segment is sent) on or off; it is on from the start.
+    /// Turns `TCP_NODELAY` (no waiting for more bytes before a small segment is sent) on or off; it is on from the
+    /// start.
     ///
     /// # Errors
     /// What the system reports.

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use crate::disk::{Disk, OpenMode};
 
-/// Replaces the file at `path` by `bytes`: after a crash it holds the old content or the new one, and the new one once this
-/// has returned `Ok`. Writes beside it (`<name>.tmp`), syncs, renames, syncs the folder.
+/// Replaces the file at `path` by `bytes`: after a crash it holds the old content or the new one, and the new one once
+/// this has returned `Ok`. Writes beside it (`<name>.tmp`), syncs, renames, syncs the folder.
 ///
 /// # Errors
 /// What the disk reports. After an error either content may be there, and a sync that failed is final (see [`Disk`]).

@@ -1,9 +1,9 @@
 //! Blocking work as rounds: take a round, run it, complete it.
 //!
 //! A service that writes and syncs collects work in a queue of its own. Its driver takes all that has gathered as one
-//! [`Round`], runs it (this is where it blocks), and completes it (this is where those who wait hear of it). In the real
-//! world a thread does that; in the simulated one a task, with time passing between the three steps, so that the window
-//! between "appended" and "flushed" exists there too.
+//! [`Round`], runs it (this is where it blocks), and completes it (this is where those who wait hear of it). In the
+//! real world a thread does that; in the simulated one a task, with time passing between the three steps, so that the
+//! window between "appended" and "flushed" exists there too.
 
 use std::sync::Arc;
 
@@ -26,8 +26,8 @@ pub trait Round: Send {
     fn complete(self: Box<Self>);
 }
 
-/// A handle to a driver that [`crate::Runtime::drive`] started. Clones name the same driver; when the last one is dropped the
-/// driver ends after the round in hand.
+/// A handle to a driver that [`crate::Runtime::drive`] started. Clones name the same driver; when the last one is
+/// dropped the driver ends after the round in hand.
 #[derive(Clone)]
 pub struct Driver(pub(crate) Inner);
 
@@ -39,8 +39,8 @@ pub(crate) enum Inner {
 }
 
 impl Driver {
-    /// Makes the driver look for a round. Cheap when it is awake already, and never lost: work that was queued before the call
-    /// is seen by a [`Rounds::take`] after it.
+    /// Makes the driver look for a round. Cheap when it is awake already, and never lost: work that was queued before
+    /// the call is seen by a [`Rounds::take`] after it.
     pub fn wake(&self) {
         match &self.0 {
             Inner::Real(driver) => driver.wake(),
@@ -49,9 +49,9 @@ impl Driver {
         }
     }
 
-    /// Ends the driver. When it returns, the round in hand (if any) is complete and no other will be taken; what is still
-    /// queued is the caller's to take and run. Called from inside a round, it only forbids further rounds. May be called
-    /// again.
+    /// Ends the driver. When it returns, the round in hand (if any) is complete and no other will be taken; what is
+    /// still queued is the caller's to take and run. Called from inside a round, it only forbids further rounds. May be
+    /// called again.
     pub fn stop(&self) {
         match &self.0 {
             Inner::Real(driver) => driver.stop(),

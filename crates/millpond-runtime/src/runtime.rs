@@ -39,8 +39,9 @@ impl fmt::Debug for Runtime {
 }
 
 impl Runtime {
-    /// The real world, with `disk` (usually a [`crate::RealDisk`]). Made inside a tokio runtime it spawns its tasks there; made
-    /// elsewhere it offers files, rounds, clock and randomness only, and [`Runtime::spawn`] and [`Runtime::blocking`] panic.
+    /// The real world, with `disk` (usually a [`crate::RealDisk`]). Made inside a tokio runtime it spawns its tasks
+    /// there; made elsewhere it offers files, rounds, clock and randomness only, and [`Runtime::spawn`] and
+    /// [`Runtime::blocking`] panic.
     pub fn real(disk: Arc<dyn Disk>) -> Runtime {
         Runtime(Inner::Real(Arc::new(RealRuntime::new(disk))))
     }
@@ -69,8 +70,9 @@ impl Runtime {
         }
     }
 
-    /// Runs blocking work (cold reads, opening a log) where it holds nobody up, and gives its result. It starts at once, also
-    /// when the future is not polled, and is not cancelled when the future is dropped. A panic in `f` goes on in the awaiter.
+    /// Runs blocking work (cold reads, opening a log) where it holds nobody up, and gives its result. It starts at
+    /// once, also when the future is not polled, and is not cancelled when the future is dropped. A panic in `f` goes
+    /// on in the awaiter.
     pub fn blocking<T, F>(&self, f: F) -> impl Future<Output = T> + Send + use<T, F>
     where
         T: Send + 'static,
@@ -102,10 +104,11 @@ impl Runtime {
         }
     }
 
-    /// Starts a driver for `rounds`: it parks at once and looks for a round when it is woken. `name` names the real thread.
+    /// Starts a driver for `rounds`: it parks at once and looks for a round when it is woken. `name` names the real
+    /// thread.
     ///
-    /// A panic inside a round ends the process (in the simulator: fails the run), because those who wait for the round would
-    /// wait for ever and what it had in hand is neither written nor known to be lost.
+    /// A panic inside a round ends the process (in the simulator: fails the run), because those who wait for the round
+    /// would wait for ever and what it had in hand is neither written nor known to be lost.
     pub fn drive(&self, name: &'static str, rounds: Arc<dyn Rounds>) -> Driver {
         match &self.0 {
             Inner::Real(_) => Driver(crate::rounds::Inner::Real(crate::real::start_driver(self.clone(), name, rounds))),
@@ -133,7 +136,6 @@ impl Runtime {
     }
 
     /// The monotonic clock. In the simulator it moves only when every task waits.
-    #[allow(clippy::disallowed_methods)] // This is the seam.
     pub fn now(&self) -> Instant {
         Instant::now()
     }
@@ -156,6 +158,15 @@ impl Runtime {
     /// Gives `future` until `deadline`.
     pub fn timeout_at<F: Future>(&self, deadline: Instant, future: F) -> Timeout<F> {
         tokio::time::timeout_at(deadline, future)
+    }
+
+    /// Whether a fault that the simulator plants is turned on. Only the simulator's own build has this.
+    #[cfg(feature = "planted-faults")]
+    pub fn planted(&self, fault: &str) -> bool {
+        match &self.0 {
+            Inner::Real(_) => false,
+            Inner::Simulated(node) => node.planted(fault),
+        }
     }
 
     /// A random number; unpredictable in the real world, from the node's seed in the simulator.

@@ -65,7 +65,6 @@ impl Disk for RealDisk {
         open_for_reading(path)?.sync_all()
     }
 
-    #[allow(clippy::disallowed_methods)] // This is the seam.
     fn read_dir(&self, path: &Path) -> io::Result<Vec<DirEntry>> {
         let mut entries = Vec::new();
         for entry in fs::read_dir(path)? {
@@ -104,14 +103,14 @@ impl Disk for RealDisk {
             return Ok(Arc::new(RealMap(None)));
         }
         // SAFETY: the files that are mapped are ours, under the data folder's exclusive lock, and by the contract of
-        // `Disk::map` none is cut while its map lives, so that no read faults. Their content is checked where it is used.
+        // `Disk::map` none is cut while its map lives, so that no read faults. What they hold is checked where it is
+        // used.
         let map = unsafe { memmap2::Mmap::map(&file)? };
         map.advise(memmap2::Advice::Random)?;
         Ok(Arc::new(RealMap(Some(map))))
     }
 }
 
-#[allow(clippy::disallowed_methods)] // This is the seam.
 fn open_for_reading(path: &Path) -> io::Result<fs::File> {
     fs::File::open(path)
 }

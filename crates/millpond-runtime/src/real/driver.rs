@@ -74,8 +74,8 @@ impl Shared {
 
 impl RealDriver {
     pub(crate) fn wake(&self) {
-        // The caller's queue write must be ordered before this look at the state, as the thread's change of the state is
-        // before its look at the queue: one of the two sees the other. Without the fence both could miss.
+        // The caller's queue write must be ordered before this look at the state, as the thread's change of the state
+        // is before its look at the queue: one of the two sees the other. Without the fence both could miss.
         fence(Ordering::SeqCst);
         if self.shared.state.load(Ordering::SeqCst) == WOKEN {
             return;
