@@ -1,7 +1,7 @@
 //! The immutable image of the cluster's metadata.
 //!
-//! An image is cheap to clone and never changes: `apply` returns the next one, which shares what did not change (maps are
-//! persistent, topics are behind `Arc`s). What an image holds depends only on the last value of every key, not on
+//! An image is cheap to clone and never changes: `apply` returns the next one, which shares what did not change (maps
+//! are persistent, topics are behind `Arc`s). What an image holds depends only on the last value of every key, not on
 //! the order in which keys came, so a compacted log gives the same image as the whole log.
 
 use std::collections::BTreeMap;

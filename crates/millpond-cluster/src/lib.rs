@@ -11,7 +11,7 @@
 //! | `batch.rs` | records to and from one v2 batch of group 0 |
 //! | `image.rs` | the immutable image and how a record changes it |
 //! | `names.rs` | which topic names are allowed |
-//! | `config_table.rs` | every topic setting: name, type, default, range, documentation, what this broker does with it |
+//! | `config_table.rs` | every topic setting: type, default, range, documentation, what this broker does with it |
 //! | `config.rs` | checking values against the table, effective settings |
 //! | `topics.rs` | create and delete topics |
 //! | `placement.rs` | which broker gets which replica |

@@ -15,7 +15,7 @@ pub enum TopicNameError {
     #[error("topic name {0:?} has a character other than ASCII letters, digits, '.', '_' and '-'")]
     BadCharacter(String),
     #[error(
-        "topic name {name:?} differs from the existing topic {existing:?} only in '.' and '_', their metrics would collide"
+        "topic {name:?} differs from the existing topic {existing:?} only in '.' and '_': their metrics would collide"
     )]
     Collides { name: String, existing: String },
 }

@@ -17,7 +17,7 @@
 //! ```
 //!
 //! A broker that meets a type or a version that it does not know must stop, because its image would differ from the
-//! image of the others; unless the key says `may_ignore`, which a later version sets on what changes nobody's decisions.
+//! image of the others; unless the key says `may_ignore`, which a later version sets on what changes no decision.
 
 use std::collections::BTreeMap;
 

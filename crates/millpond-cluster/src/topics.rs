@@ -151,10 +151,14 @@ pub fn create_topics(
         records: image.opening(),
     };
     let opening = creation.records.len();
+    let mut times: BTreeMap<&str, usize> = BTreeMap::new();
+    for topic in wanted {
+        *times.entry(&topic.name).or_default() += 1;
+    }
     let results: Vec<_> = wanted
         .iter()
         .map(|topic| {
-            if wanted.iter().filter(|other| other.name == topic.name).count() > 1 {
+            if times.get(topic.name.as_str()).is_some_and(|times| *times > 1) {
                 return Err(TopicError::NamedTwice(topic.name.clone()));
             }
             creation.create(topic, random)
@@ -317,16 +321,21 @@ impl Creation<'_> {
         loop {
             bytes[6] = bytes[6] & 0x0f | 0x40;
             bytes[8] = bytes[8] & 0x3f | 0x80;
+            if bytes[0] >> 2 == DASH {
+                bytes[0] ^= 0x80;
+            }
             let id = TopicId(bytes);
-            let dash_first = bytes[0] >> 2 == 62;
-            if !dash_first && self.image.topic_by_id(id).is_none() && self.taken_ids.insert(id) {
+            if self.image.topic_by_id(id).is_none() && self.taken_ids.insert(id) {
                 return id;
             }
             // Counting on ends even if the source of randomness always says the same.
-            bytes = u128::from_be_bytes(bytes).wrapping_add(1 << 88 | 1).to_be_bytes();
+            bytes = u128::from_be_bytes(bytes).wrapping_add(1).to_be_bytes();
         }
     }
 }
+
+/// The digit '-' of base64url.
+const DASH: u8 = 62;
 
 /// Which topic to delete: by name, or by id with no name.
 #[derive(Clone, Debug, PartialEq, Eq)]
