@@ -1,1 +1,1 @@
-//! 
+//! Benchmarks of single layers with criterion: one file in `benches/` for each.

@@ -189,10 +189,8 @@ impl<'r> RecordsIter<'r> {
         }
         let index = self.next;
         self.next += 1;
-        Some(walk::read_record(&mut self.input).map_err(|error| match error {
-            MalformedRecord::Shape(reason) => RecordsError::Malformed { index, reason },
-            MalformedRecord::Codec(error) => RecordsError::Codec(error),
-        }))
+        let record = walk::read_record(&mut self.input);
+        Some(record.map_err(|MalformedRecord(reason)| RecordsError::Malformed { index, reason }))
     }
 }
 

@@ -353,18 +353,14 @@ fn walk<I: RecordInput>(
     header: &BatchHeader,
     candidate: &Candidate<'_>,
 ) -> Result<Timestamp, InvalidBatch> {
-    let malformed = |index, error| match error {
-        MalformedRecord::Shape(reason) => InvalidBatch::MalformedRecord { index, reason },
-        MalformedRecord::Codec(error) => InvalidBatch::Undecodable(error),
-    };
     let declared = header.record_count;
     let mut max_timestamp = Timestamp(i64::MIN);
     let mut errors = Vec::new();
     for index in 0..declared {
-        if input.at_end().map_err(|error| malformed(index, error))? {
+        if input.at_end().map_err(|error| malformed(&mut input, index, error))? {
             return Err(InvalidBatch::TooFewRecords { declared, found: index });
         }
-        let shape = walk_record(&mut input).map_err(|error| malformed(index, error))?;
+        let shape = walk_record(&mut input).map_err(|error| malformed(&mut input, index, error))?;
         let timestamp = header.base_timestamp.0.checked_add(shape.timestamp_delta).map(Timestamp);
         let record = WalkedRecord { index, shape, timestamp };
         for rule in &RECORD_RULES {
@@ -374,10 +370,17 @@ fn walk<I: RecordInput>(
         }
         max_timestamp = max_timestamp.max(timestamp.unwrap_or(max_timestamp));
     }
-    if !input.at_end().map_err(|error| malformed(declared, error))? {
+    if !input.at_end().map_err(|error| malformed(&mut input, declared, error))? {
         return Err(InvalidBatch::BytesBehindRecords { declared });
     }
     if errors.is_empty() { Ok(max_timestamp) } else { Err(InvalidBatch::Records(errors)) }
+}
+
+fn malformed(input: &mut impl RecordInput, index: i32, MalformedRecord(reason): MalformedRecord) -> InvalidBatch {
+    match input.take_failure() {
+        Some(error) => InvalidBatch::Undecodable(error),
+        None => InvalidBatch::MalformedRecord { index, reason },
+    }
 }
 
 #[cfg(test)]

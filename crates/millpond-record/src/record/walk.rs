@@ -4,16 +4,12 @@ use super::{Record, RecordHeader};
 use crate::codec::{CodecError, Decompressor};
 use crate::varint::{self, MAX_VARINT_BYTES, MAX_VARLONG_BYTES};
 
-/// Why a record does not parse.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) enum MalformedRecord {
-    /// Its bytes make no record.
-    Shape(&'static str),
-    /// Its bytes do not decompress.
-    Codec(CodecError),
-}
+/// Why a record does not parse, for people. Small, because every byte that is read may return it: what went wrong with
+/// decompression is kept by the input.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct MalformedRecord(pub(crate) &'static str);
 
-const CUT_SHORT: MalformedRecord = MalformedRecord::Shape("the bytes end within it");
+const CUT_SHORT: MalformedRecord = MalformedRecord("the bytes end within it");
 
 /// Bytes read from front to back.
 pub(crate) trait RecordInput {
@@ -22,6 +18,8 @@ pub(crate) trait RecordInput {
     /// How many bytes were read or skipped.
     fn position(&self) -> usize;
     fn at_end(&mut self) -> Result<bool, MalformedRecord>;
+    /// Why decompression failed, if it was that which made a record malformed.
+    fn take_failure(&mut self) -> Option<CodecError>;
 }
 
 /// What the validator needs of a record.
@@ -67,12 +65,12 @@ pub(super) fn read_record<'a>(input: &mut SliceInput<'a>) -> Result<Record<'a>, 
     Ok(Record { offset_delta, timestamp_delta, key, value, headers })
 }
 
-const NAMELESS: MalformedRecord = MalformedRecord::Shape("a header has no name");
+const NAMELESS: MalformedRecord = MalformedRecord("a header has no name");
 
 /// Reads length and attributes; returns where the record ends.
 #[inline]
 fn begin<I: RecordInput>(input: &mut I) -> Result<usize, MalformedRecord> {
-    let length = usize::try_from(varint(input)?).map_err(|_| MalformedRecord::Shape("its length is negative"))?;
+    let length = usize::try_from(varint(input)?).map_err(|_| MalformedRecord("its length is negative"))?;
     let end = input.position() + length;
     input.byte()?;
     Ok(end)
@@ -80,13 +78,13 @@ fn begin<I: RecordInput>(input: &mut I) -> Result<usize, MalformedRecord> {
 
 #[inline]
 fn finish<I: RecordInput>(input: &I, end: usize) -> Result<(), MalformedRecord> {
-    if input.position() == end { Ok(()) } else { Err(MalformedRecord::Shape("its length is not that of its fields")) }
+    if input.position() == end { Ok(()) } else { Err(MalformedRecord("its length is not that of its fields")) }
 }
 
 #[inline]
 fn header_count<I: RecordInput>(input: &mut I) -> Result<i32, MalformedRecord> {
     let count = varint(input)?;
-    if count < 0 { Err(MalformedRecord::Shape("its count of headers is negative")) } else { Ok(count) }
+    if count < 0 { Err(MalformedRecord("its count of headers is negative")) } else { Ok(count) }
 }
 
 /// The length of bytes that may be null.
@@ -94,9 +92,7 @@ fn header_count<I: RecordInput>(input: &mut I) -> Result<i32, MalformedRecord> {
 fn nullable_length<I: RecordInput>(input: &mut I) -> Result<Option<usize>, MalformedRecord> {
     match varint(input)? {
         -1 => Ok(None),
-        length => {
-            usize::try_from(length).map(Some).map_err(|_| MalformedRecord::Shape("the length of a field is below -1"))
-        }
+        length => usize::try_from(length).map(Some).map_err(|_| MalformedRecord("the length of a field is below -1")),
     }
 }
 
@@ -115,30 +111,32 @@ fn take_nullable<'a>(input: &mut SliceInput<'a>) -> Result<Option<&'a [u8]>, Mal
 
 #[inline]
 fn varint<I: RecordInput>(input: &mut I) -> Result<i32, MalformedRecord> {
-    let first = input.byte()?;
-    if first < 0x80 {
-        return Ok(varint::unzigzag(first.into()) as i32);
-    }
-    let raw = long_number(input, first, MAX_VARINT_BYTES)?;
-    let raw = u32::try_from(raw).map_err(|_| OVERLONG)?;
+    let raw = u32::try_from(number(input, MAX_VARINT_BYTES)?).map_err(|_| OVERLONG)?;
     Ok(varint::unzigzag(raw.into()) as i32)
 }
 
 #[inline]
 fn varlong<I: RecordInput>(input: &mut I) -> Result<i64, MalformedRecord> {
-    let first = input.byte()?;
-    if first < 0x80 {
-        return Ok(varint::unzigzag(first.into()));
-    }
-    Ok(varint::unzigzag(long_number(input, first, MAX_VARLONG_BYTES)?))
+    Ok(varint::unzigzag(number(input, MAX_VARLONG_BYTES)?))
 }
 
-const OVERLONG: MalformedRecord = MalformedRecord::Shape("a number in it is too long");
+const OVERLONG: MalformedRecord = MalformedRecord("a number in it is too long");
 
-/// The rest of a number whose first byte says that there is more.
-fn long_number<I: RecordInput>(input: &mut I, first: u8, max_bytes: usize) -> Result<u64, MalformedRecord> {
-    let mut raw = u64::from(first & 0x7f);
-    for at in 1..max_bytes {
+/// Most numbers of most records take one byte or two.
+#[inline]
+fn number<I: RecordInput>(input: &mut I, max_bytes: usize) -> Result<u64, MalformedRecord> {
+    let first = input.byte()?;
+    if first < 0x80 {
+        return Ok(first.into());
+    }
+    let second = input.byte()?;
+    let raw = u64::from(first & 0x7f) | u64::from(second & 0x7f) << 7;
+    if second < 0x80 { Ok(raw) } else { long_number(input, raw, max_bytes) }
+}
+
+/// The rest of a number of which two bytes are read.
+fn long_number<I: RecordInput>(input: &mut I, mut raw: u64, max_bytes: usize) -> Result<u64, MalformedRecord> {
+    for at in 2..max_bytes {
         let byte = input.byte()?;
         let bits = u64::from(byte & 0x7f);
         let shifted = bits << (7 * at);
@@ -193,12 +191,18 @@ impl RecordInput for SliceInput<'_> {
         Ok(())
     }
 
+    #[inline]
     fn position(&self) -> usize {
         self.at
     }
 
+    #[inline]
     fn at_end(&mut self) -> Result<bool, MalformedRecord> {
         Ok(self.left() == 0)
+    }
+
+    fn take_failure(&mut self) -> Option<CodecError> {
+        None
     }
 }
 
@@ -211,13 +215,14 @@ pub(crate) struct StreamInput<'a> {
     filled: usize,
     /// How many bytes went through the buffer before what is in it.
     before: usize,
+    failure: Option<CodecError>,
 }
 
 const STREAM_BUFFER_BYTES: usize = 32 << 10;
 
 impl<'a> StreamInput<'a> {
     pub(crate) fn new(source: Decompressor<'a>) -> StreamInput<'a> {
-        StreamInput { source, buffer: vec![0; STREAM_BUFFER_BYTES].into(), at: 0, filled: 0, before: 0 }
+        StreamInput { source, buffer: vec![0; STREAM_BUFFER_BYTES].into(), at: 0, filled: 0, before: 0, failure: None }
     }
 
     /// Makes sure that a byte can be read; false at the end.
@@ -226,7 +231,10 @@ impl<'a> StreamInput<'a> {
             self.before += self.filled;
             self.at = 0;
             self.filled = 0;
-            self.filled = self.source.read(&mut self.buffer).map_err(MalformedRecord::Codec)?;
+            self.filled = self.source.read(&mut self.buffer).map_err(|error| {
+                self.failure = Some(error);
+                MalformedRecord("it does not decompress")
+            })?;
         }
         Ok(self.at < self.filled)
     }
@@ -261,5 +269,9 @@ impl RecordInput for StreamInput<'_> {
 
     fn at_end(&mut self) -> Result<bool, MalformedRecord> {
         Ok(!self.fill()?)
+    }
+
+    fn take_failure(&mut self) -> Option<CodecError> {
+        self.failure.take()
     }
 }
