@@ -59,9 +59,9 @@ impl fmt::Display for Codec {
     }
 }
 
-/// The most bytes that decompression may yield. Beside them a decoder keeps a working memory, bounded whatever the input
-/// says: for Snappy one block, within the limit; for LZ4 up to 13 MiB; for Zstandard a window of 8 MiB, or of the limit if
-/// that is more, 128 MiB at most.
+/// The most bytes that decompression may yield. Beside them a decoder keeps a working memory, bounded whatever the
+/// input says: for Snappy one block, within the limit; for LZ4 up to 13 MiB; for Zstandard a window of 8 MiB, or of the
+/// limit if that is more, 128 MiB at most.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct DecompressLimit(pub usize);
 
