@@ -1,5 +1,8 @@
 //! Turns `messages/*.msg` and `errors.tsv` into Rust: see `generate/notation.rs` for the notation.
 
+// A build script runs before the program exists: the seams to the world are not for it.
+#![allow(clippy::disallowed_methods)]
+
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
@@ -11,9 +14,9 @@ mod names;
 mod notation;
 #[path = "generate/rust.rs"]
 mod rust;
+#[path = "generate/samples.rs"]
+mod samples;
 
-// A build script runs before the program exists: the seams to the world are not for it.
-#[allow(clippy::disallowed_methods)]
 fn main() {
     println!("cargo::rerun-if-changed=messages");
     println!("cargo::rerun-if-changed=errors.tsv");
@@ -30,6 +33,7 @@ fn main() {
     let documents: Vec<notation::Document> = files.iter().flat_map(|path| parse(path)).collect();
 
     fs::write(out.join("messages.rs"), rust::generate(&documents)).expect("OUT_DIR is writable");
+    fs::write(out.join("samples.rs"), samples::generate(&documents)).expect("OUT_DIR is writable");
     let errors = fs::read_to_string("errors.tsv").expect("the crate has `errors.tsv`");
     let errors = rust::generate_errors(&errors).unwrap_or_else(|what| panic!("errors.tsv: {what}"));
     fs::write(out.join("errors.rs"), errors).expect("OUT_DIR is writable");

@@ -15,8 +15,8 @@
 //! ```
 //!
 //! Names are Kafka's, in its spelling. Types: `bool`, `int8`, `int16`, `uint16`, `int32`, `int64`, `float64`, `string`,
-//! `uuid`, `bytes`, `records`, the name of a struct, each also as an array with `[]` in front. Versions: `3`, `0-3`, `3+`,
-//! `none`. Behind the versions, separated by commas, in any order:
+//! `uuid`, `bytes`, `records`, the name of a struct, each also as an array with `[]` in front. Versions: `3`, `0-3`,
+//! `3+`, `none`. Behind the versions, separated by commas, in any order:
 //!
 //! - `null 3+`: the field may be null in these versions;
 //! - `tag 0`: it is a tagged field with this tag in all its versions;
@@ -25,8 +25,8 @@
 //! - `inflexible`: a string that keeps its two-byte length also in flexible versions;
 //! - `= -1`: its default. Without it: zero, false, empty (`records`: null).
 //!
-//! What follows a `#` is documentation: it becomes the doc comment of the field or, on a line of its own, is dropped.
-//! A file may hold several documents; `header NAME VERSIONS` starts one that is not an API.
+//! What follows a `#` is documentation: it becomes the doc comment of the field or, on a line of its own, is dropped. A
+//! file may hold several documents; `header NAME VERSIONS` starts one that is not an API.
 
 use std::fmt;
 

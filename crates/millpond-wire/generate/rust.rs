@@ -6,6 +6,9 @@ use crate::layout::{self, Member, Struct};
 use crate::names::{constant, identifier, snake_case};
 use crate::notation::{DefaultValue, Document, Kind, Versions};
 
+/// A decoded value starts as its default, because which fields follow depends on the version.
+const ALLOW: &str = "#[allow(clippy::field_reassign_with_default)]";
+
 /// The generated file for all documents.
 pub fn generate(documents: &[Document]) -> String {
     let mut out = String::new();
@@ -14,9 +17,9 @@ pub fn generate(documents: &[Document]) -> String {
         match document.key {
             Some(key) => {
                 writeln!(out, "/// {} (API key {key}), versions {}.", document.name, document.versions).unwrap();
-                writeln!(out, "pub mod {} {{", snake_case(&document.name)).unwrap();
+                writeln!(out, "{ALLOW}\npub mod {} {{", snake_case(&document.name)).unwrap();
             }
-            None => writeln!(out, "pub(crate) mod {} {{", snake_case(&document.name)).unwrap(),
+            None => writeln!(out, "{ALLOW}\npub(crate) mod {} {{", snake_case(&document.name)).unwrap(),
         }
         out.push_str("use crate::codec::*;\n");
         for one in &structs {
@@ -250,7 +253,11 @@ fn refuse(one: &Struct, member: &Member) -> String {
     if member.field.ignorable {
         return String::new();
     }
-    format!(" else if {} {{ return Err(no_place(\"{}.{}\", v)); }}", is_set(member), one.name, member.field.name)
+    format!(" else if {} {{ {} }}", is_set(member), refusal(one, member))
+}
+
+fn refusal(one: &Struct, member: &Member) -> String {
+    format!("return Err(no_place(\"{}.{}\", v));", one.name, member.field.name)
 }
 
 fn read_tags(out: &mut String, one: &Struct, flexible: bool) {
@@ -282,26 +289,26 @@ fn write_tags(out: &mut String, one: &Struct, flexible: bool) {
         return;
     }
     for (at, member) in tagged.iter().enumerate() {
+        assert!(member.versions.last >= one.versions.last, "a tagged field stays once it is there");
         let set = is_set(member);
         match condition(member.versions, one.versions) {
-            Some(condition) => {
-                writeln!(out, "let set{at} = ({condition}) && {set};").unwrap();
-                let refuse = refuse(one, member);
-                if let Some(refuse) = refuse.strip_prefix(" else if ") {
-                    writeln!(out, "if !set{at} && !({condition}) && {refuse}").unwrap();
-                }
+            Some(condition) if member.field.ignorable => {
+                writeln!(out, "let set{at} = {condition} && {set};").unwrap();
+            }
+            Some(_) => {
+                let (first, refusal) = (member.versions.first, refusal(one, member));
+                writeln!(out, "let set{at} = {set};\nif set{at} && v < {first} {{ {refusal} }}").unwrap();
             }
             None => writeln!(out, "let set{at} = {set};").unwrap(),
         }
     }
     let count: Vec<String> = (0..tagged.len()).map(|at| format!("u32::from(set{at})")).collect();
-    writeln!(out, "if e.tag_count({}) {{", count.join(" + ")).unwrap();
+    writeln!(out, "e.tag_count({});", count.join(" + ")).unwrap();
     for (at, member) in tagged.iter().enumerate() {
         let tag = member.field.tag.expect("filtered above");
         let call = write_call(one, member);
         writeln!(out, "if set{at} {{ e.tagged({tag}, |e| {{ {call}; Ok(()) }})?; }}").unwrap();
     }
-    out.push_str("}\n");
 }
 
 fn min_bytes_fn(out: &mut String, document: &Document, structs: &[Struct], one: &Struct) {
@@ -320,9 +327,14 @@ fn min_bytes_fn(out: &mut String, document: &Document, structs: &[Struct], one: 
         return;
     }
     out.push_str("match v {\n");
+    let mut first = String::new();
     for (at, (last, bytes)) in arms.iter().enumerate() {
-        let pattern = if at + 1 == arms.len() { "_".to_owned() } else { format!("..={last}") };
-        writeln!(out, "{pattern} => {bytes},").unwrap();
+        if at + 1 == arms.len() {
+            writeln!(out, "_ => {bytes},").unwrap();
+        } else {
+            writeln!(out, "{first}..={last} => {bytes},").unwrap();
+        }
+        first = (last + 1).to_string();
     }
     out.push_str("} }\n");
 }
@@ -365,7 +377,8 @@ fn tables(out: &mut String, documents: &[Document]) {
         };
         writeln!(
             out,
-            "ApiSpec {{ key: ApiKey::{}, name: \"{}\", min: {}, max: {}, first_flexible: {flexible}, unstable: {:?} }},",
+            "ApiSpec {{ key: ApiKey::{}, name: \"{}\", min: {}, max: {}, first_flexible: {flexible}, \
+             unstable: {:?} }},",
             constant(&document.name),
             document.name,
             document.versions.first,
@@ -386,7 +399,8 @@ fn tables(out: &mut String, documents: &[Document]) {
     out.push_str("_ => return None,\n})\n}\n");
 }
 
-/// The error codes of `errors.tsv` (code, name, `-`, `retriable` or `refresh`), as constants and a table by rising code.
+/// The error codes of `errors.tsv` (code, name, `-`, `retriable` or `refresh`), as constants and a table by rising
+/// code.
 pub fn generate_errors(text: &str) -> Result<String, String> {
     let mut out = String::from("impl ErrorCode {\n");
     let mut table = String::new();

@@ -6,17 +6,20 @@ use thiserror::Error;
 use crate::api::ApiKey;
 use crate::codec::{Element, Records, Str};
 
-/// Decoding a frame holds at most this many bytes per byte of the frame (and [`MAX_FIXED_BYTES`]) beyond the frame itself.
+/// Decoding a frame holds at most this many bytes per byte of the frame (and [`MAX_FIXED_BYTES`]) beyond the frame
+/// itself.
 ///
-/// Each element of an array is paid for with its fewest bytes on the wire; the dearest is an empty compact string, one byte
-/// there and 32 here, twice while a vector grows.
-pub const MAX_BYTES_PER_FRAME_BYTE: usize = 64;
+/// Each element of an array is paid for with its fewest bytes on the wire. The dearest in a request is an empty compact
+/// string, one byte there and 32 here; in a response, a listed group of ListGroups 3, 3 bytes and 128. All that counts
+/// twice while a vector grows.
+pub const MAX_BYTES_PER_FRAME_BYTE: usize = 88;
 
 /// What decoding may hold whatever the frame's length: the first reservations of nested arrays, see
 /// [`MAX_BYTES_PER_FRAME_BYTE`].
 pub const MAX_FIXED_BYTES: usize = 64 << 10;
 
-/// An array's elements are reserved up to this many bytes before the first is read; beyond, the vector grows as they come.
+/// An array's elements are reserved up to this many bytes before the first is read; beyond, the vector grows as they
+/// come.
 const FIRST_RESERVATION_BYTES: usize = 8 << 10;
 
 /// Why a frame is not a message.
@@ -286,8 +289,8 @@ impl Decoder {
         self.nullable(null_allowed, |decoder| decoder.any_array(version))
     }
 
-    /// Reads a struct's tagged fields. `read` takes the content of a tag that it knows, and must take all of it; what it
-    /// answers `false` to is skipped.
+    /// Reads a struct's tagged fields. `read` takes the content of a tag that it knows, and must take all of it; what
+    /// it answers `false` to is skipped.
     pub(crate) fn tags(
         &mut self,
         mut read: impl FnMut(&mut Decoder, u32) -> Result<bool, DecodeError>,

@@ -7,8 +7,8 @@ use crate::api::ApiKey;
 use crate::chunks::Chunks;
 use crate::codec::{Element, Records, Str};
 
-/// Byte strings of this length or more are put into the frame as they are; shorter ones are copied, which costs less than
-/// one more piece in a vectored write.
+/// Byte strings of this length or more are put into the frame as they are; shorter ones are copied, which costs less
+/// than one more piece in a vectored write.
 pub const SPLICE_BYTES: usize = 512;
 
 /// Why a value cannot be written in a version. Fields are named as in Kafka's specifications: `Struct.Field`.
@@ -261,20 +261,19 @@ impl Encoder {
         }
     }
 
-    /// Starts a struct's tagged fields: how many follow. False where the version has none.
-    pub(crate) fn tag_count(&mut self, count: u32) -> bool {
+    /// Starts a struct's tagged fields: how many follow. Nothing where the version has none.
+    pub(crate) fn tag_count(&mut self, count: u32) {
         if self.flexible {
             self.unsigned_varint(count);
         }
-        self.flexible
     }
 
     pub(crate) fn no_tags(&mut self) {
         self.tag_count(0);
     }
 
-    /// Writes one tagged field. Its length stands in front of it and is known only behind it, so the content moves by the
-    /// few bytes that the length takes.
+    /// Writes one tagged field. Its length stands in front of it and is known only behind it, so the content moves by
+    /// the few bytes that the length takes.
     pub(crate) fn tagged(
         &mut self,
         tag: u32,

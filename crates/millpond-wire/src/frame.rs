@@ -21,8 +21,8 @@ pub struct RequestHeader {
 }
 
 impl RequestHeader {
-    /// Reads a header in the version that its key and API version ask for. The API version may be one that this crate has
-    /// no messages for: an ApiVersions request that is too new is answered too.
+    /// Reads a header in the version that its key and API version ask for. The API version may be one that this crate
+    /// has no messages for: an ApiVersions request that is too new is answered too.
     ///
     /// # Errors
     /// [`DecodeError::UnknownApi`] when the key is not known, because then the header's own version is not.
@@ -88,7 +88,8 @@ fn is_flexible(key: ApiKey, version: i16) -> Option<bool> {
     Some(key.spec()?.first_flexible.is_some_and(|first| version >= first))
 }
 
-/// The version of the header in front of a request: 2 from the first flexible version on, else 1. None for an unknown key.
+/// The version of the header in front of a request: 2 from the first flexible version on, else 1. None for an unknown
+/// key.
 pub fn request_header_version(key: ApiKey, version: i16) -> Option<i16> {
     Some(if is_flexible(key, version)? { 2 } else { 1 })
 }

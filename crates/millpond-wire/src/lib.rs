@@ -1,15 +1,15 @@
 //! Kafka frames and API messages as values, each with its version range.
 //!
-//! Every message is described once, in the notation of `messages/*.msg`; the build script turns that into one module per
-//! API (`produce::ProduceRequest`, `produce::ProduceResponse`, …) of plain structs that hold the fields of all versions.
-//! A frame is decoded from [`Bytes`](bytes::Bytes) without copying strings or records, and encoded to a list of chunks in
-//! which record bytes keep their place in memory.
+//! Every message is described once, in the notation of `messages/*.msg`; the build script turns that into one module
+//! per API (`produce::ProduceRequest`, `produce::ProduceResponse`, …) of plain structs that hold the fields of all
+//! versions. A frame is decoded from [`Bytes`](bytes::Bytes) without copying strings or records, and encoded to a list
+//! of chunks in which record bytes keep their place in memory.
 //!
 //! This crate does no I/O and keeps no state. It does not judge what a message means, and decides nothing about which
 //! versions a broker advertises.
 //!
-//! Memory: decoding a frame of `n` bytes holds at most [`MAX_BYTES_PER_FRAME_BYTE`] × `n` + [`MAX_FIXED_BYTES`] bytes beyond
-//! the frame itself, whatever the frame says.
+//! Memory: decoding a frame of `n` bytes holds at most [`MAX_BYTES_PER_FRAME_BYTE`] × `n` + [`MAX_FIXED_BYTES`] bytes
+//! beyond the frame itself, whatever the frame says.
 
 mod api;
 mod chunks;

@@ -25,8 +25,8 @@ pub trait Message: Element {
         Self::read(decoder, version)
     }
 
-    /// Writes a message. A field that the version does not have must hold its default, unless Kafka's specification says
-    /// that it may be dropped.
+    /// Writes a message. A field that the version does not have must hold its default, unless Kafka's specification
+    /// says that it may be dropped.
     fn encode(&self, encoder: &mut Encoder, version: i16) -> Result<(), EncodeError> {
         if !(Self::MIN..=Self::MAX).contains(&version) {
             return Err(EncodeError::UnsupportedVersion { api: Self::KEY, version });
