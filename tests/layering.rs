@@ -81,6 +81,8 @@ const RESERVED: &[Reserved] = &[
     reserved("rand", &["millpond-runtime", "sim"]),
     reserved("uuid", &["millpond-runtime"]),
     reserved("axum", &["millpond-broker"]),
+    reserved("hyper", &["millpond-broker"]),
+    reserved("hyper-util", &["millpond-broker"]),
     reserved("metrics", &["millpond-broker"]),
     reserved("metrics-exporter-prometheus", &["millpond-broker"]),
     reserved("anyhow", &["millpond", "sim"]),
