@@ -70,6 +70,7 @@ const ASYNC: &[&str] =
 
 const RESERVED: &[Reserved] = &[
     Reserved { name: "openraft", owners: &["millpond-raft"], in_tests_too: true },
+    Reserved { name: "openraft-rt-tokio", owners: &["millpond-raft"], in_tests_too: true },
     reserved("tokio", ASYNC),
     reserved("tokio-util", ASYNC),
     reserved("futures", ASYNC),
@@ -78,7 +79,8 @@ const RESERVED: &[Reserved] = &[
     reserved("rustix", &["millpond-runtime", "millpond"]),
     reserved("libc", &["millpond-runtime"]),
     reserved("memmap2", &["millpond-runtime"]),
-    reserved("rand", &["millpond-runtime", "sim"]),
+    // millpond-raft implements its traits, so that openraft draws from the runtime.
+    reserved("rand", &["millpond-runtime", "millpond-raft", "sim"]),
     reserved("uuid", &["millpond-runtime"]),
     reserved("axum", &["millpond-broker"]),
     reserved("hyper", &["millpond-broker"]),
