@@ -25,8 +25,8 @@
 //! - `inflexible`: a string that keeps its two-byte length also in flexible versions;
 //! - `= -1`: its default. Without it: zero, false, empty (`records`: null).
 //!
-//! What follows a `#` is documentation: it becomes the doc comment of the field or, on a line of its own, is dropped. A
-//! file may hold several documents; `header NAME VERSIONS` starts one that is not an API.
+//! Lines that start with `#` and stand directly above a field become its doc comment; other comments are dropped. A file
+//! may hold several documents; `header NAME VERSIONS` starts one that is not an API.
 
 use std::fmt;
 
@@ -162,7 +162,7 @@ pub struct Field {
     pub ignorable: bool,
     pub inflexible: bool,
     pub default: DefaultValue,
-    pub doc: Option<String>,
+    pub doc: Vec<String>,
     /// The fields of the struct that this field defines; empty when it defines none.
     pub fields: Vec<Field>,
 }
@@ -209,12 +209,12 @@ impl fmt::Display for ParseError {
     }
 }
 
-/// One line without its comment: number, depth, text, documentation.
+/// One line that says something: number, depth, text, and the comment above it.
 struct Line<'a> {
     number: usize,
     depth: usize,
     text: &'a str,
-    doc: Option<&'a str>,
+    doc: Vec<&'a str>,
 }
 
 impl Line<'_> {
@@ -236,17 +236,21 @@ pub fn parse(text: &str) -> Result<Vec<Document>, ParseError> {
 
 fn split_lines(text: &str) -> Result<Vec<Line<'_>>, ParseError> {
     let mut lines = Vec::new();
+    let mut doc = Vec::new();
     for (number, line) in (1..).zip(text.lines()) {
-        let (code, doc) = match line.split_once('#') {
-            Some((code, doc)) => (code.trim_end(), Some(doc.trim())),
-            None => (line.trim_end(), None),
-        };
-        let content = code.trim_start();
-        if content.is_empty() {
+        let content = line.trim_start();
+        if let Some(comment) = content.strip_prefix('#') {
+            doc.push(comment.trim());
             continue;
         }
-        let line = Line { number, depth: (code.len() - content.len()) / 4, text: content, doc };
-        if !(code.len() - content.len()).is_multiple_of(4) || code.contains('\t') {
+        let doc = std::mem::take(&mut doc);
+        let text = content.split('#').next().unwrap_or_default().trim_end();
+        if text.is_empty() {
+            continue;
+        }
+        let indent = line.len() - content.len();
+        let line = Line { number, depth: indent / 4, text, doc };
+        if !indent.is_multiple_of(4) || content.contains('\t') {
             return line.error("indent with four spaces a level");
         }
         lines.push(line);
@@ -350,7 +354,7 @@ fn field(line: &Line<'_>) -> Result<Field, ParseError> {
         ignorable: false,
         inflexible: false,
         default: DefaultValue::Implied,
-        doc: line.doc.filter(|doc| !doc.is_empty()).map(str::to_owned),
+        doc: line.doc.iter().map(|&doc| doc.to_owned()).collect(),
         fields: Vec::new(),
     };
     for word in words.split(',').map(str::trim).filter(|word| !word.is_empty()) {

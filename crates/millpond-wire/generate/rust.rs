@@ -45,7 +45,7 @@ fn definition(out: &mut String, document: &Document, one: &Struct) {
     let default = if one.fields.iter().any(layout::has_special_default) { "" } else { ", Default" };
     writeln!(out, "#[derive(Clone, Debug, PartialEq{default})]\npub struct {} {{", one.name).unwrap();
     for member in &one.fields {
-        if let Some(doc) = &member.field.doc {
+        for doc in &member.field.doc {
             writeln!(out, "/// {doc}").unwrap();
         }
         let mut facts = Vec::new();
@@ -56,7 +56,7 @@ fn definition(out: &mut String, document: &Document, one: &Struct) {
             facts.push(format!("Null only in versions {}.", within(member.nullable, one.versions)));
         }
         if !facts.is_empty() {
-            if member.field.doc.is_some() {
+            if !member.field.doc.is_empty() {
                 out.push_str("///\n");
             }
             writeln!(out, "/// {}", facts.join(" ")).unwrap();

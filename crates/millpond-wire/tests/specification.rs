@@ -68,7 +68,7 @@ fn field(spec: &Value) -> Field {
         ignorable: spec["ignorable"] == true || spec["ignorable"] == "true",
         inflexible,
         default: default_of(&spec["default"]),
-        doc: None,
+        doc: Vec::new(),
         fields: fields(&spec["fields"]),
     }
 }
@@ -103,7 +103,7 @@ fn message(spec: &Value) -> Message {
 
 fn without_docs(fields: &mut [Field]) {
     for field in fields {
-        field.doc = None;
+        field.doc.clear();
         without_docs(&mut field.fields);
     }
 }
