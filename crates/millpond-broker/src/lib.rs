@@ -1,1 +1,27 @@
-//! 
+//! A Millpond broker: Kafka connections, one handler file per API, the metadata image and the HTTP port.
+//!
+//! This crate never touches a file, a clock or a thread but through `millpond-runtime`, never names openraft, and
+//! keeps no global: many brokers may live in one process, which is how the simulator runs them.
+//!
+//! The produce path, in the order of the files: `frame` → `connection` → `dispatch` → `api/produce` → the partition's
+//! gate (`millpond-raft`) → back through the receipt to `connection`. The fetch path: `api/fetch` → the log's tail cache.
+
+mod api;
+mod broker;
+mod config;
+mod connection;
+mod controller;
+mod dispatch;
+mod errors;
+mod extent;
+mod frame;
+mod http;
+mod memory;
+mod metadata;
+mod metrics;
+mod reconcile;
+mod settings;
+
+pub use broker::{Broker, FatalError, ShutdownError, StartError};
+pub use config::{BrokerConfig, ConfigError, HostPort};
+pub use settings::{Kind, SETTINGS, Setting, find};

@@ -1,0 +1,118 @@
+//! CreateTopics (KIP-4, KIP-464, KIP-525). Answers when every partition takes writes, which is later than Kafka does and
+//! saves clients the retries.
+
+use std::collections::BTreeSet;
+
+use millpond_cluster::{CreatedTopic, NewTopic, TopicError};
+use millpond_record::{BrokerId, PartitionIndex};
+use millpond_wire::create_topics::{
+    CreatableTopic, CreatableTopicConfigs, CreatableTopicResult, CreateTopicsRequest, CreateTopicsResponse,
+};
+use millpond_wire::{ApiKey, ErrorCode, Str};
+use tracing::info;
+
+use crate::dispatch::{Api, Call, Step};
+use crate::errors::{self, Fault};
+use crate::metadata::Snapshot;
+
+pub(crate) const API: Api = Api { key: ApiKey::CREATE_TOPICS, advertised: (2, 7), served_from: 2, handle };
+
+fn handle(mut call: Call) -> Step {
+    let request: CreateTopicsRequest = match call.decode() {
+        Ok(request) => request,
+        Err(reason) => return Step::Close(reason),
+    };
+    let wanted: Vec<NewTopic> = request.topics.iter().map(new_topic).collect();
+    if request.validate_only {
+        let decision = call.shared.controller.validate_topics(&call.shared.runtime, &call.snapshot.image, &wanted);
+        return Step::Reply(call.answer(&respond(&request, decision.results, None)));
+    }
+    Step::Stage(Box::pin(async move {
+        let response = match call.shared.controller.create_topics(wanted).await {
+            Ok(created) => {
+                let snapshot = match created.index {
+                    Some(index) => Some(call.shared.metadata.settled(index).await),
+                    None => None,
+                };
+                respond(&request, created.decision.results, snapshot.as_deref())
+            }
+            Err(error) => {
+                let fault = errors::controller(&error);
+                let names: BTreeSet<&Str> = request.topics.iter().map(|topic| &topic.name).collect();
+                let topics = names.into_iter().map(|name| failed(name.clone(), fault.clone()));
+                CreateTopicsResponse { topics: topics.collect(), ..Default::default() }
+            }
+        };
+        Step::Reply(call.answer(&response))
+    }))
+}
+
+fn new_topic(topic: &CreatableTopic) -> NewTopic {
+    let assignments = topic.assignments.iter().map(|assignment| {
+        (PartitionIndex(assignment.partition_index), assignment.broker_ids.iter().copied().map(BrokerId).collect())
+    });
+    let configs = topic.configs.iter();
+    NewTopic {
+        name: topic.name.to_string(),
+        partitions: topic.num_partitions,
+        replication_factor: topic.replication_factor,
+        assignments: assignments.collect(),
+        configs: configs.map(|c| (c.name.to_string(), c.value.as_ref().map(Str::to_string))).collect(),
+    }
+}
+
+/// One answer for each name, in the request's order. `served`: where to look whether the topics that were created serve.
+fn respond(
+    request: &CreateTopicsRequest,
+    results: Vec<Result<CreatedTopic, TopicError>>,
+    served: Option<&Snapshot>,
+) -> CreateTopicsResponse {
+    let mut seen = BTreeSet::new();
+    let answers = request.topics.iter().zip(results).filter(|(topic, _)| seen.insert(topic.name.clone()));
+    let topics = answers.map(|(topic, result)| match result {
+        Err(error) => failed(topic.name.clone(), errors::topic(&error)),
+        Ok(created) if served.is_some_and(|snapshot| snapshot.topic_by_id(created.id).is_none()) => {
+            failed(topic.name.clone(), errors::not_served(&created.name))
+        }
+        Ok(created) => {
+            if served.is_some() {
+                info!(topic = created.name, partitions = created.partitions.len(), "topic created");
+                created.notices.iter().for_each(|notice| info!(topic = created.name, "{notice}"));
+            }
+            described(&created, served.is_some())
+        }
+    });
+    CreateTopicsResponse { topics: topics.collect(), ..Default::default() }
+}
+
+fn failed(name: Str, fault: Fault) -> CreatableTopicResult {
+    CreatableTopicResult {
+        name,
+        error_code: fault.code.0,
+        error_message: fault.message,
+        num_partitions: -1,
+        replication_factor: -1,
+        // Null would say that the settings may not be seen.
+        configs: Some(Vec::new()),
+        ..Default::default()
+    }
+}
+
+fn described(topic: &CreatedTopic, exists: bool) -> CreatableTopicResult {
+    let configs = topic.configs.iter().map(|effective| CreatableTopicConfigs {
+        name: Str::from_static(effective.config.name),
+        value: Some(effective.value.as_str().into()),
+        read_only: false,
+        config_source: effective.source.code(),
+        is_sensitive: false,
+    });
+    CreatableTopicResult {
+        name: topic.name.as_str().into(),
+        topic_id: if exists { topic.id.0 } else { [0; 16] },
+        error_code: ErrorCode::NONE.0,
+        num_partitions: i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX),
+        replication_factor: i16::try_from(topic.replication_factor).unwrap_or(i16::MAX),
+        configs: Some(configs.collect()),
+        ..Default::default()
+    }
+}

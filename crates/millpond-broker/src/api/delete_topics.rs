@@ -1,0 +1,77 @@
+//! DeleteTopics, by name or by id (KIP-516). Answers when the topics' partitions are gone from this broker.
+
+use millpond_cluster::{TopicError, TopicReference};
+use millpond_record::TopicId;
+use millpond_wire::delete_topics::{DeletableTopicResult, DeleteTopicsRequest, DeleteTopicsResponse};
+use millpond_wire::{ApiKey, ErrorCode, Str};
+use tracing::info;
+
+use crate::dispatch::{Api, Call, Step};
+use crate::errors;
+
+pub(crate) const API: Api = Api { key: ApiKey::DELETE_TOPICS, advertised: (1, 6), served_from: 1, handle };
+
+/// From here on topics may be named by id.
+const FIRST_BY_ID: i16 = 6;
+
+fn handle(mut call: Call) -> Step {
+    let request: DeleteTopicsRequest = match call.decode() {
+        Ok(request) => request,
+        Err(reason) => return Step::Close(reason),
+    };
+    let references = references(&call, &request);
+    Step::Stage(Box::pin(async move {
+        let responses = match call.shared.controller.delete_topics(references.clone()).await {
+            Ok(deleted) => {
+                if let Some(index) = deleted.index {
+                    call.shared.metadata.settled(index).await;
+                }
+                let answers = references.iter().zip(deleted.results);
+                answers
+                    .map(|(reference, result)| match result {
+                        Ok(topic) => {
+                            info!(topic = topic.name, "topic deleted");
+                            answer(Some(topic.name.as_str().into()), topic.id, ErrorCode::NONE, None)
+                        }
+                        Err(error) => {
+                            let fault = errors::topic(&error);
+                            answer(name_in_answer(reference, &error), reference.id, fault.code, fault.message)
+                        }
+                    })
+                    .collect()
+            }
+            Err(error) => {
+                let fault = errors::controller(&error);
+                let of = |reference: &TopicReference| reference.name.as_deref().map(Str::from);
+                references
+                    .iter()
+                    .map(|reference| answer(of(reference), reference.id, fault.code, fault.message.clone()))
+                    .collect()
+            }
+        };
+        Step::Reply(call.answer(&DeleteTopicsResponse { responses, ..Default::default() }))
+    }))
+}
+
+fn references(call: &Call, request: &DeleteTopicsRequest) -> Vec<TopicReference> {
+    if call.version < FIRST_BY_ID {
+        let names = request.topic_names.iter();
+        return names.map(|name| TopicReference { name: Some(name.to_string()), id: TopicId::ZERO }).collect();
+    }
+    let topics = request.topics.iter();
+    topics
+        .map(|topic| TopicReference { name: topic.name.as_ref().map(Str::to_string), id: TopicId(topic.topic_id) })
+        .collect()
+}
+
+/// A topic that is named by its id has no name in the answer unless it is known.
+fn name_in_answer(reference: &TopicReference, error: &TopicError) -> Option<Str> {
+    match error {
+        TopicError::UnknownId(_) => None,
+        _ => reference.name.as_deref().map(Str::from),
+    }
+}
+
+fn answer(name: Option<Str>, id: TopicId, code: ErrorCode, message: Option<Str>) -> DeletableTopicResult {
+    DeletableTopicResult { name, topic_id: id.0, error_code: code.0, error_message: message }
+}

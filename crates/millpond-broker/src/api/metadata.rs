@@ -1,0 +1,209 @@
+//! Metadata: brokers, topics, leaders; and the creation of a topic that a client asks for (`auto.create.topics.enable`).
+
+use std::collections::BTreeSet;
+
+use millpond_cluster::{NewTopic, check_topic_name};
+use millpond_record::TopicId;
+use millpond_wire::metadata::{
+    MetadataRequest, MetadataRequestTopic, MetadataResponse, MetadataResponseBroker, MetadataResponsePartition,
+    MetadataResponseTopic,
+};
+use millpond_wire::{ApiKey, ErrorCode, Str};
+
+use crate::dispatch::{Api, Call, Step};
+use crate::errors;
+use crate::metadata::{ServedTopic, Snapshot, is_internal};
+
+pub(crate) const API: Api = Api { key: ApiKey::METADATA, advertised: (0, 13), served_from: 0, handle };
+
+/// In version 0 an empty list asks for all topics, later null does.
+const EMPTY_ASKS_FOR_ALL: i16 = 0;
+/// From here on a topic may be asked for by its id.
+const FIRST_BY_ID: i16 = 12;
+/// Kafka's answer when authorized operations are not asked for.
+const NOT_ASKED: i32 = i32::MIN;
+
+/// Bits of Kafka's `AclOperation` codes.
+const fn operations(codes: &[u8]) -> i32 {
+    let mut bits = 0;
+    let mut at = 0;
+    while at < codes.len() {
+        bits |= 1 << codes[at];
+        at += 1;
+    }
+    bits
+}
+
+/// Read, write, create, delete, alter, describe, describe and alter configs: all that a topic knows. Nobody is refused.
+const TOPIC_OPERATIONS: i32 = operations(&[3, 4, 5, 6, 7, 8, 10, 11]);
+/// Create, alter, describe, cluster action, describe and alter configs, idempotent write.
+const CLUSTER_OPERATIONS: i32 = operations(&[5, 7, 8, 9, 10, 11, 12]);
+
+fn handle(mut call: Call) -> Step {
+    let request: MetadataRequest = match call.decode() {
+        Ok(request) => request,
+        Err(reason) => return Step::Close(reason),
+    };
+    let missing = topics_to_create(&call, &request);
+    if missing.is_empty() {
+        let response = respond(&call, &call.snapshot, &request, &BTreeSet::new());
+        return Step::Reply(call.answer(&response));
+    }
+    Step::Stage(Box::pin(async move {
+        let created: BTreeSet<Str> = missing.iter().cloned().collect();
+        let topics = missing.into_iter().map(|name| NewTopic {
+            name: name.to_string(),
+            partitions: -1,
+            replication_factor: -1,
+            ..NewTopic::default()
+        });
+        let snapshot = match call.shared.controller.create_topics(topics.collect()).await {
+            Ok(created) => match created.index {
+                Some(index) => call.shared.metadata.settled(index).await,
+                None => call.shared.metadata.snapshot(),
+            },
+            Err(error) => {
+                tracing::warn!("topics were not created on demand: {error}");
+                call.shared.metadata.snapshot()
+            }
+        };
+        // Clients expect that a topic which was just created answers with a retriable error first, as in Kafka; they
+        // ask again at once, and find it.
+        let response = respond(&call, &snapshot, &request, &created);
+        Step::Reply(call.answer(&response))
+    }))
+}
+
+/// Topics that the client asks for, may create, and that are not there.
+fn topics_to_create(call: &Call, request: &MetadataRequest) -> Vec<Str> {
+    if !(request.allow_auto_topic_creation && call.shared.config.auto_create_topics) {
+        return Vec::new();
+    }
+    let names = request.topics.iter().flatten().filter(|topic| topic.topic_id == TopicId::ZERO.0);
+    let names: BTreeSet<&Str> = names.filter_map(|topic| topic.name.as_ref()).collect();
+    let missing = names.into_iter().filter(|name| {
+        call.snapshot.image.topic(name).is_none() && !is_internal(name) && check_topic_name(name).is_ok()
+    });
+    missing.map(Str::detached).collect()
+}
+
+fn respond(call: &Call, snapshot: &Snapshot, request: &MetadataRequest, created: &BTreeSet<Str>) -> MetadataResponse {
+    let operations = if request.include_topic_authorized_operations { TOPIC_OPERATIONS } else { NOT_ASKED };
+    let answer = Answer { snapshot, version: call.version, node: call.shared.node.0, operations, created };
+    let topics = match request.topics.as_deref() {
+        None => answer.all(),
+        Some([]) if call.version == EMPTY_ASKS_FOR_ALL => answer.all(),
+        Some(topics) => {
+            let mut seen = BTreeSet::new();
+            let first = topics.iter().filter(|topic| seen.insert((topic.topic_id, topic.name.as_deref())));
+            first.map(|topic| answer.topic(topic)).collect()
+        }
+    };
+    let brokers = snapshot.image.brokers().map(|broker| MetadataResponseBroker {
+        node_id: broker.id.0,
+        host: broker.host.as_str().into(),
+        port: i32::from(broker.port),
+        rack: broker.rack.as_deref().map(Str::from),
+    });
+    MetadataResponse {
+        brokers: brokers.collect(),
+        cluster_id: Some(call.shared.cluster_id.clone()),
+        controller_id: call.shared.node.0,
+        topics,
+        cluster_authorized_operations: match request.include_cluster_authorized_operations {
+            true => CLUSTER_OPERATIONS,
+            false => NOT_ASKED,
+        },
+        ..MetadataResponse::default()
+    }
+}
+
+struct Answer<'a> {
+    snapshot: &'a Snapshot,
+    version: i16,
+    node: i32,
+    operations: i32,
+    /// Topics that this request has created.
+    created: &'a BTreeSet<Str>,
+}
+
+impl Answer<'_> {
+    fn all(&self) -> Vec<MetadataResponseTopic> {
+        self.snapshot.topics().map(|topic| self.served(topic)).collect()
+    }
+
+    fn topic(&self, asked: &MetadataRequestTopic) -> MetadataResponseTopic {
+        let id = TopicId(asked.topic_id);
+        let by_id = id != TopicId::ZERO;
+        match &asked.name {
+            _ if by_id && self.version < FIRST_BY_ID => self.failed(asked, ErrorCode::INVALID_REQUEST),
+            _ if by_id => match self.snapshot.topic_by_id(id) {
+                Some(topic) => self.served(topic),
+                None => {
+                    let failed = self.failed(asked, ErrorCode::UNKNOWN_TOPIC_ID);
+                    MetadataResponseTopic { name: None, ..failed }
+                }
+            },
+            None => self.failed(asked, ErrorCode::INVALID_REQUEST),
+            Some(name) => match self.snapshot.topic(name) {
+                Some(_) if self.created.contains(name) => self.failed(asked, ErrorCode::LEADER_NOT_AVAILABLE),
+                Some(topic) => self.served(topic),
+                None => self.failed(asked, self.absent(name)),
+            },
+        }
+    }
+
+    fn absent(&self, name: &str) -> ErrorCode {
+        match check_topic_name(name) {
+            Err(error) => errors::topic_name(&error).code,
+            // It exists, and its partitions are about to be served.
+            Ok(()) if self.snapshot.image.topic(name).is_some() => ErrorCode::LEADER_NOT_AVAILABLE,
+            Ok(()) => ErrorCode::UNKNOWN_TOPIC_OR_PARTITION,
+        }
+    }
+
+    fn failed(&self, asked: &MetadataRequestTopic, code: ErrorCode) -> MetadataResponseTopic {
+        MetadataResponseTopic {
+            error_code: code.0,
+            name: Some(asked.name.clone().unwrap_or_default()),
+            topic_id: asked.topic_id,
+            topic_authorized_operations: NOT_ASKED,
+            ..MetadataResponseTopic::default()
+        }
+    }
+
+    fn served(&self, topic: &ServedTopic) -> MetadataResponseTopic {
+        let described = topic.topic.partitions.iter().zip(&topic.partitions);
+        let partitions = described.map(|(described, served)| {
+            let replicas: Vec<i32> = described.replicas.iter().map(|replica| replica.broker.0).collect();
+            MetadataResponsePartition {
+                partition_index: described.index.0,
+                leader_id: self.node,
+                leader_epoch: served.leader_epoch().0,
+                isr_nodes: replicas.clone(),
+                replica_nodes: replicas,
+                ..MetadataResponsePartition::default()
+            }
+        });
+        MetadataResponseTopic {
+            name: Some(Str::from(&*topic.topic.name)),
+            topic_id: topic.topic.id.0,
+            is_internal: is_internal(&topic.topic.name),
+            partitions: partitions.collect(),
+            topic_authorized_operations: self.operations,
+            ..MetadataResponseTopic::default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn operations_are_bits_and_describe_is_bit_8() {
+        assert_eq!(operations(&[]), 0);
+        assert_eq!(operations(&[0, 3]), 0b1001);
+        assert!(TOPIC_OPERATIONS & 1 << 8 != 0 && CLUSTER_OPERATIONS & 1 << 8 != 0);
+    }
+}

@@ -1,0 +1,435 @@
+//! Produce: record batches in, base offsets out.
+//!
+//! A request passes memory permits, then every batch is validated and proposed to its partition in the order of the
+//! connection, and then the receipts are awaited without holding up later requests. Only where records must be
+//! decompressed (compacted topics, `millpond.validation=deep`, another `compression.type`) is the work moved off the
+//! connection's thread; the connection's later requests wait for it, so that their order stays.
+
+use std::collections::BTreeMap;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use millpond_cluster::{CompressionType, TimestampType, TopicSettings};
+use millpond_raft::{Acks, Partition, Proposal, Receipt, Written};
+use millpond_record::{
+    BatchHeader, Codec, DecompressLimit, InvalidBatch, PartitionIndex, ProduceRules, Timestamp, TimestampRules,
+    TopicId, recompress, validate_produce,
+};
+use millpond_wire::produce::{
+    BatchIndexAndErrorMessage, PartitionProduceData, PartitionProduceResponse, ProduceRequest, ProduceResponse,
+    TopicProduceData, TopicProduceResponse,
+};
+use millpond_wire::{ApiKey, ErrorCode};
+
+use crate::dispatch::{Api, Call, Reply, Step};
+use crate::errors::{self, Fault};
+use crate::memory::Share;
+use crate::metadata::{ServedTopic, is_internal};
+
+/// Versions 0 to 2 are advertised because librdkafka before 2.11.1 compresses only if they are; nobody sends them.
+pub(crate) const API: Api = Api { key: ApiKey::PRODUCE, advertised: (0, 13), served_from: 3, handle };
+
+/// From here on topics are named by id (KIP-516).
+const FIRST_BY_ID: i16 = 13;
+/// From here on batches may be compressed with zstd (KIP-110).
+const FIRST_WITH_ZSTD: i16 = 7;
+/// The most bytes that a compressed batch may hold where it is opened.
+const DECOMPRESS_LIMIT: DecompressLimit = DecompressLimit(128 << 20);
+
+fn handle(call: Call) -> Step {
+    match call.shared.produce_memory.try_take(call.frame_bytes) {
+        Some(share) => begin(call, share),
+        None => Step::Stage(Box::pin(async move {
+            let share = call.shared.produce_memory.take(call.frame_bytes).await;
+            begin(call, share)
+        })),
+    }
+}
+
+/// Validates and proposes what needs no decompression; all of it, in most requests.
+fn begin(mut call: Call, share: Share) -> Step {
+    let request: ProduceRequest = match call.decode() {
+        Ok(request) => request,
+        Err(reason) => return Step::Close(reason),
+    };
+    let acks = match request.acks {
+        0 => Acks::None,
+        1 => Acks::Leader,
+        -1 => Acks::All,
+        _ => return Step::Reply(refuse_all(&call, &request, ErrorCode::INVALID_REQUIRED_ACKS)),
+    };
+    if request.transactional_id.is_some() {
+        return Step::Reply(refuse_all(&call, &request, errors::TRANSACTIONS_NOT_SERVED));
+    }
+    let mut work = Work { acks, timeout_ms: request.timeout_ms, _share: share, topics: Vec::new(), call };
+    let twice = named_twice(&work.call, &request);
+    let mut opening = false;
+    for topic in request.topic_data {
+        let partitions = work.prepare_topic(&topic, &twice);
+        opening |= partitions.iter().any(|partition| matches!(partition.state, State::ToOpen(_)));
+        work.topics.push(TopicWork { name: topic.name, id: topic.topic_id, partitions });
+    }
+    if opening {
+        return Step::Stage(Box::pin(async move {
+            work.open_batches().await;
+            work.propose()
+        }));
+    }
+    work.propose()
+}
+
+/// Partitions that the request names more than once, by topic: both batches are refused, because Kafka's clients never
+/// do this and one of them would be lost without a word.
+fn named_twice(call: &Call, request: &ProduceRequest) -> BTreeMap<(TopicId, i32), u32> {
+    let mut counts = BTreeMap::new();
+    if matches!(&request.topic_data[..], [topic] if topic.partition_data.len() < 2) {
+        return counts;
+    }
+    for topic in &request.topic_data {
+        if let Ok(served) = find(call, topic) {
+            for partition in &topic.partition_data {
+                *counts.entry((served.topic.id, partition.index)).or_insert(0) += 1;
+            }
+        }
+    }
+    counts.retain(|_, count| *count > 1);
+    counts
+}
+
+fn find<'a>(call: &'a Call, topic: &TopicProduceData) -> Result<&'a Arc<ServedTopic>, ErrorCode> {
+    if call.version >= FIRST_BY_ID {
+        return call.snapshot.topic_by_id(TopicId(topic.topic_id)).ok_or(ErrorCode::UNKNOWN_TOPIC_ID);
+    }
+    if is_internal(&topic.name) && call.snapshot.topic(&topic.name).is_some() {
+        return Err(ErrorCode::INVALID_TOPIC_EXCEPTION);
+    }
+    call.snapshot.topic(&topic.name).ok_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)
+}
+
+/// A request between its arrival and its answer.
+struct Work {
+    call: Call,
+    acks: Acks,
+    timeout_ms: i32,
+    topics: Vec<TopicWork>,
+    _share: Share,
+}
+
+struct TopicWork {
+    name: millpond_wire::Str,
+    id: [u8; 16],
+    partitions: Vec<PartitionWork>,
+}
+
+struct PartitionWork {
+    index: i32,
+    /// Set on a LogAppendTime topic: the response names the time.
+    log_append_time: Option<Timestamp>,
+    state: State,
+}
+
+enum State {
+    /// Its records must be decompressed first.
+    ToOpen(Box<ToOpen>),
+    /// Validated, to be proposed.
+    Valid(Partition, Proposal),
+    /// Proposed.
+    Waiting(Receipt),
+    /// In between two states.
+    Taken,
+    /// Written as far as `acks` asks.
+    Written(Written),
+    Refused(Refusal),
+}
+
+struct ToOpen {
+    partition: Partition,
+    sent: Bytes,
+    rules: ProduceRules,
+    target: Option<Codec>,
+    now: Timestamp,
+}
+
+/// Why a partition's batch is not written.
+struct Refusal {
+    fault: Fault,
+    records: Vec<BatchIndexAndErrorMessage>,
+}
+
+impl From<Fault> for Refusal {
+    fn from(fault: Fault) -> Refusal {
+        Refusal { fault, records: Vec::new() }
+    }
+}
+
+impl From<ErrorCode> for Refusal {
+    fn from(code: ErrorCode) -> Refusal {
+        Fault::from(code).into()
+    }
+}
+
+impl From<InvalidBatch> for Refusal {
+    fn from(error: InvalidBatch) -> Refusal {
+        let named = error.record_errors().iter().map(|record| BatchIndexAndErrorMessage {
+            batch_index: record.index,
+            batch_index_error_message: Some(record.fault.to_string().into()),
+        });
+        Refusal { records: named.collect(), fault: errors::invalid_batch(&error) }
+    }
+}
+
+impl Work {
+    fn prepare_topic(&self, topic: &TopicProduceData, twice: &BTreeMap<(TopicId, i32), u32>) -> Vec<PartitionWork> {
+        let found = find(&self.call, topic);
+        let now = Timestamp(self.call.shared.runtime.wall_clock());
+        let prepare = |data: &PartitionProduceData| {
+            let mut log_append_time = None;
+            let state = match &found {
+                Err(code) => Err((*code).into()),
+                Ok(served) if twice.contains_key(&(served.topic.id, data.index)) => {
+                    Err(ErrorCode::INVALID_REQUEST.into())
+                }
+                Ok(served) => {
+                    if served.settings.timestamp_type == TimestampType::LogAppendTime {
+                        log_append_time = Some(now);
+                    }
+                    self.prepare(served, data, now)
+                }
+            };
+            PartitionWork { index: data.index, log_append_time, state: state.unwrap_or_else(State::Refused) }
+        };
+        topic.partition_data.iter().map(prepare).collect()
+    }
+
+    fn prepare(&self, topic: &ServedTopic, data: &PartitionProduceData, now: Timestamp) -> Result<State, Refusal> {
+        let Some(partition) = topic.partition(PartitionIndex(data.index)) else {
+            return Err(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION.into());
+        };
+        // Null records are refused like none: Kafka never answers them.
+        let sent = data.records.as_ref().map(|records| records.to_bytes()).unwrap_or_default();
+        let replicas =
+            topic.topic.partition(PartitionIndex(data.index)).map_or(0, |partition| partition.replicas.len());
+        if matches!(self.acks, Acks::All) && topic.settings.min_insync_replicas as usize > replicas {
+            return Err(errors::not_enough_replicas(topic.settings.min_insync_replicas, replicas).into());
+        }
+        let rules = rules(&topic.settings, self.call.version);
+        let target = target_codec(topic.settings.compression);
+        if must_open(&sent, &rules, target) {
+            let partition = partition.clone();
+            return Ok(State::ToOpen(Box::new(ToOpen { partition, sent, rules, target, now })));
+        }
+        let accepted = validate_produce(&sent, &rules, now)?;
+        check_not_transactional(&accepted.header)?;
+        let copied = !accepted.corrections.is_empty();
+        let (batch, header) = accepted.into_batch(&sent);
+        let frame_bytes = if copied { batch.len() } else { self.call.pinned_bytes };
+        Ok(State::Valid(partition.clone(), Proposal { batch, header, append_time: now, frame_bytes }))
+    }
+
+    /// Decompresses what must be, a few requests at a time.
+    async fn open_batches(&mut self) {
+        let shared = Arc::clone(&self.call.shared);
+        let turn = shared.opening.acquire().await;
+        for partition in self.topics.iter_mut().flat_map(|topic| &mut topic.partitions) {
+            partition.state = match std::mem::replace(&mut partition.state, State::Taken) {
+                State::ToOpen(job) => shared.runtime.blocking(move || job.run()).await.unwrap_or_else(State::Refused),
+                other => other,
+            };
+        }
+        drop(turn);
+    }
+
+    /// Proposes what is valid, in the request's order, and promises the answer.
+    fn propose(mut self) -> Step {
+        for partition in self.topics.iter_mut().flat_map(|topic| &mut topic.partitions) {
+            partition.state = match std::mem::replace(&mut partition.state, State::Taken) {
+                State::Valid(partition, proposal) => State::Waiting(partition.propose(proposal, self.acks)),
+                other => other,
+            };
+        }
+        Step::Reply(Reply::Later(Box::pin(self.answer())))
+    }
+
+    async fn answer(mut self) -> Reply {
+        self.receive().await;
+        if matches!(self.acks, Acks::None) {
+            return self.silence();
+        }
+        let topics = std::mem::take(&mut self.topics);
+        let responses = topics.into_iter().map(|topic| TopicProduceResponse {
+            name: topic.name,
+            topic_id: topic.id,
+            partition_responses: topic.partitions.into_iter().map(PartitionWork::response).collect(),
+        });
+        self.call.answer(&ProduceResponse { responses: responses.collect(), ..Default::default() })
+    }
+
+    /// Waits for the receipts, at most as long as the client wants to wait.
+    async fn receive(&mut self) {
+        if self.poll_receipts_once() {
+            return;
+        }
+        let timeout = Duration::from_millis(u64::try_from(self.timeout_ms).unwrap_or(0));
+        let runtime = self.call.shared.runtime.clone();
+        let waiting = poll_fn(|context| match self.poll_receipts(context) {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        });
+        if runtime.timeout(timeout, waiting).await.is_err() {
+            for partition in self.topics.iter_mut().flat_map(|topic| &mut topic.partitions) {
+                if let State::Waiting(_) = partition.state {
+                    partition.state = State::Refused(ErrorCode::REQUEST_TIMED_OUT.into());
+                }
+            }
+        }
+    }
+
+    /// Whether all receipts are there without waiting: no timer is needed then.
+    fn poll_receipts_once(&mut self) -> bool {
+        self.poll_receipts(&mut std::task::Context::from_waker(std::task::Waker::noop()))
+    }
+
+    fn poll_receipts(&mut self, context: &mut std::task::Context<'_>) -> bool {
+        let mut all = true;
+        for partition in self.topics.iter_mut().flat_map(|topic| &mut topic.partitions) {
+            if let State::Waiting(receipt) = &mut partition.state {
+                match Pin::new(receipt).poll(context) {
+                    Poll::Ready(Ok(written)) => partition.state = State::Written(written),
+                    Poll::Ready(Err(error)) => partition.state = State::Refused(errors::propose(&error).into()),
+                    Poll::Pending => all = false,
+                }
+            }
+        }
+        all
+    }
+
+    /// acks=0: nothing is answered, and the only way to tell of an error is to close the connection.
+    fn silence(&self) -> Reply {
+        for topic in &self.topics {
+            for partition in &topic.partitions {
+                if let State::Refused(refusal) = &partition.state {
+                    let (code, message) = (refusal.fault.code, refusal.fault.message.as_deref().unwrap_or(""));
+                    let place = format!("{}-{}", topic.name, partition.index);
+                    return Reply::Close(format!("a produce with acks=0 to {place} failed: {code} {message}"));
+                }
+            }
+        }
+        Reply::Nothing
+    }
+}
+
+impl PartitionWork {
+    fn response(self) -> PartitionProduceResponse {
+        match self.state {
+            State::Written(written) => PartitionProduceResponse {
+                index: self.index,
+                base_offset: written.base_offset.0,
+                log_append_time_ms: self.log_append_time.map_or(-1, |time| time.0),
+                log_start_offset: written.log_start.0,
+                ..Default::default()
+            },
+            State::Refused(refusal) => refused(self.index, refusal),
+            State::ToOpen(_) | State::Valid(..) | State::Taken | State::Waiting(_) => {
+                unreachable!("a request is answered when each of its batches is written or refused")
+            }
+        }
+    }
+}
+
+fn refused(index: i32, refusal: Refusal) -> PartitionProduceResponse {
+    PartitionProduceResponse {
+        index,
+        error_code: refusal.fault.code.0,
+        base_offset: -1,
+        record_errors: refusal.records,
+        error_message: refusal.fault.message,
+        ..Default::default()
+    }
+}
+
+/// Every partition of the request gets the same error.
+fn refuse_all(call: &Call, request: &ProduceRequest, code: ErrorCode) -> Reply {
+    if request.acks == 0 {
+        return Reply::Close(format!("a produce with acks=0 failed: {code}"));
+    }
+    let responses = request.topic_data.iter().map(|topic| TopicProduceResponse {
+        name: topic.name.clone(),
+        topic_id: topic.topic_id,
+        partition_responses: topic.partition_data.iter().map(|data| refused(data.index, code.into())).collect(),
+    });
+    call.answer(&ProduceResponse { responses: responses.collect(), ..Default::default() })
+}
+
+impl ToOpen {
+    /// Validates a batch down to its records, and puts it into the topic's codec.
+    fn run(self) -> Result<State, Refusal> {
+        let accepted = validate_produce(&self.sent, &self.rules, self.now)?;
+        check_not_transactional(&accepted.header)?;
+        let (mut batch, mut header) = accepted.into_batch(&self.sent);
+        if let Some(codec) = self.target {
+            batch = recompress(&batch, codec, self.rules.decompress_limit).map_err(|error| errors::records(&error))?;
+            header = BatchHeader::read(&batch).map_err(|error| errors::batch(&error))?;
+            if header.size_bytes > self.rules.max_message_bytes {
+                let (found, limit) = (header.size_bytes, self.rules.max_message_bytes);
+                return Err(InvalidBatch::TooLarge { found, limit }.into());
+            }
+        }
+        // The batch may still be a slice of the frame; its own copy lets the frame go.
+        let batch = Bytes::copy_from_slice(&batch);
+        let proposal = Proposal { frame_bytes: batch.len(), batch, header, append_time: self.now };
+        Ok(State::Valid(self.partition, proposal))
+    }
+}
+
+/// Whether the batch must be decompressed. Bytes that are no batch are left to the validator.
+fn must_open(sent: &[u8], rules: &ProduceRules, target: Option<Codec>) -> bool {
+    let Ok(codec) = BatchHeader::read(sent).map(|header| header.attributes.compression()) else { return false };
+    match codec {
+        Ok(codec) if target.is_some_and(|target| target != codec) => true,
+        Ok(Codec::None) | Err(_) => false,
+        Ok(_) => rules.deep || rules.compacted,
+    }
+}
+
+/// A transactional batch in a request without transactional id.
+fn check_not_transactional(header: &BatchHeader) -> Result<(), Refusal> {
+    if header.attributes.is_transactional() {
+        return Err(ErrorCode::TRANSACTIONAL_ID_AUTHORIZATION_FAILED.into());
+    }
+    Ok(())
+}
+
+fn rules(settings: &TopicSettings, version: i16) -> ProduceRules {
+    ProduceRules {
+        max_message_bytes: settings.max_message_bytes,
+        segment_bytes: settings.segment_bytes,
+        zstd_allowed: version >= FIRST_WITH_ZSTD,
+        deep: settings.validation == millpond_cluster::Validation::Deep,
+        compacted: settings.cleanup.compact,
+        timestamp: TimestampRules {
+            timestamp_type: match settings.timestamp_type {
+                TimestampType::CreateTime => millpond_record::TimestampType::CreateTime,
+                TimestampType::LogAppendTime => millpond_record::TimestampType::LogAppendTime,
+            },
+            before_max_ms: settings.timestamp_before_max_ms,
+            after_max_ms: settings.timestamp_after_max_ms,
+        },
+        decompress_limit: DECOMPRESS_LIMIT,
+    }
+}
+
+/// The codec that a topic's batches are stored in; `None` stores them as they come.
+fn target_codec(compression: CompressionType) -> Option<Codec> {
+    match compression {
+        CompressionType::Producer => None,
+        CompressionType::Uncompressed => Some(Codec::None),
+        CompressionType::Gzip => Some(Codec::Gzip),
+        CompressionType::Snappy => Some(Codec::Snappy),
+        CompressionType::Lz4 => Some(Codec::Lz4),
+        CompressionType::Zstd => Some(Codec::Zstd),
+    }
+}

@@ -1,0 +1,333 @@
+//! A broker from start to stop: data directory, groups, metadata, listeners.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use millpond_cluster::{Broker as BrokerRecord, BrokerError, DirectoryId, FIRST_METADATA_REPLICA, METADATA_GROUP};
+use millpond_cluster::{TopicDefaults, TopicLimits, register_broker};
+use millpond_raft::{Groups, MetadataGroup, RaftError};
+use millpond_record::BrokerId;
+use millpond_runtime::{Listener, Runtime};
+use millpond_storage::{DataDir, OpenError, StorageError, StorageOptions};
+use millpond_wire::Str;
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::config::{BrokerConfig, HostPort};
+use crate::connection::Connection;
+use crate::controller::{self, Controller, TopicRules};
+use crate::errors::ControllerError;
+use crate::http;
+use crate::memory::ProduceMemory;
+use crate::metadata::Metadata;
+use crate::metrics::Metrics;
+use crate::reconcile::{Applied, Reconciler};
+
+/// How long requests in flight may take to be answered once the broker stops.
+const DRAIN_TIME: Duration = Duration::from_secs(1);
+/// A pause after a failed accept: the reason (too many open files) does not go away at once.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
+/// Batches that are decompressed at once.
+const OPENING_AT_ONCE: usize = 4;
+/// The setting that is written into each new topic, so that a change of the default leaves existing topics alone.
+const WRITTEN_INTO_TOPICS: &str = "millpond.flush";
+
+/// Why a broker does not start. Each text is one sentence.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address} ({setting}): {source}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// The setting that names it.
+        setting: &'static str,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// The data directory cannot be opened.
+    #[error(transparent)]
+    DataDir(#[from] OpenError),
+    /// The metadata group does not start.
+    #[error("the cluster's metadata cannot be read: {0}")]
+    Metadata(#[from] RaftError),
+    /// The broker may not register.
+    #[error(transparent)]
+    Register(#[from] BrokerError),
+    /// The broker's registration cannot be written.
+    #[error("the broker cannot be registered: {0}")]
+    NotRegistered(String),
+    /// A default for topics does not suit topics.
+    #[error("{0}")]
+    TopicDefault(#[from] millpond_cluster::ConfigError),
+}
+
+/// Why a running broker can no longer go on.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct FatalError(String);
+
+/// Why a stop was not clean. What was acknowledged is safe all the same; the next start recovers.
+#[derive(Debug, thiserror::Error)]
+#[error("the data directory was not closed cleanly: {0}")]
+pub struct ShutdownError(#[from] StorageError);
+
+/// What all connections share.
+pub(crate) struct Shared {
+    pub(crate) runtime: Runtime,
+    pub(crate) config: BrokerConfig,
+    pub(crate) node: BrokerId,
+    pub(crate) cluster_id: Str,
+    pub(crate) metadata: Arc<Metadata>,
+    pub(crate) controller: Controller,
+    pub(crate) produce_memory: ProduceMemory,
+    /// Turns to decompress batches.
+    pub(crate) opening: Semaphore,
+    pub(crate) metrics: Metrics,
+    pub(crate) stopping: CancellationToken,
+    data_dir: DataDir,
+    fatal: watch::Receiver<Option<FatalError>>,
+}
+
+impl Shared {
+    pub(crate) fn is_ready(&self) -> bool {
+        !self.stopping.is_cancelled() && self.fatal.borrow().is_none()
+    }
+
+    pub(crate) fn render_metrics(&self) -> String {
+        let snapshot = self.metadata.snapshot();
+        let (stats, groups) = (self.data_dir.stats(), self.data_dir.groups());
+        self.metrics.render(&stats, self.produce_memory.in_flight_bytes(), &snapshot, &groups)
+    }
+}
+
+/// A running broker.
+pub struct Broker {
+    shared: Arc<Shared>,
+    groups: Groups,
+    kafka: SocketAddr,
+    http: SocketAddr,
+    /// One permit for each connection that may be open.
+    room: Arc<Semaphore>,
+    fatal: watch::Receiver<Option<FatalError>>,
+}
+
+impl Broker {
+    /// Starts a broker; it accepts clients when this returns.
+    ///
+    /// # Errors
+    /// [`StartError`], one sentence each: an address in use, a data directory in use or of another node, damage that
+    /// recovery cannot repair.
+    pub async fn start(runtime: Runtime, config: BrokerConfig) -> Result<Broker, StartError> {
+        let kafka_listener = listen(&runtime, config.kafka, "listeners").await?;
+        let http_listener = listen(&runtime, config.http, "millpond.http.listener").await?;
+        let address = |listener: &Listener, configured| listener.local_addr().unwrap_or(configured);
+        let kafka = address(&kafka_listener, config.kafka);
+        let http = address(&http_listener, config.http);
+
+        let mut defaults = TopicDefaults::default();
+        for (name, value) in &config.topic_defaults {
+            defaults.set(name, value)?;
+        }
+        let (fatal_sender, fatal) = watch::channel(None);
+        let fatal_sender = Arc::new(fatal_sender);
+        let data_dir = open_data_dir(&runtime, &config, Arc::clone(&fatal_sender)).await?;
+        let groups = Groups::start(runtime.clone(), data_dir.clone());
+        let applied = Arc::new(Applied::default());
+        let group = groups.metadata(FIRST_METADATA_REPLICA, config.node_id, applied.clone()).await?;
+        register(&runtime, &config, kafka, &data_dir, &group, &applied).await?;
+
+        let metadata = Arc::new(Metadata::new());
+        let node = config.node_id;
+        let mut reconciler =
+            Reconciler::new(applied.clone(), Arc::clone(&metadata), groups.clone(), node, defaults.clone());
+        let rows = data_dir.groups().into_iter().filter(|row| row.group != METADATA_GROUP);
+        reconciler.start(rows.map(|row| (row.topic_id, row.topic, row.partition, row.group))).await;
+        runtime.spawn(reconciler.run());
+        runtime.spawn(watch_metadata_group(group.clone(), fatal_sender));
+
+        let rules = TopicRules {
+            limits: TopicLimits {
+                default_partitions: u32::try_from(config.num_partitions).unwrap_or(1),
+                default_replication_factor: u16::try_from(config.default_replication_factor).unwrap_or(1),
+                ..TopicLimits::default()
+            },
+            written: config
+                .topic_defaults
+                .clone()
+                .into_iter()
+                .filter(|(name, _)| *name == WRITTEN_INTO_TOPICS)
+                .collect(),
+            defaults,
+        };
+        let shared = Arc::new(Shared {
+            controller: Controller::start(&runtime, rules, group, applied),
+            node,
+            cluster_id: data_dir.meta().cluster_id.as_str().into(),
+            metadata,
+            produce_memory: ProduceMemory::new(config.produce_memory_bytes),
+            opening: Semaphore::new(OPENING_AT_ONCE),
+            metrics: Metrics::new(),
+            stopping: CancellationToken::new(),
+            data_dir,
+            fatal: fatal.clone(),
+            runtime: runtime.clone(),
+            config,
+        });
+        let room = Arc::new(Semaphore::new(shared.config.max_connections));
+        runtime.spawn(accept(Arc::clone(&shared), kafka_listener, Arc::clone(&room)));
+        runtime.spawn(http::serve(Arc::clone(&shared), http_listener));
+        runtime.spawn(upkeep(Arc::clone(&shared)));
+        Ok(Broker { shared, groups, kafka, http, room, fatal })
+    }
+
+    /// This broker's id.
+    pub fn node_id(&self) -> BrokerId {
+        self.shared.node
+    }
+
+    /// The address that Kafka clients are served on, with the port that was taken for port 0.
+    pub fn kafka_addr(&self) -> SocketAddr {
+        self.kafka
+    }
+
+    /// The address of `/live`, `/ready` and `/metrics`.
+    pub fn http_addr(&self) -> SocketAddr {
+        self.http
+    }
+
+    /// Completes when the broker can no longer go on; it should then be shut down.
+    pub async fn fatal(&self) -> FatalError {
+        let mut fatal = self.fatal.clone();
+        match fatal.wait_for(Option::is_some).await {
+            Ok(found) => (*found).clone().expect("it was waited for"),
+            // Nobody is left who could report: the broker was shut down.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Stops accepting, answers what is in flight for up to a second, and closes the data directory.
+    ///
+    /// # Errors
+    /// [`ShutdownError`] when the last writes failed; what was acknowledged is safe, and the next start recovers.
+    pub async fn shutdown(self) -> Result<(), ShutdownError> {
+        let Broker { shared, groups, room, .. } = self;
+        shared.stopping.cancel();
+        let all = u32::try_from(shared.config.max_connections).unwrap_or(u32::MAX);
+        if shared.runtime.timeout(DRAIN_TIME, room.acquire_many(all)).await.is_err() {
+            warn!("some requests were not answered before the stop");
+        }
+        groups.shutdown().await;
+        let data_dir = shared.data_dir.clone();
+        Ok(shared.runtime.blocking(move || data_dir.close()).await?)
+    }
+}
+
+async fn listen(runtime: &Runtime, address: SocketAddr, setting: &'static str) -> Result<Listener, StartError> {
+    runtime.listen(address).await.map_err(|source| StartError::Listen { address, setting, source })
+}
+
+async fn open_data_dir(
+    runtime: &Runtime,
+    config: &BrokerConfig,
+    fatal: Arc<watch::Sender<Option<FatalError>>>,
+) -> Result<DataDir, StartError> {
+    let options = StorageOptions {
+        node_id: config.node_id,
+        cluster_id: None,
+        journal_file_bytes: config.journal_file_bytes,
+        journal_files: config.journal_files,
+        tail_cache_bytes: config.tail_cache_bytes,
+        index_interval_bytes: config.index_interval_bytes,
+        relaxed_sync_bytes: config.relaxed_sync_bytes,
+    };
+    let on_fatal = move |error: &StorageError| report(&fatal, error.to_string());
+    let (here, path) = (runtime.clone(), config.data_dir.clone());
+    let opened = runtime.blocking(move || DataDir::open(&here, &path, options, Arc::new(on_fatal))).await;
+    let (data_dir, recovery) = opened?;
+    info!(path = %config.data_dir.display(), "data directory open: {recovery:?}");
+    Ok(data_dir)
+}
+
+/// Keeps the first fatal error.
+fn report(fatal: &watch::Sender<Option<FatalError>>, what: String) {
+    error!("{what}");
+    fatal.send_if_modified(|found| {
+        let first = found.is_none();
+        found.get_or_insert(FatalError(what));
+        first
+    });
+}
+
+/// Writes who this broker is and where it is reached into the metadata, unless it is there already. On a new cluster this
+/// is the first batch, which begins with the feature level.
+async fn register(
+    runtime: &Runtime,
+    config: &BrokerConfig,
+    kafka: SocketAddr,
+    data_dir: &DataDir,
+    group: &MetadataGroup,
+    applied: &Applied,
+) -> Result<(), StartError> {
+    let address = match &config.advertised {
+        Some(address) => address.clone(),
+        None => HostPort { host: kafka.ip().to_string(), port: kafka.port() },
+    };
+    let broker = BrokerRecord {
+        id: config.node_id,
+        host: address.host,
+        port: address.port,
+        directory: DirectoryId(data_dir.meta().directory_id.0),
+        rack: None,
+    };
+    let records = register_broker(&applied.image(), &broker)?;
+    controller::write(runtime, group, &records).await.map(drop).map_err(|error| match error {
+        ControllerError::Group(error) => StartError::Metadata(error),
+        error => StartError::NotRegistered(error.to_string()),
+    })
+}
+
+/// A broker whose metadata group has stopped can decide nothing and learn nothing any more.
+async fn watch_metadata_group(group: MetadataGroup, fatal: Arc<watch::Sender<Option<FatalError>>>) {
+    let error = group.failed().await;
+    report(&fatal, format!("the cluster's metadata can no longer be written: {error}"));
+}
+
+async fn accept(shared: Arc<Shared>, listener: Listener, room: Arc<Semaphore>) {
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = shared.stopping.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, peer)) => match Arc::clone(&room).try_acquire_owned() {
+                Ok(place) => {
+                    let connection = Connection::new(Arc::clone(&shared), stream, peer);
+                    shared.runtime.spawn(async move {
+                        connection.serve().await;
+                        drop(place);
+                    });
+                }
+                Err(_) => shared.metrics.connections_refused.increment(1),
+            },
+            Err(error) => {
+                warn!("connection not accepted: {error}");
+                shared.runtime.sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn upkeep(shared: Arc<Shared>) {
+    loop {
+        tokio::select! {
+            biased;
+            () = shared.stopping.cancelled() => return,
+            () = shared.runtime.sleep(UPKEEP_INTERVAL) => shared.metrics.upkeep(),
+        }
+    }
+}

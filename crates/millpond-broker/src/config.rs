@@ -1,0 +1,291 @@
+//! The validated configuration of one broker: raw names and values in, a typed [`BrokerConfig`] out.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use millpond_record::BrokerId;
+
+use crate::settings::{self, Kind, SETTINGS, Setting};
+
+/// Why a configuration was refused. Each text is one sentence that names the setting and what it may be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// No such setting.
+    #[error("there is no setting '{name}'; did you mean '{nearest}'?")]
+    Unknown {
+        /// The name that was given.
+        name: String,
+        /// The name spelled most like it.
+        nearest: &'static str,
+    },
+    /// The value does not fit the setting.
+    #[error("'{value}' is no value for {name}, which is {kind}")]
+    BadValue {
+        /// The setting.
+        name: &'static str,
+        /// The value that was given.
+        value: String,
+        /// What it may be.
+        kind: Kind,
+    },
+}
+
+/// A host name or IP address, and a port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostPort {
+    /// Name or address, without brackets.
+    pub host: String,
+    /// 0 to 65535.
+    pub port: u16,
+}
+
+impl HostPort {
+    /// Parses `HOST:PORT`; an IPv6 address is written in brackets. Kafka's prefix `PLAINTEXT://` is accepted.
+    fn parse(text: &str) -> Option<HostPort> {
+        let text = text.strip_prefix("PLAINTEXT://").unwrap_or(text);
+        let (host, port) = text.rsplit_once(':')?;
+        let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+        let host = match bracketed {
+            Some(host) => host,
+            None if host.contains(':') => return None,
+            None => host,
+        };
+        let sane = !host.is_empty() && host.len() <= 255 && host.chars().all(|c| c.is_ascii_graphic());
+        Some(HostPort { host: sane.then(|| host.to_owned())?, port: port.parse().ok()? })
+    }
+
+    /// The socket address, when the host is an IP address or `localhost`.
+    fn socket_addr(&self) -> Option<SocketAddr> {
+        let ip = if self.host == "localhost" { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { self.host.parse().ok()? };
+        Some(SocketAddr::new(ip, self.port))
+    }
+}
+
+impl fmt::Display for HostPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+/// What a broker runs with. [`BrokerConfig::resolve`] is the only way to make one from settings; the defaults are
+/// those of the [`SETTINGS`] table.
+#[derive(Clone, Debug)]
+pub struct BrokerConfig {
+    /// `node.id`.
+    pub node_id: BrokerId,
+    /// `log.dir`.
+    pub data_dir: PathBuf,
+    /// `listeners`.
+    pub kafka: SocketAddr,
+    /// `advertised.listeners`.
+    pub advertised: Option<HostPort>,
+    /// `millpond.http.listener`.
+    pub http: SocketAddr,
+    /// `auto.create.topics.enable`.
+    pub auto_create_topics: bool,
+    /// `num.partitions`.
+    pub num_partitions: i32,
+    /// `default.replication.factor`.
+    pub default_replication_factor: i16,
+    /// Topic settings whose default differs from the built-in one, by the topic's name for them.
+    pub topic_defaults: BTreeMap<&'static str, String>,
+    /// `socket.request.max.bytes`.
+    pub request_max_bytes: u32,
+    /// `queued.max.request.bytes`.
+    pub produce_memory_bytes: u64,
+    /// `max.connections`.
+    pub max_connections: usize,
+    /// `fetch.max.bytes`.
+    pub fetch_max_bytes: u32,
+    /// `millpond.connection.max.pending`.
+    pub max_pending: usize,
+    /// `millpond.tail.cache.bytes`.
+    pub tail_cache_bytes: u64,
+    /// `log.index.interval.bytes`.
+    pub index_interval_bytes: u32,
+    /// `millpond.journal.file.bytes`.
+    pub journal_file_bytes: u64,
+    /// `millpond.journal.files`.
+    pub journal_files: u32,
+    /// `millpond.relaxed.sync.bytes`.
+    pub relaxed_sync_bytes: u64,
+}
+
+impl BrokerConfig {
+    /// Resolves names and values; a later one overrides an earlier one of the same name.
+    ///
+    /// # Errors
+    /// The first unknown name, or the first value that does not fit its setting.
+    pub fn resolve<N: AsRef<str>, V: Into<String>>(
+        given: impl IntoIterator<Item = (N, V)>,
+    ) -> Result<BrokerConfig, ConfigError> {
+        let mut values: BTreeMap<&'static str, String> = BTreeMap::new();
+        for (name, value) in given {
+            let name = name.as_ref();
+            let Some(setting) = settings::find(name) else {
+                return Err(ConfigError::Unknown { name: name.to_owned(), nearest: settings::nearest(name) });
+            };
+            let value = value.into();
+            check(setting, &value)?;
+            values.insert(setting.name, value);
+        }
+        Ok(Values(values).config())
+    }
+}
+
+/// Checks one value against its setting.
+fn check(setting: &'static Setting, value: &str) -> Result<(), ConfigError> {
+    let fits = match setting.kind {
+        Kind::Switch => matches!(value, "true" | "false"),
+        Kind::Whole { min, max, .. } => value.parse::<i64>().is_ok_and(|number| (min..=max).contains(&number)),
+        Kind::Word(words) => words.contains(&value),
+        Kind::Listener => HostPort::parse(value).is_some_and(|address| address.socket_addr().is_some()),
+        Kind::Address => value.is_empty() || HostPort::parse(value).is_some_and(|address| address.port != 0),
+        Kind::Folder => !value.is_empty(),
+    };
+    if fits {
+        Ok(())
+    } else {
+        Err(ConfigError::BadValue { name: setting.name, value: value.to_owned(), kind: setting.kind })
+    }
+}
+
+/// Checked values by name; what is missing has its default.
+struct Values(BTreeMap<&'static str, String>);
+
+const CHECKED: &str = "values are checked when they are taken, and the defaults of the table by a test";
+
+impl Values {
+    fn text(&self, name: &str) -> &str {
+        match self.0.get(name) {
+            Some(value) => value,
+            None => settings::find(name).expect("the names below are in the table").default,
+        }
+    }
+
+    fn number<T: TryFrom<i64>>(&self, name: &str) -> T {
+        let number: i64 = self.text(name).parse().expect(CHECKED);
+        T::try_from(number).ok().expect("the range in the table fits the type")
+    }
+
+    fn listener(&self, name: &str) -> SocketAddr {
+        HostPort::parse(self.text(name)).and_then(|address| address.socket_addr()).expect(CHECKED)
+    }
+
+    fn config(&self) -> BrokerConfig {
+        let topic_defaults = SETTINGS
+            .iter()
+            .filter_map(|setting| {
+                let value = self.0.get(setting.name)?;
+                (value != setting.default).then(|| Some((setting.topic?, value.clone())))?
+            })
+            .collect();
+        BrokerConfig {
+            node_id: BrokerId(self.number("node.id")),
+            data_dir: PathBuf::from(self.text("log.dir")),
+            kafka: self.listener("listeners"),
+            advertised: HostPort::parse(self.text("advertised.listeners")),
+            http: self.listener("millpond.http.listener"),
+            auto_create_topics: self.text("auto.create.topics.enable") == "true",
+            num_partitions: self.number("num.partitions"),
+            default_replication_factor: self.number("default.replication.factor"),
+            topic_defaults,
+            request_max_bytes: self.number("socket.request.max.bytes"),
+            produce_memory_bytes: self.number("queued.max.request.bytes"),
+            max_connections: self.number("max.connections"),
+            fetch_max_bytes: self.number("fetch.max.bytes"),
+            max_pending: self.number("millpond.connection.max.pending"),
+            tail_cache_bytes: self.number("millpond.tail.cache.bytes"),
+            index_interval_bytes: self.number("log.index.interval.bytes"),
+            journal_file_bytes: self.number("millpond.journal.file.bytes"),
+            journal_files: self.number("millpond.journal.files"),
+            relaxed_sync_bytes: self.number("millpond.relaxed.sync.bytes"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resolve(given: &[(&str, &str)]) -> Result<BrokerConfig, ConfigError> {
+        BrokerConfig::resolve(given.iter().copied())
+    }
+
+    #[test]
+    fn every_default_of_the_table_fits_its_own_setting() {
+        for setting in SETTINGS {
+            check(setting, setting.default).unwrap_or_else(|error| panic!("{error}"));
+        }
+        let config = resolve(&[]).expect("the defaults resolve");
+        assert_eq!(config.kafka.to_string(), "127.0.0.1:9092");
+        assert!(config.topic_defaults.is_empty());
+    }
+
+    #[test]
+    fn every_setting_given_as_its_default_changes_nothing() {
+        let given: Vec<_> = SETTINGS.iter().map(|setting| (setting.name, setting.default)).collect();
+        let (config, plain) = (resolve(&given).expect("it resolves"), resolve(&[]).expect("it resolves"));
+        assert_eq!(format!("{config:?}"), format!("{plain:?}"));
+    }
+
+    #[test]
+    fn a_value_is_refused_with_a_sentence_that_says_what_it_may_be() {
+        for (name, value, sentence) in [
+            (
+                "num.partitions",
+                "0",
+                "'0' is no value for num.partitions, which is a whole number of partitions from 1 to 10000",
+            ),
+            (
+                "auto.create.topics.enable",
+                "yes",
+                "'yes' is no value for auto.create.topics.enable, which is true or false",
+            ),
+            ("millpond.flush", "never", "'never' is no value for millpond.flush, which is one of durable, relaxed"),
+            (
+                "listeners",
+                "somewhere",
+                "'somewhere' is no value for listeners, which is HOST:PORT with an IP address or localhost as host",
+            ),
+            (
+                "log.message.timestamp.after.max.ms",
+                "-2",
+                "'-2' is no value for log.message.timestamp.after.max.ms, which is a whole number of milliseconds, at least 0",
+            ),
+        ] {
+            let error = resolve(&[(name, value)]).expect_err(name);
+            assert_eq!(error.to_string(), sentence);
+        }
+    }
+
+    #[test]
+    fn an_unknown_name_is_refused_with_the_nearest_one() {
+        let error = resolve(&[("num.partition", "3")]).expect_err("no such name");
+        assert_eq!(error.to_string(), "there is no setting 'num.partition'; did you mean 'num.partitions'?");
+    }
+
+    #[test]
+    fn the_later_of_two_values_counts_and_topic_defaults_are_kept_by_the_topics_name() {
+        let given = [("message.max.bytes", "1000"), ("message.max.bytes", "2000"), ("millpond.flush", "relaxed")];
+        let config = resolve(&given).expect("it resolves");
+        let defaults: Vec<_> = config.topic_defaults.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        assert_eq!(defaults, [("max.message.bytes", "2000"), ("millpond.flush", "relaxed")]);
+    }
+
+    #[test]
+    fn addresses_are_parsed_with_names_ports_and_brackets() {
+        let parsed = |text: &str| HostPort::parse(text).map(|address| address.to_string());
+        assert_eq!(parsed("PLAINTEXT://broker-1.example:9092").as_deref(), Some("broker-1.example:9092"));
+        assert_eq!(parsed("[::1]:0").as_deref(), Some("[::1]:0"));
+        for bad in ["::1:9092", "host", "host:", ":1", "host:70000", "two words:1"] {
+            assert_eq!(parsed(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,249 @@
+//! One client connection: frames in, requests dispatched, responses out in request order.
+//!
+//! The connection is one task without locks or channels. A request is handled as soon as its frame is complete; what it
+//! waits for is either its *turn* (a produce that is being flushed: later requests are handled meanwhile, its response
+//! keeps its place) or a *stage* (memory, a fetch that waits for data, a topic that is being created: later requests
+//! wait too). Completion of the response whose turn it is wakes this very task, which writes it out: no other hop.
+
+use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::{Buf, Bytes};
+use futures::future::BoxFuture;
+use millpond_runtime::Stream;
+use tokio::io::AsyncWrite;
+use tokio::time::Instant;
+use tracing::{debug, info};
+
+use crate::broker::Shared;
+use crate::dispatch::{self, Call, CloseReason, Reply, Step};
+use crate::frame::FrameReader;
+use crate::metadata::View;
+
+/// Chunks in one vectored write; more than this the system refuses (IOV_MAX is 1024) or does not reward.
+const WRITE_CHUNKS: usize = 512;
+/// Handling stops while this many response bytes wait for a client that does not read.
+const MAX_UNSENT_BYTES: usize = 4 << 20;
+
+pub(crate) struct Connection {
+    shared: Arc<Shared>,
+    stream: Stream,
+    peer: SocketAddr,
+    view: View,
+    frames: FrameReader,
+    stage: Option<(Timing, BoxFuture<'static, Step>)>,
+    pending: VecDeque<Pending>,
+    out: VecDeque<Bytes>,
+    out_bytes: usize,
+    /// Set at the end of the stream, and when the broker stops: nothing more is read.
+    reading: bool,
+}
+
+/// What a request is measured by when it is answered.
+#[derive(Clone, Copy)]
+struct Timing {
+    api: usize,
+    start: Instant,
+}
+
+struct Pending {
+    timing: Timing,
+    reply: Reply,
+}
+
+impl Connection {
+    pub(crate) fn new(shared: Arc<Shared>, stream: Stream, peer: SocketAddr) -> Connection {
+        let frames = FrameReader::new(shared.config.request_max_bytes as usize);
+        let view = shared.metadata.view();
+        Connection {
+            shared,
+            stream,
+            peer,
+            view,
+            frames,
+            stage: None,
+            pending: VecDeque::new(),
+            out: VecDeque::new(),
+            out_bytes: 0,
+            reading: true,
+        }
+    }
+
+    /// Serves the connection to its end.
+    pub(crate) async fn serve(mut self) {
+        let shared = Arc::clone(&self.shared);
+        let _open = shared.metrics.connection_opened();
+        let mut stopped = pin!(shared.stopping.cancelled());
+        let mut stop_seen = false;
+        let reason = poll_fn(|context| {
+            if !stop_seen && stopped.as_mut().poll(context).is_ready() {
+                stop_seen = true;
+                self.reading = false;
+            }
+            self.poll(context)
+        })
+        .await;
+        match reason {
+            CloseReason::Left => debug!(peer = %self.peer, "connection closed by the client"),
+            CloseReason::Stopping => debug!(peer = %self.peer, "connection closed: the broker stops"),
+            CloseReason::Io(error) => debug!(peer = %self.peer, "connection lost: {error}"),
+            CloseReason::Refused(why) => info!(peer = %self.peer, "connection closed: {why}"),
+        }
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<CloseReason> {
+        match self.advance(context) {
+            Ok(()) => Poll::Pending,
+            Err(reason) => Poll::Ready(reason),
+        }
+    }
+
+    /// Does all that can be done without waiting. On return each thing that is waited for has the waker.
+    fn advance(&mut self, context: &mut Context<'_>) -> Result<(), CloseReason> {
+        loop {
+            self.run_stage(context)?;
+            self.handle_frames(context)?;
+            self.collect_replies(context)?;
+            self.write(context)?;
+            if !self.reading {
+                return self.drained();
+            }
+            // While nothing may be handled this only fills the buffer up to the next whole frame, and sees the end.
+            if !self.frames.wants_bytes() {
+                if self.may_handle() {
+                    continue; // An answer made room for the next request.
+                }
+                return Ok(());
+            }
+            match self.frames.poll_read(Pin::new(&mut self.stream), context) {
+                Poll::Pending => return Ok(()),
+                Poll::Ready(Err(error)) => return Err(CloseReason::Io(error)),
+                Poll::Ready(Ok(0)) => return Err(CloseReason::Left),
+                Poll::Ready(Ok(read)) => self.shared.metrics.bytes_in.increment(read as u64),
+            }
+        }
+    }
+
+    /// Whether another request may be handled now.
+    fn may_handle(&self) -> bool {
+        self.stage.is_none() && self.pending.len() < self.shared.config.max_pending && self.out_bytes < MAX_UNSENT_BYTES
+    }
+
+    /// After the last read: closes when everything is answered.
+    fn drained(&self) -> Result<(), CloseReason> {
+        if self.stage.is_none() && self.pending.is_empty() && self.out.is_empty() {
+            Err(CloseReason::Stopping)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn run_stage(&mut self, context: &mut Context<'_>) -> Result<(), CloseReason> {
+        while let Some((timing, stage)) = &mut self.stage {
+            let Poll::Ready(step) = stage.as_mut().poll(context) else { break };
+            let timing = *timing;
+            self.stage = None;
+            self.take_step(timing, step)?;
+        }
+        Ok(())
+    }
+
+    fn take_step(&mut self, timing: Timing, step: Step) -> Result<(), CloseReason> {
+        match step {
+            Step::Stage(stage) => self.stage = Some((timing, stage)),
+            Step::Reply(reply) => self.pending.push_back(Pending { timing, reply }),
+            Step::Close(reason) => return Err(reason),
+        }
+        Ok(())
+    }
+
+    fn handle_frames(&mut self, context: &mut Context<'_>) -> Result<(), CloseReason> {
+        while self.reading && self.may_handle() {
+            let frame = match self.frames.next_frame() {
+                Ok(Some(frame)) => frame,
+                Ok(None) => return Ok(()),
+                Err(error) => return Err(CloseReason::Refused(error.to_string())),
+            };
+            self.view.refresh();
+            let start = self.shared.runtime.now();
+            let call = Call::read(&self.shared, &self.view, frame)?;
+            let timing = Timing { api: call.api_index(), start };
+            let step = dispatch::handle(call);
+            self.take_step(timing, step)?;
+            self.run_stage(context)?;
+        }
+        Ok(())
+    }
+
+    /// Moves the responses that are ready, from the front, to the bytes to write.
+    fn collect_replies(&mut self, context: &mut Context<'_>) -> Result<(), CloseReason> {
+        while let Some(front) = self.pending.front_mut() {
+            if let Reply::Later(later) = &mut front.reply {
+                let Poll::Ready(reply) = later.as_mut().poll(context) else { return Ok(()) };
+                front.reply = reply;
+                continue;
+            }
+            let Pending { timing, reply } = self.pending.pop_front().expect("there is a front");
+            self.shared.metrics.answered(timing.api, self.shared.runtime.now() - timing.start);
+            match reply {
+                Reply::Ready(chunks) => {
+                    for chunk in chunks {
+                        if !chunk.is_empty() {
+                            self.out_bytes += chunk.len();
+                            self.out.push_back(chunk);
+                        }
+                    }
+                }
+                Reply::Nothing => {}
+                Reply::Close(why) => return Err(CloseReason::Refused(why)),
+                Reply::Later(_) => unreachable!("polled above until it is something else"),
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, context: &mut Context<'_>) -> Result<(), CloseReason> {
+        while !self.out.is_empty() {
+            match self.poll_write(context) {
+                Poll::Pending => break,
+                Poll::Ready(Ok(0)) => return Err(CloseReason::Io(io::ErrorKind::WriteZero.into())),
+                Poll::Ready(Ok(written)) => {
+                    self.shared.metrics.bytes_out.increment(written as u64);
+                    self.sent(written);
+                }
+                Poll::Ready(Err(error)) => return Err(CloseReason::Io(error)),
+            }
+        }
+        Ok(())
+    }
+
+    fn poll_write(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let stream = Pin::new(&mut self.stream);
+        if self.out.len() == 1 {
+            return stream.poll_write(context, &self.out[0]);
+        }
+        let mut slices = [IoSlice::new(&[]); WRITE_CHUNKS];
+        let count = self.out.len().min(WRITE_CHUNKS);
+        for (slice, chunk) in slices.iter_mut().zip(&self.out) {
+            *slice = IoSlice::new(chunk);
+        }
+        stream.poll_write_vectored(context, &slices[..count])
+    }
+
+    fn sent(&mut self, mut written: usize) {
+        self.out_bytes -= written;
+        while let Some(front) = self.out.front_mut() {
+            if written < front.len() {
+                front.advance(written);
+                return;
+            }
+            written -= front.len();
+            self.out.pop_front();
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! From a frame to the handler of its API: the table of APIs, the request header, and what a handler may answer.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use millpond_wire::{ApiKey, Decoder, Message, Request, RequestHeader, encode_response};
+
+use crate::api;
+use crate::broker::Shared;
+use crate::frame::Frame;
+use crate::metadata::{Snapshot, View};
+
+/// One API: its versions beside its handler.
+pub(crate) struct Api {
+    pub(crate) key: ApiKey,
+    /// What ApiVersions says.
+    pub(crate) advertised: (i16, i16),
+    /// The lowest version that is answered; below it the connection closes (SURFACE: Produce 0 to 2).
+    pub(crate) served_from: i16,
+    pub(crate) handle: fn(Call) -> Step,
+}
+
+/// Every API that works, by key. Nothing else is advertised, and nothing else is answered.
+pub(crate) const APIS: &[Api] = &[
+    api::produce::API,
+    api::fetch::API,
+    api::list_offsets::API,
+    api::metadata::API,
+    api::api_versions::API,
+    api::create_topics::API,
+    api::delete_topics::API,
+    api::init_producer_id::API,
+];
+
+/// What comes next for a request.
+pub(crate) enum Step {
+    /// It has its answer, or a place in the order of answers.
+    Reply(Reply),
+    /// It waits, and so do the requests behind it on its connection.
+    Stage(BoxFuture<'static, Step>),
+    /// The connection ends without an answer.
+    Close(CloseReason),
+}
+
+/// The answer to a request, or the promise of one.
+pub(crate) enum Reply {
+    /// The response with its length and header.
+    Ready(Vec<Bytes>),
+    /// A request without response (acks=0).
+    Nothing,
+    /// A request without response that failed: closing is the only way to tell the client.
+    Close(String),
+    /// Completes by itself; the requests behind it are handled meanwhile.
+    Later(BoxFuture<'static, Reply>),
+}
+
+/// Why a connection ended.
+#[derive(Debug)]
+pub(crate) enum CloseReason {
+    /// The client closed it.
+    Left,
+    /// The broker stops, and all that was in flight is answered.
+    Stopping,
+    /// The connection failed.
+    Io(std::io::Error),
+    /// The client sent what is not answered.
+    Refused(String),
+}
+
+/// One request on its way to its handler.
+pub(crate) struct Call {
+    pub(crate) shared: Arc<Shared>,
+    /// The metadata as of the request's arrival.
+    pub(crate) snapshot: Arc<Snapshot>,
+    pub(crate) version: i16,
+    /// Bytes of the request's frame.
+    pub(crate) frame_bytes: usize,
+    /// Size of the allocation that a slice of the body keeps alive.
+    pub(crate) pinned_bytes: usize,
+    correlation_id: i32,
+    api: usize,
+    /// Stands behind the header.
+    body: Decoder,
+}
+
+/// API key, version, correlation id: where every request header begins.
+const FIXED_HEADER_BYTES: usize = 8;
+
+impl Call {
+    /// Reads the request header and looks up the API.
+    pub(crate) fn read(shared: &Arc<Shared>, view: &View, frame: Frame) -> Result<Call, CloseReason> {
+        let refused = |what: String| Err(CloseReason::Refused(what));
+        let Some(fixed) = frame.payload.first_chunk::<FIXED_HEADER_BYTES>() else {
+            return refused("it sent a request without a header".into());
+        };
+        let [k0, k1, v0, v1, correlation @ ..] = *fixed;
+        let (key, version) = (ApiKey(i16::from_be_bytes([k0, k1])), i16::from_be_bytes([v0, v1]));
+        let Some(api) = APIS.iter().position(|api| api.key == key) else {
+            return refused(format!("it asked for API key {}, which is not served", key.0));
+        };
+        let call = Call {
+            shared: Arc::clone(shared),
+            snapshot: view.snapshot(),
+            version,
+            frame_bytes: frame.payload.len(),
+            pinned_bytes: frame.pinned_bytes,
+            correlation_id: i32::from_be_bytes(correlation),
+            api,
+            body: Decoder::new(Bytes::new()),
+        };
+        if !(APIS[api].served_from..=APIS[api].advertised.1).contains(&version) {
+            // What follows the fixed part cannot be read; a newer ApiVersions is answered all the same.
+            return match key {
+                ApiKey::API_VERSIONS if version > 0 => Ok(call),
+                _ => refused(format!("it asked for {key} {version}, which is not served")),
+            };
+        }
+        let mut decoder = Decoder::new(frame.payload);
+        match RequestHeader::decode(&mut decoder) {
+            Ok(_) => Ok(Call { body: decoder, ..call }),
+            Err(error) => refused(format!("the header of its {key} {version} request is bad: {error}")),
+        }
+    }
+
+    /// The place of the API in [`APIS`].
+    pub(crate) fn api_index(&self) -> usize {
+        self.api
+    }
+
+    fn is_too_new(&self) -> bool {
+        self.version > APIS[self.api].advertised.1
+    }
+
+    /// The request's body. Bytes behind its end are ignored, as Kafka does.
+    pub(crate) fn decode<R: Request>(&mut self) -> Result<R, CloseReason> {
+        let mut decoder = std::mem::replace(&mut self.body, Decoder::new(Bytes::new()));
+        R::decode(&mut decoder, self.version)
+            .map_err(|error| CloseReason::Refused(format!("its {} {} request is bad: {error}", R::KEY, self.version)))
+    }
+
+    /// The response, ready to be sent.
+    pub(crate) fn answer<M: Message>(&self, response: &M) -> Reply {
+        self.answer_in(self.version, response)
+    }
+
+    /// The response in another version than the request's: the fallback of ApiVersions.
+    pub(crate) fn answer_in<M: Message>(&self, version: i16, response: &M) -> Reply {
+        match encode_response(self.correlation_id, version, response) {
+            Ok(chunks) => Reply::Ready(chunks.into_vec()),
+            // A response has only what we put there, so this is a bug; it must not take down more than the connection.
+            Err(error) => Reply::Close(format!("the answer to {} {version} cannot be written: {error}", M::KEY)),
+        }
+    }
+}
+
+/// Hands a request to its handler.
+pub(crate) fn handle(call: Call) -> Step {
+    if call.is_too_new() {
+        return Step::Reply(api::api_versions::too_new(&call));
+    }
+    (APIS[call.api].handle)(call)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn apis_are_listed_once_and_in_the_order_of_their_keys() {
+        assert!(APIS.windows(2).all(|pair| pair[0].key.0 < pair[1].key.0));
+    }
+
+    #[test]
+    fn versions_are_those_of_the_surface_table() {
+        let surface = [
+            (0, (0, 13)),
+            (1, (4, 18)),
+            (2, (1, 11)),
+            (3, (0, 13)),
+            (18, (0, 4)),
+            (19, (2, 7)),
+            (20, (1, 6)),
+            (22, (0, 5)),
+        ];
+        let ours: Vec<_> = APIS.iter().map(|api| (api.key.0, api.advertised)).collect();
+        assert_eq!(ours, surface);
+        assert!(APIS.iter().all(|api| api.served_from == api.advertised.0 || api.key == ApiKey::PRODUCE));
+    }
+}

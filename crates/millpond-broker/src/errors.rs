@@ -1,0 +1,157 @@
+//! Which Kafka error code an error of the layers below is. Nothing else in Millpond chooses error codes.
+
+use millpond_cluster::{BatchFormatError, ProducerIdError, TopicError, TopicNameError};
+use millpond_raft::{ProposeError, RaftError};
+use millpond_record::{BatchError, InvalidBatch, InvalidKind, Offset, RecordsError};
+use millpond_storage::{Frontiers, ReadError, SequenceError, StorageError};
+use millpond_wire::{ErrorCode, Str};
+
+/// An error as a response tells it.
+#[derive(Clone, Debug)]
+pub(crate) struct Fault {
+    pub(crate) code: ErrorCode,
+    pub(crate) message: Option<Str>,
+}
+
+impl Fault {
+    fn new(code: ErrorCode, message: String) -> Fault {
+        Fault { code, message: Some(message.into()) }
+    }
+}
+
+impl From<ErrorCode> for Fault {
+    fn from(code: ErrorCode) -> Fault {
+        Fault { code, message: None }
+    }
+}
+
+/// What a request with a transactional id is answered: clients take it as final, and as "this broker cannot".
+pub(crate) const TRANSACTIONS_NOT_SERVED: ErrorCode = ErrorCode::UNSUPPORTED_VERSION;
+
+/// Why the controller did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ControllerError {
+    #[error("the broker stops")]
+    Stopped,
+    #[error(transparent)]
+    Group(#[from] RaftError),
+    #[error(transparent)]
+    Batch(#[from] BatchFormatError),
+    #[error(transparent)]
+    ProducerIds(#[from] ProducerIdError),
+}
+
+pub(crate) fn controller(error: &ControllerError) -> Fault {
+    let code = match error {
+        ControllerError::Stopped => ErrorCode::NOT_CONTROLLER,
+        ControllerError::Group(error) => return raft(error),
+        ControllerError::Batch(_) => ErrorCode::POLICY_VIOLATION,
+        ControllerError::ProducerIds(_) => ErrorCode::UNKNOWN_SERVER_ERROR,
+    };
+    Fault::new(code, error.to_string())
+}
+
+pub(crate) fn topic_name(error: &TopicNameError) -> Fault {
+    Fault::new(ErrorCode::INVALID_TOPIC_EXCEPTION, error.to_string())
+}
+
+pub(crate) fn topic(error: &TopicError) -> Fault {
+    let code = match error {
+        TopicError::InvalidName(error) => return topic_name(error),
+        TopicError::Exists(_) => ErrorCode::TOPIC_ALREADY_EXISTS,
+        TopicError::InvalidPartitions(_) => ErrorCode::INVALID_PARTITIONS,
+        TopicError::TooManyPartitions { .. } | TopicError::ClusterFull { .. } => ErrorCode::POLICY_VIOLATION,
+        TopicError::InvalidReplicationFactor { .. } => ErrorCode::INVALID_REPLICATION_FACTOR,
+        TopicError::AssignmentGap(_)
+        | TopicError::AssignmentEmpty(_)
+        | TopicError::AssignmentRepeats { .. }
+        | TopicError::AssignmentUnknownBroker { .. }
+        | TopicError::AssignmentUneven { .. } => ErrorCode::INVALID_REPLICA_ASSIGNMENT,
+        TopicError::InvalidConfig(_) => ErrorCode::INVALID_CONFIG,
+        TopicError::UnknownName(_) => ErrorCode::UNKNOWN_TOPIC_OR_PARTITION,
+        TopicError::UnknownId(_) => ErrorCode::UNKNOWN_TOPIC_ID,
+        TopicError::NamedTwice(_)
+        | TopicError::AssignmentWithCounts
+        | TopicError::NameAndId
+        | TopicError::NeitherNameNorId => ErrorCode::INVALID_REQUEST,
+    };
+    Fault::new(code, error.to_string())
+}
+
+/// A topic that was written to the metadata, but whose partitions could not all be made.
+pub(crate) fn not_served(topic: &str) -> Fault {
+    let message =
+        format!("topic {topic:?} exists, but not all of its partitions could be made; the broker's log says why");
+    Fault::new(ErrorCode::KAFKA_STORAGE_ERROR, message)
+}
+
+pub(crate) fn invalid_batch(error: &InvalidBatch) -> Fault {
+    let code = match error.kind() {
+        InvalidKind::CorruptMessage => ErrorCode::CORRUPT_MESSAGE,
+        InvalidKind::InvalidRecord => ErrorCode::INVALID_RECORD,
+        InvalidKind::InvalidTimestamp => ErrorCode::INVALID_TIMESTAMP,
+        InvalidKind::MessageTooLarge => ErrorCode::MESSAGE_TOO_LARGE,
+        InvalidKind::RecordListTooLarge => ErrorCode::RECORD_LIST_TOO_LARGE,
+        InvalidKind::UnsupportedCompressionType => ErrorCode::UNSUPPORTED_COMPRESSION_TYPE,
+    };
+    Fault::new(code, error.to_string())
+}
+
+pub(crate) fn storage(error: &StorageError) -> Fault {
+    let code = match error {
+        StorageError::BatchTooLarge { .. } => ErrorCode::MESSAGE_TOO_LARGE,
+        StorageError::NoSuchGroup(_) | StorageError::LogClosed(_) => ErrorCode::NOT_LEADER_OR_FOLLOWER,
+        _ => ErrorCode::KAFKA_STORAGE_ERROR,
+    };
+    Fault::new(code, error.to_string())
+}
+
+pub(crate) fn read(error: &ReadError) -> Fault {
+    match error {
+        ReadError::OutOfRange { .. } => Fault::new(ErrorCode::OFFSET_OUT_OF_RANGE, error.to_string()),
+        ReadError::Storage(error) => storage(error),
+    }
+}
+
+pub(crate) fn raft(error: &RaftError) -> Fault {
+    let code = match error {
+        RaftError::NoSuchGroup(_) | RaftError::Closed(_) | RaftError::NotLeader(_) => ErrorCode::NOT_LEADER_OR_FOLLOWER,
+        RaftError::Storage(error) => return storage(error),
+        RaftError::Fatal { .. } => ErrorCode::KAFKA_STORAGE_ERROR,
+        _ => ErrorCode::UNKNOWN_SERVER_ERROR,
+    };
+    Fault::new(code, error.to_string())
+}
+
+pub(crate) fn propose(error: &ProposeError) -> Fault {
+    let code = match error {
+        ProposeError::NotLeader | ProposeError::Closed => ErrorCode::NOT_LEADER_OR_FOLLOWER,
+        ProposeError::Sequence(SequenceError::OutOfOrder { .. }) => ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER,
+        ProposeError::Sequence(SequenceError::OldEpoch { .. }) => ErrorCode::INVALID_PRODUCER_EPOCH,
+        ProposeError::TooLarge { .. } => ErrorCode::MESSAGE_TOO_LARGE,
+        ProposeError::Fatal(_) => ErrorCode::KAFKA_STORAGE_ERROR,
+    };
+    Fault::new(code, error.to_string())
+}
+
+/// Records that cannot be put into the topic's codec.
+pub(crate) fn records(error: &RecordsError) -> Fault {
+    Fault::new(ErrorCode::INVALID_RECORD, error.to_string())
+}
+
+/// Bytes that are no batch.
+pub(crate) fn batch(error: &BatchError) -> Fault {
+    Fault::new(ErrorCode::CORRUPT_MESSAGE, error.to_string())
+}
+
+/// acks=all where fewer replicas exist than `min.insync.replicas` asks for.
+pub(crate) fn not_enough_replicas(wanted: u32, found: usize) -> Fault {
+    let message = format!("min.insync.replicas is {wanted}, the partition has {found} replicas");
+    Fault::new(ErrorCode::NOT_ENOUGH_REPLICAS, message)
+}
+
+/// A fetch below the log start or above the log end.
+pub(crate) fn out_of_range(offset: Offset, frontiers: &Frontiers) -> Fault {
+    let message = format!("offset {offset} is not in {} to {}", frontiers.log_start, frontiers.log_end);
+    Fault::new(ErrorCode::OFFSET_OUT_OF_RANGE, message)
+}

@@ -1,0 +1,246 @@
+//! Reading Kafka frames from a connection: a 4-byte length, then that many bytes.
+//!
+//! Small frames are slices of one buffer that is used again as soon as nobody holds a slice of it. A large frame is
+//! read straight into a buffer of its own, so that the batches in it can be kept in the tail cache without a copy.
+//! Memory follows the bytes that really came: of what a length only announces at most [`EAGER_BYTES`] are reserved.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use tokio::io::AsyncRead;
+use tokio_util::io::poll_read_buf;
+
+/// Size of the buffer that small frames share.
+pub(crate) const SHARED_BYTES: usize = 64 << 10;
+/// Frames of this size and above get a buffer of their own.
+const OWN_BUFFER_FROM: usize = SHARED_BYTES / 2;
+/// The most that is reserved for a frame of which nothing has come yet.
+const EAGER_BYTES: usize = 1 << 20;
+/// How much is read after a large frame, when probably another one follows: enough for its length and little more, so
+/// that little is copied into the buffer of its own.
+const PEEK_BYTES: usize = 4 << 10;
+const LENGTH_BYTES: usize = 4;
+/// API key, version and correlation id: no request is shorter.
+const MIN_FRAME_BYTES: usize = 8;
+
+/// A length that no request can have.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("it announced a request of {length} bytes; allowed are {MIN_FRAME_BYTES} to {max} (socket.request.max.bytes)")]
+pub(crate) struct BadLength {
+    length: i32,
+    max: usize,
+}
+
+/// A complete frame, without its length.
+#[derive(Debug)]
+pub(crate) struct Frame {
+    pub(crate) payload: Bytes,
+    /// Size of the allocation that a slice of the payload keeps alive.
+    pub(crate) pinned_bytes: usize,
+}
+
+pub(crate) struct FrameReader {
+    shared: BytesMut,
+    /// The large frame that is being read; its length prefix is stripped.
+    own: Option<OwnBuffer>,
+    last_was_large: bool,
+    max: usize,
+}
+
+struct OwnBuffer {
+    buffer: BytesMut,
+    /// Bytes that the whole frame has.
+    total: usize,
+}
+
+impl FrameReader {
+    /// `max`: the largest frame, in bytes.
+    pub(crate) fn new(max: usize) -> FrameReader {
+        FrameReader { shared: BytesMut::new(), own: None, last_was_large: false, max }
+    }
+
+    /// Takes the next complete frame out of what has been read.
+    pub(crate) fn next_frame(&mut self) -> Result<Option<Frame>, BadLength> {
+        if let Some(own) = &mut self.own {
+            if own.buffer.len() < own.total {
+                return Ok(None);
+            }
+            let payload = std::mem::take(&mut own.buffer).freeze();
+            let pinned_bytes = own.total;
+            self.own = None;
+            self.last_was_large = true;
+            return Ok(Some(Frame { payload, pinned_bytes }));
+        }
+        let Some(total) = self.announced()? else { return Ok(None) };
+        if self.shared.len() >= LENGTH_BYTES + total {
+            self.shared.advance(LENGTH_BYTES);
+            self.last_was_large = false;
+            let payload = self.shared.split_to(total).freeze();
+            return Ok(Some(Frame { payload, pinned_bytes: SHARED_BYTES }));
+        }
+        Ok(None)
+    }
+
+    /// Whether the next frame is not there yet: reading makes sense. False also before a length that will be refused.
+    pub(crate) fn wants_bytes(&self) -> bool {
+        match &self.own {
+            Some(own) => own.buffer.len() < own.total,
+            None => match self.announced() {
+                Ok(Some(total)) => self.shared.len() < LENGTH_BYTES + total,
+                Ok(None) => true,
+                Err(_) => false,
+            },
+        }
+    }
+
+    /// Moves the beginning of a large frame to a buffer of its own. The frame is not complete, so all that is in the
+    /// shared buffer belongs to it.
+    fn begin_large_frame(&mut self) {
+        let Ok(Some(total)) = self.announced() else { return };
+        if self.own.is_none() && total >= OWN_BUFFER_FROM {
+            self.shared.advance(LENGTH_BYTES);
+            let mut buffer = BytesMut::with_capacity(total.min(EAGER_BYTES));
+            buffer.extend_from_slice(&self.shared);
+            self.shared.clear();
+            self.own = Some(OwnBuffer { buffer, total });
+        }
+    }
+
+    /// The length at the front of the shared buffer, once its four bytes are there.
+    fn announced(&self) -> Result<Option<usize>, BadLength> {
+        let Some(bytes) = self.shared.first_chunk::<LENGTH_BYTES>() else { return Ok(None) };
+        let length = i32::from_be_bytes(*bytes);
+        match usize::try_from(length) {
+            Ok(total) if (MIN_FRAME_BYTES..=self.max).contains(&total) => Ok(Some(total)),
+            _ => Err(BadLength { length, max: self.max }),
+        }
+    }
+
+    /// Reads once; `Ok(0)` is the end of the stream. Only called while [`FrameReader::wants_bytes`].
+    pub(crate) fn poll_read<R: AsyncRead>(
+        &mut self,
+        stream: Pin<&mut R>,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        self.begin_large_frame();
+        if let Some(own) = &mut self.own {
+            let missing = own.total - own.buffer.len();
+            if own.buffer.len() == own.buffer.capacity() {
+                own.buffer.reserve(missing.min(own.buffer.len().max(EAGER_BYTES)));
+            }
+            return poll_read_buf(stream, context, &mut (&mut own.buffer).limit(missing));
+        }
+        let limit = if self.last_was_large && self.shared.is_empty() { PEEK_BYTES } else { SHARED_BYTES };
+        self.make_room();
+        let read = ready!(poll_read_buf(stream, context, &mut (&mut self.shared).limit(limit)))?;
+        Poll::Ready(Ok(read))
+    }
+
+    /// A frame that is not complete needs less than [`OWN_BUFFER_FROM`] bytes, so there is always room to go on.
+    fn make_room(&mut self) {
+        let spare = self.shared.capacity() - self.shared.len();
+        if spare >= PEEK_BYTES && self.shared.capacity() >= OWN_BUFFER_FROM + LENGTH_BYTES {
+            return;
+        }
+        // `try_reclaim` moves to the front of the allocation, if nobody else holds a part of it.
+        if !self.shared.try_reclaim(SHARED_BYTES - self.shared.len()) {
+            let mut fresh = BytesMut::with_capacity(SHARED_BYTES);
+            fresh.extend_from_slice(&self.shared);
+            self.shared = fresh;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::task::Waker;
+
+    /// Feeds `bytes` in pieces of `piece` and returns the frames.
+    fn frames(mut bytes: &[u8], piece: usize) -> Result<Vec<Frame>, BadLength> {
+        let mut reader = FrameReader::new(8 << 20);
+        let mut context = Context::from_waker(Waker::noop());
+        let mut found = Vec::new();
+        loop {
+            while let Some(frame) = reader.next_frame()? {
+                found.push(frame);
+            }
+            let (mut part, rest) = bytes.split_at(piece.min(bytes.len()));
+            if part.is_empty() {
+                return Ok(found);
+            }
+            let before = part.len();
+            match reader.poll_read(Pin::new(&mut part), &mut context) {
+                Poll::Ready(Ok(read)) => assert!(read > 0 && read == before - part.len()),
+                other => panic!("{other:?}"),
+            }
+            bytes = if part.is_empty() { rest } else { &bytes[before - part.len()..] };
+        }
+    }
+
+    fn framed(sizes: &[usize]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for (i, size) in sizes.iter().enumerate() {
+            bytes.put_i32(i32::try_from(*size).expect("small"));
+            bytes.extend((0..*size).map(|n| (n * 31 + i) as u8));
+        }
+        bytes
+    }
+
+    #[test]
+    fn frames_of_all_sizes_come_whole_and_in_order_however_the_bytes_arrive() {
+        let sizes = [8, 100, 31 << 10, 32 << 10, 33 << 10, 9, 2 << 20, 3 << 20, 64 << 10, 10, 40 << 10, 1 << 20, 12];
+        let bytes = framed(&sizes);
+        for piece in [1021, 64 << 10, usize::MAX] {
+            let found = frames(&bytes, piece).expect("good lengths");
+            assert_eq!(found.iter().map(|frame| frame.payload.len()).collect::<Vec<_>>(), sizes);
+            for (i, frame) in found.iter().enumerate() {
+                assert!(frame.payload.iter().enumerate().all(|(n, byte)| *byte == (n * 31 + i) as u8), "frame {i}");
+            }
+        }
+    }
+
+    #[test]
+    fn one_byte_at_a_time_makes_the_same_frames() {
+        let sizes = [8, 300, 9];
+        let found = frames(&framed(&sizes), 1).expect("good lengths");
+        assert_eq!(found.iter().map(|frame| frame.payload.len()).collect::<Vec<_>>(), sizes);
+    }
+
+    #[test]
+    fn negative_tiny_and_huge_lengths_are_refused() {
+        for length in [-5, 0, 7, i32::MAX, (8 << 20) + 1] {
+            let error = frames(&length.to_be_bytes(), 4).expect_err("a bad length");
+            assert_eq!(error, BadLength { length, max: 8 << 20 });
+        }
+    }
+
+    #[test]
+    fn a_length_alone_reserves_at_most_a_mebibyte() {
+        let mut reader = FrameReader::new(100 << 20);
+        let mut context = Context::from_waker(Waker::noop());
+        let mut input: &[u8] = &(90_i32 << 20).to_be_bytes();
+        assert!(reader.poll_read(Pin::new(&mut input), &mut context).is_ready());
+        assert!(reader.next_frame().expect("a good length").is_none() && reader.wants_bytes());
+        assert!(reader.poll_read(Pin::new(&mut &b"x"[..]), &mut context).is_ready());
+        assert!(reader.own.as_ref().expect("a large frame").buffer.capacity() <= EAGER_BYTES + 64);
+    }
+
+    #[test]
+    fn the_shared_buffer_is_used_again_when_its_frames_are_gone() {
+        let mut reader = FrameReader::new(1 << 20);
+        let mut context = Context::from_waker(Waker::noop());
+        let bytes = framed(&[1000]);
+        let mut places = Vec::new();
+        for _ in 0..1000 {
+            let mut input = &bytes[..];
+            assert!(reader.poll_read(Pin::new(&mut input), &mut context).is_ready());
+            let frame = reader.next_frame().expect("a good length").expect("a whole frame");
+            places.push(frame.payload.as_ptr() as usize);
+        }
+        let (low, high) = (places.iter().min().expect("some"), places.iter().max().expect("some"));
+        assert!(high - low < SHARED_BYTES, "the frames lie in one buffer");
+    }
+}

@@ -1,0 +1,135 @@
+//! What this broker serves: the cluster's metadata image together with the partitions that take requests here.
+//!
+//! A [`Snapshot`] never changes; a new one replaces it whenever a batch of metadata records has been applied *and* the
+//! partitions it creates take writes. So metadata never names a leader that does not serve yet. Each connection keeps a
+//! [`View`]: as long as nothing changed, looking at it costs one atomic load.
+
+use std::sync::Arc;
+
+use millpond_cluster::{Image, Topic, TopicSettings};
+use millpond_raft::Partition;
+use millpond_record::{PartitionIndex, RaftIndex, TopicId};
+use rpds::RedBlackTreeMapSync;
+use tokio::sync::watch;
+
+/// A topic whose partitions are ready.
+pub(crate) struct ServedTopic {
+    pub(crate) topic: Arc<Topic>,
+    /// The topic's settings in force.
+    pub(crate) settings: TopicSettings,
+    /// By partition index.
+    pub(crate) partitions: Vec<Partition>,
+}
+
+impl ServedTopic {
+    pub(crate) fn partition(&self, index: PartitionIndex) -> Option<&Partition> {
+        self.partitions.get(usize::try_from(index.0).ok()?)
+    }
+}
+
+/// The metadata at one moment.
+#[derive(Clone)]
+pub(crate) struct Snapshot {
+    /// What group 0 says; topics in it that are not served are about to be.
+    pub(crate) image: Image,
+    /// Every batch of group 0 up to this index is applied, and what it asks for is done here.
+    pub(crate) settled: Option<RaftIndex>,
+    by_name: RedBlackTreeMapSync<Arc<str>, Arc<ServedTopic>>,
+    by_id: RedBlackTreeMapSync<TopicId, Arc<ServedTopic>>,
+}
+
+impl Snapshot {
+    pub(crate) fn empty() -> Snapshot {
+        Snapshot {
+            image: Image::default(),
+            settled: None,
+            by_name: RedBlackTreeMapSync::new_sync(),
+            by_id: RedBlackTreeMapSync::new_sync(),
+        }
+    }
+
+    pub(crate) fn topic(&self, name: &str) -> Option<&Arc<ServedTopic>> {
+        self.by_name.get(name)
+    }
+
+    pub(crate) fn topic_by_id(&self, id: TopicId) -> Option<&Arc<ServedTopic>> {
+        self.by_id.get(&id)
+    }
+
+    /// All served topics in order of their names.
+    pub(crate) fn topics(&self) -> impl Iterator<Item = &Arc<ServedTopic>> {
+        self.by_name.values()
+    }
+
+    pub(crate) fn serve(&mut self, topic: ServedTopic) {
+        let topic = Arc::new(topic);
+        self.by_name.insert_mut(Arc::clone(&topic.topic.name), Arc::clone(&topic));
+        self.by_id.insert_mut(topic.topic.id, topic);
+    }
+
+    pub(crate) fn withdraw(&mut self, id: TopicId) {
+        if let Some(topic) = self.by_id.get(&id).cloned() {
+            self.by_id.remove_mut(&id);
+            // The name may already belong to a topic that was created again.
+            if self.by_name.get(&topic.topic.name).is_some_and(|named| named.topic.id == id) {
+                self.by_name.remove_mut(&topic.topic.name);
+            }
+        }
+    }
+}
+
+/// Publishes snapshots.
+pub(crate) struct Metadata {
+    sender: watch::Sender<Arc<Snapshot>>,
+}
+
+impl Metadata {
+    pub(crate) fn new() -> Metadata {
+        Metadata { sender: watch::Sender::new(Arc::new(Snapshot::empty())) }
+    }
+
+    pub(crate) fn publish(&self, snapshot: Snapshot) {
+        self.sender.send_replace(Arc::new(snapshot));
+    }
+
+    pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.sender.borrow())
+    }
+
+    pub(crate) fn view(&self) -> View {
+        let mut receiver = self.sender.subscribe();
+        let snapshot = Arc::clone(&receiver.borrow_and_update());
+        View { receiver, snapshot }
+    }
+
+    /// The first snapshot in which everything up to `index` is done.
+    pub(crate) async fn settled(&self, index: RaftIndex) -> Arc<Snapshot> {
+        let mut receiver = self.sender.subscribe();
+        let found = receiver.wait_for(|snapshot| snapshot.settled.is_some_and(|settled| settled >= index)).await;
+        Arc::clone(&found.expect("the sender is in self"))
+    }
+}
+
+/// One connection's view of the metadata.
+pub(crate) struct View {
+    receiver: watch::Receiver<Arc<Snapshot>>,
+    snapshot: Arc<Snapshot>,
+}
+
+impl View {
+    /// Takes up the newest snapshot.
+    pub(crate) fn refresh(&mut self) {
+        if self.receiver.has_changed().unwrap_or(false) {
+            self.snapshot = Arc::clone(&self.receiver.borrow_and_update());
+        }
+    }
+
+    pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.snapshot)
+    }
+}
+
+/// Topics that coordinators keep for themselves; clients neither write to them nor create them by asking.
+pub(crate) fn is_internal(name: &str) -> bool {
+    matches!(name, "__consumer_offsets" | "__transaction_state" | "__share_group_state")
+}

@@ -1,0 +1,164 @@
+//! What the broker counts, and its text for Prometheus.
+//!
+//! Every broker has a recorder of its own, not the process-wide one, because many brokers may live in one process.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+use millpond_storage::{GroupRow, SYNC_MICROS_BOUNDS, StorageStats};
+
+use crate::dispatch::APIS;
+use crate::metadata::Snapshot;
+
+/// Partitions whose log ends are listed, so that a broker with very many of them still answers in a short text.
+const MAX_LISTED_PARTITIONS: usize = 2_000;
+
+/// Upper bounds of the request latency buckets, in seconds.
+const LATENCY_SECONDS: [f64; 14] =
+    [0.000_05, 0.000_1, 0.000_2, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0, 5.0];
+
+pub(crate) struct Metrics {
+    handle: PrometheusHandle,
+    pub(crate) bytes_in: Counter,
+    pub(crate) bytes_out: Counter,
+    pub(crate) connections_refused: Counter,
+    connections: Gauge,
+    /// By place in [`APIS`].
+    request_seconds: Vec<Histogram>,
+}
+
+const METADATA: Metadata<'static> = Metadata::new("millpond", Level::INFO, None);
+
+impl Metrics {
+    pub(crate) fn new() -> Metrics {
+        let builder = PrometheusBuilder::new().set_buckets(&LATENCY_SECONDS).expect("there are buckets");
+        let recorder = builder.build_recorder();
+        let describe = |name: &'static str, text: &'static str| {
+            recorder.describe_counter(name.into(), None, text.into());
+        };
+        describe("millpond_bytes_in_total", "Bytes received from Kafka clients.");
+        describe("millpond_bytes_out_total", "Bytes sent to Kafka clients.");
+        describe("millpond_connections_refused_total", "Connections closed on arrival (max.connections).");
+        recorder.describe_gauge("millpond_connections".into(), None, "Open Kafka connections.".into());
+        let text = "Time from a request's last byte to its answer's first, by API.";
+        recorder.describe_histogram("millpond_request_seconds".into(), None, text.into());
+        let seconds = |name| histogram(&recorder, name);
+        Metrics {
+            bytes_in: counter(&recorder, "millpond_bytes_in_total"),
+            bytes_out: counter(&recorder, "millpond_bytes_out_total"),
+            connections_refused: counter(&recorder, "millpond_connections_refused_total"),
+            connections: recorder.register_gauge(&Key::from_name("millpond_connections"), &METADATA),
+            request_seconds: APIS.iter().map(|api| seconds(api.key.name().unwrap_or("unknown"))).collect(),
+            handle: recorder.handle(),
+        }
+    }
+
+    /// Counts an answered request; `api` is its place in [`APIS`].
+    pub(crate) fn answered(&self, api: usize, took: Duration) {
+        if let Some(histogram) = self.request_seconds.get(api) {
+            histogram.record(took.as_secs_f64());
+        }
+    }
+
+    /// Counts a connection until the guard is dropped.
+    pub(crate) fn connection_opened(&self) -> OpenConnection {
+        self.connections.increment(1.0);
+        OpenConnection(self.connections.clone())
+    }
+
+    /// Moves what was recorded into the buckets; called every few seconds, or samples pile up.
+    pub(crate) fn upkeep(&self) {
+        self.handle.run_upkeep();
+    }
+
+    /// All figures as Prometheus reads them.
+    pub(crate) fn render(
+        &self,
+        storage: &StorageStats,
+        produce_bytes: u64,
+        snapshot: &Snapshot,
+        groups: &[GroupRow],
+    ) -> String {
+        let mut text = self.handle.render();
+        let mut page = Page(&mut text);
+        page.figure("millpond_produce_in_flight_bytes", "gauge", "Bytes of produce requests in flight.", produce_bytes);
+        page.storage(storage);
+        page.partitions(snapshot, groups);
+        text
+    }
+}
+
+fn counter(recorder: &PrometheusRecorder, name: &'static str) -> Counter {
+    recorder.register_counter(&Key::from_name(name), &METADATA)
+}
+
+fn histogram(recorder: &PrometheusRecorder, api: &'static str) -> Histogram {
+    let key = Key::from_parts("millpond_request_seconds", vec![Label::from_static_parts("api", api)]);
+    recorder.register_histogram(&key, &METADATA)
+}
+
+/// An open connection.
+pub(crate) struct OpenConnection(Gauge);
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.decrement(1.0);
+    }
+}
+
+/// Figures that are read when they are asked for. Writing to a `String` cannot fail.
+struct Page<'a>(&'a mut String);
+
+impl Page<'_> {
+    fn head(&mut self, name: &str, kind: &str, about: &str) {
+        let _ = writeln!(self.0, "# HELP {name} {about}\n# TYPE {name} {kind}");
+    }
+
+    fn figure(&mut self, name: &str, kind: &str, about: &str, value: u64) {
+        self.head(name, kind, about);
+        let _ = writeln!(self.0, "{name} {value}\n");
+    }
+
+    fn storage(&mut self, stats: &StorageStats) {
+        for (name, about, value) in [
+            ("millpond_journal_rounds_total", "Journal writes followed by one sync.", stats.journal_rounds),
+            ("millpond_journal_records_total", "Records in those rounds.", stats.journal_records),
+            ("millpond_journal_bytes_total", "Bytes of those records.", stats.journal_bytes),
+            ("millpond_journal_waits_total", "Times that the journal waited for a free file.", stats.journal_waits),
+            ("millpond_checkpoints_total", "Checkpoints of the data directory.", stats.checkpoints),
+        ] {
+            self.figure(name, "counter", about, value);
+        }
+        for (name, about, value) in [
+            ("millpond_journal_pending_bytes", "Bytes that wait for the next round.", stats.journal_pending_bytes),
+            ("millpond_tail_cache_bytes", "Bytes that the tail cache holds.", stats.cache_bytes),
+            ("millpond_open_logs", "Partition logs that are open.", stats.open_logs),
+        ] {
+            self.figure(name, "gauge", about, value);
+        }
+        let name = "millpond_journal_sync_seconds";
+        self.head(name, "histogram", "Time of a journal round's write and sync.");
+        let mut total = 0;
+        for (count, micros) in stats.journal_sync_micros.iter().zip(SYNC_MICROS_BOUNDS) {
+            total += count;
+            let _ = writeln!(self.0, "{name}_bucket{{le=\"{}\"}} {total}", micros as f64 / 1e6);
+        }
+        total += stats.journal_sync_micros.last().copied().unwrap_or(0);
+        let sum = stats.journal_sync_micros_sum as f64 / 1e6;
+        let _ = writeln!(self.0, "{name}_bucket{{le=\"+Inf\"}} {total}\n{name}_sum {sum}\n{name}_count {total}\n");
+    }
+
+    fn partitions(&mut self, snapshot: &Snapshot, groups: &[GroupRow]) {
+        let leaders: usize = snapshot.topics().map(|topic| topic.partitions.len()).sum();
+        self.figure("millpond_topics", "gauge", "Topics.", snapshot.topics().count() as u64);
+        self.figure("millpond_leaders", "gauge", "Partitions that this broker leads.", leaders as u64);
+        self.head("millpond_log_end_offset", "gauge", "The offset that the partition's next record gets.");
+        for row in groups.iter().take(MAX_LISTED_PARTITIONS) {
+            // Topic names have no character that would need an escape.
+            let (topic, partition, end) = (&row.topic, row.partition, row.log_end);
+            let _ = writeln!(self.0, "millpond_log_end_offset{{topic=\"{topic}\",partition=\"{partition}\"}} {end}");
+        }
+    }
+}

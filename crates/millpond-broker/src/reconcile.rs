@@ -1,0 +1,249 @@
+//! Makes this broker's partitions what the metadata says: creates what is missing, deletes what is gone.
+//!
+//! Group 0 applies batches to [`Applied`]; the reconciler follows it, one pass at a time. A pass first stops serving what
+//! was deleted, then deletes and creates groups, and only then publishes the snapshot that names the new partitions.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures::StreamExt;
+use futures::stream;
+use millpond_cluster::{FlushSetting, Image, MetadataRecord, Topic, TopicDefaults, TopicSettings, decode_batch};
+use millpond_raft::{Applier, ApplyError, Groups, RaftError};
+use millpond_record::{BrokerId, GroupId, PartitionIndex, RaftIndex, StampedBatch, TopicId};
+use millpond_storage::{FlushMode, GroupSpec, LogOptions};
+use tokio::sync::Notify;
+use tracing::{error, info, warn};
+
+use crate::metadata::{Metadata, ServedTopic, Snapshot};
+
+/// Groups that are created or deleted at once; their journal records share rounds.
+const AT_ONCE: usize = 1024;
+
+/// The image as group 0 has applied it, and what the reconciler has not looked at yet.
+#[derive(Default)]
+pub(crate) struct Applied {
+    state: Mutex<AppliedState>,
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct AppliedState {
+    image: Image,
+    index: Option<RaftIndex>,
+    touched: BTreeSet<TopicId>,
+}
+
+/// What happened since the last look.
+struct Change {
+    image: Image,
+    index: Option<RaftIndex>,
+    touched: BTreeSet<TopicId>,
+}
+
+impl Applied {
+    pub(crate) fn image(&self) -> Image {
+        self.lock().image.clone()
+    }
+
+    fn take_change(&self) -> Change {
+        let mut state = self.lock();
+        Change { image: state.image.clone(), index: state.index, touched: std::mem::take(&mut state.touched) }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, AppliedState> {
+        // Nothing that can panic runs under the lock.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Applier for Applied {
+    fn apply(&self, index: RaftIndex, batch: &StampedBatch) -> Result<(), ApplyError> {
+        let records = decode_batch(&batch.to_bytes()).map_err(|error| ApplyError(error.to_string()))?;
+        let before = self.lock().image.clone();
+        let image = before.apply(&records).map_err(|error| ApplyError(error.to_string()))?;
+        let mut state = self.lock();
+        state.touched.extend(records.iter().filter_map(touched_topic));
+        state.image = image;
+        state.index = Some(index);
+        drop(state);
+        self.changed.notify_one();
+        Ok(())
+    }
+}
+
+fn touched_topic(record: &MetadataRecord) -> Option<TopicId> {
+    match record {
+        MetadataRecord::Topic(topic) => Some(topic.id),
+        MetadataRecord::TopicRemoved(id) | MetadataRecord::PartitionRemoved(id, _) => Some(*id),
+        MetadataRecord::Partition(partition) => Some(partition.topic),
+        MetadataRecord::FeatureLevel(_)
+        | MetadataRecord::Broker(_)
+        | MetadataRecord::BrokerRemoved(_)
+        | MetadataRecord::NextGroup(_)
+        | MetadataRecord::NextReplica(_)
+        | MetadataRecord::NextProducerId(_) => None,
+    }
+}
+
+/// A group that this broker hosts.
+struct Hosted {
+    group: GroupId,
+    name: Arc<str>,
+    partition: PartitionIndex,
+}
+
+pub(crate) struct Reconciler {
+    applied: Arc<Applied>,
+    metadata: Arc<Metadata>,
+    groups: Groups,
+    broker: BrokerId,
+    defaults: TopicDefaults,
+    snapshot: Snapshot,
+    /// The groups on disk, by topic: what must go when the topic does.
+    hosted: BTreeMap<TopicId, Vec<Hosted>>,
+}
+
+impl Reconciler {
+    pub(crate) fn new(
+        applied: Arc<Applied>,
+        metadata: Arc<Metadata>,
+        groups: Groups,
+        broker: BrokerId,
+        defaults: TopicDefaults,
+    ) -> Reconciler {
+        Reconciler { applied, metadata, groups, broker, defaults, snapshot: Snapshot::empty(), hosted: BTreeMap::new() }
+    }
+
+    /// The first pass, over everything: `on_disk` are the groups that the data directory holds, group 0 aside.
+    pub(crate) async fn start(&mut self, on_disk: impl Iterator<Item = (TopicId, String, PartitionIndex, GroupId)>) {
+        for (topic, name, partition, group) in on_disk {
+            self.hosted.entry(topic).or_default().push(Hosted { group, name: name.into(), partition });
+        }
+        let mut change = self.applied.take_change();
+        change.touched = change.image.topics().map(|topic| topic.id).chain(self.hosted.keys().copied()).collect();
+        self.settle(change).await;
+    }
+
+    /// Follows group 0 for as long as the broker runs.
+    pub(crate) async fn run(mut self) {
+        loop {
+            self.applied.changed.notified().await;
+            let change = self.applied.take_change();
+            self.settle(change).await;
+        }
+    }
+
+    async fn settle(&mut self, change: Change) {
+        self.snapshot.image = change.image;
+        let image = self.snapshot.image.clone();
+        let mut strays = Vec::new();
+        for id in &change.touched {
+            let wanted = image.topic_by_id(*id);
+            let keep: BTreeSet<GroupId> = wanted.iter().flat_map(|topic| self.groups_here(topic)).collect();
+            if wanted.is_none() {
+                self.snapshot.withdraw(*id);
+            }
+            if let Some(hosted) = self.hosted.remove(id) {
+                let (kept, gone): (Vec<_>, Vec<_>) = hosted.into_iter().partition(|host| keep.contains(&host.group));
+                strays.extend(gone);
+                if !kept.is_empty() {
+                    self.hosted.insert(*id, kept);
+                }
+            }
+        }
+        if !strays.is_empty() {
+            self.metadata.publish(self.snapshot.clone());
+            self.delete(strays).await;
+        }
+        let wanted: Vec<_> = change.touched.iter().filter_map(|id| image.topic_by_id(*id)).cloned().collect();
+        for topic in wanted {
+            self.serve(topic).await;
+        }
+        self.snapshot.settled = change.index;
+        self.metadata.publish(self.snapshot.clone());
+    }
+
+    /// The groups of a topic that have a replica on this broker.
+    fn groups_here<'a>(&'a self, topic: &'a Topic) -> impl Iterator<Item = GroupId> + 'a {
+        let here = |partition: &&millpond_cluster::Partition| {
+            partition.replicas.iter().any(|replica| replica.broker == self.broker)
+        };
+        topic.partitions.iter().filter(here).map(|partition| partition.group)
+    }
+
+    async fn delete(&self, strays: Vec<Hosted>) {
+        let groups = &self.groups;
+        let deleted = strays.into_iter().map(|stray| async move {
+            match groups.delete(stray.group).await {
+                Ok(()) => info!(topic = %stray.name, partition = stray.partition.0, "partition deleted"),
+                Err(error) => error!(topic = %stray.name, partition = stray.partition.0, "not deleted: {error}"),
+            }
+        });
+        stream::iter(deleted).buffer_unordered(AT_ONCE).collect::<()>().await;
+    }
+
+    /// Creates what is missing of a topic, and serves it when all of it is there.
+    async fn serve(&mut self, topic: Arc<Topic>) {
+        let settings = match TopicSettings::resolve(&topic.configs, &self.defaults) {
+            Ok(settings) => settings,
+            Err(error) => return error!(topic = %topic.name, "not served: {error}"),
+        };
+        let existing: BTreeSet<GroupId> =
+            self.hosted.get(&topic.id).into_iter().flatten().map(|hosted| hosted.group).collect();
+        let specs: Vec<_> = topic.partitions.iter().filter_map(|p| self.spec(&topic, p, &settings)).collect();
+        if specs.len() < topic.partitions.len() {
+            return warn!(topic = %topic.name, "not served: it has partitions on other brokers");
+        }
+        let (groups, name) = (&self.groups, &topic.name);
+        let opened = specs.into_iter().map(|spec| {
+            let known = existing.contains(&spec.group);
+            async move {
+                let (group, partition) = (spec.group, spec.partition);
+                let handle = match known {
+                    true => groups.partition(group).ok_or(RaftError::NoSuchGroup(group)),
+                    false => groups.create(spec).await,
+                };
+                (Hosted { group, name: Arc::clone(name), partition }, handle)
+            }
+        });
+        let opened: Vec<_> = stream::iter(opened).buffered(AT_ONCE).collect().await;
+        let mut partitions = Vec::with_capacity(opened.len());
+        for (host, handle) in opened {
+            match handle {
+                Ok(handle) => {
+                    partitions.push(handle);
+                    if !existing.contains(&host.group) {
+                        self.hosted.entry(topic.id).or_default().push(host);
+                    }
+                }
+                Err(error) => error!(topic = %topic.name, partition = host.partition.0, "not served: {error}"),
+            }
+        }
+        if partitions.len() == topic.partitions.len() {
+            self.snapshot.serve(ServedTopic { topic, settings, partitions });
+        }
+    }
+
+    /// What to create for a partition; `None` when it has no replica here.
+    fn spec(
+        &self,
+        topic: &Topic,
+        partition: &millpond_cluster::Partition,
+        settings: &TopicSettings,
+    ) -> Option<GroupSpec> {
+        let replica = partition.replicas.iter().find(|replica| replica.broker == self.broker)?;
+        let flush = match settings.flush {
+            FlushSetting::Durable => FlushMode::Durable,
+            FlushSetting::Relaxed => FlushMode::Relaxed,
+        };
+        Some(GroupSpec {
+            group: partition.group,
+            topic: topic.name.to_string(),
+            partition: partition.index,
+            topic_id: topic.id,
+            replica: replica.id,
+            options: LogOptions { flush, segment_bytes: settings.segment_bytes, ..LogOptions::default() },
+        })
+    }
+}

@@ -1,0 +1,269 @@
+//! The table of broker settings: name, kind with unit and range, default, and what it does.
+//!
+//! Where Kafka has the setting it keeps Kafka's name and unit; what is ours begins with `millpond.`. The sample
+//! `config/millpond.toml` is tested to hold exactly these names and defaults.
+
+use std::fmt;
+
+/// What a value may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// `true` or `false`.
+    Switch,
+    /// A whole number between the limits, both included.
+    Whole {
+        /// Lowest value allowed.
+        min: i64,
+        /// Highest value allowed.
+        max: i64,
+        /// What is counted, e.g. `bytes`; empty for a bare number.
+        unit: &'static str,
+    },
+    /// One of these words.
+    Word(&'static [&'static str]),
+    /// `HOST:PORT`, the host an IP address or `localhost`; port 0 takes a free one.
+    Listener,
+    /// `HOST:PORT` with any host name, or empty.
+    Address,
+    /// A folder.
+    Folder,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Kind::Switch => write!(f, "true or false"),
+            Kind::Whole { min, max, unit: "" } => write!(f, "a whole number from {min} to {max}"),
+            Kind::Whole { min, max: i64::MAX, unit } => write!(f, "a whole number of {unit}, at least {min}"),
+            Kind::Whole { min, max, unit } => write!(f, "a whole number of {unit} from {min} to {max}"),
+            Kind::Word(words) => write!(f, "one of {}", words.join(", ")),
+            Kind::Listener => write!(f, "HOST:PORT with an IP address or localhost as host"),
+            Kind::Address => write!(f, "HOST:PORT"),
+            Kind::Folder => write!(f, "a folder"),
+        }
+    }
+}
+
+/// One setting.
+#[derive(Clone, Copy, Debug)]
+pub struct Setting {
+    /// The name, as in `--set NAME=VALUE` and in the file.
+    pub name: &'static str,
+    /// The value when nothing is said.
+    pub default: &'static str,
+    /// What a value may be.
+    pub kind: Kind,
+    /// What it does, in a sentence or two.
+    pub about: &'static str,
+    /// The topic setting whose default this is, if it is one.
+    pub topic: Option<&'static str>,
+}
+
+const fn setting(name: &'static str, default: &'static str, kind: Kind, about: &'static str) -> Setting {
+    Setting { name, default, kind, about, topic: None }
+}
+
+const fn topic_default(
+    name: &'static str,
+    topic: &'static str,
+    default: &'static str,
+    kind: Kind,
+    about: &'static str,
+) -> Setting {
+    Setting { name, default, kind, about, topic: Some(topic) }
+}
+
+const fn whole(min: i64, max: i64, unit: &'static str) -> Kind {
+    Kind::Whole { min, max, unit }
+}
+
+const MIB: i64 = 1 << 20;
+const GIB: i64 = 1 << 30;
+/// Kafka's largest frame and batch sizes are 32-bit.
+const INT_MAX: i64 = i32::MAX as i64;
+
+/// Every setting, in the order of `config/millpond.toml`.
+pub const SETTINGS: &[Setting] = &[
+    setting("node.id", "1", whole(0, INT_MAX, ""), "This broker's id, unique in the cluster and kept for good."),
+    setting("log.dir", "./millpond-data", Kind::Folder, "The data directory. One broker at a time may use it."),
+    setting("listeners", "127.0.0.1:9092", Kind::Listener, "Where Kafka clients connect. Port 0 takes a free one."),
+    setting(
+        "advertised.listeners",
+        "",
+        Kind::Address,
+        "The address that clients are told to connect to; empty means the one listened on.",
+    ),
+    setting(
+        "millpond.http.listener",
+        "127.0.0.1:9094",
+        Kind::Listener,
+        "Where /live, /ready and /metrics are served. Port 0 takes a free one.",
+    ),
+    setting(
+        "auto.create.topics.enable",
+        "true",
+        Kind::Switch,
+        "Whether a topic is created when a client that allows it asks for it.",
+    ),
+    setting("num.partitions", "1", whole(1, 10_000, "partitions"), "Partitions of a topic that names no number."),
+    setting(
+        "default.replication.factor",
+        "1",
+        whole(1, 5, "replicas"),
+        "Replicas of a topic that names no number; at most as many as there are brokers.",
+    ),
+    topic_default(
+        "millpond.flush",
+        "millpond.flush",
+        "durable",
+        Kind::Word(&["durable", "relaxed"]),
+        "For new topics: 'durable' acknowledges a write when it is synced to disk, 'relaxed' when the operating system \
+         has it (a power loss may then lose what was acknowledged).",
+    ),
+    topic_default(
+        "millpond.validation",
+        "millpond.validation",
+        "header",
+        Kind::Word(&["header", "deep"]),
+        "How much of a compressed batch produce looks at: 'deep' decompresses every batch and checks each record.",
+    ),
+    topic_default(
+        "message.max.bytes",
+        "max.message.bytes",
+        "1048588",
+        whole(0, INT_MAX, "bytes"),
+        "The largest record batch that is accepted, compressed, with its header.",
+    ),
+    topic_default(
+        "compression.type",
+        "compression.type",
+        "producer",
+        Kind::Word(&["producer", "uncompressed", "gzip", "snappy", "lz4", "zstd"]),
+        "The codec that batches are stored in; 'producer' stores them as they came.",
+    ),
+    topic_default(
+        "log.message.timestamp.type",
+        "message.timestamp.type",
+        "CreateTime",
+        Kind::Word(&["CreateTime", "LogAppendTime"]),
+        "Whether records carry the producer's time or the time of append.",
+    ),
+    topic_default(
+        "log.message.timestamp.before.max.ms",
+        "message.timestamp.before.max.ms",
+        "9223372036854775807",
+        whole(0, i64::MAX, "milliseconds"),
+        "How far before the broker's clock a record's timestamp may lie.",
+    ),
+    topic_default(
+        "log.message.timestamp.after.max.ms",
+        "message.timestamp.after.max.ms",
+        "3600000",
+        whole(0, i64::MAX, "milliseconds"),
+        "How far after the broker's clock a record's timestamp may lie.",
+    ),
+    topic_default(
+        "log.segment.bytes",
+        "segment.bytes",
+        "1073741824",
+        whole(MIB, INT_MAX, "bytes"),
+        "A log file is closed and a new one begun when it would grow beyond this.",
+    ),
+    topic_default(
+        "min.insync.replicas",
+        "min.insync.replicas",
+        "1",
+        whole(1, 5, "replicas"),
+        "How many replicas must have flushed a write with acks=all; never more than the partition has.",
+    ),
+    setting(
+        "socket.request.max.bytes",
+        "104857600",
+        whole(1024, INT_MAX, "bytes"),
+        "The largest request. A connection that announces more is closed.",
+    ),
+    setting(
+        "queued.max.request.bytes",
+        "268435456",
+        whole(MIB, 1 << 40, "bytes"),
+        "Memory for produce requests that wait for their data to be written. Clients beyond it simply wait.",
+    ),
+    setting(
+        "max.connections",
+        "10000",
+        whole(1, 1_000_000, "connections"),
+        "Client connections at once; further ones are closed on arrival.",
+    ),
+    setting(
+        "fetch.max.bytes",
+        "57671680",
+        whole(1024, INT_MAX, "bytes"),
+        "The most record bytes in one fetch response, whatever the client asks for; the first batch comes whole.",
+    ),
+    setting(
+        "millpond.connection.max.pending",
+        "256",
+        whole(1, 65_536, "requests"),
+        "Requests of one connection that may wait for their answer; reading stops until one is answered.",
+    ),
+    setting(
+        "millpond.tail.cache.bytes",
+        "268435456",
+        whole(MIB, 1 << 40, "bytes"),
+        "Memory for the most recent batches of all partitions together.",
+    ),
+    setting(
+        "log.index.interval.bytes",
+        "4096",
+        whole(1, INT_MAX, "bytes"),
+        "Log bytes between two entries of a segment's index.",
+    ),
+    setting(
+        "millpond.journal.file.bytes",
+        "67108864",
+        whole(MIB, GIB, "bytes"),
+        "Size of one journal file. All journal files together bound the time to recover after a kill.",
+    ),
+    setting("millpond.journal.files", "8", whole(3, 64, "files"), "Journal files kept and reused."),
+    setting(
+        "millpond.relaxed.sync.bytes",
+        "67108864",
+        whole(MIB, GIB, "bytes"),
+        "Topics with millpond.flush=relaxed are synced in the background whenever they have written this much.",
+    ),
+];
+
+/// The row of a setting.
+pub fn find(name: &str) -> Option<&'static Setting> {
+    SETTINGS.iter().find(|setting| setting.name == name)
+}
+
+/// The name that is spelled most like `name`.
+pub(crate) fn nearest(name: &str) -> &'static str {
+    SETTINGS
+        .iter()
+        .map(|setting| setting.name)
+        .max_by(|a, b| strsim::jaro_winkler(a, name).total_cmp(&strsim::jaro_winkler(b, name)))
+        .expect("the table is not empty")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_is_listed_once_and_there_are_at_most_forty() {
+        let mut names: Vec<_> = SETTINGS.iter().map(|setting| setting.name).collect();
+        assert!(names.len() <= 40, "{} settings", names.len());
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), SETTINGS.len());
+    }
+
+    #[test]
+    fn a_misspelled_name_is_answered_with_the_nearest_one() {
+        assert_eq!(nearest("num.partition"), "num.partitions");
+        assert_eq!(nearest("max.message.bytes"), "message.max.bytes");
+        assert_eq!(nearest("millpond.flsh"), "millpond.flush");
+    }
+}

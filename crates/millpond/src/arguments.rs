@@ -1,0 +1,114 @@
+//! The command line, and how it becomes settings: defaults, then the file, then `--set`, then the short options.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// A partitioned, replicated log that speaks the Kafka protocol.
+#[derive(Debug, Parser)]
+#[command(name = "millpond", version, arg_required_else_help = true)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a broker until SIGTERM or SIGINT.
+    Broker(BrokerArguments),
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  millpond broker
+      serves Kafka clients on 127.0.0.1:9092 and keeps its data in ./millpond-data
+  millpond broker --data-dir /var/lib/millpond --kafka 0.0.0.0:9092 --advertise broker-1.example:9092
+  millpond broker --kafka 127.0.0.1:0 --http 127.0.0.1:0
+      takes free ports and prints them
+  millpond broker --set num.partitions=6 --set millpond.flush=relaxed
+
+When the broker accepts clients it prints one line to standard output:
+  millpond ready node=1 kafka=127.0.0.1:9092 http=127.0.0.1:9094
+Logs go to standard error. config/millpond.toml lists every setting with its default.";
+
+#[derive(Args, Debug, Default)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct BrokerArguments {
+    /// Configuration file (TOML); the command line overrides it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Data directory [default: ./millpond-data]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<String>,
+    /// This broker's id [default: 1]
+    #[arg(long, value_name = "N")]
+    pub(crate) node_id: Option<String>,
+    /// Address for Kafka clients [default: 127.0.0.1:9092]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) kafka: Option<String>,
+    /// Address for /live, /ready and /metrics [default: 127.0.0.1:9094]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) http: Option<String>,
+    /// Address that clients are told to connect to [default: the one of --kafka]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) advertise: Option<String>,
+    /// Any setting, by its name in the configuration file; may be given many times
+    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
+    pub(crate) set: Vec<(String, String)>,
+    /// Form of the log lines on standard error
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub(crate) log_format: LogFormat,
+    /// Least severe log lines shown: error, warn, info, debug or trace, also per module (info,millpond_raft=debug)
+    #[arg(long, value_name = "LEVEL", default_value = "info")]
+    pub(crate) log_level: String,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    #[default]
+    Text,
+    Json,
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.trim().is_empty() => Ok((key.trim().to_owned(), value.trim().to_owned())),
+        _ => Err("it must have the form KEY=VALUE, for example num.partitions=6".to_owned()),
+    }
+}
+
+impl BrokerArguments {
+    /// What the command line says, as settings; later ones count.
+    pub(crate) fn settings(&self) -> Vec<(String, String)> {
+        let short = [
+            ("log.dir", &self.data_dir),
+            ("node.id", &self.node_id),
+            ("listeners", &self.kafka),
+            ("millpond.http.listener", &self.http),
+            ("advertised.listeners", &self.advertise),
+        ];
+        let short = short.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value.clone()?)));
+        self.set.iter().cloned().chain(short).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn short_options_override_set_and_keep_their_settings_names() {
+        let line =
+            ["millpond", "broker", "--kafka", "127.0.0.1:1", "--set", "listeners=127.0.0.1:2", "--set", "a = b=c"];
+        let Command::Broker(arguments) = Arguments::try_parse_from(line).expect("a good command line").command;
+        let settings = arguments.settings();
+        let settings: Vec<_> = settings.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+        assert_eq!(settings, [("listeners", "127.0.0.1:2"), ("a", "b=c"), ("listeners", "127.0.0.1:1")]);
+    }
+}

@@ -1,0 +1,72 @@
+//! From settings to a running broker, and from a signal to its end.
+
+use std::io::Write;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use millpond_broker::{Broker, BrokerConfig};
+use millpond_runtime::{RealDisk, Runtime};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::info;
+
+use crate::arguments::BrokerArguments;
+use crate::{config_file, logging};
+
+/// What a stop may take before the process ends all the same: what was acknowledged is durable without a clean stop.
+const STOP_LIMIT: Duration = Duration::from_millis(1900);
+
+/// Runs a broker until a signal or a fatal error.
+pub(crate) fn broker(arguments: &BrokerArguments) -> Result<()> {
+    logging::start(arguments.log_format, &arguments.log_level)?;
+    let mut settings = match &arguments.config {
+        Some(path) => config_file::read(path)?,
+        None => Vec::new(),
+    };
+    settings.extend(arguments.settings());
+    let config = BrokerConfig::resolve(settings)?;
+    let threads = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("millpond")
+        .build()
+        .context("cannot start threads")?;
+    let result = threads.block_on(serve(config));
+    // Cold reads that are still under way are not waited for.
+    threads.shutdown_background();
+    result
+}
+
+async fn serve(config: BrokerConfig) -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot watch for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot watch for SIGINT")?;
+    let runtime = Runtime::real(RealDisk::shared());
+    let starting = Broker::start(runtime.clone(), config);
+    let broker = tokio::select! {
+        biased;
+        started = starting => started?,
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+    };
+    let ready =
+        format!("millpond ready node={} kafka={} http={}\n", broker.node_id(), broker.kafka_addr(), broker.http_addr());
+    let mut out = std::io::stdout().lock();
+    // Who started the broker may have closed its output; that is no reason to stop.
+    if out.write_all(ready.as_bytes()).and_then(|()| out.flush()).is_err() {
+        info!("standard output is closed: {}", ready.trim_end());
+    }
+    drop(out);
+    let fatal = tokio::select! {
+        biased;
+        fatal = broker.fatal() => Some(fatal),
+        _ = terminate.recv() => None,
+        _ = interrupt.recv() => None,
+    };
+    info!("stopping");
+    let stopped = runtime.timeout(STOP_LIMIT, broker.shutdown()).await;
+    if let Some(fatal) = fatal {
+        bail!("{fatal}");
+    }
+    match stopped {
+        Ok(stopped) => stopped.context("the broker did not stop cleanly"),
+        Err(_) => bail!("the broker did not stop cleanly within two seconds; the next start recovers"),
+    }
+}

@@ -1,0 +1,249 @@
+//! A `millpond` process and a minimal client for it, made of nothing but the wire and record crates.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use millpond_record::{BatchBuilder, DecompressLimit, records};
+use millpond_wire::create_topics::{CreatableTopic, CreateTopicsRequest};
+use millpond_wire::fetch::{FetchPartition, FetchRequest, FetchTopic};
+use millpond_wire::produce::{PartitionProduceData, ProduceRequest, TopicProduceData};
+use millpond_wire::{Decoder, Message, Records, Request, ResponseHeader, encode_request};
+
+/// How long anything here may take before the test fails.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// An empty folder that goes with its value.
+pub struct Folder(PathBuf);
+
+impl Folder {
+    pub fn new(name: &str) -> Folder {
+        let path = std::env::temp_dir().join(format!("millpond-test-{}-{name}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&path);
+        std::fs::create_dir_all(&path).expect("a folder for the test");
+        Folder(path)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    pub fn file(&self, name: &str) -> String {
+        self.0.join(name).to_str().expect("a plain path").to_owned()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// The command, with free ports and the folder as data directory.
+pub fn command(folder: &Path, more: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_millpond"));
+    command.args(["broker", "--data-dir", folder.to_str().expect("a plain path")]);
+    command.args(["--kafka", "127.0.0.1:0", "--http", "127.0.0.1:0"]).args(more);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// Runs a broker that is expected not to start: its exit and its output.
+pub fn refused(mut command: Command) -> Output {
+    let mut child = command.spawn().expect("the binary runs");
+    wait(&mut child);
+    child.wait_with_output().expect("its output is read")
+}
+
+fn wait(child: &mut Child) -> ExitStatus {
+    let start = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().expect("it can be waited for") {
+            return status;
+        }
+        if start.elapsed() > PATIENCE {
+            child.kill().expect("it can be killed");
+            panic!("the process did not end");
+        }
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+}
+
+/// A running broker, killed when dropped.
+pub struct Broker {
+    child: Child,
+    pub ready: String,
+    pub kafka: SocketAddr,
+    pub http: SocketAddr,
+}
+
+impl Broker {
+    pub fn start(folder: &Path, more: &[&str]) -> Broker {
+        let mut child = command(folder, more).stderr(Stdio::inherit()).spawn().expect("the binary runs");
+        let mut ready = String::new();
+        let stdout = child.stdout.take().expect("it is piped");
+        BufReader::new(stdout).read_line(&mut ready).expect("a line or the end");
+        let ready = ready.trim_end().to_owned();
+        let address = |name: &str| -> SocketAddr {
+            let word = ready.split(' ').find_map(|word| word.strip_prefix(name));
+            word.unwrap_or_else(|| panic!("{name} in {ready:?}")).parse().expect("an address")
+        };
+        let (kafka, http) = (address("kafka="), address("http="));
+        Broker { child, ready, kafka, http }
+    }
+
+    /// kill -9.
+    pub fn kill(mut self) {
+        self.child.kill().expect("it can be killed");
+        self.child.wait().expect("it ends");
+    }
+
+    /// A signal by name, and how the process ended how long after it.
+    pub fn signal(mut self, name: &str) -> (ExitStatus, Duration) {
+        let start = Instant::now();
+        let sent = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status();
+        assert!(sent.expect("kill runs").success());
+        (wait(&mut self.child), start.elapsed())
+    }
+
+    pub fn client(&self) -> Client {
+        let stream = TcpStream::connect(self.kafka).expect("it accepts");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a time limit");
+        stream.set_nodelay(true).expect("no delay");
+        Client { stream, correlation: 0 }
+    }
+
+    /// The answer to a GET: status line and body.
+    pub fn get(&self, path: &str) -> (String, String) {
+        let mut stream = TcpStream::connect(self.http).expect("it accepts");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a time limit");
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").expect("it reads");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("text");
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
+        (head.lines().next().unwrap_or_default().to_owned(), body.to_owned())
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A connection that sends one request at a time.
+pub struct Client {
+    stream: TcpStream,
+    correlation: i32,
+}
+
+impl Client {
+    pub fn call<R: Request>(&mut self, version: i16, request: &R) -> R::Response {
+        self.send(version, request);
+        self.receive::<R>(version)
+    }
+
+    pub fn send<R: Request>(&mut self, version: i16, request: &R) {
+        self.correlation += 1;
+        let frame = encode_request(self.correlation, Some("test".into()), version, request).expect("it encodes");
+        self.stream.write_all(&frame.to_bytes()).expect("the broker reads");
+    }
+
+    pub fn receive<R: Request>(&mut self, version: i16) -> R::Response {
+        let mut length = [0; 4];
+        self.stream.read_exact(&mut length).expect("an answer");
+        let mut frame = vec![0; u32::from_be_bytes(length) as usize];
+        self.stream.read_exact(&mut frame).expect("a whole answer");
+        let mut decoder = Decoder::new(Bytes::from(frame));
+        let header = ResponseHeader::decode(&mut decoder, R::KEY, version).expect("a header");
+        assert_eq!(header.correlation_id, self.correlation);
+        let response = R::Response::decode(&mut decoder, version).expect("a body");
+        decoder.finish().expect("nothing behind it");
+        response
+    }
+
+    pub fn create_topic(&mut self, name: &str, partitions: i32) {
+        let topic = CreatableTopic {
+            name: name.to_owned().into(),
+            num_partitions: partitions,
+            replication_factor: 1,
+            ..Default::default()
+        };
+        let response = self.call(7, &CreateTopicsRequest { topics: vec![topic], ..Default::default() });
+        assert_eq!(response.topics[0].error_code, 0, "{:?}", response.topics[0]);
+    }
+
+    /// Produces one batch; the error code and its base offset.
+    pub fn produce(&mut self, topic: &str, partition: i32, acks: i16, batch: Bytes) -> (i16, i64) {
+        let data = PartitionProduceData { index: partition, records: Some(Records::from(batch)) };
+        let topic = TopicProduceData {
+            name: topic.to_owned().into(),
+            partition_data: vec![data],
+            ..Default::default()
+        };
+        let request = ProduceRequest { acks, timeout_ms: 10_000, topic_data: vec![topic], ..Default::default() };
+        let response = self.call(9, &request);
+        let answer = &response.responses[0].partition_responses[0];
+        (answer.error_code, answer.base_offset)
+    }
+
+    /// Every record of a partition: offset and value.
+    pub fn read_all(&mut self, topic: &str, partition: i32) -> Vec<(i64, Vec<u8>)> {
+        let mut found = Vec::new();
+        let mut offset = 0;
+        loop {
+            let wanted = FetchPartition {
+                partition,
+                fetch_offset: offset,
+                partition_max_bytes: 1 << 20,
+                ..Default::default()
+            };
+            let topic = FetchTopic {
+                topic: topic.to_owned().into(),
+                partitions: vec![wanted],
+                ..Default::default()
+            };
+            let request = FetchRequest { max_bytes: 1 << 20, topics: vec![topic], ..Default::default() };
+            let response = self.call(12, &request);
+            let answer = &response.responses[0].partitions[0];
+            assert_eq!(answer.error_code, 0);
+            let bytes = answer.records.as_ref().expect("never null").to_bytes();
+            let mut rest = &bytes[..];
+            while !rest.is_empty() {
+                let batch = millpond_record::BatchView::first_of(rest).expect("a whole batch");
+                assert!(batch.verify_crc());
+                let base = batch.header().base_offset.0;
+                for record in &records(batch.bytes(), DecompressLimit(1 << 20)).expect("records") {
+                    let record = record.expect("a record");
+                    found.push((base + i64::from(record.offset_delta), record.value.unwrap_or_default().to_vec()));
+                }
+                offset = batch.header().next_offset().0;
+                rest = &rest[batch.size_bytes()..];
+            }
+            if offset >= answer.high_watermark {
+                return found;
+            }
+        }
+    }
+}
+
+/// A batch of records with these values, not compressed.
+pub fn batch(values: &[&str]) -> Bytes {
+    producer_batch(-1, -1, -1, values)
+}
+
+/// A batch of an idempotent producer.
+pub fn producer_batch(id: i64, epoch: i16, sequence: i32, values: &[&str]) -> Bytes {
+    let mut builder = BatchBuilder::new();
+    if id >= 0 {
+        builder = builder.producer(millpond_record::ProducerId(id), millpond_record::ProducerEpoch(epoch), sequence);
+    }
+    for value in values {
+        builder = builder.record(millpond_record::Timestamp(1_700_000_000_000), None, Some(value.as_bytes()));
+    }
+    builder.build()
+}
