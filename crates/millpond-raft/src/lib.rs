@@ -1,1 +1,36 @@
-//! 
+//! Raft groups on the storage layer: the only crate that names openraft.
+//!
+//! A partition with one replica has no Raft object ([`Partition`]); the metadata group is an openraft group
+//! ([`MetadataGroup`]) on the same log. [`Groups`] has them all. This crate knows nothing of Kafka's APIs.
+//!
+//! | file | story |
+//! | --- | --- |
+//! | `groups.rs` | all groups of a broker: create, find, delete |
+//! | `partition.rs`, `receipt.rs` | one replica: the gate, waking, acknowledging from the flush |
+//! | `metadata.rs` | group 0: found or reopen, propose, serve only after the own blank is applied |
+//! | `log_store.rs`, `state_machine.rs`, `snapshot.rs` | openraft's storage on [`millpond_storage::Log`] |
+//! | `membership.rs` | the bytes of a membership |
+//! | `types.rs`, `runtime.rs`, `network.rs` | openraft's types, runtime and (absent) peers |
+
+mod error;
+mod groups;
+mod log_store;
+mod membership;
+mod metadata;
+mod network;
+mod partition;
+mod receipt;
+mod runtime;
+mod snapshot;
+mod state_machine;
+#[cfg(test)]
+mod tests;
+mod types;
+
+pub use error::{ProposeError, RaftError};
+pub use groups::Groups;
+pub use metadata::MetadataGroup;
+pub use millpond_storage::Proposal;
+pub use partition::{Acks, Partition, PartitionState};
+pub use receipt::{Receipt, Written};
+pub use state_machine::{Applier, ApplyError};

@@ -1,1 +1,42 @@
-//! 
+//! A data directory: one journal that makes writes durable, and per partition the segments that make them readable.
+//!
+//! [`DataDir`] owns the folder: its lock, `meta.properties`, `groups.table`, the journal and what recovery does with
+//! them. [`Log`] is one partition: append, read, truncate, look up. The formats are described in `docs/formats.md` and
+//! on top of the module that reads and writes each of them.
+//!
+//! This crate knows nothing of Raft's protocol, of Kafka's APIs or of clocks: terms, votes and times are arguments.
+
+mod cache;
+mod checkpoint;
+mod data_dir;
+mod error;
+mod fields;
+mod index;
+mod journal;
+mod log;
+mod meta;
+mod options;
+mod partition_folder;
+mod producer;
+mod registry;
+mod replay;
+mod segment;
+mod stats;
+mod sweep;
+mod table;
+#[cfg(test)]
+mod tests;
+mod types;
+mod writer;
+
+pub use data_dir::DataDir;
+pub use error::{OpenError, StorageError};
+pub use log::{
+    AppendEntry, Body, ColdEntries, ColdRead, Entries, Found, Frontiers, Log, Outcome, Proposal, Read, ReadError,
+    SequenceError, Stored, StoredEntry, VoidReason, log_start_payload,
+};
+pub use meta::{DirectoryId, MetaProperties};
+pub use options::StorageOptions;
+pub use replay::RecoveryReport;
+pub use stats::{SYNC_MICROS_BOUNDS, StorageStats};
+pub use types::{Done, EpochStart, FlushMode, GroupRow, GroupSpec, LogOptions, LogPosition, SegmentPosition, Vote};

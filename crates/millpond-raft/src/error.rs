@@ -1,0 +1,75 @@
+//! What can go wrong with a group, as far as a caller can tell it apart.
+
+use std::sync::Arc;
+
+use millpond_record::{BatchError, GroupId, Term};
+use millpond_storage::{SequenceError, StorageError};
+
+/// Why an operation on a group failed.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum RaftError {
+    /// The group is not in this broker's data directory.
+    #[error("group {0} is not on this broker")]
+    NoSuchGroup(GroupId),
+    /// The group was deleted, or the broker is shutting down.
+    #[error("group {0} is closed")]
+    Closed(GroupId),
+    /// This replica does not lead the group.
+    #[error("this broker does not lead group {0}")]
+    NotLeader(GroupId),
+    /// The group has stopped for good on this broker: it must be recovered by a restart or set aside.
+    #[error("group {group} has stopped: {why}")]
+    Fatal {
+        /// The group.
+        group: GroupId,
+        /// What went wrong first.
+        why: Arc<str>,
+    },
+    /// The bytes to propose are not one record batch.
+    #[error("not a record batch: {0}")]
+    BadBatch(#[from] BatchError),
+    /// The storage layer refused.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// A membership on disk cannot be read.
+    #[error("the membership of group {group} cannot be read: {what}")]
+    BadMembership {
+        /// The group.
+        group: GroupId,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// The group has used all terms that have a leader epoch.
+    #[error("group {group} cannot begin a term after {term}: leader epochs end there")]
+    TermsUsedUp {
+        /// The group.
+        group: GroupId,
+        /// The last term.
+        term: Term,
+    },
+}
+
+/// Why a proposed batch is not written, or not known to be.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ProposeError {
+    /// This replica does not lead the partition (NOT_LEADER_OR_FOLLOWER).
+    #[error("this broker does not lead the partition")]
+    NotLeader,
+    /// The partition was deleted, or the broker is shutting down. A batch that was in the log by then may stay there.
+    #[error("the partition is closed")]
+    Closed,
+    /// The producer's sequence or epoch does not fit. Nothing was written.
+    #[error(transparent)]
+    Sequence(#[from] SequenceError),
+    /// The batch does not fit into a journal file. Nothing was written.
+    #[error("a batch of {bytes} bytes is too large: the journal takes up to {limit}")]
+    TooLarge {
+        /// Bytes of the batch.
+        bytes: u64,
+        /// The most that is taken.
+        limit: u64,
+    },
+    /// Storage failed: the partition has stopped for good on this broker. The batch may or may not be on disk.
+    #[error("the partition has stopped: {0}")]
+    Fatal(Arc<str>),
+}

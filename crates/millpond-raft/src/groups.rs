@@ -1,0 +1,179 @@
+//! All groups of one broker.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use millpond_record::{BrokerId, GroupId, PartitionIndex, RaftOnlyKind, ReplicaId, Term, Timestamp, TopicId};
+use millpond_runtime::Runtime;
+use millpond_storage::{AppendEntry, Body, DataDir, GroupSpec, Log, LogOptions, StorageError};
+use tokio::sync::oneshot;
+
+use crate::error::RaftError;
+use crate::metadata::MetadataGroup;
+use crate::partition::{Partition, Shared, founding_membership};
+use crate::state_machine::Applier;
+
+/// The group of the cluster's metadata.
+const METADATA: GroupId = GroupId(0);
+
+/// The folder of the metadata group's log is `__cluster_metadata-0`, and its topic id is the one that Kafka reserves.
+const METADATA_TOPIC: &str = "__cluster_metadata";
+const METADATA_TOPIC_ID: TopicId = TopicId([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+
+/// All groups of one broker. A clone is the same.
+#[derive(Clone)]
+pub struct Groups(Arc<Inner>);
+
+struct Inner {
+    shared: Arc<Shared>,
+    partitions: RwLock<BTreeMap<GroupId, Partition>>,
+    metadata: Mutex<Option<MetadataGroup>>,
+}
+
+impl std::fmt::Debug for Groups {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Groups({} partitions)", self.len())
+    }
+}
+
+impl Groups {
+    /// Knows every partition of the data directory; opens none.
+    pub fn start(runtime: Runtime, data_dir: DataDir) -> Groups {
+        let broker = data_dir.meta().node_id;
+        let rows = data_dir.groups();
+        let shared = Arc::new(Shared { runtime, data_dir, broker });
+        let partitions = rows
+            .iter()
+            .filter(|row| row.group != METADATA)
+            .map(|row| (row.group, Partition::asleep(Arc::clone(&shared), row)))
+            .collect();
+        Groups(Arc::new(Inner { shared, partitions: RwLock::new(partitions), metadata: Mutex::new(None) }))
+    }
+
+    /// Founds the metadata group, or reopens it under the replica id that it has. Returns when it may serve: it leads, and the
+    /// applier has every committed batch.
+    pub async fn metadata(
+        &self,
+        replica: ReplicaId,
+        broker: BrokerId,
+        applier: Arc<dyn Applier>,
+    ) -> Result<MetadataGroup, RaftError> {
+        let shared = &self.0.shared;
+        let data_dir = shared.data_dir.clone();
+        let opened = shared.runtime.blocking(move || {
+            let replica = data_dir.groups().into_iter().find(|row| row.group == METADATA).map(|row| row.replica);
+            data_dir.log(METADATA).map(|log| log.zip(replica))
+        });
+        let (log, replica) = match opened.await? {
+            Some(existing) => existing,
+            None => {
+                let spec = GroupSpec {
+                    group: METADATA,
+                    topic: METADATA_TOPIC.to_owned(),
+                    partition: PartitionIndex(0),
+                    topic_id: METADATA_TOPIC_ID,
+                    replica,
+                    options: LogOptions::default(),
+                };
+                (self.create_group(spec).await?, replica)
+            }
+        };
+        if log.frontiers().last.is_none() {
+            self.append_founding_membership(METADATA, broker, replica, &log).await?;
+        }
+        let metadata = MetadataGroup::start(&shared.runtime, METADATA, replica, log, applier).await?;
+        *self.0.metadata.lock().unwrap_or_else(PoisonError::into_inner) = Some(metadata.clone());
+        Ok(metadata)
+    }
+
+    /// Creates a partition of which this broker has the only replica. It is durable when this returns.
+    pub async fn create(&self, spec: GroupSpec) -> Result<Partition, RaftError> {
+        let (group, replica) = (spec.group, spec.replica);
+        let shared = &self.0.shared;
+        let log = self.create_group(spec).await?;
+        self.append_founding_membership(group, shared.broker, replica, &log).await?;
+        let partition = Partition::open(Arc::clone(shared), replica, group, log);
+        self.0.partitions.write().unwrap_or_else(PoisonError::into_inner).insert(group, partition.clone());
+        Ok(partition)
+    }
+
+    /// Deletes a partition with its data. What is queued for it is refused. Durable when this returns.
+    pub async fn delete(&self, group: GroupId) -> Result<(), RaftError> {
+        let removed = self.0.partitions.write().unwrap_or_else(PoisonError::into_inner).remove(&group);
+        let partition = removed.ok_or(RaftError::NoSuchGroup(group))?;
+        partition.close();
+        let data_dir = self.0.shared.data_dir.clone();
+        self.durable(group, move |done| data_dir.delete_group(group, done)).await
+    }
+
+    /// The partition that the group holds; `None` for a group that this broker does not have, and for group 0.
+    pub fn partition(&self, group: GroupId) -> Option<Partition> {
+        self.0.partitions.read().unwrap_or_else(PoisonError::into_inner).get(&group).cloned()
+    }
+
+    /// The groups of all partitions, in order.
+    pub fn partitions(&self) -> Vec<GroupId> {
+        self.0.partitions.read().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
+    }
+
+    /// How many partitions there are.
+    pub fn len(&self) -> usize {
+        self.0.partitions.read().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// Whether there is no partition.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Refuses everything from now on and stops the metadata group. The caller closes the data directory then, which
+    /// completes what is still to be flushed.
+    pub async fn shutdown(&self) {
+        let partitions: Vec<Partition> = {
+            let partitions = self.0.partitions.read().unwrap_or_else(PoisonError::into_inner);
+            partitions.values().cloned().collect()
+        };
+        for partition in partitions {
+            partition.close();
+        }
+        let metadata = self.0.metadata.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(metadata) = metadata {
+            metadata.shutdown().await;
+        }
+    }
+
+    async fn create_group(&self, spec: GroupSpec) -> Result<Arc<Log>, RaftError> {
+        let data_dir = self.0.shared.data_dir.clone();
+        self.durable(spec.group, move |done| data_dir.create_group(spec, done)).await
+    }
+
+    async fn append_founding_membership(
+        &self,
+        group: GroupId,
+        broker: BrokerId,
+        replica: ReplicaId,
+        log: &Arc<Log>,
+    ) -> Result<(), RaftError> {
+        let time = Timestamp(self.0.shared.runtime.wall_clock());
+        let payload = founding_membership(broker, replica);
+        let body = Body::RaftOnly { kind: RaftOnlyKind::Membership, payload, time };
+        let entry = AppendEntry { index: millpond_record::RaftIndex(0), term: Term(0), body };
+        let log = Arc::clone(log);
+        self.durable(group, move |done| log.append(vec![entry], done)).await?;
+        Ok(())
+    }
+
+    /// Runs a storage operation where it may block and waits until it is durable.
+    async fn durable<T: Send + 'static>(
+        &self,
+        group: GroupId,
+        operation: impl FnOnce(millpond_storage::Done) -> Result<T, StorageError> + Send + 'static,
+    ) -> Result<T, RaftError> {
+        let (done, durable) = oneshot::channel();
+        // The receiver is gone only when the caller gave up.
+        let done = Box::new(move |result: Result<(), StorageError>| drop(done.send(result)));
+        let value = self.0.shared.runtime.blocking(move || operation(done)).await?;
+        durable.await.map_err(|_| RaftError::Closed(group))??;
+        Ok(value)
+    }
+}

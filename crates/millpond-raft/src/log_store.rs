@@ -1,0 +1,234 @@
+//! openraft's log storage on [`Log`]: every entry is one record batch.
+//!
+//! | entry | in the log |
+//! | --- | --- |
+//! | blank | Raft-only batch, no payload |
+//! | membership | Raft-only batch, payload as in `membership.rs` |
+//! | data, `Payload::Proposed` | the producer's batch, stamped inside the append; a void entry if the sequence check refuses it |
+//! | data, `Payload::Stored` | the batch as it is (log start, compaction step and void entries of the leader included) |
+//!
+//! Read back, everything but blanks and memberships is `Payload::Stored`; of a batch in the tail cache only the
+//! header is copied.
+
+use std::fmt::Debug;
+use std::io;
+use std::ops::{Bound, RangeBounds, RangeInclusive};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use millpond_record::{LogId, RaftIndex, RaftOnlyKind, StampedBatch, Timestamp, parse_raft_only};
+use millpond_runtime::Runtime;
+use millpond_storage::{AppendEntry, Body, Entries, Log, StorageError};
+use openraft::entry::RaftEntry;
+use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
+use openraft::{EntryPayload, OptionalSend, RaftLogReader};
+use tokio::sync::oneshot;
+
+use crate::membership;
+use crate::types::{Entry, Payload, RaftLogId, RaftVote, TypeConfig, from_raft, to_raft, vote_from_store, vote_to_store};
+
+/// The bytes of entries that are read at a time: what one message to a peer carries, and the step of longer reads.
+const READ_BYTES: usize = 1 << 20;
+
+/// The log of one group as openraft sees it. A clone is the same log.
+#[derive(Clone)]
+pub(crate) struct LogStore {
+    runtime: Runtime,
+    log: Arc<Log>,
+    known: Arc<Mutex<Known>>,
+}
+
+/// What openraft has said, beyond what the log keeps.
+#[derive(Default)]
+struct Known {
+    /// Up to where openraft wants to see no entry. At or above the log's P: P lies at segment boundaries only, and what
+    /// lies between them is hidden here, which is lost and not missed on a restart.
+    purged: Option<LogId>,
+    /// The commit that openraft has saved. It reaches `groups.table` through the log's own, and is clamped to its end.
+    committed: Option<LogId>,
+}
+
+impl LogStore {
+    pub(crate) fn new(runtime: Runtime, log: Arc<Log>) -> LogStore {
+        let purged = log.purged().map(|p| p.log_id());
+        let committed = log.frontiers().committed;
+        LogStore { runtime, log, known: Arc::new(Mutex::new(Known { purged, committed })) }
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The bounds of what is there, as `from..to`.
+    fn clamp(&self, range: &impl RangeBounds<u64>) -> (u64, u64) {
+        let from = match range.start_bound() {
+            Bound::Included(index) => *index,
+            Bound::Excluded(index) => index.saturating_add(1),
+            Bound::Unbounded => 0,
+        };
+        let to = match range.end_bound() {
+            Bound::Included(index) => index.saturating_add(1),
+            Bound::Excluded(index) => *index,
+            Bound::Unbounded => u64::MAX,
+        };
+        let purged = self.known().purged.map_or(0, |id| id.index.0 + 1);
+        let end = self.log.frontiers().last.map_or(0, |id| id.index.0 + 1);
+        (from.max(purged), to.min(end))
+    }
+
+    /// The entries from `from` on, up to `to`, exclusive, or to the limit of bytes, at least one.
+    async fn read(&self, from: u64, to: u64) -> Result<Vec<Entry>, io::Error> {
+        let stored = match self.log.entries(RaftIndex(from), RaftIndex(to), READ_BYTES).map_err(io_error)? {
+            Entries::Ready(stored) => stored,
+            Entries::Cold(cold) => self.runtime.blocking(move || cold.run()).await.map_err(io_error)?,
+        };
+        stored.into_iter().map(|(id, batch)| entry_from_store(id, batch)).collect()
+    }
+
+    fn to_store(&self, entry: Entry) -> AppendEntry {
+        let id = from_raft(&entry.log_id());
+        let raft_only = |kind, payload| Body::RaftOnly { kind, payload, time: Timestamp(self.runtime.wall_clock()) };
+        let body = match entry.payload {
+            EntryPayload::Blank => raft_only(RaftOnlyKind::Blank, Bytes::new()),
+            EntryPayload::Membership(members) => raft_only(RaftOnlyKind::Membership, membership::encode(&members)),
+            EntryPayload::Normal(Payload::Proposed(proposal)) => Body::Proposed(proposal),
+            EntryPayload::Normal(Payload::Stored(batch)) => Body::Stored(batch.into()),
+        };
+        AppendEntry { index: id.index, term: id.term, body }
+    }
+}
+
+fn entry_from_store(id: LogId, batch: StampedBatch) -> Result<Entry, io::Error> {
+    let payload = if batch.header().attributes.is_raft_only() {
+        match parse_raft_only(&batch).map_err(io::Error::other)? {
+            (RaftOnlyKind::Blank, _) => EntryPayload::Blank,
+            (RaftOnlyKind::Membership, payload) => {
+                EntryPayload::Membership(membership::decode(payload).map_err(io::Error::other)?)
+            }
+            (RaftOnlyKind::LogStart | RaftOnlyKind::CompactionStep | RaftOnlyKind::Void, _) => {
+                EntryPayload::Normal(Payload::Stored(batch))
+            }
+        }
+    } else {
+        EntryPayload::Normal(Payload::Stored(batch))
+    };
+    Ok(Entry::new(to_raft(id), payload))
+}
+
+pub(crate) fn io_error(error: StorageError) -> io::Error {
+    io::Error::other(error)
+}
+
+impl RaftLogReader<TypeConfig> for LogStore {
+    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
+        &mut self,
+        range: RB,
+    ) -> Result<Vec<Entry>, io::Error> {
+        let (mut from, to) = self.clamp(&range);
+        let mut entries: Vec<Entry> = Vec::new();
+        while from < to {
+            let step = self.read(from, to).await?;
+            let Some(last) = step.last() else {
+                return Err(io::Error::other(format!("entry {from} of {range:?} is missing from the log")));
+            };
+            from = last.index() + 1;
+            entries.extend(step);
+        }
+        Ok(entries)
+    }
+
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, io::Error> {
+        let (from, to) = self.clamp(&(start..end));
+        if from < to { self.read(from, to).await } else { Ok(Vec::new()) }
+    }
+
+    async fn read_vote(&mut self) -> Result<Option<RaftVote>, io::Error> {
+        Ok(vote_from_store(self.log.vote()))
+    }
+
+    /// The last entry of each term, from the terms that the log keeps in memory: opening a group reads nothing cold here.
+    async fn get_key_log_ids(&mut self, range: RangeInclusive<RaftLogId>) -> Result<Vec<RaftLogId>, io::Error> {
+        let (first, last) = (from_raft(range.start()), from_raft(range.end()));
+        let missing = |index| io::Error::other(format!("the log does not know the term of entry {index}"));
+        let mut keys = Vec::new();
+        let mut current = first;
+        while current.term < last.term {
+            // The end of the term: below `beyond` and at or above `current`, where the term no longer is `current`'s.
+            let (mut inside, mut beyond) = (current.index.0, last.index.0);
+            while beyond - inside > 1 {
+                let middle = RaftIndex(inside + (beyond - inside) / 2);
+                let term = self.log.log_id_at(middle).ok_or_else(|| missing(middle))?.term;
+                if term == current.term { inside = middle.0 } else { beyond = middle.0 }
+            }
+            keys.push(to_raft(LogId { term: current.term, index: RaftIndex(inside) }));
+            let next = RaftIndex(beyond);
+            current = self.log.log_id_at(next).ok_or_else(|| missing(next))?;
+        }
+        keys.push(to_raft(last));
+        Ok(keys)
+    }
+}
+
+impl RaftLogStorage<TypeConfig> for LogStore {
+    type LogReader = LogStore;
+
+    async fn get_log_state(&mut self) -> Result<LogState<TypeConfig>, io::Error> {
+        let purged = self.known().purged;
+        let last = self.log.frontiers().last.max(purged);
+        Ok(LogState { last_purged_log_id: purged.map(to_raft), last_log_id: last.map(to_raft) })
+    }
+
+    async fn get_log_reader(&mut self) -> LogStore {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &RaftVote) -> Result<(), io::Error> {
+        let vote = vote_to_store(vote)?;
+        let (done, durable) = oneshot::channel();
+        // The receiver is gone only when openraft gave up on the vote.
+        self.log.save_vote(vote, Box::new(move |result| drop(done.send(result))));
+        durable.await.map_err(|_| io::Error::other("the data directory was closed"))?.map_err(io_error)
+    }
+
+    async fn save_committed(&mut self, committed: Option<RaftLogId>) -> Result<(), io::Error> {
+        let committed = committed.as_ref().map(from_raft);
+        let mut known = self.known();
+        known.committed = known.committed.max(committed);
+        Ok(())
+    }
+
+    async fn read_committed(&mut self) -> Result<Option<RaftLogId>, io::Error> {
+        let last = self.log.frontiers().last;
+        // A commit beyond the end: the end was lost in a crash, and with it what was committed only by others.
+        Ok(self.known().committed.map(|id| last.map_or(id, |last| id.min(last))).filter(|_| last.is_some()).map(to_raft))
+    }
+
+    async fn append<I>(&mut self, entries: I, callback: IOFlushed<TypeConfig>) -> Result<(), io::Error>
+    where
+        I: IntoIterator<Item = Entry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let entries = entries.into_iter().map(|entry| self.to_store(entry)).collect();
+        let done = Box::new(move |result: Result<(), StorageError>| callback.io_completed(result.map_err(io_error)));
+        self.log.append(entries, done).map_err(io_error)?;
+        Ok(())
+    }
+
+    async fn truncate_after(&mut self, last: Option<RaftLogId>) -> Result<(), io::Error> {
+        let log = Arc::clone(&self.log);
+        let after = last.map(|id| RaftIndex(id.index()));
+        if log.frontiers().last.is_none_or(|end| after.is_some_and(|after| after >= end.index)) {
+            return Ok(());
+        }
+        // It may have to read where the kept part ends.
+        self.runtime.blocking(move || log.truncate_after(after)).await.map_err(io_error)
+    }
+
+    /// Hides what lies up to `id`. The owner has moved P before, so that nothing is deleted here; what lies between P
+    /// and `id` stays in the log.
+    async fn purge(&mut self, id: RaftLogId) -> Result<(), io::Error> {
+        let mut known = self.known();
+        known.purged = known.purged.max(Some(from_raft(&id)));
+        Ok(())
+    }
+}

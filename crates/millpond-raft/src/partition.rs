@@ -1,0 +1,575 @@
+//! One partition with one replica: no Raft object, the same log, the same append, the same journal.
+//!
+//! ```text
+//!            log()                  propose()
+//! Asleep ───────────▶ Opening ─▶ Open ───────▶ Waking ─▶ Serving          any ─▶ Closed
+//!    └───────────────────▲ propose(): goes on to Waking
+//! ```
+//!
+//! *Opening* reads the end of the log from disk; *Open* serves reads. *Waking* takes leadership: it journals a vote for
+//! itself in a new term, waits until the vote is durable, appends the term's blank and then what gathered in the queue,
+//! in its order. That happens once in the life of the process, at the first proposal; the term is known before (one
+//! more than the last vote's), so that Metadata can announce it. Committed is what is flushed.
+//!
+//! The gate is one lock around the phase and the queue. A proposal is enqueued or appended while it is held, so
+//! batches enter the log in the order in which their connection proposed them. The queue is not bounded
+//! here: every proposal holds byte permits of the broker's memory for produce until its receipt resolves, and they
+//! bound it.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use bytes::Bytes;
+use millpond_record::{
+    BrokerId, GroupId, LeaderEpoch, Offset, RaftIndex, RaftOnlyKind, ReplicaId, Term, Timestamp,
+};
+use millpond_runtime::Runtime;
+use millpond_storage::{DataDir, Frontiers, GroupRow, Log, Outcome, Proposal, StorageError, Vote};
+use tokio::sync::{oneshot, watch};
+
+use crate::error::{ProposeError, RaftError};
+use crate::membership::single_voter;
+use crate::receipt::{Flight, Receipt, Written};
+use crate::types::Member;
+
+/// What a producer waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Acks {
+    /// Nothing (acks=0); the receipt resolves as with [`Acks::Leader`].
+    None,
+    /// The append on the leader (acks=1).
+    Leader,
+    /// The flush on enough replicas (acks=all).
+    All,
+}
+
+/// What a fetch waits on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PartitionState {
+    /// How far the log is; all zero until `serving`.
+    pub frontiers: Frontiers,
+    /// The epoch in which this replica leads.
+    pub leader_epoch: LeaderEpoch,
+    /// The log is open and may be read.
+    pub serving: bool,
+}
+
+/// What the groups of a broker share.
+pub(crate) struct Shared {
+    pub(crate) runtime: Runtime,
+    pub(crate) data_dir: DataDir,
+    pub(crate) broker: BrokerId,
+}
+
+/// A partition of which this broker has the only replica. A clone is the same partition.
+#[derive(Clone)]
+pub struct Partition(Arc<Inner>);
+
+struct Inner {
+    shared: Arc<Shared>,
+    group: GroupId,
+    replica: ReplicaId,
+    /// The term that this process leads in, once it has woken.
+    term: Term,
+    gate: Mutex<Gate>,
+    /// Set once, when the log is open.
+    log: OnceLock<Arc<Log>>,
+    /// Made when somebody watches.
+    state: OnceLock<watch::Sender<PartitionState>>,
+    log_start: AtomicI64,
+    /// Duplicates whose original is not committed, with the original's index.
+    duplicates: Mutex<Vec<(RaftIndex, Written, Arc<Flight>)>>,
+    /// What went wrong first. Not a phase, because a flush must be able to report it without the gate, whose holder may be
+    /// waiting for the journal.
+    failure: OnceLock<Arc<str>>,
+    /// Closed or failed: whoever watches has been told, and a late flush must not tell otherwise.
+    stopped: AtomicBool,
+}
+
+struct Gate {
+    phase: Phase,
+    queue: VecDeque<Queued>,
+    openers: Vec<oneshot::Sender<Result<Arc<Log>, RaftError>>>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Asleep,
+    Opening,
+    Open,
+    Waking,
+    Serving,
+    Closed,
+}
+
+struct Queued {
+    proposal: Proposal,
+    acks: Acks,
+    flight: Arc<Flight>,
+}
+
+impl std::fmt::Debug for Partition {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Partition(group {}, term {})", self.0.group, self.0.term)
+    }
+}
+
+impl Partition {
+    /// What a partition takes of memory while it is asleep.
+    #[cfg(test)]
+    pub(crate) const SLEEPING_BYTES: usize = size_of::<Inner>() + 2 * size_of::<usize>() + size_of::<Partition>();
+
+    /// A partition that the data directory has. Nothing of it is opened.
+    pub(crate) fn asleep(shared: Arc<Shared>, row: &GroupRow) -> Partition {
+        let partition = Self::new(shared, row.group, row.replica, row.vote);
+        if row.set_aside {
+            partition.0.fail(&StorageError::SetAside(row.group).to_string());
+        }
+        partition
+    }
+
+    /// A partition that was just created and has its first membership.
+    pub(crate) fn open(shared: Arc<Shared>, replica: ReplicaId, group: GroupId, log: Arc<Log>) -> Partition {
+        let partition = Self::new(shared, group, replica, log.vote());
+        partition.0.opened(log);
+        partition.0.lock_gate().phase = Phase::Open;
+        partition
+    }
+
+    fn new(shared: Arc<Shared>, group: GroupId, replica: ReplicaId, vote: Vote) -> Partition {
+        Partition(Arc::new(Inner {
+            shared,
+            group,
+            replica,
+            term: Term(vote.term.0 + 1),
+            gate: Mutex::new(Gate { phase: Phase::Asleep, queue: VecDeque::new(), openers: Vec::new() }),
+            log: OnceLock::new(),
+            state: OnceLock::new(),
+            log_start: AtomicI64::new(0),
+            duplicates: Mutex::new(Vec::new()),
+            failure: OnceLock::new(),
+            stopped: AtomicBool::new(false),
+        }))
+    }
+
+    /// The group that holds the partition.
+    pub fn group(&self) -> GroupId {
+        self.0.group
+    }
+
+    /// The epoch in which this broker leads the partition, known before it does.
+    pub fn leader_epoch(&self) -> LeaderEpoch {
+        if self.0.term > Term::MAX { LeaderEpoch::NONE } else { self.0.term.leader_epoch() }
+    }
+
+    /// Proposes a batch. By the time this returns its place in the order is fixed.
+    ///
+    /// The caller holds memory for the batch (byte permits) until the receipt resolves.
+    pub fn propose(&self, proposal: Proposal, acks: Acks) -> Receipt {
+        let inner = &self.0;
+        let mut gate = inner.lock_gate();
+        if let Some(why) = inner.failure.get() {
+            return Receipt::ready(Err(ProposeError::Fatal(Arc::clone(why))));
+        }
+        match gate.phase {
+            Phase::Serving => return inner.append(proposal, acks, None),
+            Phase::Closed => return Receipt::ready(Err(ProposeError::Closed)),
+            Phase::Asleep | Phase::Opening | Phase::Open | Phase::Waking => {}
+        }
+        let flight = Arc::new(Flight::default());
+        gate.queue.push_back(Queued { proposal, acks, flight: Arc::clone(&flight) });
+        match gate.phase {
+            Phase::Asleep => inner.start_opening(&mut gate),
+            Phase::Open => inner.start_waking(&mut gate),
+            _ => {}
+        }
+        Receipt::waiting(flight)
+    }
+
+    /// Follows the frontiers of the log.
+    pub fn watch(&self) -> watch::Receiver<PartitionState> {
+        let inner = &self.0;
+        let receiver = inner.state.get_or_init(|| watch::Sender::new(inner.unopened_state())).subscribe();
+        // What was committed before the channel was there was published to nobody.
+        if let Some(log) = inner.log.get() {
+            inner.publish(log.frontiers());
+        }
+        receiver
+    }
+
+    /// The log, opened if it is not open. Reading does not begin a term.
+    pub async fn log(&self) -> Result<Arc<Log>, RaftError> {
+        let inner = &self.0;
+        if let Some(log) = inner.log.get() {
+            inner.check_alive()?;
+            return Ok(Arc::clone(log));
+        }
+        let opened = {
+            let mut gate = inner.lock_gate();
+            inner.check_alive()?;
+            match gate.phase {
+                Phase::Closed => return Err(RaftError::Closed(inner.group)),
+                Phase::Asleep => inner.start_opening(&mut gate),
+                _ => {}
+            }
+            if let Some(log) = inner.log.get() {
+                return Ok(Arc::clone(log));
+            }
+            let (sender, receiver) = oneshot::channel();
+            gate.openers.push(sender);
+            receiver
+        };
+        opened.await.unwrap_or(Err(RaftError::Closed(inner.group)))
+    }
+
+    /// Refuses everything from now on and answers what is queued. Batches that are in the log still get their flush.
+    pub(crate) fn close(&self) {
+        let inner = &self.0;
+        let (queue, openers) = {
+            let mut gate = inner.lock_gate();
+            gate.phase = Phase::Closed;
+            (std::mem::take(&mut gate.queue), std::mem::take(&mut gate.openers))
+        };
+        for queued in queue {
+            queued.flight.complete(Err(ProposeError::Closed));
+        }
+        for opener in openers {
+            // Gone if the caller of log() gave up.
+            let _ = opener.send(Err(RaftError::Closed(inner.group)));
+        }
+        inner.publish_stopped();
+    }
+}
+
+impl Inner {
+    fn lock_gate(&self) -> MutexGuard<'_, Gate> {
+        // A panic under the gate can only come from the storage layer's own invariants; the group then fails by itself.
+        self.gate.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn check_alive(&self) -> Result<(), RaftError> {
+        match self.failure.get() {
+            Some(why) => Err(RaftError::Fatal { group: self.group, why: Arc::clone(why) }),
+            None => Ok(()),
+        }
+    }
+
+    fn start_opening(self: &Arc<Self>, gate: &mut Gate) {
+        gate.phase = Phase::Opening;
+        let inner = Arc::clone(self);
+        self.shared.runtime.spawn(async move { inner.open().await });
+    }
+
+    fn start_waking(self: &Arc<Self>, gate: &mut Gate) {
+        gate.phase = Phase::Waking;
+        let inner = Arc::clone(self);
+        self.shared.runtime.spawn(async move { inner.wake().await });
+    }
+
+    /// Opens the log from disk; then wakes if something was proposed meanwhile.
+    async fn open(self: Arc<Self>) {
+        let (data_dir, group) = (self.shared.data_dir.clone(), self.group);
+        let opened = self.shared.runtime.blocking(move || data_dir.log(group)).await;
+        let log = match opened {
+            Ok(Some(log)) => log,
+            Ok(None) => return self.stop(&RaftError::NoSuchGroup(group).to_string()),
+            Err(error) => return self.stop(&error.to_string()),
+        };
+        self.opened(Arc::clone(&log));
+        let openers = {
+            let mut gate = self.lock_gate();
+            if gate.phase != Phase::Opening {
+                return;
+            }
+            gate.phase = Phase::Open;
+            if !gate.queue.is_empty() {
+                self.start_waking(&mut gate);
+            }
+            std::mem::take(&mut gate.openers)
+        };
+        for opener in openers {
+            // Gone if the caller of log() gave up.
+            let _ = opener.send(Ok(Arc::clone(&log)));
+        }
+    }
+
+    /// All that a log holds when it is opened is on disk, and its only replica has it: it is committed.
+    fn opened(&self, log: Arc<Log>) {
+        let frontiers = match log.frontiers().last {
+            Some(last) => log.commit(last.index),
+            None => log.frontiers(),
+        };
+        self.log_start.store(frontiers.log_start.0, Ordering::Relaxed);
+        // A partition is opened once; were it twice, the data directory would give the same log.
+        let _ = self.log.set(log);
+        self.publish(frontiers);
+    }
+
+    /// Takes leadership: the vote, the blank, then the queue.
+    async fn wake(self: Arc<Self>) {
+        if let Err(error) = self.begin_term().await {
+            return self.stop(&error.to_string());
+        }
+        let mut gate = self.lock_gate();
+        if gate.phase != Phase::Waking {
+            return;
+        }
+        // Appended while the gate is held, so that nothing overtakes the queue.
+        while let Some(Queued { proposal, acks, flight }) = gate.queue.pop_front() {
+            self.append(proposal, acks, Some(flight));
+        }
+        gate.phase = Phase::Serving;
+    }
+
+    async fn begin_term(self: &Arc<Self>) -> Result<(), RaftError> {
+        let (group, term) = (self.group, self.term);
+        if term > Term::MAX {
+            return Err(RaftError::TermsUsedUp { group, term: Term::MAX });
+        }
+        let log = self.open_log();
+        let now = Timestamp(self.shared.runtime.wall_clock());
+        if log.frontiers().last.is_none() {
+            // A crash came between the group's creation and its first entry.
+            let membership = founding_membership(self.shared.broker, self.replica);
+            self.append_raft_only(Term(0), RaftOnlyKind::Membership, membership, now)?;
+        }
+        let (done, durable) = oneshot::channel();
+        let vote = Vote { term, replica: self.replica, committed: true };
+        // The receiver is gone only when the runtime is.
+        log.save_vote(vote, Box::new(move |result| drop(done.send(result))));
+        durable.await.map_err(|_| RaftError::Closed(group))??;
+        self.append_raft_only(term, RaftOnlyKind::Blank, Bytes::new(), now)
+    }
+
+    fn append_raft_only(
+        self: &Arc<Self>,
+        term: Term,
+        kind: RaftOnlyKind,
+        payload: Bytes,
+        now: Timestamp,
+    ) -> Result<(), RaftError> {
+        let flight = Arc::new(Flight::default());
+        let outcome = self.open_log().append_raft_only(term, kind, payload, now, self.on_flush(&flight))?;
+        if let Outcome::RaftOnly { index } = outcome {
+            let nothing = Written {
+                base_offset: Offset(-1),
+                append_time: now,
+                log_start: Offset(self.log_start.load(Ordering::Relaxed)),
+                duplicate: false,
+            };
+            if let Some(result) = flight.placed(index, nothing) {
+                self.settle(index, nothing, &flight, result);
+            }
+        }
+        Ok(())
+    }
+
+    /// Appends a batch. The caller holds the gate.
+    fn append(self: &Arc<Self>, proposal: Proposal, acks: Acks, flight: Option<Arc<Flight>>) -> Receipt {
+        let queued = flight.is_some();
+        let flight = flight.unwrap_or_default();
+        let append_time = proposal.append_time;
+        let outcome = self.open_log().append_solo(self.term, proposal, self.on_flush(&flight));
+        let log_start = Offset(self.log_start.load(Ordering::Relaxed));
+        let result = match outcome {
+            Ok(Outcome::Appended { index, base_offset, .. }) => {
+                let written = Written { base_offset, append_time, log_start, duplicate: false };
+                if let Some(result) = flight.placed(index, written) {
+                    self.settle(index, written, &flight, result);
+                }
+                if acks == Acks::All {
+                    return Receipt::waiting(flight);
+                }
+                Ok(written)
+            }
+            Ok(Outcome::Duplicate { base_offset, index, .. }) => {
+                let append_time = Timestamp::NONE;
+                let written = Written { base_offset, append_time, log_start, duplicate: true };
+                if let (Acks::All, Some(index)) = (acks, index) {
+                    self.wait_for_original(index, written, Arc::clone(&flight));
+                    return Receipt::waiting(flight);
+                }
+                Ok(written)
+            }
+            Ok(Outcome::Refused(refusal)) => Err(ProposeError::Sequence(refusal)),
+            Ok(Outcome::RaftOnly { .. }) => {
+                Err(ProposeError::Fatal(self.fail("the log took a record batch for a Raft-only entry")))
+            }
+            Err(StorageError::BatchTooLarge { bytes, limit }) => Err(ProposeError::TooLarge { bytes, limit }),
+            Err(error) => Err(ProposeError::Fatal(self.fail(&error.to_string()))),
+        };
+        if queued {
+            flight.complete(result.clone());
+        }
+        Receipt::ready(result)
+    }
+
+    /// What the journal's thread does when an append is durable: commit, publish, answer. It takes no gate.
+    fn on_flush(self: &Arc<Self>, flight: &Arc<Flight>) -> millpond_storage::Done {
+        let flush = Flush(Some((Arc::clone(self), Arc::clone(flight))));
+        Box::new(move |result| flush.complete(result))
+    }
+
+    /// An append has its place and its flush is complete, in whichever order the two came.
+    fn settle(&self, index: RaftIndex, written: Written, flight: &Flight, result: Result<(), StorageError>) {
+        match result {
+            Ok(()) => {
+                // The high watermark moves before the producer hears of it, so that it reads what it wrote.
+                self.commit(index);
+                flight.complete(Ok(written));
+            }
+            Err(_) if self.stopped.load(Ordering::Acquire) => flight.complete(Err(self.stopped_error())),
+            Err(error) => flight.complete(Err(ProposeError::Fatal(self.fail(&error.to_string())))),
+        }
+    }
+
+    fn stopped_error(&self) -> ProposeError {
+        self.failure.get().map_or(ProposeError::Closed, |why| ProposeError::Fatal(Arc::clone(why)))
+    }
+
+    /// One replica: flushed is committed. Flushes complete in the log's order, but an append may learn of its own after
+    /// that of a later one; the log never moves its commit back.
+    fn commit(&self, index: RaftIndex) {
+        let frontiers = self.open_log().commit(index);
+        self.log_start.store(frontiers.log_start.0, Ordering::Relaxed);
+        self.publish(frontiers);
+        self.answer_duplicates(&frontiers);
+    }
+
+    fn wait_for_original(&self, index: RaftIndex, written: Written, flight: Arc<Flight>) {
+        self.lock_duplicates().push((index, written, flight));
+        // The original may have been committed just before the duplicate was listed.
+        self.answer_duplicates(&self.open_log().frontiers());
+        if let Some(why) = self.failure.get() {
+            self.fail_duplicates(why);
+        }
+    }
+
+    fn answer_duplicates(&self, frontiers: &Frontiers) {
+        let Some(committed) = frontiers.committed else { return };
+        let answered: Vec<_> = {
+            let mut duplicates = self.lock_duplicates();
+            if duplicates.is_empty() {
+                return;
+            }
+            duplicates.extract_if(.., |(index, ..)| *index <= committed.index).collect()
+        };
+        for (_, written, flight) in answered {
+            flight.complete(Ok(written));
+        }
+    }
+
+    fn fail_duplicates(&self, why: &Arc<str>) {
+        for (_, _, flight) in std::mem::take(&mut *self.lock_duplicates()) {
+            flight.complete(Err(ProposeError::Fatal(Arc::clone(why))));
+        }
+    }
+
+    fn lock_duplicates(&self) -> MutexGuard<'_, Vec<(RaftIndex, Written, Arc<Flight>)>> {
+        self.duplicates.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The partition stops for good. Gives what went wrong first.
+    fn fail(&self, why: &str) -> Arc<str> {
+        let first = self.failure.get_or_init(|| {
+            tracing::error!(group = self.group.0, why, "a partition has stopped");
+            why.into()
+        });
+        self.fail_duplicates(first);
+        self.publish_stopped();
+        Arc::clone(first)
+    }
+
+    /// Fails while opening or waking: whatever waits at the gate is answered. A partition that was closed meanwhile has
+    /// answered it already, and what failed is how it notices.
+    fn stop(&self, why: &str) {
+        if self.lock_gate().phase == Phase::Closed {
+            return;
+        }
+        let why = self.fail(why);
+        let (queue, openers) = {
+            let mut gate = self.lock_gate();
+            (std::mem::take(&mut gate.queue), std::mem::take(&mut gate.openers))
+        };
+        for queued in queue {
+            queued.flight.complete(Err(ProposeError::Fatal(Arc::clone(&why))));
+        }
+        for opener in openers {
+            // Gone if the caller of log() gave up.
+            let _ = opener.send(Err(RaftError::Fatal { group: self.group, why: Arc::clone(&why) }));
+        }
+    }
+
+    fn publish(&self, frontiers: Frontiers) {
+        let Some(sender) = self.state.get() else { return };
+        sender.send_if_modified(|state| {
+            if self.stopped.load(Ordering::Acquire) {
+                return std::mem::replace(&mut state.serving, false);
+            }
+            // Two threads may publish; only what is ahead counts.
+            let ahead = frontiers.committed > state.frontiers.committed || frontiers.log_start > state.frontiers.log_start;
+            if state.serving && !ahead {
+                return false;
+            }
+            state.frontiers = frontiers;
+            state.serving = true;
+            true
+        });
+    }
+
+    fn publish_stopped(&self) {
+        self.stopped.store(true, Ordering::Release);
+        if let Some(sender) = self.state.get() {
+            sender.send_modify(|state| state.serving = false);
+        }
+    }
+
+    fn unopened_state(&self) -> PartitionState {
+        let zero = Offset(0);
+        let frontiers = Frontiers {
+            log_start: zero,
+            high_watermark: zero,
+            last_stable: zero,
+            log_end: zero,
+            committed: None,
+            last: None,
+        };
+        let leader_epoch = Term(self.term.0.min(Term::MAX.0)).leader_epoch();
+        PartitionState { frontiers, leader_epoch, serving: false }
+    }
+
+    fn open_log(&self) -> &Arc<Log> {
+        self.log.get().expect("the log is open in every phase after Opening")
+    }
+}
+
+/// A flush that is under way. One that is dropped was given up by a data directory that closed.
+struct Flush(Option<(Arc<Inner>, Arc<Flight>)>);
+
+impl Flush {
+    fn complete(mut self, result: Result<(), StorageError>) {
+        if let Some((inner, flight)) = self.0.take() {
+            Self::settle(&inner, &flight, result);
+        }
+    }
+
+    fn settle(inner: &Inner, flight: &Flight, result: Result<(), StorageError>) {
+        if let Some((index, written)) = flight.flushed(&result) {
+            inner.settle(index, written, flight, result);
+        }
+    }
+}
+
+impl Drop for Flush {
+    fn drop(&mut self) {
+        if let Some((inner, flight)) = self.0.take() {
+            Self::settle(&inner, &flight, Err(StorageError::LogClosed(inner.group)));
+        }
+    }
+}
+
+/// The first entry of a new group's log, the same bytes on every replica.
+pub(crate) fn founding_membership(broker: BrokerId, replica: ReplicaId) -> Bytes {
+    single_voter(replica, Member { broker, assignment_version: 1 })
+}

@@ -1,0 +1,162 @@
+//! openraft's state machine: the log itself is the state, so applying an entry moves the high watermark and nothing more.
+//!
+//! Group 0 also hands its data batches to an [`Applier`]. What it builds is in memory, so a restart applies
+//! everything again from P on; a partition begins where its commit is.
+
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use futures::{Stream, TryStreamExt};
+use millpond_record::{LogId, RaftIndex, RaftOnlyKind, StampedBatch, parse_raft_only};
+use millpond_storage::Log;
+use openraft::alias::SnapshotOf;
+use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
+use openraft::{EntryPayload, OptionalSend};
+
+use crate::membership;
+use crate::snapshot::Manifest;
+use crate::types::{
+    Applied, Payload, RaftLogId, SnapshotMeta, StoredMembership, TypeConfig, from_raft, to_raft,
+};
+
+/// Why a batch cannot be applied. The group stops, because its state would differ from that of the other replicas.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct ApplyError(pub String);
+
+/// Builds what the metadata group's records mean.
+pub trait Applier: Send + Sync + 'static {
+    /// Takes a committed data batch. Called in the log's order; on a restart again for every batch of the log.
+    fn apply(&self, index: RaftIndex, batch: &StampedBatch) -> Result<(), ApplyError>;
+}
+
+/// The state machine of one group. A clone is the same one.
+#[derive(Clone)]
+pub(crate) struct StateMachine {
+    log: Arc<Log>,
+    applier: Arc<dyn Applier>,
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Clone, Default)]
+struct State {
+    applied: Option<RaftLogId>,
+    membership: StoredMembership,
+    snapshot: Option<(SnapshotMeta, Manifest)>,
+}
+
+impl StateMachine {
+    /// A state machine whose applier knows nothing yet: it begins at P.
+    pub(crate) fn new(log: Arc<Log>, applier: Arc<dyn Applier>) -> Result<StateMachine, String> {
+        let state = match log.purged() {
+            None => State::default(),
+            Some(p) => {
+                let applied = Some(to_raft(p.log_id()));
+                let membership = StoredMembership::new(applied.clone(), membership::decode(log.membership_at_p())?);
+                State { applied, membership, snapshot: None }
+            }
+        };
+        Ok(StateMachine { log, applier, state: Arc::new(Mutex::new(state)) })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn apply_data(&self, index: RaftIndex, payload: &Payload) -> Result<bool, io::Error> {
+        let Payload::Stored(batch) = payload else {
+            return Err(io::Error::other(format!("entry {index} is applied as it was proposed, not as it was stored")));
+        };
+        if batch.header().attributes.is_raft_only() {
+            let (kind, _) = parse_raft_only(batch).map_err(io::Error::other)?;
+            return Ok(kind == RaftOnlyKind::Void);
+        }
+        self.applier.apply(index, batch).map_err(io::Error::other)?;
+        Ok(false)
+    }
+}
+
+impl RaftStateMachine<TypeConfig> for StateMachine {
+    type SnapshotData = Manifest;
+    type SnapshotBuilder = StateMachine;
+
+    async fn applied_state(&mut self) -> Result<(Option<RaftLogId>, StoredMembership), io::Error> {
+        let state = self.state();
+        Ok((state.applied.clone(), state.membership.clone()))
+    }
+
+    async fn apply<S>(&mut self, mut entries: S) -> Result<(), io::Error>
+    where
+        S: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
+    {
+        while let Some((entry, responder)) = entries.try_next().await? {
+            let LogId { index, .. } = from_raft(&entry.log_id);
+            let void = match &entry.payload {
+                EntryPayload::Normal(payload) => self.apply_data(index, payload)?,
+                EntryPayload::Blank | EntryPayload::Membership(_) => false,
+            };
+            self.log.commit(index);
+            {
+                let mut state = self.state();
+                state.applied = Some(entry.log_id.clone());
+                if let EntryPayload::Membership(membership) = entry.payload {
+                    state.membership = StoredMembership::new(Some(entry.log_id), membership);
+                }
+            }
+            if let Some(responder) = responder {
+                responder.send(Applied { index, void });
+            }
+        }
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> StateMachine {
+        self.clone()
+    }
+
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, manifest: Manifest) -> Result<(), io::Error> {
+        let log_end = self.log.frontiers().log_end;
+        if manifest.has_records() || manifest.end != log_end {
+            return Err(io::Error::other(format!(
+                "the snapshot has records from {} to {} and this log ends at {log_end}: this version of millpond cannot \
+                 ship segments between brokers",
+                manifest.log_start, manifest.end
+            )));
+        }
+        let mut state = self.state();
+        state.applied = meta.last_log_id.clone();
+        state.membership = meta.last_membership.clone();
+        state.snapshot = Some((meta.clone(), manifest));
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<SnapshotOf<TypeConfig, Manifest>>, io::Error> {
+        let snapshot = self.state().snapshot.clone();
+        Ok(snapshot.map(|(meta, snapshot)| SnapshotOf::<TypeConfig, Manifest> { meta, snapshot }))
+    }
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for StateMachine {
+    type SnapshotData = Manifest;
+
+    /// The manifest as of P; as of what is applied while the log has no P. Cheap: it names data and copies none.
+    async fn build_snapshot(&mut self) -> Result<SnapshotOf<TypeConfig, Manifest>, io::Error> {
+        let frontiers = self.log.frontiers();
+        let (meta, end) = match self.log.purged() {
+            Some(p) => {
+                let id = Some(to_raft(p.log_id()));
+                let membership = membership::decode(self.log.membership_at_p()).map_err(io::Error::other)?;
+                let last_membership = StoredMembership::new(id.clone(), membership);
+                (SnapshotMeta { last_log_id: id, last_membership }, p.offset)
+            }
+            None => {
+                let state = self.state();
+                let (last_log_id, last_membership) = (state.applied.clone(), state.membership.clone());
+                (SnapshotMeta { last_log_id, last_membership }, frontiers.high_watermark)
+            }
+        };
+        let snapshot = Manifest { log_start: frontiers.log_start, end };
+        self.state().snapshot = Some((meta.clone(), snapshot));
+        Ok(SnapshotOf::<TypeConfig, Manifest> { meta, snapshot })
+    }
+}

@@ -1,0 +1,7 @@
+//! What the crate promises, on the real disk and on the simulated one.
+
+mod metadata;
+mod restore;
+mod solo;
+mod storage_suite;
+mod world;

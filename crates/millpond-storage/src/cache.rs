@@ -1,0 +1,122 @@
+//! The tail cache: the most recent batches of all logs of a data directory, under one byte budget.
+//!
+//! Each log holds its own cached batches, in order, as part of its state; here is only the count of what they cost, and the
+//! order in which they leave: first written, first gone, over all logs. A batch enters when it is appended, may leave once
+//! its segment write is done, and is never looked for: a ticket names the log and how far it may let go.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError, Weak};
+
+use bytes::Bytes;
+use millpond_record::{Offset, RaftIndex, StampedBatch, Timestamp};
+
+use crate::Log;
+use crate::index::SegmentCursor;
+
+/// A batch in the tail of a log.
+#[derive(Clone, Debug)]
+pub(crate) struct CachedBatch {
+    pub(crate) batch: StampedBatch,
+    pub(crate) base_offset: Offset,
+    /// The offset of the next data batch.
+    pub(crate) next_offset: Offset,
+    pub(crate) max_timestamp: Timestamp,
+    pub(crate) raft_only: bool,
+    pub(crate) append_time: Timestamp,
+    /// The end of its segment before it.
+    pub(crate) before: SegmentCursor,
+    /// What it counts in the budget.
+    pub(crate) cost: u64,
+}
+
+/// What a cached batch costs besides its bytes.
+const OVERHEAD_BYTES: u64 = size_of::<CachedBatch>() as u64;
+
+/// Bytes that a batch counts in the budget, and the batch cut loose from its frame if it would pin more than four times its
+/// size.
+pub(crate) fn unpinned(batch: Bytes, frame_bytes: usize) -> (Bytes, u64) {
+    if batch.len() < frame_bytes / 4 {
+        let cost = batch.len() as u64 + OVERHEAD_BYTES;
+        return (Bytes::copy_from_slice(&batch), cost);
+    }
+    let cost = batch.len().max(frame_bytes) as u64 + OVERHEAD_BYTES;
+    (batch, cost)
+}
+
+/// Bytes that a batch with an allocation of its own counts in the budget.
+pub(crate) fn own_cost(batch: &StampedBatch) -> u64 {
+    batch.size_bytes() as u64 + OVERHEAD_BYTES
+}
+
+/// Leave to let go: the log's batches up to and including this index are written.
+struct Ticket {
+    log: Weak<Log>,
+    written: RaftIndex,
+}
+
+/// The budget, and who lets go next.
+pub(crate) struct TailCache {
+    budget_bytes: u64,
+    used_bytes: AtomicU64,
+    /// The part of it that is not written yet.
+    dirty_bytes: AtomicU64,
+    tickets: Mutex<VecDeque<Ticket>>,
+}
+
+impl TailCache {
+    pub(crate) fn new(budget_bytes: u64) -> TailCache {
+        TailCache {
+            budget_bytes,
+            used_bytes: AtomicU64::new(0),
+            dirty_bytes: AtomicU64::new(0),
+            tickets: Mutex::default(),
+        }
+    }
+
+    /// Bytes that the cached batches pin.
+    pub(crate) fn used_bytes(&self) -> u64 {
+        self.used_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of cached batches that are not written to their segments yet.
+    pub(crate) fn dirty_bytes(&self) -> u64 {
+        self.dirty_bytes.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn budget_bytes(&self) -> u64 {
+        self.budget_bytes
+    }
+
+    pub(crate) fn appended(&self, cost: u64) {
+        self.used_bytes.fetch_add(cost, Ordering::Relaxed);
+        self.dirty_bytes.fetch_add(cost, Ordering::Relaxed);
+    }
+
+    /// Batches were written: the log may let go up to `written` when room is needed.
+    pub(crate) fn written(&self, cost: u64, log: Weak<Log>, written: RaftIndex) {
+        self.dirty_bytes.fetch_sub(cost, Ordering::Relaxed);
+        self.tickets().push_back(Ticket { log, written });
+    }
+
+    /// Batches left; `dirty_cost` of their cost was not written (they were truncated, or the log is gone).
+    pub(crate) fn removed(&self, cost: u64, dirty_cost: u64) {
+        self.used_bytes.fetch_sub(cost, Ordering::Relaxed);
+        self.dirty_bytes.fetch_sub(dirty_cost, Ordering::Relaxed);
+    }
+
+    fn tickets(&self) -> std::sync::MutexGuard<'_, VecDeque<Ticket>> {
+        self.tickets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets the oldest written batches go until the budget holds or nothing more may go. Call it with no log's mutex held.
+    pub(crate) fn make_room(&self) {
+        while self.used_bytes() > self.budget_bytes {
+            let Some(ticket) = self.tickets().pop_front() else { return };
+            if let Some(log) = ticket.log.upgrade() {
+                let freed = log.evict(ticket.written);
+                self.removed(freed, 0);
+            }
+        }
+    }
+}

@@ -1,0 +1,370 @@
+//! The data directory as a whole: opening, its groups, closing.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use millpond_record::GroupId;
+use millpond_runtime::{Disk, DiskLock, Runtime};
+
+use crate::checkpoint::Checkpointer;
+use crate::journal::scan::{self, ReplayFrom};
+use crate::journal::{JournalEntry, JournalHandle, JournalStart};
+use crate::log::{Log, LogContext};
+use crate::meta::{META_FILE, MetaProperties};
+use crate::options::StorageOptions;
+use crate::partition_folder::{self, PartitionMetadata};
+use crate::registry::{Registry, Slot};
+use crate::replay::{self, RecoveryReport};
+use crate::stats::StorageStats;
+use crate::sweep::Sweeper;
+use crate::table::{TABLE_FILE, Table};
+use crate::types::{Done, GroupRow, GroupSpec, folder_name, is_topic_name};
+use crate::{OpenError, StorageError};
+
+/// Locked while the directory is open.
+const LOCK_FILE: &str = "millpond.lock";
+
+/// An open data directory. Clones name the same one.
+///
+/// All methods that say so block on the disk: call them inside `Runtime::blocking`.
+#[derive(Clone)]
+pub struct DataDir(Arc<Inner>);
+
+struct Inner {
+    runtime: Runtime,
+    root: PathBuf,
+    meta: MetaProperties,
+    journal: JournalHandle,
+    context: Arc<LogContext>,
+    registry: Arc<Registry>,
+    checkpointer: Arc<Checkpointer>,
+    sweeper: Arc<Sweeper>,
+    /// A folder was renamed since the data directory's entries were last synced.
+    renamed: AtomicBool,
+    closed: AtomicBool,
+    lock: Mutex<Option<Box<dyn DiskLock>>>,
+}
+
+impl DataDir {
+    /// Opens a data directory, or makes one where there is none, and recovers what the last run left. Blocking.
+    ///
+    /// After a clean stop this reads `meta.properties` and `groups.table` and finds the journal empty. Otherwise it
+    /// replays the journal into the logs that the journal names.
+    ///
+    /// `on_fatal` is called once, from a thread of the data directory, when nothing more can be written; it must not
+    /// block.
+    ///
+    /// # Errors
+    ///
+    /// When the directory is in use, belongs to another node or cluster, was written by a newer version, is damaged, or
+    /// cannot be read or written.
+    pub fn open(
+        runtime: &Runtime,
+        path: &Path,
+        options: StorageOptions,
+        on_fatal: Arc<dyn Fn(&StorageError) + Send + Sync>,
+    ) -> Result<(DataDir, RecoveryReport), OpenError> {
+        options.check()?;
+        let disk = runtime.disk();
+        let root = path.to_path_buf();
+        make_root(&*disk, &root).map_err(|error| OpenError::io("create", &root, error))?;
+        let lock = lock(&*disk, &root)?;
+        let folder = scan::folder_of(&root);
+        let found = found(runtime, &*disk, &root, &folder, &options)?;
+        let mut table = Table::read(&*disk, &root)?;
+        let from = table.replay_from;
+
+        let numbers = scan::list(&*disk, &folder)?;
+        let pass = replay::first_pass(&*disk, &folder, &numbers, from)?;
+        if found.clean_stop && pass.scanned.records > 0 {
+            let what = "it says that the last stop was clean, but the journal is not empty".into();
+            return Err(OpenError::Damaged { path: root.join(META_FILE), what });
+        }
+        // From here on a crash is followed by a start that believes nothing but the table and the journal.
+        let meta = found.next_boot(runtime);
+        meta.write(&*disk, &root).map_err(|error| OpenError::io("write", &root.join(META_FILE), error))?;
+        let highest = numbers.last().copied().unwrap_or(0).max(from.file_number - 1);
+        let start = JournalStart {
+            root: root.clone(),
+            folder: folder.clone(),
+            next_sequence: pass.scanned.next_sequence,
+            next_number: highest + 1,
+            free: numbers.iter().copied().filter(|number| !pass.scanned.files.contains(number)).collect(),
+            written: pass.scanned.files.clone(),
+        };
+        let journal = JournalHandle::start(runtime, &options, start, on_fatal)?;
+        let context = LogContext::new(runtime.clone(), root.clone(), options, Arc::new(journal.clone()));
+        let recovery = replay::Recovery { disk: &*disk, root: &root, folder: &folder, from };
+        let (logs, report) = recovery.run(&context, &mut table, pass, found.clean_stop).inspect_err(|_| {
+            context.stop();
+            journal.stop();
+        })?;
+        let registry = Arc::new(Registry::default());
+        for (group, row) in table.rows {
+            let log = logs.get(&group).cloned();
+            registry.lock().insert(group, Slot::new(row, log, found.clean_stop));
+        }
+        let checkpointer = Checkpointer::start(runtime, root.clone(), journal.clone(), registry.clone(), from);
+        let request = Arc::downgrade(&checkpointer);
+        journal.set_checkpoint(move || {
+            if let Some(checkpointer) = request.upgrade() {
+                checkpointer.request();
+            }
+        });
+        let force = Arc::downgrade(&checkpointer);
+        context.on_checkpoint_wanted(move || {
+            if let Some(checkpointer) = force.upgrade() {
+                checkpointer.force();
+            }
+        });
+        if report.journal_records > 0 {
+            // What was replayed need not be replayed again.
+            checkpointer.force();
+        }
+        let sweeper = Sweeper::start(runtime, root.clone(), registry.clone());
+        let inner = Inner {
+            runtime: runtime.clone(),
+            root,
+            meta,
+            journal,
+            context,
+            registry,
+            checkpointer,
+            sweeper,
+            renamed: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+            lock: Mutex::new(Some(lock)),
+        };
+        Ok((DataDir(Arc::new(inner)), report))
+    }
+
+    /// Whose directory this is.
+    pub fn meta(&self) -> &MetaProperties {
+        &self.0.meta
+    }
+
+    /// Makes a group and its log. `done` is called when the group is durable; appends may follow before that. Blocking.
+    ///
+    /// # Errors
+    ///
+    /// When the group exists, the topic's name cannot name a folder, another group has the folder, or the directory is
+    /// closed or failed. `done` is not called then.
+    pub fn create_group(&self, spec: GroupSpec, done: Done) -> Result<Arc<Log>, StorageError> {
+        let inner = &*self.0;
+        inner.check_open()?;
+        if !is_topic_name(&spec.topic) || spec.partition.0 < 0 {
+            return Err(StorageError::BadTopicName(spec.topic));
+        }
+        let name = folder_name(&spec.topic, spec.partition);
+        let mut groups = inner.registry.lock();
+        if groups.contains_key(&spec.group) {
+            return Err(StorageError::GroupExists(spec.group));
+        }
+        if let Some(owner) = groups.values().find(|slot| slot.folder().as_ref() == Some(&name)) {
+            return Err(StorageError::FolderTaken { folder: name, owner: owner.group });
+        }
+        inner.make_folder(&name, &spec).map_err(|error| StorageError::io("create", &inner.root.join(&name), error))?;
+        inner.journal.submit(JournalEntry::Create { spec: spec.clone() }, Some(done))?;
+        let row = GroupRow::new(&spec, inner.journal.next_sequence());
+        let log = Log::open(&inner.context, &row)?;
+        groups.insert(spec.group, Slot::new(row, Some(log.clone()), true));
+        Ok(log)
+    }
+
+    /// Deletes a group and its data for good. `done` is called when that is durable; the files go in the background
+    /// afterwards. The group is unknown, and its log closed, when this returns. Blocking.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such group, or the directory is closed or failed. `done` is not called then.
+    pub fn delete_group(&self, group: GroupId, done: Done) -> Result<(), StorageError> {
+        let inner = &*self.0;
+        inner.check_open()?;
+        let slot = inner.registry.slot(group).ok_or(StorageError::NoSuchGroup(group))?;
+        let name = slot.folder().filter(|_| slot.retire()).ok_or(StorageError::NoSuchGroup(group))?;
+        let deleted = inner.root.join(partition_folder::deleted_name(&name, group));
+        {
+            // Under the registry's lock, like the making of folders. The next group of this name finds it free.
+            let _groups = inner.registry.lock();
+            match inner.runtime.disk().rename(&inner.root.join(&name), &deleted) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(StorageError::io("rename", &inner.root.join(&name), error));
+                }
+                _ => inner.renamed.store(true, Ordering::SeqCst),
+            }
+        }
+        let (registry, sweeper) = (inner.registry.clone(), inner.sweeper.clone());
+        let durable: Done = Box::new(move |result| {
+            if result.is_ok() {
+                registry.lock().remove(&group);
+                sweeper.remove(deleted);
+            }
+            done(result);
+        });
+        inner.journal.submit(JournalEntry::Delete { group }, Some(durable))
+    }
+
+    /// All groups, in the order of their ids; opens nothing.
+    pub fn groups(&self) -> Vec<GroupRow> {
+        self.0.registry.slots().iter().filter_map(|slot| slot.row()).collect()
+    }
+
+    /// The log of a group, opened (and after a crash recovered) if it is not open; `None` when there is no such group.
+    /// Blocking.
+    ///
+    /// # Errors
+    ///
+    /// When the log cannot be opened, is set aside, or the directory is closed.
+    pub fn log(&self, group: GroupId) -> Result<Option<Arc<Log>>, StorageError> {
+        let inner = &*self.0;
+        inner.check_open()?;
+        match inner.registry.slot(group) {
+            Some(slot) => slot.log(&*inner.runtime.disk(), &inner.context, &inner.root),
+            None => Ok(None),
+        }
+    }
+
+    /// The log of a group if it is open: never blocks.
+    pub fn open_log(&self, group: GroupId) -> Option<Arc<Log>> {
+        self.0.registry.slot(group).and_then(|slot| slot.open_log())
+    }
+
+    /// Writes a checkpoint now: all segments synced, a new `groups.table`, older journal files free. Blocking.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be written; that is final for the directory.
+    pub fn checkpoint(&self) -> Result<(), StorageError> {
+        self.0.check_open()?;
+        self.0.checkpointer.run()
+    }
+
+    /// Writes what is pending, brings everything to where it belongs, and marks the directory as cleanly stopped.
+    /// Later appends are refused. Blocking; may be called again.
+    ///
+    /// # Errors
+    ///
+    /// When something could not be written. The next start recovers then.
+    pub fn close(&self) -> Result<(), StorageError> {
+        let inner = &*self.0;
+        if inner.closed.swap(true, Ordering::SeqCst) {
+            return Ok(());
+        }
+        let result = inner.close();
+        inner.lock.lock().expect("nothing panics while it holds the folder's lock").take();
+        result
+    }
+
+    /// Counters.
+    pub fn stats(&self) -> StorageStats {
+        let inner = &*self.0;
+        let mut stats = StorageStats { checkpoints: inner.checkpointer.count(), ..StorageStats::default() };
+        inner.journal.read_stats(&mut stats);
+        stats.cache_bytes = inner.context.cache.used_bytes();
+        stats.open_logs = inner.registry.slots().iter().filter(|slot| slot.open_log().is_some()).count() as u64;
+        stats
+    }
+}
+
+impl Inner {
+    fn check_open(&self) -> Result<(), StorageError> {
+        if self.closed.load(Ordering::SeqCst) { Err(StorageError::Closed(self.root.clone())) } else { Ok(()) }
+    }
+
+    fn close(&self) -> Result<(), StorageError> {
+        self.sweeper.stop();
+        self.checkpointer.stop();
+        self.context.stop();
+        self.journal.close(|| self.checkpointer.run())?;
+        if self.checkpointer.run_last()? {
+            let meta = MetaProperties { clean_stop: true, ..self.meta.clone() };
+            let path = self.root.join(META_FILE);
+            meta.write(&*self.runtime.disk(), &self.root).map_err(|error| StorageError::io("write", &path, error))?;
+        }
+        Ok(())
+    }
+
+    /// Makes a new group's folder. One that nobody is known to own is set aside, never reused.
+    ///
+    /// A folder that had the name before is durably renamed first: a power cut that kept the new entry and not the
+    /// rename would lose the old folder, whose deletion may not be durable.
+    fn make_folder(&self, name: &str, spec: &GroupSpec) -> io::Result<()> {
+        let disk = self.runtime.disk();
+        let folder = self.root.join(name);
+        if disk.exists(&folder)? {
+            partition_folder::set_aside(&*disk, &self.root, name)?;
+            self.renamed.store(true, Ordering::SeqCst);
+        }
+        if self.renamed.swap(false, Ordering::SeqCst) {
+            disk.sync_dir(&self.root)?;
+        }
+        disk.create_dir_all(&folder)?;
+        PartitionMetadata { group: spec.group, topic_id: spec.topic_id }.write(&*disk, &folder)
+    }
+}
+
+impl Drop for Inner {
+    /// Without [`DataDir::close`] the drivers end, and the next start recovers.
+    fn drop(&mut self) {
+        self.sweeper.stop();
+        self.checkpointer.stop();
+        self.context.stop();
+        self.journal.stop();
+    }
+}
+
+/// Makes the data directory, and durable up to the first folder that was there before.
+fn make_root(disk: &dyn Disk, root: &Path) -> io::Result<()> {
+    let mut missing = Vec::new();
+    for folder in root.ancestors().filter(|folder| !folder.as_os_str().is_empty()) {
+        if disk.exists(folder)? {
+            break;
+        }
+        missing.push(folder.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")));
+    }
+    disk.create_dir_all(root)?;
+    missing.into_iter().rev().try_for_each(|parent| disk.sync_dir(parent))
+}
+
+fn lock(disk: &dyn Disk, root: &Path) -> Result<Box<dyn DiskLock>, OpenError> {
+    let path = root.join(LOCK_FILE);
+    disk.lock_exclusive(&path).map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock => OpenError::Locked(root.to_path_buf()),
+        _ => OpenError::io("lock", &path, error),
+    })
+}
+
+/// The directory's `meta.properties`; makes the directory if there is none. `meta.properties` comes last: where it is,
+/// the rest is.
+fn found(
+    runtime: &Runtime,
+    disk: &dyn Disk,
+    root: &Path,
+    folder: &Path,
+    options: &StorageOptions,
+) -> Result<MetaProperties, OpenError> {
+    if let Some(meta) = MetaProperties::read(disk, root)? {
+        if meta.node_id != options.node_id {
+            let (found, expected) = (meta.node_id.0, options.node_id.0);
+            return Err(OpenError::OtherNode { path: root.to_path_buf(), found, expected });
+        }
+        if let Some(expected) = options.cluster_id.clone().filter(|expected| *expected != meta.cluster_id) {
+            return Err(OpenError::OtherCluster { path: root.to_path_buf(), found: meta.cluster_id, expected });
+        }
+        return Ok(meta);
+    }
+    disk.create_dir_all(folder).map_err(|error| OpenError::io("create", folder, error))?;
+    let path = root.join(TABLE_FILE);
+    let has_table = disk.exists(&path).map_err(|error| OpenError::io("read", &path, error))?;
+    if !scan::list(disk, folder)?.is_empty() || (has_table && !Table::read(disk, root)?.rows.is_empty()) {
+        return Err(OpenError::Damaged { path: root.join(META_FILE), what: "it is missing, but there is data".into() });
+    }
+    let from = ReplayFrom { file_number: 1, sequence: 1 };
+    Table::write(disk, root, from, [].iter()).map_err(|error| OpenError::io("write", &path, error))?;
+    Ok(MetaProperties {
+        clean_stop: true,
+        ..MetaProperties::new(runtime, options.cluster_id.as_deref(), options.node_id)
+    })
+}

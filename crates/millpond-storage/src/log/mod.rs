@@ -1,0 +1,277 @@
+//! One partition log: append, truncate, commit, read, look up.
+//!
+//! A [`Log`] is state in memory behind one mutex ([`state`]), the segment files that are written behind it ([`persist`]),
+//! and recovery ([`open`], [`replay`]). The mutex is held for memory work only; the two exceptions are a truncation of
+//! entries that left the tail cache and the look-up of where P is, which read a block of a segment.
+//!
+//! Order: an append, truncation or vote is handed to the journal while the mutex is held, so the order of the journal is the
+//! order of the log. Files are written under a second mutex that is always taken first.
+
+mod append;
+mod cold;
+mod context;
+mod open;
+mod persist;
+mod read;
+mod replay;
+mod state;
+mod times;
+mod truncate;
+mod types;
+mod void;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use bytes::Bytes;
+use millpond_record::{GroupId, LeaderEpoch, LogId, Offset, PartitionIndex, RaftIndex, ReplicaId, Timestamp, TopicId};
+
+pub(crate) use context::LogContext;
+pub use read::{ColdEntries, ColdRead, Entries, Read, ReadError};
+pub(crate) use replay::Replayed;
+pub use types::{AppendEntry, Body, Found, Frontiers, Outcome, Proposal, SequenceError, Stored, StoredEntry};
+pub use void::{VoidReason, log_start_payload};
+
+use crate::StorageError;
+use crate::journal::JournalEntry;
+use crate::segment::{Segment, SegmentError};
+use crate::types::{Done, GroupRow, LogOptions, LogPosition, Vote};
+use persist::FileState;
+use state::LogState;
+
+/// What a log is, as opposed to how far it is.
+#[derive(Clone, Debug)]
+struct Identity {
+    group: GroupId,
+    topic: String,
+    partition: PartitionIndex,
+    topic_id: TopicId,
+    replica: ReplicaId,
+}
+
+/// The log of one partition. All methods take `&self` and may be called from any thread.
+///
+/// Unless a method says that it blocks it does memory work only and may be called on a runtime thread.
+pub struct Log {
+    context: Arc<LogContext>,
+    identity: Identity,
+    folder: Arc<Path>,
+    retired: Arc<AtomicBool>,
+    me: Weak<Log>,
+    state: Mutex<LogState>,
+    /// Taken before `state` by whoever touches the files.
+    files: Mutex<FileState>,
+    /// Closed segments that are open for reads, the longest unused first.
+    recent: Mutex<VecDeque<Arc<Segment>>>,
+    /// Whether it waits in the writer's queues: of urgent logs, of dirty ones.
+    pub(crate) queued: AtomicBool,
+    pub(crate) listed: AtomicBool,
+}
+
+impl Log {
+    /// The group.
+    pub fn group(&self) -> GroupId {
+        self.identity.group
+    }
+
+    fn state(&self) -> MutexGuard<'_, LogState> {
+        // A panic while the mutex is held is a broken invariant; the log answers no one after it.
+        self.state.lock().unwrap_or_else(|_| panic!("the state of the log of group {} is broken", self.identity.group))
+    }
+
+    fn files(&self) -> MutexGuard<'_, FileState> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn check_open(&self, state: &LogState) -> Result<(), StorageError> {
+        if self.retired.load(Ordering::Acquire) {
+            return Err(StorageError::LogClosed(self.identity.group));
+        }
+        if self.context.closing() {
+            return Err(StorageError::Closed(self.context.root.clone()));
+        }
+        state.failed.clone().map_or(Ok(()), Err)
+    }
+
+    fn corrupt(&self, what: impl Into<String>) -> StorageError {
+        StorageError::Corrupt { group: self.identity.group, what: what.into() }
+    }
+
+    fn segment_error(&self, error: SegmentError) -> StorageError {
+        match error {
+            SegmentError::Io { operation, path, source } => StorageError::Io { operation, path, source },
+            SegmentError::Closed => StorageError::LogClosed(self.identity.group),
+            damaged => self.corrupt(damaged.to_string()),
+        }
+    }
+
+    /// How far the log is.
+    pub fn frontiers(&self) -> Frontiers {
+        self.state().frontiers()
+    }
+
+    /// Everything up to and including `index` is committed: moves the high watermark, the producers' committed state, the
+    /// membership and the log start. An index beyond the log's end commits up to the end; one that is committed already
+    /// changes nothing.
+    pub fn commit(&self, index: RaftIndex) -> Frontiers {
+        let mut state = self.state();
+        state.commit(index);
+        state.frontiers()
+    }
+
+    /// The latest vote, durable or not.
+    pub fn vote(&self) -> Vote {
+        self.state().vote
+    }
+
+    /// Replaces the vote; `done` is called when it is durable.
+    pub fn save_vote(&self, vote: Vote, done: Done) {
+        // The journal drops what it refuses, and nothing may be called under the mutex.
+        let shared = Arc::new(Mutex::new(Some(done)));
+        let take = |shared: &Mutex<Option<Done>>| shared.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let later = shared.clone();
+        let forward: Done = Box::new(move |result| {
+            if let Some(done) = take(&later) {
+                done(result);
+            }
+        });
+        let submitted = {
+            let mut state = self.state();
+            self.check_open(&state).and_then(|()| {
+                let entry = JournalEntry::Vote { group: self.identity.group, vote };
+                self.context.journal.submit(vec![entry], Some(forward))?;
+                state.vote = vote;
+                Ok(())
+            })
+        };
+        if let Err(error) = submitted
+            && let Some(done) = take(&shared)
+        {
+            done(Err(error));
+        }
+    }
+
+    /// The purged position P: everything up to and including it is behind a snapshot.
+    pub fn purged(&self) -> Option<LogPosition> {
+        self.state().purged
+    }
+
+    /// The membership as of P, as it was given to [`Log::advance_p`]; empty while nothing was purged.
+    pub fn membership_at_p(&self) -> Bytes {
+        self.state().membership_at_p.clone()
+    }
+
+    /// The latest membership in the log, committed or not, and the entry that brought it (unknown for one that was only
+    /// kept in the table). Empty while there is none.
+    pub fn membership(&self) -> (Option<LogId>, Bytes) {
+        self.state().latest_membership()
+    }
+
+    /// Replaces the committed membership, which [`GroupRow::membership`] keeps. Appended membership entries do this by
+    /// themselves when they are committed.
+    pub fn set_membership(&self, membership: Bytes) {
+        let mut state = self.state();
+        state.membership = (state.committed, membership);
+    }
+
+    /// The log's settings.
+    pub fn options(&self) -> LogOptions {
+        self.state().options
+    }
+
+    /// The log id of an entry that the log has, or of P.
+    pub fn log_id_at(&self, index: RaftIndex) -> Option<LogId> {
+        self.state().log_id_at(index)
+    }
+
+    /// The leader epoch of the data batch at an offset, or of the next one at the log's end. `None` in an empty log.
+    pub fn leader_epoch_at(&self, offset: Offset) -> Option<LeaderEpoch> {
+        let state = self.state();
+        let after = state.epochs.partition_point(|epoch| epoch.offset <= offset);
+        after.checked_sub(1).map(|at| state.epochs[at].term.leader_epoch())
+    }
+
+    /// Where an epoch ends: the largest known epoch that is not above it, and the offset after its last record (Kafka's
+    /// OffsetForLeaderEpoch, `LeaderEpochFileCache.endOffsetFor`). For an epoch older than all it is that epoch itself and
+    /// the log start; for one newer than all, `None`.
+    pub fn epoch_end_offset(&self, epoch: LeaderEpoch) -> Option<(LeaderEpoch, Offset)> {
+        let state = self.state();
+        let newest = state.epochs.last()?.term.leader_epoch();
+        if epoch > newest {
+            return None;
+        }
+        let after = state.epochs.partition_point(|start| start.term.leader_epoch() <= epoch);
+        let end = state.epochs.get(after).map_or(state.log_end, |next| next.offset);
+        match after.checked_sub(1) {
+            Some(at) => Some((state.epochs[at].term.leader_epoch(), end.max(state.log_start))),
+            None => Some((epoch, state.log_start)),
+        }
+    }
+
+    /// Forgets producers that were silent since before `before` (leader's append times); tells how many. All replicas must
+    /// do it at the same place of the log.
+    pub fn expire_producers(&self, before: Timestamp) -> usize {
+        self.state().producers.expire(before)
+    }
+
+    /// How many idempotent producers are remembered.
+    pub fn producer_count(&self) -> usize {
+        self.state().producers.len()
+    }
+
+    /// Lets go of cached batches up to `written` that are in their segment; returns their cost.
+    pub(crate) fn evict(&self, written: RaftIndex) -> u64 {
+        self.state().evict(written)
+    }
+
+    /// The row as the memory has it. Its `durable` is what was synced last.
+    pub fn row(&self) -> GroupRow {
+        let state = self.state();
+        let mut row = self.capture(&state);
+        row.durable = state.synced;
+        row
+    }
+
+    fn capture(&self, state: &LogState) -> GroupRow {
+        let identity = self.identity.clone();
+        GroupRow {
+            group: identity.group,
+            topic: identity.topic,
+            partition: identity.partition,
+            topic_id: identity.topic_id,
+            replica: identity.replica,
+            vote: state.vote,
+            purged: state.purged,
+            membership_at_p: state.membership_at_p.clone(),
+            membership: state.membership.1.clone(),
+            log_start: state.log_start,
+            log_end: state.log_end,
+            committed: state.committed,
+            last: state.last,
+            durable: persist::end_of(state),
+            epochs: state.epochs.clone(),
+            journal_sequence: self.context.journal.next_sequence(),
+            set_aside: state.set_aside,
+            options: state.options,
+        }
+    }
+}
+
+impl std::fmt::Debug for Log {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Log").field("identity", &self.identity).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let cost = state.tail.iter().map(|cached| cached.cost).sum();
+        self.context.cache.removed(cost, state.dirty_bytes);
+    }
+}

@@ -1,0 +1,467 @@
+//! From memory to the segment files: write-behind, cuts, syncs, producer snapshots.
+//!
+//! All of it happens under the log's file mutex, one step at a time. A step is taken from the state, done without the
+//! state's mutex, and then told to the state, which ignores it if the log was truncated meanwhile: the files are cut before
+//! the next step.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::IoSlice;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use millpond_record::{FilePosition, RaftIndex, StampedBatch};
+use millpond_runtime::write_atomically;
+
+use super::Log;
+use super::cold::ColdPlan;
+use super::state::{Cut, LogState};
+use crate::StorageError;
+use crate::index::{INDEX_HEADER_BYTES, IndexEntry, IndexHeader, Trailer, entry_position};
+use crate::segment::{Segment, SegmentError, SegmentFile, SegmentName};
+use crate::types::{Done, FlushMode, GroupRow, SegmentPosition};
+
+/// The most that one step writes.
+const STEP_BYTES: usize = 4 << 20;
+/// The most slices of one write (Linux takes 1024).
+const STEP_SLICES: usize = 1024;
+/// A durable log asks the system to begin writing out after this many bytes, so that the sync before a journal file is
+/// recycled finds little to do. A relaxed log does not: its appends wait for the writer.
+const WRITE_BACK_BYTES: u64 = 8 << 20;
+/// A checkpoint leaves a producer snapshot after this many bytes of log: a start reads the headers behind it.
+const SNAPSHOT_BYTES: u64 = 16 << 20;
+/// So does a clean stop after these.
+const CLOSING_SNAPSHOT_BYTES: u64 = 256 << 10;
+/// Producer snapshots that are kept: the newest may turn out to be damaged.
+const KEPT_SNAPSHOTS: usize = 2;
+/// Closed segments that stay open for reads.
+const OPEN_SEGMENTS: usize = 8;
+
+/// What is known of the files.
+#[derive(Default)]
+pub(crate) struct FileState {
+    /// Segments that have files.
+    pub(crate) present: BTreeSet<SegmentName>,
+    /// Segments written since the last sync.
+    pub(crate) unsynced: BTreeMap<SegmentName, Arc<Segment>>,
+    /// A file was made or removed since the folder was last synced.
+    pub(crate) folder_changed: bool,
+    /// Producer snapshots, oldest first.
+    pub(crate) snapshots: Vec<SegmentName>,
+    /// Bytes written since the system was asked to begin writing out: segment, from, to.
+    write_back: Option<(SegmentName, u64, u64)>,
+}
+
+impl FileState {
+    pub(crate) fn new(present: BTreeSet<SegmentName>, snapshots: Vec<SegmentName>) -> FileState {
+        FileState { present, snapshots, ..FileState::default() }
+    }
+}
+
+/// The next thing to do to the files.
+enum Step {
+    Cut(Cut),
+    Write(Write),
+    /// A truncation is not durable yet.
+    Blocked,
+    Idle,
+}
+
+/// A run of batches of one segment with their index entries.
+struct Write {
+    segment: Arc<Segment>,
+    truncations: u64,
+    position: u64,
+    batches: Vec<StampedBatch>,
+    /// The first index behind the run.
+    until: RaftIndex,
+    cost: u64,
+    entries: Vec<IndexEntry>,
+    entries_before: u32,
+    trailer: Option<Trailer>,
+    relaxed: bool,
+}
+
+/// What writing came to.
+pub(crate) struct Written {
+    /// Appends of relaxed logs that may be reported.
+    pub(crate) acks: Vec<Done>,
+    /// Whether there is more to write.
+    pub(crate) more: bool,
+}
+
+/// The end of the active segment.
+pub(crate) fn end_of(state: &LogState) -> Option<SegmentPosition> {
+    let name = state.segments.last()?.name;
+    Some(SegmentPosition {
+        base_offset: name.base_offset,
+        first_index: name.first_index,
+        position: FilePosition(u64::from(state.cursor.position)),
+    })
+}
+
+impl LogState {
+    fn next_step(&self) -> Step {
+        match self.cut {
+            Some(cut) if cut.durable => return Step::Cut(cut),
+            Some(_) => return Step::Blocked,
+            None => {}
+        }
+        let Some(work) = self.unwritten.front() else { return Step::Idle };
+        let end = work.end.map_or(self.next_index(), |trailer| trailer.next_index);
+        let (mut batches, mut bytes, mut cost) = (Vec::new(), 0, 0);
+        let (mut until, mut position) = (self.next_unwritten, u64::from(self.cursor.position));
+        while until < end && bytes < STEP_BYTES && batches.len() * 2 < STEP_SLICES {
+            let Some(cached) = self.cached(until) else { break };
+            if batches.is_empty() {
+                position = u64::from(cached.before.position);
+            }
+            bytes += cached.batch.size_bytes();
+            cost += cached.cost;
+            batches.push(cached.batch.clone());
+            until = RaftIndex(until.0 + 1);
+        }
+        let whole = until >= end;
+        let covered = position + bytes as u64;
+        let within = |entry: &&IndexEntry| whole || u64::from(entry.position) < covered;
+        let entries: Vec<IndexEntry> = work.entries.iter().take_while(within).copied().collect();
+        let trailer = work.end.filter(|_| whole);
+        if batches.is_empty() && entries.is_empty() && trailer.is_none() {
+            return Step::Idle;
+        }
+        Step::Write(Write {
+            segment: work.segment.clone(),
+            truncations: self.truncations,
+            position,
+            batches,
+            until,
+            cost,
+            entries,
+            entries_before: work.entries_written,
+            trailer,
+            relaxed: self.options.flush == FlushMode::Relaxed,
+        })
+    }
+
+    /// A write is done; false if a truncation made it void.
+    fn write_done(&mut self, write: &Write) -> bool {
+        if self.truncations != write.truncations {
+            return false;
+        }
+        self.next_unwritten = write.until;
+        self.dirty_bytes -= write.cost;
+        if let Some(work) = self.unwritten.front_mut() {
+            work.entries.drain(..write.entries.len());
+            work.entries_written += write.entries.len() as u32;
+        }
+        if write.trailer.is_some() {
+            self.unwritten.pop_front();
+        }
+        true
+    }
+}
+
+impl Log {
+    /// Writes what is dirty, up to about `max_bytes`. Blocks.
+    pub(crate) fn write_behind(&self, max_bytes: u64) -> Result<Written, StorageError> {
+        let mut files = self.files();
+        let mut bytes = 0;
+        while bytes < max_bytes {
+            match self.step(&mut files)? {
+                Some(written) => bytes += written,
+                None => return Ok(Written { acks: self.state().take_acks(), more: false }),
+            }
+        }
+        Ok(Written { acks: self.state().take_acks(), more: true })
+    }
+
+    /// Does one step; tells how many bytes it wrote, `None` if there is nothing to do now.
+    fn step(&self, files: &mut FileState) -> Result<Option<u64>, StorageError> {
+        if self.retired.load(Ordering::Acquire) {
+            return Err(StorageError::LogClosed(self.identity.group));
+        }
+        let step = self.state().next_step();
+        match step {
+            Step::Blocked | Step::Idle => Ok(None),
+            Step::Cut(cut) => {
+                self.cut(files, &cut).map_err(|error| self.segment_error(error))?;
+                let mut state = self.state();
+                // A further truncation may have come, lower or not durable yet; it is cut again.
+                if state.cut == Some(cut) {
+                    state.cut = None;
+                }
+                Ok(Some(0))
+            }
+            Step::Write(write) => {
+                let bytes = self.write(files, &write).map_err(|error| self.segment_error(error))?;
+                if self.state().write_done(&write) && !write.batches.is_empty() {
+                    let last = RaftIndex(write.until.0 - 1);
+                    self.context.cache.written(write.cost, self.me.clone(), last);
+                }
+                if write.relaxed {
+                    self.context.relaxed_written(bytes);
+                }
+                Ok(Some(bytes))
+            }
+        }
+    }
+
+    /// Cuts the files: later segments go, the one named keeps what lies before the position.
+    fn cut(&self, files: &mut FileState, cut: &Cut) -> Result<(), SegmentError> {
+        let whole = cut.position == 0;
+        let doomed: Vec<SegmentName> =
+            files.present.range(cut.segment..).copied().filter(|name| whole || *name != cut.segment).collect();
+        let (maker, active) = {
+            let state = self.state();
+            let active = state.segments.iter().find(|segment| segment.name == cut.segment).cloned();
+            (doomed.iter().map(|name| state.maker.make(*name)).collect::<Vec<_>>(), active)
+        };
+        // From the end, so that a crash in between leaves no gap.
+        for segment in maker.iter().rev() {
+            files.folder_changed = true;
+            segment.remove()?;
+            files.present.remove(&segment.name);
+            files.unsynced.remove(&segment.name);
+        }
+        files.write_back = None;
+        let Some(segment) = active else { return Ok(()) };
+        if whole {
+            segment.release();
+            return Ok(());
+        }
+        let handles = segment.files()?;
+        for (kind, file, length) in [
+            (SegmentFile::Log, &handles.log, u64::from(cut.position)),
+            (SegmentFile::Index, &handles.index, entry_position(cut.entries)),
+        ] {
+            let shorter = file.len().and_then(|now| if now > length { file.set_len(length) } else { Ok(()) });
+            shorter.map_err(|error| segment.io("cut", kind, error))?;
+        }
+        files.unsynced.insert(segment.name, segment);
+        Ok(())
+    }
+
+    fn write(&self, files: &mut FileState, write: &Write) -> Result<u64, SegmentError> {
+        let segment = &write.segment;
+        let handles = segment.files()?;
+        if files.present.insert(segment.name) {
+            files.folder_changed = true;
+        }
+        files.unsynced.insert(segment.name, segment.clone());
+        let slices: Vec<IoSlice<'_>> = write.batches.iter().flat_map(StampedBatch::io_slices).collect();
+        let bytes: u64 = write.batches.iter().map(|batch| batch.size_bytes() as u64).sum();
+        if !slices.is_empty() {
+            let result = handles.log.write_all_at(&slices, write.position);
+            result.map_err(|error| segment.io("write", SegmentFile::Log, error))?;
+        }
+        let mut index = Vec::with_capacity(INDEX_HEADER_BYTES + write.entries.len() * 48);
+        let at = if write.entries_before == 0 {
+            let name = segment.name;
+            let interval_bytes = self.context.options.index_interval_bytes;
+            let (base_offset, first_index) = (name.base_offset, name.first_index);
+            index.extend_from_slice(&IndexHeader { base_offset, first_index, interval_bytes }.encode());
+            0
+        } else {
+            entry_position(write.entries_before)
+        };
+        for entry in &write.entries {
+            index.extend_from_slice(&entry.encode());
+        }
+        let index_error = |error| segment.io("write", SegmentFile::Index, error);
+        if !index.is_empty() {
+            handles.index.write_all_at(&[IoSlice::new(&index)], at).map_err(index_error)?;
+        }
+        if let Some(trailer) = &write.trailer {
+            let end = entry_position(write.entries_before + write.entries.len() as u32);
+            let mut before = vec![0; end as usize];
+            handles.index.read_exact_at(&mut before, 0).map_err(index_error)?;
+            handles.index.write_all_at(&[IoSlice::new(&trailer.encode(&before))], end).map_err(index_error)?;
+        }
+        if !write.relaxed && bytes > 0 {
+            self.write_back(files, write, bytes)?;
+        }
+        Ok(bytes)
+    }
+
+    fn write_back(&self, files: &mut FileState, write: &Write, bytes: u64) -> Result<(), SegmentError> {
+        let (name, end) = (write.segment.name, write.position + bytes);
+        let from = match files.write_back {
+            Some((segment, from, to)) if segment == name && to == write.position => from,
+            _ => write.position,
+        };
+        files.write_back = Some((name, from, end));
+        if end - from >= WRITE_BACK_BYTES {
+            let log = write.segment.files()?.log;
+            log.start_writeback(from, end - from)
+                .map_err(|error| write.segment.io("write", SegmentFile::Log, error))?;
+            files.write_back = Some((name, end, end));
+        }
+        Ok(())
+    }
+
+    /// Writes and syncs everything that was appended before the call, and gives the row that says so. Blocks; does nothing
+    /// when nothing changed.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError::TruncationPending`]: try again when the journal has synced. [`StorageError::SetAside`]: a sync
+    /// failed, which is final. What a failed write says: nothing is lost, the batches are in the tail cache still.
+    pub(crate) fn sync_segments(&self) -> Result<GroupRow, StorageError> {
+        let mut files = self.files();
+        let (row, acks) = loop {
+            let (row, truncations, snapshot) = {
+                let state = self.state();
+                if state.set_aside {
+                    return Err(StorageError::SetAside(self.identity.group));
+                }
+                if state.cut.is_some_and(|cut| !cut.durable) {
+                    return Err(StorageError::TruncationPending(self.identity.group));
+                }
+                (self.capture(&state), state.truncations, self.snapshot_due(&state))
+            };
+            self.write_up_to(&mut files, &row, truncations)?;
+            self.sync(&mut files)?;
+            if let Some((name, bytes)) = snapshot {
+                self.write_snapshot(&mut files, name, &bytes)?;
+            }
+            let mut state = self.state();
+            if state.truncations != truncations {
+                // What was captured is not what the files hold.
+                continue;
+            }
+            state.synced = row.durable;
+            state.journaled_checkpoints = state.journaled_checkpoints.saturating_sub(1);
+            let last = row.last.map(|last| last.index);
+            state.unjournaled = state.unjournaled.filter(|index| Some(*index) > last);
+            break (row, state.take_acks());
+        };
+        drop(files);
+        for done in acks {
+            done(Ok(()));
+        }
+        self.context.cache.make_room();
+        Ok(row)
+    }
+
+    fn write_up_to(&self, files: &mut FileState, row: &GroupRow, truncations: u64) -> Result<(), StorageError> {
+        let next = row.last.map_or(RaftIndex(0), |last| RaftIndex(last.index.0 + 1));
+        loop {
+            {
+                let state = self.state();
+                let active = row.durable.map(|durable| (durable.base_offset, durable.first_index));
+                let older = |name: SegmentName| Some((name.base_offset, name.first_index)) < active;
+                let sealed = state.unwritten.front().is_none_or(|work| !older(work.segment.name));
+                let indexed = state.unwritten.front().is_none_or(|work| {
+                    let end = row.durable.map_or(0, |durable| durable.position.0);
+                    work.entries.front().is_none_or(|entry| u64::from(entry.position) >= end)
+                });
+                let written = state.next_unwritten >= next && sealed && indexed && state.cut.is_none();
+                if written || state.truncations != truncations {
+                    return Ok(());
+                }
+            }
+            if self.step(files)?.is_none() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Syncs the files that were written since the last sync.
+    pub(super) fn sync(&self, files: &mut FileState) -> Result<(), StorageError> {
+        let failed = |_: SegmentError| {
+            self.state().set_aside = true;
+            StorageError::SetAside(self.identity.group)
+        };
+        for segment in std::mem::take(&mut files.unsynced).into_values() {
+            let handles = segment.existing_files().map_err(failed)?;
+            for (kind, file) in [(SegmentFile::Log, &handles.log), (SegmentFile::Index, &handles.index)] {
+                file.sync_data().map_err(|error| failed(segment.io("sync", kind, error)))?;
+            }
+            let active = self.state().segments.last().is_some_and(|active| active.name == segment.name);
+            if !active {
+                segment.release();
+            }
+        }
+        if std::mem::take(&mut files.folder_changed) {
+            let path = self.folder.to_path_buf();
+            self.context
+                .disk
+                .sync_dir(&self.folder)
+                .map_err(|source| failed(SegmentError::Io { operation: "sync", path, source: Arc::new(source) }))?;
+        }
+        Ok(())
+    }
+
+    /// A snapshot of the producers at the committed entry, if one should be written.
+    fn snapshot_due(&self, state: &LogState) -> Option<(SegmentName, bytes::Bytes)> {
+        let covers = state.committed?;
+        let enough = if self.context.closing() { CLOSING_SNAPSHOT_BYTES } else { SNAPSHOT_BYTES };
+        if !state.snapshot_due && state.bytes_since_snapshot < enough {
+            return None;
+        }
+        let first_index = RaftIndex(covers.index.0 + 1);
+        let name = SegmentName { base_offset: state.high_watermark, first_index };
+        Some((name, state.producers.snapshot(covers, state.high_watermark)))
+    }
+
+    fn write_snapshot(&self, files: &mut FileState, name: SegmentName, bytes: &[u8]) -> Result<(), StorageError> {
+        let path = self.folder.join(name.file(SegmentFile::Snapshot));
+        if files.snapshots.last() != Some(&name) {
+            let write = write_atomically(self.context.disk.as_ref(), &path, bytes);
+            write.map_err(|error| StorageError::io("write", &path, error))?;
+            files.snapshots.push(name);
+        }
+        while files.snapshots.len() > KEPT_SNAPSHOTS {
+            let path = self.folder.join(files.snapshots[0].file(SegmentFile::Snapshot));
+            self.context.disk.remove_file(&path).map_err(|error| StorageError::io("remove", &path, error))?;
+            files.snapshots.remove(0);
+        }
+        let mut state = self.state();
+        state.bytes_since_snapshot = 0;
+        state.snapshot_due = false;
+        Ok(())
+    }
+
+    /// Ends the log before its folder goes: when it returns no file operation of it starts any more, and appends are
+    /// refused. Appends that were waiting for the writer are told so.
+    pub(crate) fn retire(&self) {
+        self.retired.store(true, Ordering::Release);
+        let files = self.files();
+        let acks: Vec<Done> = {
+            let mut state = self.state();
+            for segment in &state.segments {
+                segment.release();
+            }
+            state.relaxed_acks.drain(..).map(|ack| ack.done).collect()
+        };
+        drop(files);
+        for done in acks {
+            done(Err(StorageError::LogClosed(self.identity.group)));
+        }
+    }
+
+    /// The writer could not write: appends that wait for it will not be flushed. What the journal has it has.
+    pub(crate) fn write_failed(&self, error: &StorageError) -> Vec<Done> {
+        let mut state = self.state();
+        if !state.relaxed_acks.is_empty() {
+            state.failed = Some(error.clone());
+        }
+        state.relaxed_acks.drain(..).map(|ack| ack.done).collect()
+    }
+
+    /// Bytes of batches that are not written.
+    pub(crate) fn dirty_bytes(&self) -> u64 {
+        self.state().dirty_bytes
+    }
+
+    /// A closed segment was opened for a read: the one that was longest unused is closed if there are too many.
+    pub(super) fn opened(&self, plan: &ColdPlan) {
+        let mut recent = self.recent.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        recent.retain(|segment| !Arc::ptr_eq(segment, &plan.segment));
+        recent.push_back(plan.segment.clone());
+        if recent.len() > OPEN_SEGMENTS
+            && let Some(oldest) = recent.pop_front()
+        {
+            oldest.release();
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! What the journal says, replayed over what the table and the segments say.
+//!
+//! Replay is idempotent: a record that is in the log already changes nothing. What becomes of an entry is a table,
+//! [`DECISIONS`], whose rows are tried in order; the log is what recovery found and what was replayed before.
+
+use millpond_record::{RaftIndex, Term};
+
+use super::Log;
+use super::state::{LogState, Recovery};
+use crate::StorageError;
+use crate::cache::own_cost;
+use crate::journal::JournalEntry;
+use crate::types::FlushMode;
+
+/// A recovery writes what it replayed into the segments when it has gathered this much of a log.
+const REPLAYED_BYTES: u64 = 4 << 20;
+
+/// What a replayed record did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Replayed {
+    /// It changed the log.
+    Applied,
+    /// The log had it already, or something newer.
+    Skipped,
+    /// What came before it is lost, as a relaxed log allows.
+    Lost,
+}
+
+/// Where a replayed entry would be in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Where {
+    /// At or below P.
+    Purged,
+    /// Where the log has an entry.
+    Within,
+    /// Right behind the last entry.
+    Next,
+    /// Further behind.
+    Beyond,
+}
+
+/// The entry's term, compared with that of the entry in its place, or of the last one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum TermIs {
+    Any,
+    Lower,
+    Same,
+    NotLower,
+    Higher,
+}
+
+/// Whether the log may miss batches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Gaps {
+    Any,
+    Tolerated,
+    Impossible,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Action {
+    Skip,
+    CutAndAppend,
+    Append,
+    SkipAsLost,
+    Refuse,
+}
+
+/// What becomes of a replayed entry. The first row that fits decides.
+const DECISIONS: [(Where, TermIs, Gaps, Action); 9] = [
+    // Raft never looks below P.
+    (Where::Purged, TermIs::Any, Gaps::Any, Action::Skip),
+    // The same index and term is the same entry (Raft's log matching).
+    (Where::Within, TermIs::Same, Gaps::Any, Action::Skip),
+    // A later leader overwrote what a segment still has.
+    (Where::Within, TermIs::Higher, Gaps::Any, Action::CutAndAppend),
+    // The segment is ahead of this record: the one that put the newer entry there follows.
+    (Where::Within, TermIs::Lower, Gaps::Any, Action::Skip),
+    (Where::Next, TermIs::NotLower, Gaps::Any, Action::Append),
+    // A record from before the entry that is last now, which replaced it.
+    (Where::Next, TermIs::Lower, Gaps::Any, Action::Skip),
+    (Where::Beyond, TermIs::Lower, Gaps::Any, Action::Skip),
+    // The batches before it were only in the page cache. What is appended now has a higher term.
+    (Where::Beyond, TermIs::NotLower, Gaps::Tolerated, Action::SkipAsLost),
+    // The journal misses something that it had acknowledged.
+    (Where::Beyond, TermIs::NotLower, Gaps::Impossible, Action::Refuse),
+];
+
+impl TermIs {
+    fn fits(self, term: Term, other: Term) -> bool {
+        match self {
+            TermIs::Any => true,
+            TermIs::Lower => term < other,
+            TermIs::Same => term == other,
+            TermIs::NotLower => term >= other,
+            TermIs::Higher => term > other,
+        }
+    }
+}
+
+fn decide(place: Where, term: Term, other: Term, tolerated: bool) -> Action {
+    let gaps = if tolerated { Gaps::Tolerated } else { Gaps::Impossible };
+    let row =
+        DECISIONS.iter().find(|row| row.0 == place && row.1.fits(term, other) && (row.2 == Gaps::Any || row.2 == gaps));
+    row.expect("the table has a row for every case").3
+}
+
+impl LogState {
+    /// Where an entry belongs, and the term to compare its own with.
+    fn place(&self, index: RaftIndex, continues: bool) -> (Where, Term) {
+        let purged = self.purged.is_some_and(|purged| index <= purged.index);
+        let Some(last) = self.last else {
+            // The first entry of a log may have any index; that it takes the first offset tells that none is missing.
+            return (if continues { Where::Next } else { Where::Beyond }, Term(0));
+        };
+        if purged {
+            (Where::Purged, last.term)
+        } else if index > last.index {
+            (if index == self.next_index() { Where::Next } else { Where::Beyond }, last.term)
+        } else {
+            match self.term_at(index) {
+                Some(term) => (Where::Within, term),
+                // Below the first entry: deleted with its segment.
+                None => (Where::Purged, last.term),
+            }
+        }
+    }
+}
+
+impl Log {
+    /// Replays one record of this group that its row does not have yet. Blocks, without waiting for any driver.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError::Corrupt`] where record and log contradict each other; what reads and writes of the segments say.
+    pub(crate) fn replay(&self, entry: JournalEntry) -> Result<Replayed, StorageError> {
+        let mut state = self.state();
+        let (done, large) = self.replay_into(&mut state, entry)?;
+        drop(state);
+        if large {
+            self.write_behind(u64::MAX)?;
+            self.context.cache.make_room();
+        }
+        Ok(done)
+    }
+
+    fn replay_into(&self, state: &mut LogState, entry: JournalEntry) -> Result<(Replayed, bool), StorageError> {
+        let recovery = state.recovery.clone().ok_or_else(|| self.corrupt("a record is replayed into a log in use"))?;
+        match entry {
+            JournalEntry::Append { index, term, append_time, batch, .. } => {
+                let (place, other) = state.place(index, batch.header().base_offset == state.log_end);
+                match decide(place, term, other, recovery.tolerates_gaps) {
+                    Action::Skip => return Ok((Replayed::Skipped, false)),
+                    Action::SkipAsLost => return Ok((Replayed::Lost, false)),
+                    Action::Refuse => {
+                        let last = state.last.map(|last| last.to_string()).unwrap_or_default();
+                        return Err(self.corrupt(format!(
+                            "the journal goes on with entry {term}/{index} but the log ends with {last}"
+                        )));
+                    }
+                    Action::CutAndAppend => self.cut_replayed(state, &recovery, index)?,
+                    Action::Append => {}
+                }
+                if state.last.is_none() {
+                    (state.first_index, state.next_unwritten, state.pending_first) = (index, index, index);
+                }
+                let header = batch.header();
+                if header.base_offset != state.log_end || header.leader_epoch.0 as u64 != term.0 || term > Term::MAX {
+                    return Err(self.corrupt(format!("the journal's entry {term}/{index} does not continue the log")));
+                }
+                let cost = own_cost(&batch);
+                state.push(&batch, term, append_time, cost);
+                self.context.cache.appended(cost);
+            }
+            JournalEntry::Truncate { after, .. } => {
+                let kept = after.map_or(RaftIndex(0), |after| RaftIndex(after.0 + 1));
+                if state.last.is_none_or(|last| last.index < kept) {
+                    return Ok((Replayed::Skipped, false));
+                }
+                self.cut_replayed(state, &recovery, kept)?;
+            }
+            JournalEntry::Vote { vote, .. } => {
+                if !vote.supersedes(&state.vote) {
+                    return Ok((Replayed::Skipped, false));
+                }
+                state.vote = vote;
+            }
+            JournalEntry::Purge { position, membership, .. } => {
+                if state.purged.is_some_and(|purged| purged.index >= position.index) {
+                    return Ok((Replayed::Skipped, false));
+                }
+                if state.last == Some(position.log_id()) && state.cursor.position > 0 {
+                    state.roll();
+                }
+                state.purged = Some(position);
+                state.membership_at_p = membership;
+            }
+            JournalEntry::LogStart { offset, .. } => state.log_start = state.log_start.max(offset),
+            JournalEntry::Options { options, .. } => {
+                state.options = options;
+                if let Some(recovery) = &mut state.recovery {
+                    recovery.tolerates_gaps |= options.flush == FlushMode::Relaxed;
+                }
+            }
+            JournalEntry::Create { .. } | JournalEntry::Delete { .. } => {
+                return Err(self.corrupt("its creation or deletion is replayed into the log"));
+            }
+        }
+        let large = recovery.diverged.is_none() && state.dirty_bytes > REPLAYED_BYTES;
+        Ok((Replayed::Applied, large))
+    }
+
+    /// Drops what the log has from `index` on.
+    fn cut_replayed(&self, state: &mut LogState, recovery: &Recovery, index: RaftIndex) -> Result<(), StorageError> {
+        let kept_by_row = recovery.diverged.is_some() && index < state.next_unwritten;
+        let place = if kept_by_row { self.locate_by_scan(state, index)? } else { self.locate(state, index)? };
+        let after = index.0.checked_sub(1).map(RaftIndex).filter(|_| index > self.first_of(state));
+        let (cost, dirty) = state.truncate(after, place, true);
+        self.context.cache.removed(cost, dirty);
+        if kept_by_row && let Some(recovery) = &mut state.recovery {
+            recovery.diverged = None;
+        }
+        Ok(())
+    }
+
+    /// The index of the log's first entry, or of its next one.
+    fn first_of(&self, state: &LogState) -> RaftIndex {
+        let first = state.segments.first().map_or(state.next_index(), |segment| segment.name.first_index);
+        if state.purged.is_some() { RaftIndex(0) } else { first }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,151 @@
+//! Look-ups by time (Kafka's ListOffsets).
+//!
+//! The index tells the max timestamp of all that lies before each entry, so the block in which it reaches a time is found
+//! by a binary search; then the batch by its header, then the record. Only the batch that holds the answer is opened, as a
+//! rule: a compressed batch whose header promises a time that no record has costs one more.
+
+use millpond_record::{BatchHeader, DecompressLimit, LeaderEpoch, Offset, StampedBatch, Timestamp, records};
+
+use super::Log;
+use super::cold::ColdPlan;
+use super::types::Found;
+use crate::StorageError;
+use crate::segment::SegmentError;
+
+/// Batches that are opened in vain, because their headers promise a time that no record has, before the look-up gives up.
+const MAX_LIARS: usize = 64;
+
+/// How much of the tail cache is looked at.
+const MAX_CANDIDATES: usize = MAX_LIARS;
+
+/// How much is read at once.
+const BLOCK_BYTES: usize = 256 << 10;
+
+/// The longest batch that is opened, in bytes after decompression.
+const MAX_OPENED_BYTES: usize = 256 << 20;
+
+impl Log {
+    /// The first record with a timestamp of at least `time`, among those below `to`. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// What a read of the segments says.
+    pub fn offset_for_timestamp(&self, time: Timestamp, to: Offset) -> Result<Option<Found>, StorageError> {
+        let (plans, tail, log_start) = self.candidates(|max| max >= time, to)?;
+        let mut liars = 0;
+        for plan in &plans {
+            let reaches = plan.max_timestamp().map_err(|error| self.segment_error(error))? >= time;
+            if !reaches {
+                continue;
+            }
+            let found = first_in_segment(plan, time, log_start, to, &mut liars);
+            if let Some(found) = found.map_err(|error| self.segment_error(error))? {
+                return Ok(Some(found));
+            }
+        }
+        let in_tail = tail.iter().find_map(|batch| {
+            first_record(&batch.to_bytes(), &batch.header(), log_start, |timestamp| timestamp >= time)
+        });
+        Ok(in_tail.filter(|found| found.offset < to))
+    }
+
+    /// The first record that has the highest timestamp of all below `to`. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Log::offset_for_timestamp`].
+    pub fn max_timestamp(&self, to: Offset) -> Result<Option<Found>, StorageError> {
+        let (plans, newest, log_start) = {
+            let state = self.state();
+            self.check_open(&state)?;
+            let plans: Vec<ColdPlan> = (0..state.segments.len()).filter_map(|at| ColdPlan::of(&state, at)).collect();
+            let data = state.tail.iter().filter(|cached| !cached.raft_only && cached.next_offset <= to);
+            let newest = data
+                .filter(|cached| cached.next_offset > state.log_start)
+                .reduce(|best, cached| if cached.max_timestamp > best.max_timestamp { cached } else { best })
+                .map(|cached| cached.batch.clone());
+            (plans, newest, state.log_start)
+        };
+        let (mut highest, mut holder) = (Timestamp::NONE, None);
+        for plan in &plans {
+            let max = plan.max_timestamp().map_err(|error| self.segment_error(error))?;
+            if max > highest {
+                (highest, holder) = (max, Some(plan));
+            }
+        }
+        if let Some(batch) = newest.filter(|batch| batch.header().max_timestamp > highest) {
+            let header = batch.header();
+            return Ok(first_record(&batch.to_bytes(), &header, log_start, |time| time >= header.max_timestamp));
+        }
+        let Some(plan) = holder else { return Ok(None) };
+        let found = first_in_segment(plan, highest, log_start, to, &mut 0);
+        found.map_err(|error| self.segment_error(error))
+    }
+
+    /// The segments, and the batches of the tail whose max timestamp is wanted.
+    fn candidates(
+        &self,
+        wanted: impl Fn(Timestamp) -> bool,
+        to: Offset,
+    ) -> Result<(Vec<ColdPlan>, Vec<StampedBatch>, Offset), StorageError> {
+        let state = self.state();
+        self.check_open(&state)?;
+        let plans = (0..state.segments.len()).filter_map(|at| ColdPlan::of(&state, at)).collect();
+        let data = state.tail.iter().filter(|cached| !cached.raft_only && cached.next_offset <= to);
+        let tail = data
+            .filter(|cached| cached.next_offset > state.log_start && wanted(cached.max_timestamp))
+            .take(MAX_CANDIDATES)
+            .map(|cached| cached.batch.clone());
+        Ok((plans, tail.collect(), state.log_start))
+    }
+}
+
+fn first_in_segment(
+    plan: &ColdPlan,
+    time: Timestamp,
+    log_start: Offset,
+    to: Offset,
+    liars: &mut usize,
+) -> Result<Option<Found>, SegmentError> {
+    let view = plan.open()?;
+    let mut number = view.floor(|entry| entry.max_timestamp_before < time)?.unwrap_or(0);
+    while number < view.index.len() {
+        let block = view.load(number, BLOCK_BYTES)?;
+        for batch in &block.batches {
+            let header = &batch.header;
+            if header.attributes.is_raft_only() || header.max_timestamp < time || header.next_offset() <= log_start {
+                continue;
+            }
+            if header.next_offset() > to || *liars == MAX_LIARS {
+                return Ok(None);
+            }
+            if let Some(found) = first_record(&block.batch(batch), header, log_start, |timestamp| timestamp >= time) {
+                return Ok(Some(found));
+            }
+            *liars += 1;
+        }
+        number = block.next_entry;
+    }
+    Ok(None)
+}
+
+/// The first record of a batch whose timestamp is wanted. A batch that cannot be opened answers by its header: it is what
+/// the producer sent, and a consumer will see the same.
+fn first_record(
+    batch: &[u8],
+    header: &BatchHeader,
+    log_start: Offset,
+    wanted: impl Fn(Timestamp) -> bool,
+) -> Option<Found> {
+    let leader_epoch: LeaderEpoch = header.leader_epoch;
+    let whole = Found { offset: header.base_offset, timestamp: header.max_timestamp, leader_epoch };
+    let Ok(records) = records(batch, DecompressLimit(MAX_OPENED_BYTES)) else { return Some(whole) };
+    for record in records.iter() {
+        let Ok(record) = record else { return Some(whole) };
+        let (offset, timestamp) = (record.offset(header), record.timestamp(header));
+        if offset >= log_start && wanted(timestamp) {
+            return Some(Found { offset, timestamp, leader_epoch });
+        }
+    }
+    None
+}

@@ -1,0 +1,180 @@
+//! The groups of a data directory: each one's row, and its log once it is open.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use millpond_record::GroupId;
+use millpond_runtime::Disk;
+
+use crate::StorageError;
+use crate::log::{Log, LogContext};
+use crate::partition_folder::PartitionMetadata;
+use crate::types::GroupRow;
+
+/// All groups. A group whose deletion is not durable yet is among them.
+#[derive(Default)]
+pub(crate) struct Registry {
+    groups: Mutex<BTreeMap<GroupId, Arc<Slot>>>,
+}
+
+/// One group.
+pub(crate) struct Slot {
+    pub(crate) group: GroupId,
+    /// Held while the log is being opened: one opener at a time.
+    opening: Mutex<()>,
+    state: Mutex<SlotState>,
+}
+
+struct SlotState {
+    /// As of the last checkpoint; the log knows better once it is open.
+    row: GroupRow,
+    log: Option<Arc<Log>>,
+    /// Whether the row may be believed without looking at the segments' tail: not after a start without a clean stop.
+    trusted: bool,
+    deleted: bool,
+}
+
+impl Registry {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, BTreeMap<GroupId, Arc<Slot>>> {
+        self.groups.lock().expect("nothing panics while it holds the registry's lock")
+    }
+
+    pub(crate) fn slot(&self, group: GroupId) -> Option<Arc<Slot>> {
+        self.lock().get(&group).cloned()
+    }
+
+    pub(crate) fn slots(&self) -> Vec<Arc<Slot>> {
+        self.lock().values().cloned().collect()
+    }
+}
+
+impl Slot {
+    pub(crate) fn new(row: GroupRow, log: Option<Arc<Log>>, trusted: bool) -> Arc<Slot> {
+        let group = row.group;
+        let state = Mutex::new(SlotState { row, log, trusted, deleted: false });
+        Arc::new(Slot { group, opening: Mutex::new(()), state })
+    }
+
+    fn state(&self) -> MutexGuard<'_, SlotState> {
+        self.state.lock().expect("nothing panics while it holds a group's lock")
+    }
+
+    /// The group's folder; `None` once it is being deleted.
+    pub(crate) fn folder(&self) -> Option<String> {
+        let state = self.state();
+        (!state.deleted).then(|| state.row.folder())
+    }
+
+    /// What is known now; `None` once the group is being deleted.
+    pub(crate) fn row(&self) -> Option<GroupRow> {
+        let state = self.state();
+        if state.deleted {
+            return None;
+        }
+        Some(state.log.as_ref().map_or_else(|| state.row.clone(), |log| log.row()))
+    }
+
+    pub(crate) fn open_log(&self) -> Option<Arc<Log>> {
+        self.state().log.clone()
+    }
+
+    /// The row as of the last checkpoint.
+    pub(crate) fn checkpointed(&self) -> GroupRow {
+        self.state().row.clone()
+    }
+
+    /// A new row, as a checkpoint captured it.
+    pub(crate) fn captured(&self, row: &GroupRow) {
+        self.state().row = row.clone();
+    }
+
+    /// A sync of the log's segments failed: nothing that was acknowledged may be believed to be there.
+    pub(crate) fn set_aside(&self) -> GroupRow {
+        let mut state = self.state();
+        state.row.set_aside = true;
+        state.row.clone()
+    }
+
+    /// The log, opened if it is not. Blocking.
+    pub(crate) fn log(
+        &self,
+        disk: &dyn Disk,
+        context: &Arc<LogContext>,
+        root: &PathBuf,
+    ) -> Result<Option<Arc<Log>>, StorageError> {
+        if let Some(answer) = self.known()? {
+            return Ok(answer);
+        }
+        let _opening = self.opening.lock().expect("nothing panics while it opens a log");
+        if let Some(answer) = self.known()? {
+            return Ok(answer);
+        }
+        let (row, trusted) = {
+            let state = self.state();
+            (state.row.clone(), state.trusted)
+        };
+        let folder = root.join(row.folder());
+        check_owner(disk, &folder, &row)?;
+        let log = if trusted {
+            Log::open(context, &row)?
+        } else {
+            let log = Log::recover(context, &row)?;
+            log.finish_recovery()?;
+            log
+        };
+        self.state().log = Some(log.clone());
+        Ok(Some(log))
+    }
+
+    /// What can be said without opening the log.
+    fn known(&self) -> Result<Option<Option<Arc<Log>>>, StorageError> {
+        let state = self.state();
+        if state.deleted {
+            return Ok(Some(None));
+        }
+        if state.row.set_aside {
+            return Err(StorageError::SetAside(self.group));
+        }
+        Ok(state.log.clone().map(Some))
+    }
+
+    /// Ends the log: when this returns, no file of the folder is touched any more. False if that was done before.
+    pub(crate) fn retire(&self) -> bool {
+        let _opening = self.opening.lock().expect("nothing panics while it opens a log");
+        let log = {
+            let mut state = self.state();
+            if state.deleted {
+                return false;
+            }
+            state.deleted = true;
+            state.log.take()
+        };
+        if let Some(log) = log {
+            log.retire();
+        }
+        true
+    }
+}
+
+/// A folder that says it belongs to another group is not touched. One that does not say is given its file.
+pub(crate) fn check_owner(disk: &dyn Disk, folder: &PathBuf, row: &GroupRow) -> Result<(), StorageError> {
+    let own = PartitionMetadata { group: row.group, topic_id: row.topic_id };
+    let read_error = |error| StorageError::io("read", folder, error);
+    match PartitionMetadata::read(disk, folder).map_err(read_error)? {
+        Some(found) if found == own => Ok(()),
+        Some(found) => {
+            let what = format!(
+                "its folder {} says that it belongs to group {} of topic id {}",
+                folder.display(),
+                found.group,
+                found.topic_id
+            );
+            Err(StorageError::Corrupt { group: row.group, what })
+        }
+        None => disk
+            .create_dir_all(folder)
+            .and_then(|()| own.write(disk, folder))
+            .map_err(|error| StorageError::io("write", folder, error)),
+    }
+}

@@ -1,0 +1,250 @@
+//! Recovery of a data directory: `groups.table`, then the journal over it.
+//!
+//! The journal is read twice. The first pass proves it, finds its end, and learns which groups it creates and deletes: a
+//! deleted group's folder may be gone, so its records must not be replayed. Then the folders are put right, and the second
+//! pass hands every record that a group's row does not cover to the group's log, which decides by its own table (see
+//! `log`) what to do with it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+
+use millpond_record::GroupId;
+use millpond_runtime::Disk;
+
+use crate::journal::JournalEntry;
+use crate::journal::record::Kind;
+use crate::journal::scan::{self, FoundRecord, ReplayFrom, Scanned};
+use crate::log::{Log, LogContext, Replayed};
+use crate::partition_folder::{self, FolderName, PartitionMetadata};
+use crate::registry::check_owner;
+use crate::table::Table;
+use crate::types::{GroupRow, GroupSpec};
+use crate::{OpenError, StorageError};
+
+/// What a start found and did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RecoveryReport {
+    /// Whether the last run ended with a clean stop (a new directory counts as that): nothing had to be replayed.
+    pub clean: bool,
+    /// Groups in the directory.
+    pub groups: u64,
+    /// Journal files that were read.
+    pub journal_files: u64,
+    /// Journal records since the last checkpoint.
+    pub journal_records: u64,
+    /// Bytes of those records.
+    pub journal_bytes: u64,
+    /// Records that `groups.table` or the segments had already, or that belong to groups deleted since.
+    pub records_covered: u64,
+    /// Records that changed a log.
+    pub records_applied: u64,
+    /// Records whose predecessors a relaxed log lost, as it may.
+    pub records_lost: u64,
+    /// Groups that had something to replay; only their folders were opened.
+    pub groups_replayed: u64,
+    /// Groups that the journal created.
+    pub groups_created: u64,
+    /// Groups that the journal deleted.
+    pub groups_deleted: u64,
+    /// Folders of no known group: they were set aside under these names and hold what they held.
+    pub strays: Vec<String>,
+    /// Folders of no known group that held no data and were removed.
+    pub empty_folders_removed: u64,
+}
+
+/// What the first pass over the journal found.
+pub(crate) struct FirstPass {
+    pub(crate) scanned: Scanned,
+    created: BTreeMap<GroupId, GroupSpec>,
+    deleted: BTreeSet<GroupId>,
+}
+
+/// Reads the journal and syncs the files it was found in: what is replayed from them may be reported.
+pub(crate) fn first_pass(
+    disk: &dyn Disk,
+    folder: &Path,
+    numbers: &[u64],
+    from: ReplayFrom,
+) -> Result<FirstPass, OpenError> {
+    let (mut created, mut deleted) = (BTreeMap::new(), BTreeSet::new());
+    let scanned = scan::scan(disk, folder, numbers, from, &mut |record: FoundRecord<'_>| {
+        if record.header.is(Kind::Append) {
+            return Ok(());
+        }
+        match record.entry()? {
+            JournalEntry::Create { spec } => drop(created.insert(spec.group, spec)),
+            JournalEntry::Delete { group } => drop(deleted.insert(group)),
+            _ => {}
+        }
+        Ok(())
+    })?;
+    if scanned.records > 0 {
+        scan::sync_files(disk, folder, &scanned.files)?;
+    }
+    Ok(FirstPass { scanned, created, deleted })
+}
+
+/// The second half of recovery.
+pub(crate) struct Recovery<'a> {
+    pub(crate) disk: &'a dyn Disk,
+    pub(crate) root: &'a Path,
+    pub(crate) folder: &'a Path,
+    pub(crate) from: ReplayFrom,
+}
+
+type Logs = BTreeMap<GroupId, Arc<Log>>;
+
+impl Recovery<'_> {
+    /// Brings the table's rows and the logs to where the journal says. Gives the logs that had to be opened for it.
+    pub(crate) fn run(
+        &self,
+        context: &Arc<LogContext>,
+        table: &mut Table,
+        pass: FirstPass,
+        clean: bool,
+    ) -> Result<(Logs, RecoveryReport), OpenError> {
+        let mut report = RecoveryReport {
+            clean,
+            journal_files: pass.scanned.files.len() as u64,
+            journal_records: pass.scanned.records,
+            journal_bytes: pass.scanned.bytes,
+            groups_deleted: pass.deleted.len() as u64,
+            ..RecoveryReport::default()
+        };
+        table.rows.retain(|group, _| !pass.deleted.contains(group));
+        let mut logs = Logs::new();
+        if !clean {
+            let mut live: BTreeMap<String, GroupId> =
+                table.rows.values().map(|row| (row.folder(), row.group)).collect();
+            let created = pass.created.values().filter(|spec| !pass.deleted.contains(&spec.group));
+            live.extend(created.map(|spec| (GroupRow::new(spec, 0).folder(), spec.group)));
+            self.put_folders_right(&live, &pass.deleted, &mut report)?;
+        }
+        if pass.scanned.records > 0 {
+            // Only the files that were found then: the journal has begun to recycle the others.
+            scan::scan(self.disk, self.folder, &pass.scanned.files, self.from, &mut |record| {
+                if pass.deleted.contains(&record.header.group) {
+                    report.records_covered += 1;
+                    return Ok(());
+                }
+                self.replay(context, table, &mut logs, &record, &mut report)
+            })?;
+        }
+        for log in logs.values() {
+            log.finish_recovery()?;
+        }
+        report.groups = table.rows.len() as u64;
+        report.groups_replayed = logs.len() as u64;
+        Ok((logs, report))
+    }
+
+    fn replay(
+        &self,
+        context: &Arc<LogContext>,
+        table: &mut Table,
+        logs: &mut Logs,
+        record: &FoundRecord<'_>,
+        report: &mut RecoveryReport,
+    ) -> Result<(), OpenError> {
+        let (group, sequence) = (record.header.group, record.header.sequence);
+        let Some(row) = table.rows.get(&group) else {
+            let JournalEntry::Create { spec } = record.entry()? else {
+                let what = format!("journal record {sequence} names it, but it was never created");
+                return Err(StorageError::Corrupt { group, what }.into());
+            };
+            report.groups_created += 1;
+            table.rows.insert(group, GroupRow::new(&spec, sequence + 1));
+            return Ok(());
+        };
+        if sequence < row.journal_sequence || row.set_aside {
+            report.records_covered += 1;
+            return Ok(());
+        }
+        let log = match logs.get(&group) {
+            Some(log) => log,
+            None => {
+                check_owner(self.disk, &self.root.join(row.folder()), row)?;
+                logs.entry(group).or_insert(Log::recover(context, row)?)
+            }
+        };
+        match log.replay(record.entry()?)? {
+            Replayed::Applied => report.records_applied += 1,
+            Replayed::Skipped => report.records_covered += 1,
+            Replayed::Lost => report.records_lost += 1,
+        }
+        Ok(())
+    }
+
+    /// A crash may have undone renames and left folders of groups that never became durable.
+    fn put_folders_right(
+        &self,
+        live: &BTreeMap<String, GroupId>,
+        deleted: &BTreeSet<GroupId>,
+        report: &mut RecoveryReport,
+    ) -> Result<(), OpenError> {
+        let list_error = |error| OpenError::io("list", self.root, error);
+        let entries = self.disk.read_dir(self.root).map_err(list_error)?;
+        let names = entries.iter().filter(|entry| entry.is_dir).filter_map(|entry| entry.name.to_str());
+        let (mut returned, mut unknown) = (Vec::new(), Vec::new());
+        for name in names {
+            match FolderName::parse(name) {
+                FolderName::Deleted { group, name: before } if live.get(&before) == Some(&group) => {
+                    returned.push((name, before));
+                }
+                FolderName::Partition if !live.contains_key(name) => unknown.push(name),
+                _ => {}
+            }
+        }
+        if returned.is_empty() && unknown.is_empty() {
+            return Ok(());
+        }
+        for name in unknown {
+            self.put_unknown_aside(name, deleted, report).map_err(|error| self.rename_error(name, error))?;
+        }
+        // These were renamed for a deletion that did not become durable.
+        for (name, before) in returned {
+            let path = self.root.join(&before);
+            let taken = self.disk.exists(&path).map_err(|error| self.rename_error(&before, error))?;
+            if taken {
+                self.put_unknown_aside(&before, deleted, report).map_err(|error| self.rename_error(&before, error))?;
+            }
+            // As for a new folder: the one that had the name goes durably first.
+            self.sync_root()?;
+            self.disk.rename(&self.root.join(name), &path).map_err(|error| self.rename_error(name, error))?;
+        }
+        self.sync_root()
+    }
+
+    fn sync_root(&self) -> Result<(), OpenError> {
+        self.disk.sync_dir(self.root).map_err(|error| OpenError::io("sync", self.root, error))
+    }
+
+    fn rename_error(&self, name: &str, error: std::io::Error) -> OpenError {
+        OpenError::io("set aside", &self.root.join(name), error)
+    }
+
+    /// A folder that no group has: removed if it holds no data or its group was deleted, else set aside.
+    fn put_unknown_aside(
+        &self,
+        name: &str,
+        deleted: &BTreeSet<GroupId>,
+        report: &mut RecoveryReport,
+    ) -> std::io::Result<()> {
+        let path = self.root.join(name);
+        let owner = PartitionMetadata::read(self.disk, &path)?.map(|found| found.group);
+        if let Some(group) = owner.filter(|group| deleted.contains(group)) {
+            // The sweeper removes it by this name.
+            let gone = self.root.join(partition_folder::deleted_name(name, group));
+            if !self.disk.exists(&gone)? {
+                return self.disk.rename(&path, &gone);
+            }
+        }
+        if partition_folder::is_empty(self.disk, &path)? {
+            report.empty_folders_removed += 1;
+            return self.disk.remove_dir_all(&path);
+        }
+        report.strays.push(partition_folder::set_aside(self.disk, self.root, name)?);
+        Ok(())
+    }
+}
