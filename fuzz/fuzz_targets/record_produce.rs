@@ -3,9 +3,28 @@
 
 use libfuzzer_sys::fuzz_target;
 use millpond_record::{
-    DecompressLimit, HEADER_BYTES, ProduceRules, Timestamp, TimestampRules, TimestampType, records, rewrite_crc,
-    validate_produce,
+    BatchBuilder, Codec, DecompressLimit, HEADER_BYTES, ProduceRules, Timestamp, TimestampRules, TimestampType, records,
+    rewrite_crc, validate_produce,
 };
+
+const NOW: Timestamp = Timestamp(1_700_000_000_000);
+
+/// A valid batch made of the bytes, then changed in some places: three bytes each for where and what.
+fn almost_valid(data: &[u8]) -> Vec<u8> {
+    let [codec, edits, rest @ ..] = data else { return Vec::new() };
+    let (contents, edits) = rest.split_at(rest.len() - (usize::from(edits % 4) * 3).min(rest.len()));
+    let mut builder = BatchBuilder::new().codec(Codec::ALL[usize::from(*codec) % Codec::ALL.len()]);
+    for record in contents.chunks(24) {
+        let (key, value) = record.split_at(usize::from(record[0] % 8).min(record.len()));
+        builder.append(NOW, (!key.is_empty()).then_some(key), Some(value));
+    }
+    let mut batch = builder.build().to_vec();
+    for edit in edits.chunks_exact(3) {
+        let at = usize::from(u16::from_be_bytes([edit[0], edit[1]])) % batch.len();
+        batch[at] = edit[2];
+    }
+    batch
+}
 
 const LIMIT: DecompressLimit = DecompressLimit(1 << 20);
 
@@ -21,7 +40,7 @@ fuzz_target!(|data: &[u8]| {
         decompress_limit: LIMIT,
         ..ProduceRules::default()
     };
-    let mut batch = batch.to_vec();
+    let mut batch = if mode & 32 == 0 { batch.to_vec() } else { almost_valid(batch) };
     if mode & 16 == 0 && batch.len() >= HEADER_BYTES {
         // What stands before the records and is checked first: offset, length, magic, CRC.
         let length = (batch.len() - 12) as i32;
@@ -30,7 +49,7 @@ fuzz_target!(|data: &[u8]| {
         batch[16] = 2;
         rewrite_crc(&mut batch);
     }
-    let Ok(accepted) = validate_produce(&batch, &rules, Timestamp(1_700_000_000_000)) else { return };
+    let Ok(accepted) = validate_produce(&batch, &rules, NOW) else { return };
     let opened = rules.deep || rules.compacted || batch[22] & 7 == 0;
     if opened {
         let records = records(&batch, LIMIT).expect("an accepted batch opens");

@@ -79,6 +79,12 @@ impl Decoder {
         }
     }
 
+    /// Goes back to where reading stood before.
+    pub(crate) fn back_to(&mut self, position: usize) {
+        debug_assert!(position <= self.at);
+        self.at = position;
+    }
+
     /// Switches between the encodings of flexible and older versions.
     pub(crate) fn set_flexible(&mut self, flexible: bool) {
         self.flexible = flexible;

@@ -27,9 +27,10 @@ impl RequestHeader {
     /// # Errors
     /// [`DecodeError::UnknownApi`] when the key is not known, because then the header's own version is not.
     pub fn decode(decoder: &mut Decoder) -> Result<RequestHeader, DecodeError> {
-        let mut ahead = decoder.clone();
-        let key = ApiKey(ahead.int16()?);
-        let version = request_header_version(key, ahead.int16()?).ok_or(DecodeError::UnknownApi(key))?;
+        let start = decoder.position();
+        let key = ApiKey(decoder.int16()?);
+        let version = request_header_version(key, decoder.int16()?).ok_or(DecodeError::UnknownApi(key))?;
+        decoder.back_to(start);
         decoder.set_flexible(version >= 2);
         let header = request_header::RequestHeader::read(decoder, version)?;
         Ok(RequestHeader {

@@ -1,7 +1,6 @@
 //! Kafka 4.2.1's own message specifications, read from `tests/kafka-4.2.1`.
 
-// The specifications are files of this crate.
-#![allow(clippy::disallowed_methods)]
+#![expect(clippy::disallowed_methods, reason = "the specifications are files of this crate")]
 
 use std::collections::BTreeMap;
 use std::fs;
