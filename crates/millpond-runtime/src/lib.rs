@@ -17,6 +17,7 @@
 
 mod disk;
 mod net;
+mod parallel;
 mod real;
 mod replace_file;
 mod rounds;

@@ -14,17 +14,26 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
 
 use millpond_runtime::{Disk, Driver, Round, Rounds, Runtime};
 
 use crate::StorageError;
 use crate::journal::JournalHandle;
 use crate::journal::scan::ReplayFrom;
-use crate::registry::Registry;
+use crate::registry::{Registry, Slot};
 use crate::table::{TABLE_FILE, Table};
+use crate::types::{FlushMode, GroupRow};
+
+/// Logs that are synced at the same time: a disk takes many syncs at once about as fast as one.
+const SYNCS_AT_ONCE: usize = 32;
+
+/// What the syncs of a clean stop may take. What is left then the journal still has, and the next start replays it.
+const LAST_SYNCS: Duration = Duration::from_millis(1_000);
 
 /// Writes checkpoints, one at a time.
 pub(crate) struct Checkpointer {
+    runtime: Runtime,
     disk: Arc<dyn Disk>,
     root: PathBuf,
     journal: JournalHandle,
@@ -46,6 +55,7 @@ impl Checkpointer {
         written: ReplayFrom,
     ) -> Arc<Checkpointer> {
         let checkpointer = Arc::new(Checkpointer {
+            runtime: runtime.clone(),
             disk: runtime.disk(),
             root,
             journal,
@@ -93,7 +103,7 @@ impl Checkpointer {
     /// Writes a checkpoint. Blocking. Its failure is final for the data directory, and the journal is told.
     pub(crate) fn run(&self) -> Result<(), StorageError> {
         let position = self.journal.position()?;
-        self.write(ReplayFrom { file_number: position.0, sequence: position.1 })
+        self.write(ReplayFrom { file_number: position.0, sequence: position.1 }, None)
             .inspect_err(|error| self.journal.fail(error.clone()))
     }
 
@@ -102,33 +112,25 @@ impl Checkpointer {
     pub(crate) fn run_last(&self) -> Result<bool, StorageError> {
         let (_, sequence) = self.journal.position()?;
         let last = ReplayFrom { file_number: self.journal.number_after_all(), sequence };
-        self.write(last).inspect_err(|error| self.journal.fail(error.clone()))?;
+        self.write(last, Some(LAST_SYNCS)).inspect_err(|error| self.journal.fail(error.clone()))?;
         Ok(*self.written.lock().expect("nothing panics while it writes a checkpoint") == last)
     }
 
-    fn write(&self, position: ReplayFrom) -> Result<(), StorageError> {
+    fn write(&self, position: ReplayFrom, at_most: Option<Duration>) -> Result<(), StorageError> {
         let mut written = self.written.lock().expect("nothing panics while it writes a checkpoint");
         // After the position was noted: a group that was created before it is in the registry by now.
         let slots = self.registry.slots();
+        let captured = self.capture(&slots, at_most);
         let mut rows = Vec::with_capacity(slots.len());
         let mut held_back = None;
-        for slot in slots {
-            let row = match slot.open_log().map(|log| log.sync_segments()) {
-                // Its deletion is not durable yet. Should it not become so, the records are needed.
-                None if slot.folder().is_none() => {
-                    held_back = Some(StorageError::LogClosed(slot.group));
-                    slot.checkpointed()
-                }
-                None => slot.checkpointed(),
-                Some(Ok(row)) => {
-                    slot.captured(&row);
-                    row
-                }
-                Some(Err(StorageError::SetAside(_))) => slot.set_aside(),
-                Some(Err(error @ StorageError::JournalFailed { .. })) => return Err(error),
-                // Its old row stays, and with it the records that follow that row. A truncation or a
-                // deletion that is not durable yet is one reason, a disk that is full another.
-                Some(Err(error)) => {
+        for (slot, captured) in slots.iter().zip(captured) {
+            let row = match captured {
+                Ok(row) => row,
+                Err(StorageError::SetAside(_)) => slot.set_aside(),
+                Err(error @ StorageError::JournalFailed { .. }) => return Err(error),
+                // Its old row stays, and with it the records that follow that row. A truncation or a deletion that is not
+                // durable yet is one reason, a disk that is full another.
+                Err(error) => {
                     held_back = Some(error);
                     slot.checkpointed()
                 }
@@ -151,6 +153,43 @@ impl Checkpointer {
             }
         }
         Ok(())
+    }
+}
+
+impl Checkpointer {
+    /// Syncs the logs that are open, many at once, and gives every group's row. Relaxed logs come first: nothing else has
+    /// what they hold.
+    fn capture(&self, slots: &[Arc<Slot>], at_most: Option<Duration>) -> Vec<Result<GroupRow, StorageError>> {
+        let begin = self.runtime.now();
+        let in_time = || at_most.is_none_or(|at_most| self.runtime.now() - begin <= at_most);
+        let rows: Vec<OnceLock<_>> = slots.iter().map(|_| OnceLock::new()).collect();
+        let mut open = Vec::new();
+        for (number, (slot, row)) in slots.iter().zip(&rows).enumerate() {
+            match slot.open_log() {
+                Some(log) => open.push((number, log)),
+                None => drop(row.set(closed_row(slot))),
+            }
+        }
+        open.sort_by_key(|(_, log)| log.options().flush != FlushMode::Relaxed);
+        self.runtime.parallel(SYNCS_AT_ONCE, open.len(), &|at| {
+            let (number, log) = &open[at];
+            let slot = &slots[*number];
+            let row = if in_time() { log.sync_segments() } else { Err(StorageError::LogClosed(slot.group)) };
+            if let Ok(row) = &row {
+                slot.captured(row);
+            }
+            drop(rows[*number].set(row));
+        });
+        rows.into_iter().map(|row| row.into_inner().expect("each group's row was set once above")).collect()
+    }
+}
+
+/// The row of a group whose log is not open.
+fn closed_row(slot: &Slot) -> Result<GroupRow, StorageError> {
+    match slot.folder() {
+        Some(_) => Ok(slot.checkpointed()),
+        // Its deletion is not durable yet. Should it not become so, the records are needed.
+        None => Err(StorageError::LogClosed(slot.group)),
     }
 }
 

@@ -1,7 +1,7 @@
 //! The groups of a data directory: each one's row, and its log once it is open.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use millpond_record::GroupId;
@@ -101,7 +101,7 @@ impl Slot {
         &self,
         disk: &dyn Disk,
         context: &Arc<LogContext>,
-        root: &PathBuf,
+        root: &Path,
     ) -> Result<Option<Arc<Log>>, StorageError> {
         if let Some(answer) = self.known()? {
             return Ok(answer);
@@ -158,7 +158,7 @@ impl Slot {
 }
 
 /// A folder that says it belongs to another group is not touched. One that does not say is given its file.
-pub(crate) fn check_owner(disk: &dyn Disk, folder: &PathBuf, row: &GroupRow) -> Result<(), StorageError> {
+pub(crate) fn check_owner(disk: &dyn Disk, folder: &Path, row: &GroupRow) -> Result<(), StorageError> {
     let own = PartitionMetadata { group: row.group, topic_id: row.topic_id };
     let read_error = |error| StorageError::io("read", folder, error);
     match PartitionMetadata::read(disk, folder).map_err(read_error)? {

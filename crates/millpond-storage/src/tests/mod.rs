@@ -92,7 +92,7 @@ impl Told {
         let deadline = world.elapsed_ms() + 60_000;
         while self.0.load(Ordering::SeqCst) == 0 && world.is_alive(NODE) {
             assert!(world.elapsed_ms() < deadline, "`done` was not called");
-            tokio::time::sleep(Duration::from_millis(1)).await;
+            world.runtime_for(NODE).sleep(Duration::from_millis(1)).await;
         }
         self.is_durable()
     }
