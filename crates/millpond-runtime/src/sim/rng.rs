@@ -76,6 +76,11 @@ impl Rng {
         self.below(len as u64) as usize
     }
 
+    /// One of some values; there must be one.
+    pub fn pick<T: Copy>(&mut self, values: &[T]) -> T {
+        values[self.index(values.len())]
+    }
+
     /// True with a probability of `0.0..=1.0`. Draws nothing for 0 and 1.
     pub fn chance(&mut self, probability: f64) -> bool {
         if probability <= 0.0 {

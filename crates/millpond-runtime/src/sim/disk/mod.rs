@@ -31,12 +31,20 @@ pub struct DiskFaults {
     pub write_error: f64,
     /// A sync of a file or folder fails (EIO) and loses some of what it covered.
     pub sync_error: f64,
+    /// Only syncs of paths that contain this fail; empty for all.
+    pub sync_error_in: &'static str,
     /// A sync takes long.
     pub slow_sync: f64,
     /// How long a slow sync takes at most, in milliseconds.
     pub slow_sync_ms: u64,
     /// What all files together may hold, in bytes; beyond it writes fail (ENOSPC) after a part.
     pub capacity_bytes: u64,
+}
+
+impl DiskFaults {
+    fn sync_error_at(&self, path: &Path) -> f64 {
+        if path.to_string_lossy().contains(self.sync_error_in) { self.sync_error } else { 0.0 }
+    }
 }
 
 impl Default for DiskFaults {
@@ -46,6 +54,7 @@ impl Default for DiskFaults {
             read_error: 0.0,
             write_error: 0.0,
             sync_error: 0.0,
+            sync_error_in: "",
             slow_sync: 0.0,
             slow_sync_ms: 2_000,
             capacity_bytes: 1 << 30,
@@ -300,7 +309,7 @@ impl Disk for SimDisk {
             "syncdir",
             path,
             [0; 3],
-            |faults| faults.sync_error,
+            |faults| faults.sync_error_at(path),
             |state, fate| {
                 let State { image, rng, .. } = &mut *state;
                 match fate {
@@ -365,7 +374,7 @@ impl SimFile {
             what,
             &self.path,
             [0; 3],
-            |faults| faults.sync_error,
+            |faults| faults.sync_error_at(&self.path),
             |state, fate| {
                 let State { image, rng, .. } = &mut *state;
                 match fate {

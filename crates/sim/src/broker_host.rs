@@ -1,0 +1,240 @@
+//! The machine that the broker runs on: starts it, ends its lives, starts it again.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use millpond_broker::{Broker, BrokerConfig};
+use millpond_runtime::Runtime;
+use millpond_runtime::sim::{Crash, DiskFaults, NodeId, Rng};
+use tokio::sync::Notify;
+
+use crate::client::Shared;
+use crate::scenario::{End, Scenario};
+
+/// The broker's node.
+pub const BROKER: NodeId = NodeId(1);
+/// The broker's ports.
+pub const KAFKA_PORT: u16 = 9092;
+const HTTP_PORT: u16 = 9094;
+
+/// How long a start may take without disk faults, in simulated time.
+const START_TIME: Duration = Duration::from_secs(120);
+/// How long a clean stop may take.
+const STOP_TIME: Duration = Duration::from_secs(60);
+
+/// The broker's machine.
+pub struct BrokerHost {
+    shared: Shared,
+    scenario: Scenario,
+    rng: Rng,
+}
+
+/// What a life has become.
+enum Life {
+    Running(Broker),
+    /// It ended by itself: it did not start, or reported a fatal error.
+    Ended(String),
+    /// The node died.
+    Dead,
+}
+
+impl BrokerHost {
+    /// A machine that is off.
+    pub fn new(shared: &Shared, scenario: &Scenario) -> BrokerHost {
+        BrokerHost { shared: shared.clone(), scenario: scenario.clone(), rng: shared.world.rng("broker host") }
+    }
+
+    fn config(&self) -> BrokerConfig {
+        let world = &self.shared.world;
+        let address = |port| -> SocketAddr { world.address(BROKER, port) };
+        let mut config = BrokerConfig::resolve([("log.dir", "/data")]).expect("the name is a setting's");
+        config.kafka = address(KAFKA_PORT);
+        config.http = address(HTTP_PORT);
+        config.auto_create_topics = false;
+        config.journal_file_bytes = self.scenario.journal_file_bytes;
+        config.journal_files = self.scenario.journal_files;
+        config.tail_cache_bytes = self.scenario.tail_cache_bytes;
+        config.index_interval_bytes = self.scenario.index_interval_bytes;
+        config
+    }
+
+    /// Lives through all crashes of the scenario; the broker is off at the end.
+    pub async fn suffer(&mut self) {
+        for _ in 0..self.scenario.crashes {
+            let end = Scenario::draw_end(&mut self.rng);
+            self.shared.world.note(BROKER, &format!("this life: {end:?}"));
+            self.shared.world.set_disk_faults(BROKER, self.scenario.faults);
+            self.live(end).await;
+            self.rest().await;
+            if !self.shared.history().failures().is_empty() || !self.shared.world.failures().is_empty() {
+                return;
+            }
+        }
+    }
+
+    /// A while without a broker.
+    async fn rest(&mut self) {
+        let milliseconds = self.rng.between(0, 1_000);
+        self.client_runtime().sleep(Duration::from_millis(milliseconds)).await;
+    }
+
+    /// A runtime that does not die with the broker.
+    fn client_runtime(&self) -> Runtime {
+        self.shared.world.runtime_for(NodeId(0))
+    }
+
+    async fn live(&mut self, end: End) {
+        let world = self.shared.world.clone();
+        if let End::AtOperation(number, kind) = end {
+            world.crash_at_disk_op(BROKER, world.disk_op_count(BROKER) + number, kind);
+        }
+        let limit = match end {
+            // Enough for any number of operations; a broker without load does few.
+            End::AtOperation(..) => 20_000,
+            End::AtTime(milliseconds, _) | End::Stop(milliseconds) => milliseconds,
+        };
+        let runtime = self.client_runtime();
+        let deadline = runtime.now() + Duration::from_millis(limit);
+        let life = match runtime.timeout_at(deadline, self.start()).await {
+            Ok(Life::Running(broker)) => match runtime.timeout_at(deadline, self.watch(&broker)).await {
+                Ok(life) => life,
+                Err(_) => Life::Running(broker),
+            },
+            Ok(life) => life,
+            Err(_) => Life::Ended("a start that takes long".to_owned()),
+        };
+        match (life, end) {
+            (Life::Running(broker), End::Stop(_)) => self.stop(broker).await,
+            (Life::Dead, _) => {}
+            (Life::Ended(why), _) => {
+                world.note(BROKER, &format!("ended: {why}"));
+                world.crash(BROKER, Crash::Kill);
+            }
+            (Life::Running(_), End::AtTime(_, kind) | End::AtOperation(_, kind)) => world.crash(BROKER, kind),
+        }
+        world.cancel_disk_crash(BROKER);
+        if !world.is_alive(BROKER) {
+            self.shared.history().crashed();
+        }
+    }
+
+    /// Starts the broker on a new life of its node.
+    async fn start(&self) -> Life {
+        let world = &self.shared.world;
+        let runtime = world.restart(BROKER);
+        let outcome: Arc<Mutex<Option<Result<Broker, String>>>> = Arc::default();
+        let started = Arc::new(Notify::new());
+        let (config, in_task, signal) = (self.config(), Arc::clone(&outcome), Arc::clone(&started));
+        runtime.clone().spawn(async move {
+            let result = Broker::start(runtime, config).await;
+            let result = result.map_err(|error| error.to_string());
+            *in_task.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
+            signal.notify_one();
+        });
+        tokio::select! {
+            biased;
+            () = world.wait_until_dead(BROKER) => return Life::Dead,
+            () = started.notified() => {}
+        }
+        let result = outcome.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match result {
+            Some(Ok(broker)) => Life::Running(broker),
+            Some(Err(why)) => {
+                if self.is_quiet() {
+                    self.shared.history().fail(format!("the broker does not start: {why}"));
+                }
+                Life::Ended(why)
+            }
+            None => Life::Dead,
+        }
+    }
+
+    /// Waits for the end of a life.
+    async fn watch(&self, broker: &Broker) -> Life {
+        tokio::select! {
+            biased;
+            () = self.shared.world.wait_until_dead(BROKER) => Life::Dead,
+            why = broker.fatal() => {
+                if self.is_quiet() {
+                    self.shared.history().fail(format!("the broker ends without a fault of its disk: {why}"));
+                }
+                Life::Ended(why.to_string())
+            }
+        }
+    }
+
+    fn is_quiet(&self) -> bool {
+        self.scenario.faults.sync_error == 0.0
+    }
+
+    /// Stops the broker as SIGTERM does. A crash may come first.
+    async fn stop(&self, broker: Broker) {
+        let world = &self.shared.world;
+        let done = Arc::new(Mutex::new(None));
+        let (in_task, signal) = (Arc::clone(&done), Arc::new(Notify::new()));
+        let stopped = Arc::clone(&signal);
+        world.runtime_for(BROKER).spawn(async move {
+            let result = broker.shutdown().await.map_err(|error| error.to_string());
+            *in_task.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
+            signal.notify_one();
+        });
+        let runtime = self.client_runtime();
+        let waited = runtime.timeout(STOP_TIME, async {
+            tokio::select! {
+                biased;
+                () = world.wait_until_dead(BROKER) => {}
+                () = stopped.notified() => {}
+            }
+        });
+        if waited.await.is_err() {
+            self.shared.history().fail(format!("a clean stop takes more than {} s", STOP_TIME.as_secs()));
+        }
+        let result = done.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match result {
+            Some(Ok(())) => {
+                world.note(BROKER, "stopped");
+                self.shared.history().stopped();
+                // The machine is switched off after the stop: what it left undone is lost.
+                world.crash(BROKER, Crash::PowerCut);
+            }
+            Some(Err(why)) => {
+                if self.is_quiet() {
+                    self.shared.history().fail(format!("a stop is not clean: {why}"));
+                }
+                world.crash(BROKER, Crash::Kill);
+                self.shared.history().crashed();
+            }
+            None => self.shared.history().crashed(),
+        }
+    }
+
+    /// Starts the broker with a disk and a clock that behave, for good. `None` when that fails.
+    pub async fn settle(&mut self) -> Option<Broker> {
+        self.scenario.faults = DiskFaults::default();
+        self.shared.world.set_disk_faults(BROKER, self.scenario.faults);
+        self.shared.world.cancel_disk_crash(BROKER);
+        match self.client_runtime().timeout(START_TIME, self.start()).await {
+            Ok(Life::Running(broker)) => Some(broker),
+            Ok(_) => None,
+            Err(_) => {
+                self.shared.history().fail(format!("a start takes more than {} s", START_TIME.as_secs()));
+                None
+            }
+        }
+    }
+
+    /// Ends the running broker in one of the three ways.
+    pub async fn end(&mut self, broker: Broker) {
+        match self.rng.below(3) {
+            0 => self.stop(broker).await,
+            1 => self.crash(Crash::Kill),
+            _ => self.crash(Crash::PowerCut),
+        }
+    }
+
+    fn crash(&self, kind: Crash) {
+        self.shared.world.crash(BROKER, kind);
+        self.shared.history().crashed();
+    }
+}

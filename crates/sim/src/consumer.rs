@@ -1,0 +1,283 @@
+//! Reads partitions and tells the history what it sees.
+
+use std::collections::BTreeMap;
+
+use millpond_record::{BatchView, DecompressLimit, HEADER_BYTES, records};
+use millpond_wire::fetch::{FetchPartition, FetchRequest, FetchTopic, PartitionData};
+use millpond_wire::list_offsets::{ListOffsetsPartition, ListOffsetsRequest, ListOffsetsTopic};
+use millpond_wire::{ErrorCode, Str};
+
+use crate::client::Client;
+use crate::history::{History, Known, Partition, Seen, TopicState};
+use crate::payload;
+
+/// The largest batch that clients look into, uncompressed.
+const LIMIT: DecompressLimit = DecompressLimit(16 << 20);
+/// ListOffsets' names for the end and the start of a partition.
+const LATEST: i64 = -1;
+const EARLIEST: i64 = -2;
+
+/// A partition with the name of its topic.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// The topic's name.
+    pub topic: String,
+    /// The partition.
+    pub partition: Partition,
+}
+
+/// All partitions of all topics that exist.
+pub fn targets(history: &History) -> Vec<Target> {
+    let mut targets = Vec::new();
+    for (topic, id, partitions) in history.present_topics() {
+        for index in 0..partitions {
+            targets.push(Target { topic: topic.clone(), partition: Partition { topic: id, index } });
+        }
+    }
+    targets
+}
+
+/// How a fetch is asked for.
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    wait_ms: i32,
+    min_bytes: i32,
+    max_bytes: i32,
+    partition_max_bytes: i32,
+}
+
+/// Fetches from some partitions; per target the offset to go on from and the high watermark, or the error. `None`
+/// without an answer.
+async fn fetch(
+    client: &mut Client,
+    wanted: &[(Target, i64)],
+    limits: Limits,
+) -> Option<Vec<(Target, Result<(i64, i64), ErrorCode>)>> {
+    let version = client.version(&[4, 6, 11, 12, 13, 15, 16, 17]);
+    let mut request = FetchRequest {
+        replica_id: -1,
+        max_wait_ms: limits.wait_ms,
+        min_bytes: limits.min_bytes,
+        max_bytes: limits.max_bytes,
+        session_epoch: -1,
+        ..FetchRequest::default()
+    };
+    for (target, offset) in wanted {
+        let partition = FetchPartition {
+            partition: target.partition.index,
+            fetch_offset: *offset,
+            partition_max_bytes: limits.partition_max_bytes,
+            ..FetchPartition::default()
+        };
+        let mut topic = FetchTopic { partitions: vec![partition], ..FetchTopic::default() };
+        if version >= 13 {
+            topic.topic_id = target.partition.topic;
+        } else {
+            topic.topic = Str::from(target.topic.as_str());
+        }
+        request.topics.push(topic);
+    }
+    let known: Vec<(Known, (u64, TopicState))> = {
+        let history = client.shared.history();
+        wanted.iter().map(|(t, _)| (history.known(t.partition), history.topic(&t.topic))).collect()
+    };
+    let response = client.call(version, &request).await?;
+    if response.error_code != 0 {
+        client.shared.history().fail(format!("a fetch fails with {}", ErrorCode(response.error_code)));
+        return None;
+    }
+    let mut history = client.shared.history();
+    let mut results = Vec::new();
+    for ((target, offset), (known, topic)) in wanted.iter().zip(known) {
+        let found = response.responses.iter().find_map(|answer| {
+            let is_topic = if version >= 13 {
+                answer.topic_id == target.partition.topic
+            } else {
+                answer.topic.as_str() == target.topic
+            };
+            let partitions = answer.partitions.iter().filter(|_| is_topic);
+            partitions.into_iter().find(|data| data.partition_index == target.partition.index)
+        });
+        let Some(data) = found else {
+            history.fail(format!("{}: a fetch does not answer for it", target.partition));
+            continue;
+        };
+        // By name, the answer may be of another topic when the name was deleted and made again meanwhile.
+        if version < 13 && history.topic(&target.topic) != topic {
+            continue;
+        }
+        let result = check_partition(&mut history, target.partition, *offset, known, data);
+        results.push((target.clone(), result));
+    }
+    Some(results)
+}
+
+/// Checks what was fetched from one partition and gives where to go on, and the high watermark.
+fn check_partition(
+    history: &mut History,
+    partition: Partition,
+    offset: i64,
+    known: Known,
+    data: &PartitionData,
+) -> Result<(i64, i64), ErrorCode> {
+    let code = ErrorCode(data.error_code);
+    if code != ErrorCode::NONE {
+        if code == ErrorCode::OFFSET_OUT_OF_RANGE && known.has(offset) {
+            history.fail(format!("{partition}: {offset} is out of range, and was below the high watermark before"));
+        }
+        return Err(code);
+    }
+    history.high_watermark(partition, known, data.high_watermark);
+    let records = data.records.as_ref().map(millpond_wire::Records::to_bytes).unwrap_or_default();
+    match check_batches(history, partition, offset, data.high_watermark, &records) {
+        Ok(next) => Ok((next, data.high_watermark)),
+        Err(text) => {
+            history.fail(format!("{partition}: fetched at {offset}: {text}"));
+            Err(ErrorCode::CORRUPT_MESSAGE)
+        }
+    }
+}
+
+fn check_batches(
+    history: &mut History,
+    partition: Partition,
+    offset: i64,
+    high_watermark: i64,
+    mut bytes: &[u8],
+) -> Result<i64, String> {
+    let mut next = offset;
+    let mut is_first = true;
+    while !bytes.is_empty() {
+        if bytes.len() < HEADER_BYTES {
+            return Err(format!("{} bytes behind the last batch", bytes.len()));
+        }
+        let batch = BatchView::first_of(bytes).map_err(|error| error.to_string())?;
+        let header = *batch.header();
+        let (base, last) = (header.base_offset.0, header.last_offset().0);
+        if header.attributes.is_raft_only() || header.attributes.is_control() {
+            return Err(format!("a control batch at {base}"));
+        }
+        if !batch.verify_crc() {
+            return Err(format!("the batch at {base} is damaged"));
+        }
+        if base > next || (base < next && !is_first) || last < next {
+            return Err(format!("a batch {base}..={last} where {next} follows"));
+        }
+        if last >= high_watermark {
+            return Err(format!("a batch {base}..={last} at or above the high watermark {high_watermark}"));
+        }
+        let parsed = records(batch.bytes(), LIMIT).map_err(|error| error.to_string())?;
+        for record in &parsed {
+            let record = record.map_err(|error| error.to_string())?;
+            let offset = record.offset(&header).0;
+            let id = record.value.and_then(payload::parse);
+            let id = id.ok_or_else(|| format!("the record at {offset} is not what anybody wrote"))?;
+            let seen = Seen { id, epoch: header.leader_epoch.0, timestamp: record.timestamp(&header).0 };
+            history.read(partition, offset, seen);
+        }
+        next = last + 1;
+        is_first = false;
+        bytes = &bytes[batch.size_bytes()..];
+    }
+    Ok(next)
+}
+
+/// Asks for an offset by timestamp, or for the end or the start. `None` without an answer, or with an error.
+async fn list_offset(client: &mut Client, target: &Target, timestamp: i64) -> Option<(i64, i64)> {
+    let version = client.version(&[1, 2, 4, 6, 7, 9]);
+    let partition = ListOffsetsPartition { partition_index: target.partition.index, timestamp, ..Default::default() };
+    let topic = ListOffsetsTopic { name: Str::from(target.topic.as_str()), partitions: vec![partition] };
+    let request = ListOffsetsRequest { replica_id: -1, topics: vec![topic], ..ListOffsetsRequest::default() };
+    let before = client.shared.history().topic(&target.topic);
+    let response = client.call(version, &request).await?;
+    let answer = response.topics.first()?.partitions.first()?.clone();
+    let is_same_topic = client.shared.history().topic(&target.topic) == before;
+    (answer.error_code == 0 && is_same_topic).then_some((answer.offset, answer.timestamp))
+}
+
+/// Checks the start, the end, and a look-up by time.
+async fn check_offsets(client: &mut Client, target: &Target) {
+    let known = client.shared.history().known(target.partition);
+    if let Some((offset, _)) = list_offset(client, target, LATEST).await {
+        client.shared.history().high_watermark(target.partition, known, offset);
+    }
+    if let Some((offset, _)) = list_offset(client, target, EARLIEST).await
+        && offset != 0
+    {
+        client.shared.history().fail(format!("{}: starts at {offset}", target.partition));
+    }
+    let timestamp = client.runtime.wall_clock() - client.rng.between(0, 20_000) as i64;
+    let expected = client.shared.history().first_at(target.partition, timestamp);
+    if let Some((offset, found)) = list_offset(client, target, timestamp).await {
+        let mut history = client.shared.history();
+        let text = match expected {
+            Some(expected) if offset == -1 || offset > expected => format!("{expected} has it"),
+            _ if offset >= 0 && found < timestamp => "that is before".to_owned(),
+            _ if offset >= 0 && history.seen(target.partition, offset).is_some_and(|seen| seen.timestamp != found) => {
+                "the record there has another time".to_owned()
+            }
+            _ => return,
+        };
+        history.fail(format!("{}: looked up {timestamp}, found {offset} at {found}, but {text}", target.partition));
+    }
+}
+
+/// Follows all partitions until the run winds down; now and then starts again somewhere else.
+pub async fn consume(mut client: Client) {
+    let mut positions: BTreeMap<Partition, i64> = BTreeMap::new();
+    while !client.shared.is_winding_down() {
+        client.pause(0, 100).await;
+        let all = targets(&client.shared.history());
+        let mut wanted = Vec::new();
+        for target in all {
+            if client.rng.chance(0.7) {
+                let offset = *positions.entry(target.partition).or_default();
+                wanted.push((target, offset));
+            }
+        }
+        if wanted.is_empty() {
+            continue;
+        }
+        let limits = Limits {
+            wait_ms: client.rng.below(500) as i32,
+            min_bytes: client.rng.below(2_000) as i32,
+            max_bytes: client.rng.between(1, 200_000) as i32,
+            partition_max_bytes: client.rng.between(1, 100_000) as i32,
+        };
+        if client.rng.chance(0.1) {
+            let (target, _) = &wanted[client.rng.index(wanted.len())].clone();
+            check_offsets(&mut client, target).await;
+        }
+        let Some(results) = fetch(&mut client, &wanted, limits).await else { continue };
+        for (target, result) in results {
+            if let Ok((next, high_watermark)) = result {
+                let seek = client.rng.chance(0.03);
+                let next = if seek { client.rng.between(0, high_watermark as u64) as i64 } else { next };
+                positions.insert(target.partition, next);
+            }
+        }
+    }
+}
+
+/// Reads a partition from its start to its high watermark and tells the history that this is all. False when it could not.
+pub async fn read_whole(client: &mut Client, target: &Target) -> bool {
+    let mut position = 0;
+    for _ in 0..10_000 {
+        let limits = Limits { wait_ms: 0, min_bytes: 0, max_bytes: 1 << 20, partition_max_bytes: 1 << 20 };
+        let wanted = [(target.clone(), position)];
+        match fetch(client, &wanted, limits).await.and_then(|mut results| results.pop()) {
+            Some((_, Ok((next, high_watermark)))) if next >= high_watermark => {
+                client.note(&format!("{} of {} is read to {next}", target.partition.index, target.topic));
+                client.shared.history().read_whole(target.partition, high_watermark);
+                return true;
+            }
+            Some((_, Ok((next, _)))) => position = next,
+            Some((_, Err(code))) if !code.is_retriable() => {
+                client.shared.history().fail(format!("{}: cannot be read: {code}", target.partition));
+                return false;
+            }
+            _ => client.pause(10, 100).await,
+        }
+    }
+    false
+}

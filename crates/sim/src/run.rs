@@ -1,0 +1,132 @@
+//! One run of one seed: chaos, calm, and the reckoning.
+
+use std::time::Duration;
+
+use millpond_runtime::JoinHandle;
+use millpond_runtime::sim::{NodeId, World, block_on};
+
+use crate::admin::{administrate, check_metadata, create_topic};
+use crate::broker_host::{BROKER, BrokerHost, KAFKA_PORT};
+use crate::client::{Client, Shared};
+use crate::consumer::{consume, read_whole, targets};
+use crate::history::Counts;
+use crate::producer::Producer;
+use crate::scenario::Scenario;
+
+/// How long clients may take to finish once nothing goes wrong any more, in simulated time.
+const CALM_TIME: Duration = Duration::from_secs(300);
+
+/// What to run.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Decides everything.
+    pub seed: u64,
+    /// A fault to plant, see `planted.rs`.
+    pub plant: Option<String>,
+    /// Print every event to standard error.
+    pub trace: bool,
+}
+
+/// What a run has come to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// All that happened, as one number.
+    pub trace_hash: u64,
+    /// What was wrong; empty when nothing was.
+    pub failures: Vec<String>,
+    /// What was done.
+    pub counts: Counts,
+    /// How long it took, in simulated milliseconds.
+    pub simulated_ms: u64,
+}
+
+/// Runs a seed.
+pub fn run(options: &Options) -> Outcome {
+    block_on(options.seed, async {
+        let world = World::new(options.seed);
+        if options.trace {
+            world.trace_to(|line| eprintln!("{line}"));
+        }
+        if let Some(fault) = &options.plant {
+            world.plant(fault);
+        }
+        let scenario = Scenario::draw(&mut world.rng("scenario"));
+        world.note(BROKER, &format!("{scenario:?}"));
+        let shared = Shared::new(world.clone(), world.address(BROKER, KAFKA_PORT));
+        play(&shared, &scenario).await;
+        let mut failures = world.failures();
+        let history = shared.history();
+        failures.extend_from_slice(history.failures());
+        Outcome { trace_hash: world.trace_hash(), failures, counts: history.counts(), simulated_ms: world.elapsed_ms() }
+    })
+}
+
+async fn play(shared: &Shared, scenario: &Scenario) {
+    let world = &shared.world;
+    world.set_network_delays(scenario.delays);
+    let mut host = BrokerHost::new(shared, scenario);
+    let clients = start_clients(shared, scenario);
+
+    host.suffer().await;
+    world.note(BROKER, "calm");
+    shared.wind_down();
+    let Some(broker) = host.settle().await else { return };
+    let runtime = world.runtime_for(NodeId(0));
+    let finished = runtime.timeout(CALM_TIME, async {
+        for client in clients {
+            // A panic in it is among the world's failures.
+            let _ = client.await;
+        }
+    });
+    if finished.await.is_err() {
+        shared.history().fail(format!("clients do not finish within {} s of calm", CALM_TIME.as_secs()));
+        return;
+    }
+    reckon(shared, "reader-1").await;
+    host.end(broker).await;
+    if host.settle().await.is_some() {
+        reckon(shared, "reader-2").await;
+    }
+}
+
+fn start_clients(shared: &Shared, scenario: &Scenario) -> Vec<JoinHandle<()>> {
+    let mut nodes = (10..).map(NodeId);
+    let mut client = |name: String| Client::new(shared, nodes.next().expect("there are nodes enough"), name);
+    let mut handles = Vec::new();
+
+    let mut admin = client("admin".to_owned());
+    let topics = scenario.topics.clone();
+    handles.push(admin.runtime.clone().spawn(async move {
+        for topic in &topics {
+            create_topic(&mut admin, topic).await;
+        }
+        administrate(admin).await;
+    }));
+    for (number, (kind, volume)) in scenario.producers.iter().enumerate() {
+        let client = client(format!("producer-{number}"));
+        handles.push(client.runtime.clone().spawn(Producer::new(client, *kind, *volume).run()));
+    }
+    for number in 0..scenario.consumers {
+        let client = client(format!("consumer-{number}"));
+        handles.push(client.runtime.clone().spawn(consume(client)));
+    }
+    handles
+}
+
+/// Compares all that there is with all that was promised.
+async fn reckon(shared: &Shared, name: &str) {
+    let mut client = Client::new(shared, NodeId(9), name.to_owned());
+    let mut answered = false;
+    for _ in 0..20 {
+        answered = answered || check_metadata(&mut client).await;
+    }
+    if !answered {
+        shared.history().fail("no metadata in calm".to_owned());
+    }
+    let all = targets(&shared.history());
+    for target in &all {
+        if !read_whole(&mut client, target).await {
+            shared.history().fail(format!("{} of {} cannot be read", target.partition.index, target.topic));
+        }
+    }
+}

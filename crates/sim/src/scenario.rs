@@ -1,0 +1,98 @@
+//! What a seed decides: the broker's settings, the load, and what goes wrong when.
+
+use millpond_runtime::sim::{Crash, DiskFaults, NetworkDelays, Rng};
+
+use crate::admin::NewTopic;
+use crate::producer::{Kind, Volume};
+
+/// One run.
+#[derive(Clone, Debug)]
+pub struct Scenario {
+    /// The topics that stay.
+    pub topics: Vec<NewTopic>,
+    /// The producers.
+    pub producers: Vec<(Kind, Volume)>,
+    /// How many consumers.
+    pub consumers: usize,
+    /// How many lives the broker loses before things calm down.
+    pub crashes: u32,
+    /// What goes wrong on the disk until then.
+    pub faults: DiskFaults,
+    /// The network's delays.
+    pub delays: NetworkDelays,
+    /// Bytes of a journal file.
+    pub journal_file_bytes: u64,
+    /// Journal files.
+    pub journal_files: u32,
+    /// Bytes of the tail cache.
+    pub tail_cache_bytes: u64,
+    /// Bytes between two index entries.
+    pub index_interval_bytes: u32,
+}
+
+/// How a life of the broker ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// At the disk operation of this number, counted from the life's beginning.
+    AtOperation(u64, Crash),
+    /// After so many milliseconds.
+    AtTime(u64, Crash),
+    /// A clean stop after so many milliseconds.
+    Stop(u64),
+}
+
+impl Scenario {
+    /// Draws a run.
+    pub fn draw(rng: &mut Rng) -> Scenario {
+        let journal_file_bytes = (64 << 10) << rng.below(3);
+        // A few runs write batches as long as a journal file may hold, so that segments roll.
+        let record_bytes = if rng.chance(0.2) { journal_file_bytes / 4 } else { rng.pick(&[20, 300, 3_000]) };
+        let topics = (0..rng.between(1, 3)).map(|number| NewTopic {
+            name: format!("topic-{number}"),
+            partitions: rng.between(1, 3) as i32,
+            configs: vec![("segment.bytes", (1 << 20).to_string())],
+        });
+        let topics = topics.collect();
+        // At least one producer whose every acknowledgement counts.
+        let mut kinds = vec![if rng.chance(0.5) { Kind::Idempotent } else { Kind::All }];
+        for _ in 0..rng.below(4) {
+            kinds.push(rng.pick(&[Kind::Idempotent, Kind::All, Kind::Leader, Kind::None]));
+        }
+        let producers = kinds.into_iter().map(|kind| {
+            let batch_records = if record_bytes > 3_000 { 3 } else { rng.between(1, 20) };
+            (kind, Volume { batch_records, record_bytes, pause_ms: rng.pick(&[5, 30, 300]) })
+        });
+        let producers = producers.collect();
+        let faults = DiskFaults {
+            sync_error_in: "/journal/",
+            sync_error: rng.pick(&[0.0, 0.0, 0.0005, 0.005]),
+            slow_sync: rng.pick(&[0.0, 0.0, 0.01, 0.1]),
+            slow_sync_ms: rng.between(10, 1_500),
+            ..DiskFaults::default()
+        };
+        Scenario {
+            topics,
+            producers,
+            consumers: rng.between(1, 2) as usize,
+            crashes: rng.between(2, 8) as u32,
+            faults,
+            delays: NetworkDelays { usual_ms: rng.between(0, 5), ..NetworkDelays::default() },
+            journal_file_bytes,
+            journal_files: rng.between(3, 5) as u32,
+            tail_cache_bytes: (32 << 10) << rng.below(6),
+            index_interval_bytes: 128 << rng.below(6),
+        }
+    }
+
+    /// Draws how a life ends.
+    pub fn draw_end(rng: &mut Rng) -> End {
+        let kind = if rng.chance(0.6) { Crash::PowerCut } else { Crash::Kill };
+        match rng.below(10) {
+            // Many of them early: inside recovery, and in the first rounds after it.
+            0..3 => End::AtOperation(rng.between(1, 30), kind),
+            3..7 => End::AtOperation(rng.between(1, 600), kind),
+            7..9 => End::AtTime(rng.between(1, 6_000), kind),
+            _ => End::Stop(rng.between(100, 6_000)),
+        }
+    }
+}
