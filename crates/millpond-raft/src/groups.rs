@@ -50,8 +50,8 @@ impl Groups {
         Groups(Arc::new(Inner { shared, partitions: RwLock::new(partitions), metadata: Mutex::new(None) }))
     }
 
-    /// Founds the metadata group, or reopens it under the replica id that it has. Returns when it may serve: it leads, and the
-    /// applier has every committed batch.
+    /// Founds the metadata group, or reopens it under the replica id that it has. Returns when it may serve: it leads,
+    /// and the applier has every committed batch.
     pub async fn metadata(
         &self,
         replica: ReplicaId,

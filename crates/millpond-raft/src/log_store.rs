@@ -4,8 +4,8 @@
 //! | --- | --- |
 //! | blank | Raft-only batch, no payload |
 //! | membership | Raft-only batch, payload as in `membership.rs` |
-//! | data, `Payload::Proposed` | the producer's batch, stamped inside the append; a void entry if the sequence check refuses it |
-//! | data, `Payload::Stored` | the batch as it is (log start, compaction step and void entries of the leader included) |
+//! | data, `Payload::Proposed` | the producer's batch, stamped in the append; a void entry if its sequence is refused |
+//! | data, `Payload::Stored` | the batch as it is (the leader's log start, compaction step and void entries too) |
 //!
 //! Read back, everything but blanks and memberships is `Payload::Stored`; of a batch in the tail cache only the
 //! header is copied.
@@ -25,7 +25,9 @@ use openraft::{EntryPayload, OptionalSend, RaftLogReader};
 use tokio::sync::oneshot;
 
 use crate::membership;
-use crate::types::{Entry, Payload, RaftLogId, RaftVote, TypeConfig, from_raft, to_raft, vote_from_store, vote_to_store};
+use crate::types::{
+    Entry, Payload, RaftLogId, RaftVote, TypeConfig, from_raft, to_raft, vote_from_store, vote_to_store,
+};
 
 /// The bytes of entries that are read at a time: what one message to a peer carries, and the step of longer reads.
 const READ_BYTES: usize = 1 << 20;
@@ -85,6 +87,19 @@ impl LogStore {
         stored.into_iter().map(|(id, batch)| entry_from_store(id, batch)).collect()
     }
 
+    /// The first entry that the log has in `from..to`. A log that begins behind a snapshot has none before.
+    fn first_from(&self, from: u64, to: u64) -> u64 {
+        if self.log.log_id_at(RaftIndex(from)).is_some() {
+            return from;
+        }
+        let (mut absent, mut present) = (from, to);
+        while absent < present {
+            let middle = absent + (present - absent) / 2;
+            if self.log.log_id_at(RaftIndex(middle)).is_some() { present = middle } else { absent = middle + 1 }
+        }
+        present
+    }
+
     fn to_store(&self, entry: Entry) -> AppendEntry {
         let id = from_raft(&entry.log_id());
         let raft_only = |kind, payload| Body::RaftOnly { kind, payload, time: Timestamp(self.runtime.wall_clock()) };
@@ -129,7 +144,12 @@ impl RaftLogReader<TypeConfig> for LogStore {
         while from < to {
             let step = self.read(from, to).await?;
             let Some(last) = step.last() else {
-                return Err(io::Error::other(format!("entry {from} of {range:?} is missing from the log")));
+                let first = self.first_from(from, to);
+                if !entries.is_empty() || first == from {
+                    return Err(io::Error::other(format!("entry {from} of {range:?} is missing from the log")));
+                }
+                from = first;
+                continue;
             };
             from = last.index() + 1;
             entries.extend(step);
@@ -139,6 +159,7 @@ impl RaftLogReader<TypeConfig> for LogStore {
 
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, io::Error> {
         let (from, to) = self.clamp(&(start..end));
+        let from = self.first_from(from, to);
         if from < to { self.read(from, to).await } else { Ok(Vec::new()) }
     }
 
@@ -146,7 +167,7 @@ impl RaftLogReader<TypeConfig> for LogStore {
         Ok(vote_from_store(self.log.vote()))
     }
 
-    /// The last entry of each term, from the terms that the log keeps in memory: opening a group reads nothing cold here.
+    /// The last entry of each term, from the terms that the log keeps in memory: opening a group reads nothing cold.
     async fn get_key_log_ids(&mut self, range: RangeInclusive<RaftLogId>) -> Result<Vec<RaftLogId>, io::Error> {
         let (first, last) = (from_raft(range.start()), from_raft(range.end()));
         let missing = |index| io::Error::other(format!("the log does not know the term of entry {index}"));
@@ -200,7 +221,12 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     async fn read_committed(&mut self) -> Result<Option<RaftLogId>, io::Error> {
         let last = self.log.frontiers().last;
         // A commit beyond the end: the end was lost in a crash, and with it what was committed only by others.
-        Ok(self.known().committed.map(|id| last.map_or(id, |last| id.min(last))).filter(|_| last.is_some()).map(to_raft))
+        Ok(self
+            .known()
+            .committed
+            .map(|id| last.map_or(id, |last| id.min(last)))
+            .filter(|_| last.is_some())
+            .map(to_raft))
     }
 
     async fn append<I>(&mut self, entries: I, callback: IOFlushed<TypeConfig>) -> Result<(), io::Error>

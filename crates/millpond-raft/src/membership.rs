@@ -73,7 +73,8 @@ pub(crate) fn decode(bytes: Bytes) -> Result<Membership, String> {
     if body.version != VERSION {
         return Err(format!("its version is {}, this millpond reads version {VERSION}", body.version));
     }
-    let configs: Vec<BTreeSet<u64>> = body.configs.into_iter().map(|config| config.voters.into_iter().collect()).collect();
+    let configs: Vec<BTreeSet<u64>> =
+        body.configs.into_iter().map(|config| config.voters.into_iter().collect()).collect();
     let nodes: BTreeMap<u64, Member> = body
         .nodes
         .into_iter()
@@ -112,7 +113,8 @@ mod tests {
         assert!(decode(Bytes::from_static(b"\xff\xff")).is_err());
         let newer = Body { version: VERSION + 1, configs: vec![], nodes: vec![] }.encode_to_vec();
         assert!(decode(newer.into()).is_err());
-        let stranger = Body { version: VERSION, configs: vec![Config { voters: vec![4] }], nodes: vec![] }.encode_to_vec();
+        let stranger =
+            Body { version: VERSION, configs: vec![Config { voters: vec![4] }], nodes: vec![] }.encode_to_vec();
         assert!(decode(stranger.into()).is_err(), "a voter that is not a node");
     }
 }

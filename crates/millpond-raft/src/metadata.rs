@@ -39,8 +39,8 @@ pub(crate) fn raft_config(group: GroupId) -> Config {
         election_timeout_min: 2500,
         election_timeout_max: 5000,
         enable_pre_vote: Some(true),
-        // By default a restarted leader resumes its term although entries that its followers committed may never have been
-        // flushed by it, and overwrites them.
+        // By default a restarted leader resumes its term although entries that its followers committed may never have
+        // been flushed by it, and overwrites them.
         enable_leader_restore: Some(false),
         // The owner drives P; a snapshot is a manifest.
         snapshot_policy: SnapshotPolicy::Never,
@@ -86,7 +86,7 @@ impl MetadataGroup {
         // The only voter needs nobody's consent and has nobody's lease to wait out. A pre-vote would ask nobody too.
         raft.trigger().elect(false).await.map_err(|error| fatal(error.to_string()))?;
         let metadata = MetadataGroup { runtime, group, log, raft };
-        metadata.until(|metrics| leads_and_applied_its_blank(metrics)).await?;
+        metadata.until(leads_and_applied_its_blank).await?;
         Ok(metadata)
     }
 
@@ -149,7 +149,7 @@ impl MetadataGroup {
 }
 
 /// Everything committed in earlier terms is applied with the first entry of the leader's own.
-fn leads_and_applied_its_blank(metrics: &RaftMetrics<TypeConfig>) -> bool {
+pub(crate) fn leads_and_applied_its_blank(metrics: &RaftMetrics<TypeConfig>) -> bool {
     let applied_term = metrics.last_applied.as_ref().map(|id| id.committed_leader_id().term);
     metrics.current_leader == Some(metrics.id) && applied_term == Some(metrics.current_term)
 }

@@ -1,7 +1,7 @@
 //! Peers. A group of one voter has none; the transport between brokers comes with replication.
 //!
-//! openraft wants a network all the same. With one voter it never makes a client; should a membership ever name a second
-//! replica, every message to it fails as unreachable and says why.
+//! openraft wants a network all the same. With one voter it never makes a client; should a membership ever name a
+//! second replica, every message to it fails as unreachable and says why.
 
 use std::future::Future;
 

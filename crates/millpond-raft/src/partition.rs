@@ -12,20 +12,18 @@
 //! more than the last vote's), so that Metadata can announce it. Committed is what is flushed.
 //!
 //! The gate is one lock around the phase and the queue. A proposal is enqueued or appended while it is held, so
-//! batches enter the log in the order in which their connection proposed them. The queue is not bounded
-//! here: every proposal holds byte permits of the broker's memory for produce until its receipt resolves, and they
-//! bound it.
+//! batches enter the log in the order in which their connection proposed them. Neither the queue nor what the journal
+//! has not written yet is bounded here: every proposal comes with a [`Hold`] on the broker's memory for produce, which
+//! is let go when the batch is durable, whatever its `acks`, and that bounds both.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
-use millpond_record::{
-    BrokerId, GroupId, LeaderEpoch, Offset, RaftIndex, RaftOnlyKind, ReplicaId, Term, Timestamp,
-};
+use millpond_record::{BrokerId, GroupId, LeaderEpoch, Offset, RaftIndex, RaftOnlyKind, ReplicaId, Term, Timestamp};
 use millpond_runtime::Runtime;
-use millpond_storage::{DataDir, Frontiers, GroupRow, Log, Outcome, Proposal, StorageError, Vote};
+use millpond_storage::{DataDir, Frontiers, GroupRow, Hold, Log, Outcome, Proposal, StorageError, Vote};
 use tokio::sync::{oneshot, watch};
 
 use crate::error::{ProposeError, RaftError};
@@ -80,8 +78,8 @@ struct Inner {
     log_start: AtomicI64,
     /// Duplicates whose original is not committed, with the original's index.
     duplicates: Mutex<Vec<(RaftIndex, Written, Arc<Flight>)>>,
-    /// What went wrong first. Not a phase, because a flush must be able to report it without the gate, whose holder may be
-    /// waiting for the journal.
+    /// What went wrong first. Not a phase, because a flush must be able to report it without the gate, whose holder may
+    /// be waiting for the journal.
     failure: OnceLock<Arc<str>>,
     /// Closed or failed: whoever watches has been told, and a late flush must not tell otherwise.
     stopped: AtomicBool,
@@ -106,6 +104,7 @@ enum Phase {
 struct Queued {
     proposal: Proposal,
     acks: Acks,
+    hold: Option<Hold>,
     flight: Arc<Flight>,
 }
 
@@ -165,20 +164,21 @@ impl Partition {
 
     /// Proposes a batch. By the time this returns its place in the order is fixed.
     ///
-    /// The caller holds memory for the batch (byte permits) until the receipt resolves.
-    pub fn propose(&self, proposal: Proposal, acks: Acks) -> Receipt {
+    /// `hold`, a share of a memory budget, is dropped when the batch is durable or will never be, which may be long
+    /// after the receipt of a batch with `acks` below all has resolved.
+    pub fn propose(&self, proposal: Proposal, acks: Acks, hold: Option<Hold>) -> Receipt {
         let inner = &self.0;
         let mut gate = inner.lock_gate();
         if let Some(why) = inner.failure.get() {
             return Receipt::ready(Err(ProposeError::Fatal(Arc::clone(why))));
         }
         match gate.phase {
-            Phase::Serving => return inner.append(proposal, acks, None),
+            Phase::Serving => return inner.append(proposal, acks, hold, None),
             Phase::Closed => return Receipt::ready(Err(ProposeError::Closed)),
             Phase::Asleep | Phase::Opening | Phase::Open | Phase::Waking => {}
         }
         let flight = Arc::new(Flight::default());
-        gate.queue.push_back(Queued { proposal, acks, flight: Arc::clone(&flight) });
+        gate.queue.push_back(Queued { proposal, acks, hold, flight: Arc::clone(&flight) });
         match gate.phase {
             Phase::Asleep => inner.start_opening(&mut gate),
             Phase::Open => inner.start_waking(&mut gate),
@@ -207,11 +207,12 @@ impl Partition {
         }
         let opened = {
             let mut gate = inner.lock_gate();
+            if gate.phase == Phase::Closed {
+                return Err(RaftError::Closed(inner.group));
+            }
             inner.check_alive()?;
-            match gate.phase {
-                Phase::Closed => return Err(RaftError::Closed(inner.group)),
-                Phase::Asleep => inner.start_opening(&mut gate),
-                _ => {}
+            if gate.phase == Phase::Asleep {
+                inner.start_opening(&mut gate);
             }
             if let Some(log) = inner.log.get() {
                 return Ok(Arc::clone(log));
@@ -251,6 +252,7 @@ impl Inner {
     fn check_alive(&self) -> Result<(), RaftError> {
         match self.failure.get() {
             Some(why) => Err(RaftError::Fatal { group: self.group, why: Arc::clone(why) }),
+            None if self.stopped.load(Ordering::Acquire) => Err(RaftError::Closed(self.group)),
             None => Ok(()),
         }
     }
@@ -316,8 +318,8 @@ impl Inner {
             return;
         }
         // Appended while the gate is held, so that nothing overtakes the queue.
-        while let Some(Queued { proposal, acks, flight }) = gate.queue.pop_front() {
-            self.append(proposal, acks, Some(flight));
+        while let Some(Queued { proposal, acks, hold, flight }) = gate.queue.pop_front() {
+            self.append(proposal, acks, hold, Some(flight));
         }
         gate.phase = Phase::Serving;
     }
@@ -350,7 +352,7 @@ impl Inner {
         now: Timestamp,
     ) -> Result<(), RaftError> {
         let flight = Arc::new(Flight::default());
-        let outcome = self.open_log().append_raft_only(term, kind, payload, now, self.on_flush(&flight))?;
+        let outcome = self.open_log().append_raft_only(term, kind, payload, now, self.on_flush(&flight, None))?;
         if let Outcome::RaftOnly { index } = outcome {
             let nothing = Written {
                 base_offset: Offset(-1),
@@ -366,11 +368,17 @@ impl Inner {
     }
 
     /// Appends a batch. The caller holds the gate.
-    fn append(self: &Arc<Self>, proposal: Proposal, acks: Acks, flight: Option<Arc<Flight>>) -> Receipt {
+    fn append(
+        self: &Arc<Self>,
+        proposal: Proposal,
+        acks: Acks,
+        hold: Option<Hold>,
+        flight: Option<Arc<Flight>>,
+    ) -> Receipt {
         let queued = flight.is_some();
         let flight = flight.unwrap_or_default();
         let append_time = proposal.append_time;
-        let outcome = self.open_log().append_solo(self.term, proposal, self.on_flush(&flight));
+        let outcome = self.open_log().append_solo(self.term, proposal, self.on_flush(&flight, hold));
         let log_start = Offset(self.log_start.load(Ordering::Relaxed));
         let result = match outcome {
             Ok(Outcome::Appended { index, base_offset, .. }) => {
@@ -406,9 +414,15 @@ impl Inner {
     }
 
     /// What the journal's thread does when an append is durable: commit, publish, answer. It takes no gate.
-    fn on_flush(self: &Arc<Self>, flight: &Arc<Flight>) -> millpond_storage::Done {
+    fn on_flush(self: &Arc<Self>, flight: &Arc<Flight>, hold: Option<Hold>) -> millpond_storage::Done {
         let flush = Flush(Some((Arc::clone(self), Arc::clone(flight))));
-        Box::new(move |result| flush.complete(result))
+        let data_dir = hold.as_ref().map(|_| self.shared.data_dir.clone());
+        Box::new(move |result| {
+            flush.complete(result);
+            if let (Some(data_dir), Some(hold)) = (data_dir, hold) {
+                data_dir.release(hold);
+            }
+        })
     }
 
     /// An append has its place and its flush is complete, in whichever order the two came.
@@ -508,7 +522,8 @@ impl Inner {
                 return std::mem::replace(&mut state.serving, false);
             }
             // Two threads may publish; only what is ahead counts.
-            let ahead = frontiers.committed > state.frontiers.committed || frontiers.log_start > state.frontiers.log_start;
+            let ahead =
+                frontiers.committed > state.frontiers.committed || frontiers.log_start > state.frontiers.log_start;
             if state.serving && !ahead {
                 return false;
             }

@@ -56,7 +56,7 @@ impl Future for Receipt {
 
 /// A batch between its proposal and its answer, shared by the receipt, the gate's queue and the flush.
 ///
-/// The flush may complete on another thread before the append has returned the batch's place; whoever comes second settles it.
+/// The flush may complete on another thread before the append has returned the batch's place; the second settles it.
 #[derive(Debug, Default)]
 pub(crate) struct Flight(Mutex<FlightState>);
 

@@ -1,7 +1,7 @@
 //! The runtime that openraft runs on: [`millpond_runtime`], real or simulated.
 //!
-//! openraft names its runtime as a type and calls it without a value, so every call asks for the runtime of the task that
-//! is being polled. Groups are started in such a task, and what they spawn inherits it.
+//! openraft names its runtime as a type and calls it without a value, so every call asks for the runtime of the task
+//! that is being polled. Groups are started in such a task, and what they spawn inherits it.
 
 use std::convert::Infallible;
 use std::future::Future;

@@ -1,4 +1,4 @@
-//! openraft's state machine: the log itself is the state, so applying an entry moves the high watermark and nothing more.
+//! openraft's state machine: the log itself is the state, so applying an entry moves the high watermark, nothing more.
 //!
 //! Group 0 also hands its data batches to an [`Applier`]. What it builds is in memory, so a restart applies
 //! everything again from P on; a partition begins where its commit is.
@@ -15,9 +15,7 @@ use openraft::{EntryPayload, OptionalSend};
 
 use crate::membership;
 use crate::snapshot::Manifest;
-use crate::types::{
-    Applied, Payload, RaftLogId, SnapshotMeta, StoredMembership, TypeConfig, from_raft, to_raft,
-};
+use crate::types::{Applied, Payload, RaftLogId, SnapshotMeta, StoredMembership, TypeConfig, from_raft, to_raft};
 
 /// Why a batch cannot be applied. The group stops, because its state would differ from that of the other replicas.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -52,7 +50,7 @@ impl StateMachine {
             None => State::default(),
             Some(p) => {
                 let applied = Some(to_raft(p.log_id()));
-                let membership = StoredMembership::new(applied.clone(), membership::decode(log.membership_at_p())?);
+                let membership = StoredMembership::new(applied, membership::decode(log.membership_at_p())?);
                 State { applied, membership, snapshot: None }
             }
         };
@@ -82,7 +80,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
 
     async fn applied_state(&mut self) -> Result<(Option<RaftLogId>, StoredMembership), io::Error> {
         let state = self.state();
-        Ok((state.applied.clone(), state.membership.clone()))
+        Ok((state.applied, state.membership.clone()))
     }
 
     async fn apply<S>(&mut self, mut entries: S) -> Result<(), io::Error>
@@ -98,7 +96,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             self.log.commit(index);
             {
                 let mut state = self.state();
-                state.applied = Some(entry.log_id.clone());
+                state.applied = Some(entry.log_id);
                 if let EntryPayload::Membership(membership) = entry.payload {
                     state.membership = StoredMembership::new(Some(entry.log_id), membership);
                 }
@@ -118,13 +116,13 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         let log_end = self.log.frontiers().log_end;
         if manifest.has_records() || manifest.end != log_end {
             return Err(io::Error::other(format!(
-                "the snapshot has records from {} to {} and this log ends at {log_end}: this version of millpond cannot \
-                 ship segments between brokers",
+                "the snapshot has records from {} to {} and this log ends at {log_end}: this version of millpond \
+                 cannot ship segments between brokers",
                 manifest.log_start, manifest.end
             )));
         }
         let mut state = self.state();
-        state.applied = meta.last_log_id.clone();
+        state.applied = meta.last_log_id;
         state.membership = meta.last_membership.clone();
         state.snapshot = Some((meta.clone(), manifest));
         Ok(())
@@ -146,12 +144,12 @@ impl RaftSnapshotBuilder<TypeConfig> for StateMachine {
             Some(p) => {
                 let id = Some(to_raft(p.log_id()));
                 let membership = membership::decode(self.log.membership_at_p()).map_err(io::Error::other)?;
-                let last_membership = StoredMembership::new(id.clone(), membership);
+                let last_membership = StoredMembership::new(id, membership);
                 (SnapshotMeta { last_log_id: id, last_membership }, p.offset)
             }
             None => {
                 let state = self.state();
-                let (last_log_id, last_membership) = (state.applied.clone(), state.membership.clone());
+                let (last_log_id, last_membership) = (state.applied, state.membership.clone());
                 (SnapshotMeta { last_log_id, last_membership }, frontiers.high_watermark)
             }
         };

@@ -138,6 +138,20 @@ fn a_record_that_cannot_be_applied_stops_the_group_and_says_why() {
 }
 
 #[test]
+fn it_takes_proposals_after_minutes_of_silence() {
+    with_crashes(1, |machine: Machine| async move {
+        let runtime = machine.world.runtime_for(super::world::NODE);
+        let in_task = runtime.clone();
+        let late = runtime.spawn(async move {
+            let (_groups, group) = metadata(&in_task, &Remembered::default()).await;
+            in_task.sleep(Duration::from_secs(300)).await;
+            group.propose(batch("late")).await
+        });
+        assert_eq!(late.await.expect("the process").expect("it has nobody's lease to lose"), RaftIndex(2));
+    });
+}
+
+#[test]
 fn bytes_that_are_no_batch_are_refused_before_the_log_sees_them() {
     with_crashes(1, |machine: Machine| async move {
         machine

@@ -1,8 +1,8 @@
 //! Why `enable_leader_restore` must be off: three voters, a leader whose disk is slow, a power cut.
 //!
-//! The leader's last entries are committed by its followers' flushes before its own. It loses power and forgets them. By
-//! openraft's default it then goes on leading the term that it led, and gives their places to other entries; both were
-//! acknowledged.
+//! The leader's last entries are committed by its followers' flushes before its own. It loses power and forgets them.
+//! By openraft's default it then goes on leading the term that it led, and gives their places to other entries; both
+//! were acknowledged.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -18,15 +18,13 @@ use openraft::alias::{SnapshotOf, VoteOf};
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{RPCOption, RaftNetworkFactory, RaftNetworkV2};
-use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse,
-};
+use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse};
 use openraft::{Config, Raft};
 
 use super::world::{Remembered, open, proposal, spec, value};
 use crate::log_store::LogStore;
 use crate::membership;
-use crate::metadata::raft_config;
+use crate::metadata::{leads_and_applied_its_blank, raft_config};
 use crate::snapshot::Manifest;
 use crate::state_machine::StateMachine;
 use crate::types::{Member, Membership, Payload, TypeConfig};
@@ -164,20 +162,22 @@ fn stored_value(log: &Log, index: u64) -> Option<String> {
     }
 }
 
-async fn leader(nodes: &[Node]) -> Node {
-    loop {
-        let mut metrics = nodes[0].metrics();
-        let leads = metrics.borrow_watched().current_leader;
-        if let Some(leader) = nodes.iter().find(|node| Some(*node.node_id()) == leads && node.is_leader()) {
-            return leader.clone();
+/// Waits, in simulated time, until a voter leads and has its first entry committed: before that it has no lease.
+async fn leader(client: &Runtime, nodes: &[Node]) -> Node {
+    let leads = |node: &&Node| leads_and_applied_its_blank(&node.metrics().borrow_watched());
+    let found = async {
+        loop {
+            if let Some(leader) = nodes.iter().find(leads) {
+                return leader.clone();
+            }
+            client.sleep(Duration::from_millis(10)).await;
         }
-        metrics.changed().await.expect("the node runs");
-    }
+    };
+    client.timeout(ENOUGH, found).await.expect("somebody leads")
 }
 
 /// What the scenario leaves: how many acknowledged writes some voter does not have in their place.
-async fn acknowledged_writes_lost(seed: u64, restore: Option<bool>) -> usize {
-    let world = World::new(seed);
+async fn acknowledged_writes_lost(world: &World, client: &Runtime, restore: Option<bool>) -> usize {
     let config = Config { enable_leader_restore: restore, ..raft_config(GROUP) };
     let router = Router::default();
     let mut nodes = Vec::new();
@@ -189,12 +189,10 @@ async fn acknowledged_writes_lost(seed: u64, restore: Option<bool>) -> usize {
         nodes.push(node);
         logs.push(log);
     }
-    // A client of its own, on a node that never crashes.
-    let client = world.runtime_for(NodeId(9));
     let first = nodes[0].clone();
     let electing = client.spawn(async move { first.trigger().elect(false).await });
     electing.await.expect("asked").expect("elected");
-    let old_leader = leader(&nodes).await;
+    let old_leader = leader(client, &nodes).await;
     assert_eq!(*old_leader.node_id(), 1);
 
     let run = |node: Node, values: std::ops::Range<u32>| {
@@ -218,7 +216,7 @@ async fn acknowledged_writes_lost(seed: u64, restore: Option<bool>) -> usize {
     assert!(forgotten > 0, "the power cut took what was not flushed");
 
     acknowledged.extend(run(nodes[0].clone(), 200..205).await.expect("tried"));
-    let new_leader = client.timeout(ENOUGH, leader(&nodes)).await.expect("somebody leads");
+    let new_leader = leader(client, &nodes).await;
     acknowledged.extend(run(new_leader, 300..305).await.expect("tried"));
     client.sleep(Duration::from_secs(5)).await;
     let lost = |(index, text): &&(u64, String)| logs.iter().any(|log| stored_value(log, *index).as_ref() != Some(text));
@@ -227,8 +225,11 @@ async fn acknowledged_writes_lost(seed: u64, restore: Option<bool>) -> usize {
 
 fn scenario(seed: u64, restore: Option<bool>) -> usize {
     sim::block_on(seed, async {
-        let scenario = tokio::time::timeout(Duration::from_secs(600), acknowledged_writes_lost(seed, restore));
-        scenario.await.expect("the scenario ends")
+        let world = World::new(seed);
+        // A client of its own, on a node that never crashes.
+        let client = world.runtime_for(NodeId(9));
+        let lost = acknowledged_writes_lost(&world, &client, restore);
+        client.timeout(Duration::from_secs(600), lost).await.expect("the scenario ends")
     })
 }
 

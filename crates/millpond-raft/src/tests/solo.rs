@@ -1,4 +1,4 @@
-//! A partition with one replica: the gate keeps the order, acknowledgements keep their promise, each life has its epoch.
+//! A partition with one replica: the gate keeps the order, acknowledgements their promise, each life has its epoch.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -35,9 +35,9 @@ async fn keeps_the_order_across_waking(runtime: Runtime, path: std::path::PathBu
     let partition = groups.partition(GroupId(1)).expect("known from the table");
     let acks = [Acks::All, Acks::Leader, Acks::None];
     // The first wakes it; others come while it wakes, the last when it serves.
-    let early: Vec<_> = (0..30).map(|n| partition.propose(proposal(&n.to_string()), acks[n % 3])).collect();
+    let early: Vec<_> = (0..30).map(|n| partition.propose(proposal(&n.to_string()), acks[n % 3], None)).collect();
     let written = join_all(early).await;
-    let late = partition.propose(proposal("30"), Acks::All).await.expect("written");
+    let late = partition.propose(proposal("30"), Acks::All, None).await.expect("written");
     let offsets: Vec<i64> = written.into_iter().map(|written| written.expect("written").base_offset.0).collect();
     assert_eq!(offsets, (0..30).collect::<Vec<_>>());
     assert_eq!(late.base_offset, Offset(30));
@@ -62,13 +62,13 @@ fn acks_of_the_leader_are_given_at_once_and_acks_of_all_after_the_flush() {
         simulated(1, |runtime, path| async move {
             let durable = spec.options.flush == millpond_storage::FlushMode::Durable;
             let (_groups, partition) = fresh(&runtime, &path, spec).await;
-            partition.propose(proposal("awake"), Acks::All).await.expect("written");
+            partition.propose(proposal("awake"), Acks::All, None).await.expect("written");
             let mut state = partition.watch();
             assert_eq!(state.borrow_and_update().frontiers.high_watermark, Offset(1));
 
-            let leader = partition.propose(proposal("leader"), Acks::Leader).now_or_never();
+            let leader = partition.propose(proposal("leader"), Acks::Leader, None).now_or_never();
             let leader = leader.expect("resolved at once").expect("written");
-            let all = partition.propose(proposal("all"), Acks::All);
+            let all = partition.propose(proposal("all"), Acks::All, None);
             let mut all = std::pin::pin!(all);
             assert_eq!((&mut all).now_or_never().is_some(), !durable && state.borrow().frontiers.high_watermark.0 == 3);
             if durable {
@@ -85,10 +85,10 @@ fn acks_of_the_leader_are_given_at_once_and_acks_of_all_after_the_flush() {
 fn a_duplicate_is_answered_with_the_original_and_not_before_it() {
     simulated(3, |runtime, path| async move {
         let (_groups, partition) = fresh(&runtime, &path, spec(1)).await;
-        partition.propose(proposal("awake"), Acks::All).await.expect("written");
-        let original = partition.propose(sequenced(0), Acks::All);
-        let duplicate = partition.propose(sequenced(0), Acks::All);
-        let hasty = partition.propose(sequenced(0), Acks::Leader).now_or_never().expect("resolved at once");
+        partition.propose(proposal("awake"), Acks::All, None).await.expect("written");
+        let original = partition.propose(sequenced(0), Acks::All, None);
+        let duplicate = partition.propose(sequenced(0), Acks::All, None);
+        let hasty = partition.propose(sequenced(0), Acks::Leader, None).now_or_never().expect("resolved at once");
         let (mut original, mut duplicate) = (std::pin::pin!(original), std::pin::pin!(duplicate));
         assert!((&mut original).now_or_never().is_none());
         assert!((&mut duplicate).now_or_never().is_none(), "its original is not on disk");
@@ -98,12 +98,12 @@ fn a_duplicate_is_answered_with_the_original_and_not_before_it() {
         assert_eq!((duplicate.base_offset, duplicate.duplicate), (Offset(1), true));
         assert_eq!(hasty.expect("written").base_offset, Offset(1));
 
-        let later = partition.propose(sequenced(0), Acks::All).now_or_never().expect("the original is committed");
+        let later = partition.propose(sequenced(0), Acks::All, None).now_or_never().expect("the original is committed");
         assert!(later.expect("written").duplicate);
-        let refused = partition.propose(sequenced(5), Acks::All).await.expect_err("a gap");
+        let refused = partition.propose(sequenced(5), Acks::All, None).await.expect_err("a gap");
         let expected = SequenceError::OutOfOrder { found: 5, expected: 1 };
         assert!(matches!(refused, ProposeError::Sequence(error) if error == expected), "{refused}");
-        let next = partition.propose(sequenced(1), Acks::All).await.expect("in order");
+        let next = partition.propose(sequenced(1), Acks::All, None).await.expect("in order");
         assert_eq!(next.base_offset, Offset(2), "a refused batch takes no offset");
     });
 }
@@ -117,7 +117,7 @@ fn duplicates_that_wait_at_the_gate_are_answered_too() {
             .live(|runtime| async move {
                 let groups = groups(&runtime).await;
                 let partition = groups.partition(GroupId(1)).expect("known");
-                let receipts = [0, 0, 1, 0, 1].map(|sequence| partition.propose(sequenced(sequence), Acks::All));
+                let receipts = [0, 0, 1, 0, 1].map(|sequence| partition.propose(sequenced(sequence), Acks::All, None));
                 let written = join_all(receipts).await;
                 let written = written.into_iter().map(|written| written.expect("written"));
                 let places: Vec<_> = written.map(|written| (written.base_offset.0, written.duplicate)).collect();
@@ -142,7 +142,7 @@ fn every_life_has_a_higher_epoch_that_is_known_before_it_and_on_disk_before_the_
                         let announced = partition.leader_epoch();
                         assert_eq!(announced, LeaderEpoch(life));
                         // Acks of the leader are the earliest that there are.
-                        partition.propose(proposal("x"), Acks::Leader).await.expect("written");
+                        partition.propose(proposal("x"), Acks::Leader, None).await.expect("written");
                         let log = partition.log().await.expect("open");
                         assert_eq!(log.vote().term.leader_epoch(), announced);
                         assert_eq!(log.leader_epoch_at(Offset(log.frontiers().log_end.0 - 1)), Some(announced));
@@ -171,7 +171,7 @@ fn reading_opens_a_partition_without_beginning_a_term() {
         machine
             .live(|runtime| async move {
                 let (_groups, partition) = fresh(&runtime, Path::new("/data"), spec(1)).await;
-                partition.propose(proposal("a"), Acks::All).await.expect("written");
+                partition.propose(proposal("a"), Acks::All, None).await.expect("written");
             })
             .await;
         machine.cut_power();
@@ -214,7 +214,7 @@ fn a_power_cut_in_the_middle_of_appends_loses_nothing_acknowledged_and_repeats_n
                             async move {
                                 for number in 0.. {
                                     let value = format!("{life}.{producer}.{number}");
-                                    let written = partition.propose(proposal(&value), Acks::All).await;
+                                    let written = partition.propose(proposal(&value), Acks::All, None).await;
                                     let Ok(written) = written else { return };
                                     acknowledged.lock().expect("unpoisoned").push((written.base_offset.0, value));
                                 }
@@ -266,7 +266,7 @@ fn a_partition_whose_creation_was_cut_before_its_first_entry_is_usable() {
             .live(|runtime| async move {
                 let groups = groups(&runtime).await;
                 let partition = groups.partition(GroupId(1)).expect("known");
-                let written = partition.propose(proposal("a"), Acks::All).await.expect("written");
+                let written = partition.propose(proposal("a"), Acks::All, None).await.expect("written");
                 assert_eq!(written.base_offset, Offset(0));
                 let log = partition.log().await.expect("open");
                 let (_, membership) = log.membership();
@@ -284,13 +284,13 @@ fn a_failed_sync_stops_the_partition_and_answers_everybody() {
         machine
             .live(|runtime| async move {
                 let (_groups, partition) = fresh(&runtime, Path::new("/data"), spec(1)).await;
-                partition.propose(sequenced(0), Acks::All).await.expect("written");
+                partition.propose(sequenced(0), Acks::All, None).await.expect("written");
                 world.set_disk_faults(NODE, DiskFaults { sync_error: 1.0, ..DiskFaults::default() });
-                let receipts = [1, 2, 1].map(|sequence| partition.propose(sequenced(sequence), Acks::All));
+                let receipts = [1, 2, 1].map(|sequence| partition.propose(sequenced(sequence), Acks::All, None));
                 for failed in join_all(receipts).await {
                     assert!(matches!(failed, Err(ProposeError::Fatal(_))), "{failed:?}");
                 }
-                let refused = partition.propose(sequenced(3), Acks::Leader).await;
+                let refused = partition.propose(sequenced(3), Acks::Leader, None).await;
                 assert!(matches!(refused, Err(ProposeError::Fatal(_))), "{refused:?}");
                 assert!(matches!(partition.log().await, Err(RaftError::Fatal { .. })));
                 assert!(!partition.watch().borrow().serving);
@@ -309,12 +309,12 @@ fn a_deleted_partition_is_closed_for_everybody_and_gone() {
                 let groups = groups(&runtime).await;
                 let partition = groups.partition(GroupId(1)).expect("known");
                 // It is waking when the deletion comes.
-                let queued = partition.propose(proposal("queued"), Acks::All);
+                let queued = partition.propose(proposal("queued"), Acks::All, None);
                 let deleting = groups.delete(GroupId(1));
                 let (queued, deleted) = futures::join!(queued, deleting);
                 assert!(matches!(queued, Err(ProposeError::Closed)), "{queued:?}");
                 deleted.expect("deleted");
-                let refused = partition.propose(proposal("late"), Acks::None).await;
+                let refused = partition.propose(proposal("late"), Acks::None, None).await;
                 assert!(matches!(refused, Err(ProposeError::Closed)), "{refused:?}");
                 assert!(matches!(partition.log().await, Err(RaftError::Closed(_))));
                 assert!(groups.partition(GroupId(1)).is_none());
@@ -337,12 +337,12 @@ fn a_shutdown_answers_what_is_queued_and_flushes_what_was_appended() {
                 let data_dir = open(&runtime, Path::new("/data")).await;
                 let groups = Groups::start(runtime.clone(), data_dir.clone());
                 let partition = groups.partition(GroupId(1)).expect("known");
-                partition.propose(proposal("a"), Acks::All).await.expect("written");
-                let appended = partition.propose(proposal("b"), Acks::All);
+                partition.propose(proposal("a"), Acks::All, None).await.expect("written");
+                let appended = partition.propose(proposal("b"), Acks::All, None);
                 groups.shutdown().await;
                 close(&runtime, data_dir).await;
                 assert_eq!(appended.await.expect("flushed").base_offset, Offset(1));
-                let refused = partition.propose(proposal("c"), Acks::All).await;
+                let refused = partition.propose(proposal("c"), Acks::All, None).await;
                 assert!(matches!(refused, Err(ProposeError::Closed)), "{refused:?}");
             })
             .await;
@@ -355,10 +355,10 @@ fn a_batch_that_no_journal_file_can_hold_is_refused_and_the_partition_goes_on() 
         let (_groups, partition) = fresh(&runtime, &path, spec(1)).await;
         let huge = "x".repeat(2 << 20);
         for acks in [Acks::All, Acks::Leader] {
-            let refused = partition.propose(proposal(&huge), acks).await;
+            let refused = partition.propose(proposal(&huge), acks, None).await;
             assert!(matches!(refused, Err(ProposeError::TooLarge { .. })), "{refused:?}");
         }
-        let written = partition.propose(proposal("a"), Acks::All).await.expect("written");
+        let written = partition.propose(proposal("a"), Acks::All, None).await.expect("written");
         assert_eq!(written.base_offset, Offset(0));
     });
 }

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use millpond_runtime::Runtime;
 use millpond_storage::DataDir;
 use openraft::StorageError;
-use openraft::testing::log::{StoreBuilder, Suite};
 use openraft::storage::RaftLogStorage;
+use openraft::testing::log::{StoreBuilder, Suite};
 use openraft::{LogIdOptionExt, RaftLogReader};
 
 use super::world::{Remembered, close, on_the_real_disk, open, simulated, spec};
@@ -35,7 +35,8 @@ impl Stores {
 impl StoreBuilder<TypeConfig, LogStore, StateMachine> for Stores {
     async fn build(&self) -> Result<((), LogStore, StateMachine), StorageError<TypeConfig>> {
         let log = self.log().await;
-        let state_machine = StateMachine::new(Arc::clone(&log), Arc::new(Remembered::default())).expect("no membership");
+        let state_machine =
+            StateMachine::new(Arc::clone(&log), Arc::new(Remembered::default())).expect("no membership");
         Ok(((), LogStore::new(self.runtime.clone(), log), state_machine))
     }
 }

@@ -160,7 +160,11 @@ pub(super) async fn batches(runtime: &Runtime, log: &Arc<Log>) -> Vec<(i64, i32,
         }
         chunks
     });
-    chunks.await.iter().map(|batch| (batch.header().base_offset.0, batch.header().leader_epoch.0, value(batch))).collect()
+    chunks
+        .await
+        .iter()
+        .map(|batch| (batch.header().base_offset.0, batch.header().leader_epoch.0, value(batch)))
+        .collect()
 }
 
 pub(super) fn value(batch: &StampedBatch) -> String {
