@@ -65,7 +65,7 @@ fn begin(mut call: Call, share: Share) -> Step {
     if request.transactional_id.is_some() {
         return Step::Reply(refuse_all(&call, &request, errors::TRANSACTIONS_NOT_SERVED));
     }
-    let mut work = Work { acks, timeout_ms: request.timeout_ms, _share: share, topics: Vec::new(), call };
+    let mut work = Work { acks, timeout_ms: request.timeout_ms, share: Arc::new(share), topics: Vec::new(), call };
     let twice = named_twice(&work.call, &request);
     let mut opening = false;
     for topic in request.topic_data {
@@ -116,7 +116,8 @@ struct Work {
     acks: Acks,
     timeout_ms: i32,
     topics: Vec<TopicWork>,
-    _share: Share,
+    /// Also held by every batch until it is durable.
+    share: Arc<Share>,
 }
 
 struct TopicWork {
@@ -247,7 +248,9 @@ impl Work {
     fn propose(mut self) -> Step {
         for partition in self.topics.iter_mut().flat_map(|topic| &mut topic.partitions) {
             partition.state = match std::mem::replace(&mut partition.state, State::Taken) {
-                State::Valid(partition, proposal) => State::Waiting(partition.propose(proposal, self.acks)),
+                State::Valid(partition, proposal) => {
+                    State::Waiting(partition.propose(proposal, self.acks, Some(self.share.clone())))
+                }
                 other => other,
             };
         }
