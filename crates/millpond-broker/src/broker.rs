@@ -147,7 +147,8 @@ impl Broker {
         let rows = data_dir.groups().into_iter().filter(|row| row.group != METADATA_GROUP);
         reconciler.start(rows.map(|row| (row.topic_id, row.topic, row.partition, row.group))).await;
         runtime.spawn(reconciler.run());
-        runtime.spawn(watch_metadata_group(group.clone(), fatal_sender));
+        let stopping = CancellationToken::new();
+        runtime.spawn(watch_metadata_group(group.clone(), stopping.clone(), fatal_sender));
 
         let rules = TopicRules {
             limits: TopicLimits {
@@ -171,7 +172,7 @@ impl Broker {
             produce_memory: ProduceMemory::new(config.produce_memory_bytes),
             opening: Semaphore::new(OPENING_AT_ONCE),
             metrics: Metrics::new(),
-            stopping: CancellationToken::new(),
+            stopping,
             data_dir,
             fatal: fatal.clone(),
             runtime: runtime.clone(),
@@ -248,7 +249,17 @@ async fn open_data_dir(
     let (here, path) = (runtime.clone(), config.data_dir.clone());
     let opened = runtime.blocking(move || DataDir::open(&here, &path, options, Arc::new(on_fatal))).await;
     let (data_dir, recovery) = opened?;
-    info!(path = %config.data_dir.display(), "data directory open: {recovery:?}");
+    info!(
+        path = %config.data_dir.display(),
+        clean = recovery.clean,
+        groups = recovery.groups,
+        journal_records = recovery.journal_records,
+        journal_bytes = recovery.journal_bytes,
+        "data directory open"
+    );
+    for stray in recovery.strays {
+        warn!("a folder that belongs to no known partition was set aside as {stray}");
+    }
     Ok(data_dir)
 }
 
@@ -291,9 +302,15 @@ async fn register(
 }
 
 /// A broker whose metadata group has stopped can decide nothing and learn nothing any more.
-async fn watch_metadata_group(group: MetadataGroup, fatal: Arc<watch::Sender<Option<FatalError>>>) {
+async fn watch_metadata_group(
+    group: MetadataGroup,
+    stopping: CancellationToken,
+    fatal: Arc<watch::Sender<Option<FatalError>>>,
+) {
     let error = group.failed().await;
-    report(&fatal, format!("the cluster's metadata can no longer be written: {error}"));
+    if !stopping.is_cancelled() {
+        report(&fatal, format!("the cluster's metadata can no longer be written: {error}"));
+    }
 }
 
 async fn accept(shared: Arc<Shared>, listener: Listener, room: Arc<Semaphore>) {

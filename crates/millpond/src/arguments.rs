@@ -41,7 +41,7 @@ pub(crate) struct BrokerArguments {
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<String>,
     /// This broker's id [default: 1]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
     pub(crate) node_id: Option<String>,
     /// Address for Kafka clients [default: 127.0.0.1:9092]
     #[arg(long, value_name = "HOST:PORT")]
@@ -58,7 +58,7 @@ pub(crate) struct BrokerArguments {
     /// Form of the log lines on standard error
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     pub(crate) log_format: LogFormat,
-    /// Least severe log lines shown: error, warn, info, debug or trace, also per module (info,millpond_raft=debug)
+    /// Least severe log lines shown: error, warn, info, debug or trace, also by module: info,millpond_raft=debug
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     pub(crate) log_level: String,
 }

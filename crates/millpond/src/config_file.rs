@@ -32,7 +32,7 @@ fn flatten(prefix: &str, table: &Table, settings: &mut Vec<(String, String)>) ->
             Value::String(text) => settings.push((name, text.clone())),
             Value::Integer(number) => settings.push((name, number.to_string())),
             Value::Boolean(switch) => settings.push((name, switch.to_string())),
-            other => bail!("the value of {name} is a {}, not a text, a whole number, true or false", other.type_str()),
+            _ => bail!("the value of {name} is not a text, a whole number, true or false"),
         }
     }
     Ok(())

@@ -116,6 +116,18 @@ impl Broker {
         Client { stream, correlation: 0 }
     }
 
+    /// The metrics, asked for until a line is there.
+    pub fn metrics_when(&self, line: &str) -> (String, String) {
+        let start = Instant::now();
+        loop {
+            let (status, page) = self.get("/metrics");
+            if page.lines().any(|found| found == line) {
+                return (status, page);
+            }
+            assert!(start.elapsed() < PATIENCE, "{line} in\n{page}");
+        }
+    }
+
     /// The answer to a GET: status line and body.
     pub fn get(&self, path: &str) -> (String, String) {
         let mut stream = TcpStream::connect(self.http).expect("it accepts");
@@ -180,11 +192,8 @@ impl Client {
     /// Produces one batch; the error code and its base offset.
     pub fn produce(&mut self, topic: &str, partition: i32, acks: i16, batch: Bytes) -> (i16, i64) {
         let data = PartitionProduceData { index: partition, records: Some(Records::from(batch)) };
-        let topic = TopicProduceData {
-            name: topic.to_owned().into(),
-            partition_data: vec![data],
-            ..Default::default()
-        };
+        let topic =
+            TopicProduceData { name: topic.to_owned().into(), partition_data: vec![data], ..Default::default() };
         let request = ProduceRequest { acks, timeout_ms: 10_000, topic_data: vec![topic], ..Default::default() };
         let response = self.call(9, &request);
         let answer = &response.responses[0].partition_responses[0];
@@ -196,17 +205,9 @@ impl Client {
         let mut found = Vec::new();
         let mut offset = 0;
         loop {
-            let wanted = FetchPartition {
-                partition,
-                fetch_offset: offset,
-                partition_max_bytes: 1 << 20,
-                ..Default::default()
-            };
-            let topic = FetchTopic {
-                topic: topic.to_owned().into(),
-                partitions: vec![wanted],
-                ..Default::default()
-            };
+            let wanted =
+                FetchPartition { partition, fetch_offset: offset, partition_max_bytes: 1 << 20, ..Default::default() };
+            let topic = FetchTopic { topic: topic.to_owned().into(), partitions: vec![wanted], ..Default::default() };
             let request = FetchRequest { max_bytes: 1 << 20, topics: vec![topic], ..Default::default() };
             let response = self.call(12, &request);
             let answer = &response.responses[0].partitions[0];
