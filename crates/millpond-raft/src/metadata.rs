@@ -7,7 +7,7 @@ use millpond_record::{BatchHeader, BatchView, GroupId, RaftIndex, ReplicaId, Ter
 use millpond_runtime::Runtime;
 use millpond_storage::{Log, Proposal};
 use openraft::async_runtime::WatchReceiver;
-use openraft::errors::{ClientWriteError, RaftError as OpenraftError};
+use openraft::errors::{ClientWriteError, Fatal, RaftError as OpenraftError};
 use openraft::{Config, Raft, RaftMetrics, SnapshotPolicy};
 
 use crate::error::RaftError;
@@ -103,11 +103,12 @@ impl MetadataGroup {
         match written.map_err(|error| fatal(error.to_string()))? {
             Ok(response) => Ok(response.data.index),
             Err(OpenraftError::APIError(ClientWriteError::ForwardToLeader(_))) => Err(RaftError::NotLeader(self.group)),
-            Err(error) => Err(fatal(error.to_string())),
+            Err(OpenraftError::APIError(error)) => Err(fatal(error.to_string())),
+            Err(OpenraftError::Fatal(error)) => Err(self.ended(&error)),
         }
     }
 
-    /// Resolves when the group has stopped, with the reason.
+    /// Resolves when the group has stopped, with the reason: [`RaftError::Closed`] after an ordinary shutdown.
     pub async fn failed(&self) -> RaftError {
         match self.until(|_| false).await {
             Err(error) => error,
@@ -129,13 +130,20 @@ impl MetadataGroup {
         }
     }
 
+    fn ended(&self, error: &Fatal<TypeConfig>) -> RaftError {
+        match error {
+            Fatal::Stopped => RaftError::Closed(self.group),
+            error => RaftError::Fatal { group: self.group, why: error.to_string().into() },
+        }
+    }
+
     async fn until(&self, condition: impl Fn(&RaftMetrics<TypeConfig>) -> bool) -> Result<(), RaftError> {
         let mut metrics = self.raft.metrics();
         loop {
             {
                 let now = metrics.borrow_watched();
                 if let Err(error) = &now.running_state {
-                    return Err(RaftError::Fatal { group: self.group, why: error.to_string().into() });
+                    return Err(self.ended(error));
                 }
                 if condition(&now) {
                     return Ok(());

@@ -152,6 +152,21 @@ fn it_takes_proposals_after_minutes_of_silence() {
 }
 
 #[test]
+fn a_shutdown_closes_it_and_is_no_failure() {
+    with_crashes(1, |machine: Machine| async move {
+        machine
+            .live(|runtime| async move {
+                let (groups, group) = metadata(&runtime, &Remembered::default()).await;
+                groups.shutdown().await;
+                assert!(matches!(group.failed().await, RaftError::Closed(_)));
+                let refused = group.propose(batch("late")).await.expect_err("closed");
+                assert!(matches!(refused, RaftError::Closed(_)), "{refused}");
+            })
+            .await;
+    });
+}
+
+#[test]
 fn bytes_that_are_no_batch_are_refused_before_the_log_sees_them() {
     with_crashes(1, |machine: Machine| async move {
         machine
