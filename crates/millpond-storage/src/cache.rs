@@ -13,6 +13,7 @@ use millpond_record::{Offset, RaftIndex, StampedBatch, Timestamp};
 
 use crate::Log;
 use crate::index::SegmentCursor;
+use crate::types::Hold;
 
 /// A batch in the tail of a log.
 #[derive(Clone, Debug)]
@@ -62,6 +63,8 @@ pub(crate) struct TailCache {
     /// The part of it that is not written yet.
     dirty_bytes: AtomicU64,
     tickets: Mutex<VecDeque<Ticket>>,
+    /// Shares of durable batches that wait for the writer.
+    held: Mutex<Vec<Hold>>,
 }
 
 impl TailCache {
@@ -71,6 +74,7 @@ impl TailCache {
             used_bytes: AtomicU64::new(0),
             dirty_bytes: AtomicU64::new(0),
             tickets: Mutex::default(),
+            held: Mutex::default(),
         }
     }
 
@@ -95,14 +99,43 @@ impl TailCache {
 
     /// Batches were written: the log may let go up to `written` when room is needed.
     pub(crate) fn written(&self, cost: u64, log: Weak<Log>, written: RaftIndex) {
-        self.dirty_bytes.fetch_sub(cost, Ordering::Relaxed);
+        self.dirty_bytes.fetch_sub(cost, Ordering::SeqCst);
         self.tickets().push_back(Ticket { log, written });
+        self.let_go();
+    }
+
+    /// See [`DataDir::release`](crate::DataDir::release).
+    pub(crate) fn release(&self, hold: Hold) {
+        if self.is_behind() {
+            self.held().push(hold);
+            // The writer may have caught up before the share was listed.
+            self.let_go();
+        }
+    }
+
+    /// Whether what is not written yet exceeds the budget.
+    fn is_behind(&self) -> bool {
+        self.dirty_bytes.load(Ordering::SeqCst) > self.budget_bytes
+    }
+
+    fn let_go(&self) {
+        if !self.is_behind() {
+            let held = std::mem::take(&mut *self.held());
+            drop(held);
+        }
+    }
+
+    fn held(&self) -> std::sync::MutexGuard<'_, Vec<Hold>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Batches left; `dirty_cost` of their cost was not written (they were truncated, or the log is gone).
     pub(crate) fn removed(&self, cost: u64, dirty_cost: u64) {
         self.used_bytes.fetch_sub(cost, Ordering::Relaxed);
-        self.dirty_bytes.fetch_sub(dirty_cost, Ordering::Relaxed);
+        self.dirty_bytes.fetch_sub(dirty_cost, Ordering::SeqCst);
+        if dirty_cost > 0 {
+            self.let_go();
+        }
     }
 
     fn tickets(&self) -> std::sync::MutexGuard<'_, VecDeque<Ticket>> {

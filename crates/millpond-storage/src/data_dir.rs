@@ -20,7 +20,7 @@ use crate::replay::{self, RecoveryReport};
 use crate::stats::StorageStats;
 use crate::sweep::Sweeper;
 use crate::table::{TABLE_FILE, Table};
-use crate::types::{Done, GroupRow, GroupSpec, folder_name, is_topic_name};
+use crate::types::{Done, GroupRow, GroupSpec, Hold, folder_name, is_topic_name};
 use crate::{OpenError, StorageError};
 
 /// Locked while the directory is open.
@@ -82,6 +82,12 @@ impl DataDir {
             let what = "it says that the last stop was clean, but the journal is not empty".into();
             return Err(OpenError::Damaged { path: root.join(META_FILE), what });
         }
+        if !found.clean_stop {
+            // The last run may have ended with a failed sync of the table or its folder: then what was read here need not
+            // be on the disk, and journal files must not be recycled on its word.
+            Table::write(&*disk, &root, from, table.rows.values())
+                .map_err(|error| OpenError::io("write", &root.join(TABLE_FILE), error))?;
+        }
         // From here on a crash is followed by a start that believes nothing but the table and the journal.
         let meta = found.next_boot(runtime);
         meta.write(&*disk, &root).map_err(|error| OpenError::io("write", &root.join(META_FILE), error))?;
@@ -104,7 +110,7 @@ impl DataDir {
         let registry = Arc::new(Registry::default());
         for (group, row) in table.rows {
             let log = logs.get(&group).cloned();
-            registry.lock().insert(group, Slot::new(row, log, found.clean_stop));
+            registry.lock().insert(row.folder(), Slot::new(row, log, found.clean_stop));
         }
         let checkpointer = Checkpointer::start(runtime, root.clone(), journal.clone(), registry.clone(), from);
         let request = Arc::downgrade(&checkpointer);
@@ -159,18 +165,19 @@ impl DataDir {
         }
         let name = folder_name(&spec.topic, spec.partition);
         let mut groups = inner.registry.lock();
-        if groups.contains_key(&spec.group) {
+        if groups.contains(spec.group) {
             return Err(StorageError::GroupExists(spec.group));
         }
-        if let Some(owner) = groups.values().find(|slot| slot.folder().as_ref() == Some(&name)) {
-            return Err(StorageError::FolderTaken { folder: name, owner: owner.group });
+        if let Some(owner) = groups.owner_of(&name) {
+            return Err(StorageError::FolderTaken { folder: name, owner });
         }
         inner.make_folder(&name, &spec).map_err(|error| StorageError::io("create", &inner.root.join(&name), error))?;
         inner.journal.submit(JournalEntry::Create { spec: spec.clone() }, Some(done))?;
         let row = GroupRow::new(&spec, inner.journal.next_sequence());
-        let log = Log::open(&inner.context, &row)?;
-        groups.insert(spec.group, Slot::new(row, Some(log.clone()), true));
-        Ok(log)
+        let log = Log::open(&inner.context, &row);
+        // The journal has the group, so it exists from here on, whether its log could be opened or not.
+        groups.insert(name, Slot::new(row, log.as_ref().ok().cloned(), true));
+        log
     }
 
     /// Deletes a group and its data for good. `done` is called when that is durable; the files go in the background
@@ -187,18 +194,19 @@ impl DataDir {
         let deleted = inner.root.join(partition_folder::deleted_name(&name, group));
         {
             // Under the registry's lock, like the making of folders. The next group of this name finds it free.
-            let _groups = inner.registry.lock();
+            let mut groups = inner.registry.lock();
             match inner.runtime.disk().rename(&inner.root.join(&name), &deleted) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     return Err(StorageError::io("rename", &inner.root.join(&name), error));
                 }
                 _ => inner.renamed.store(true, Ordering::SeqCst),
             }
+            groups.release_folder(&name);
         }
         let (registry, sweeper) = (inner.registry.clone(), inner.sweeper.clone());
         let durable: Done = Box::new(move |result| {
             if result.is_ok() {
-                registry.lock().remove(&group);
+                registry.lock().remove(group);
                 sweeper.remove(deleted);
             }
             done(result);
@@ -255,6 +263,13 @@ impl DataDir {
         let result = inner.close();
         inner.lock.lock().expect("nothing panics while it holds the folder's lock").take();
         result
+    }
+
+    /// Gives back the memory share of a batch that is durable: at once, or, while the batches that are not written to
+    /// their segments yet exceed the tail cache's budget, when the writer has caught up. So the journal cannot outrun the
+    /// segments, whatever the `acks` of the producers.
+    pub fn release(&self, hold: Hold) {
+        self.0.context.cache.release(hold);
     }
 
     /// Counters.

@@ -416,10 +416,16 @@ pub(crate) fn open_active(
     IndexHeader::decode(&header)?.expect(base_offset, first_index)?;
     let entries = (length - INDEX_HEADER_BYTES as u64) / INDEX_ENTRY_BYTES as u64;
     let all = IndexSource::File(file.clone(), u32::try_from(entries).map_err(|_| IndexError::Length(length))?);
-    // What lies behind the entries in question (a trailer, later entries, zeros after a power cut) sorts behind or breaks
-    // the order; the caller proves the last entry by the log and every other one is proven when a read crosses it.
-    let known = all.partition_point(|entry| {
-        entry.offset.0 >= base_offset.0 && entry.index >= first_index && entry.position < log_bytes
-    })?;
+    // What lies behind the entries in question (a trailer, later entries, what a power cut left) leads beyond the log or
+    // breaks the order; the caller proves the last entry by the log and every other one is proven when a read crosses it.
+    let (mut known, mut high) = (0, all.len());
+    while known < high {
+        let middle = known + (high - known) / 2;
+        let entry = all.entry(middle)?;
+        let before = middle.checked_sub(1).map(|before| all.entry(before)).transpose()?;
+        let follows = before.is_none_or(|before| entry.position > before.position && entry.index > before.index);
+        let leads = entry.offset >= base_offset && entry.index >= first_index && entry.position < log_bytes;
+        if follows && leads { known = middle + 1 } else { high = middle }
+    }
     Ok(IndexSource::File(file, known))
 }

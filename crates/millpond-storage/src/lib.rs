@@ -11,6 +11,9 @@ mod checkpoint;
 mod data_dir;
 mod error;
 mod fields;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod index;
 mod journal;
 mod log;
@@ -39,4 +42,6 @@ pub use meta::{DirectoryId, MetaProperties};
 pub use options::StorageOptions;
 pub use replay::RecoveryReport;
 pub use stats::{SYNC_MICROS_BOUNDS, StorageStats};
-pub use types::{Done, EpochStart, FlushMode, GroupRow, GroupSpec, LogOptions, LogPosition, SegmentPosition, Vote};
+pub use types::{
+    Done, EpochStart, FlushMode, GroupRow, GroupSpec, Hold, LogOptions, LogPosition, SegmentPosition, Vote,
+};

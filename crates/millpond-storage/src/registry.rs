@@ -15,7 +15,38 @@ use crate::types::GroupRow;
 /// All groups. A group whose deletion is not durable yet is among them.
 #[derive(Default)]
 pub(crate) struct Registry {
-    groups: Mutex<BTreeMap<GroupId, Arc<Slot>>>,
+    groups: Mutex<Groups>,
+}
+
+#[derive(Default)]
+pub(crate) struct Groups {
+    slots: BTreeMap<GroupId, Arc<Slot>>,
+    /// Who has a folder; without the groups that are being deleted, whose folders have other names.
+    folders: BTreeMap<String, GroupId>,
+}
+
+impl Groups {
+    pub(crate) fn insert(&mut self, folder: String, slot: Arc<Slot>) {
+        self.folders.insert(folder, slot.group);
+        self.slots.insert(slot.group, slot);
+    }
+
+    pub(crate) fn contains(&self, group: GroupId) -> bool {
+        self.slots.contains_key(&group)
+    }
+
+    pub(crate) fn owner_of(&self, folder: &str) -> Option<GroupId> {
+        self.folders.get(folder).copied()
+    }
+
+    /// The group's folder has another name now.
+    pub(crate) fn release_folder(&mut self, folder: &str) {
+        self.folders.remove(folder);
+    }
+
+    pub(crate) fn remove(&mut self, group: GroupId) {
+        self.slots.remove(&group);
+    }
 }
 
 /// One group.
@@ -36,16 +67,16 @@ struct SlotState {
 }
 
 impl Registry {
-    pub(crate) fn lock(&self) -> MutexGuard<'_, BTreeMap<GroupId, Arc<Slot>>> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Groups> {
         self.groups.lock().expect("nothing panics while it holds the registry's lock")
     }
 
     pub(crate) fn slot(&self, group: GroupId) -> Option<Arc<Slot>> {
-        self.lock().get(&group).cloned()
+        self.lock().slots.get(&group).cloned()
     }
 
     pub(crate) fn slots(&self) -> Vec<Arc<Slot>> {
-        self.lock().values().cloned().collect()
+        self.lock().slots.values().cloned().collect()
     }
 }
 

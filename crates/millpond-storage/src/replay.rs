@@ -80,7 +80,7 @@ pub(crate) fn first_pass(
         Ok(())
     })?;
     if scanned.records > 0 {
-        scan::sync_files(disk, folder, &scanned.files)?;
+        scan::make_durable(disk, folder, &scanned)?;
     }
     Ok(FirstPass { scanned, created, deleted })
 }

@@ -19,6 +19,9 @@ pub(super) const READY_FILES: usize = 2;
 /// Zeros are written in pieces of this size.
 const FILL_BYTES: usize = 1 << 20;
 
+/// After so many pieces they are synced, so that no sync of the journal has to wait for all of them.
+const FILL_SYNC_PIECES: u64 = 8;
+
 /// Part of a file's size after which a journal leaves a file that was never filled, once it has a better one.
 const UNFILLED_SHARE: u64 = 8;
 
@@ -216,10 +219,16 @@ fn fill_or_remove(disk: &dyn Disk, path: &Path, file: &dyn File, from: u64, to: 
 fn fill(file: &dyn File, from: u64, to: u64) -> io::Result<()> {
     let zeros = vec![0; FILL_BYTES.min((to - from) as usize)];
     let mut position = from;
-    while position < to {
+    for piece in 1.. {
+        if position == to {
+            break;
+        }
         let bytes = zeros.len().min((to - position) as usize);
         file.write_all_at(&[IoSlice::new(&zeros[..bytes])], position)?;
         position += bytes as u64;
+        if piece % FILL_SYNC_PIECES == 0 {
+            file.sync_data()?;
+        }
     }
     file.sync_all()
 }

@@ -5,7 +5,8 @@
 //! within the last write, and nowhere else, is checked: when the rest of the file or a later file proves that what does
 //! not fit was once synced, the journal is damaged, and the start is refused instead of losing what was acknowledged.
 
-use std::io;
+use std::io::{self, IoSlice};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use millpond_runtime::{Disk, File, OpenMode};
@@ -54,6 +55,8 @@ pub(crate) struct Scanned {
     pub(crate) records: u64,
     /// Bytes of those records.
     pub(crate) bytes: u64,
+    /// Where the last write lies, in the last of the files; empty if that file has no records.
+    pub(crate) last_write: Range<u64>,
 }
 
 /// The numbers of the journal's files, in order.
@@ -70,7 +73,8 @@ pub(crate) fn scan(
     from: ReplayFrom,
     visit: &mut dyn FnMut(FoundRecord<'_>) -> Result<(), OpenError>,
 ) -> Result<Scanned, OpenError> {
-    let mut scanned = Scanned { next_sequence: from.sequence, files: Vec::new(), records: 0, bytes: 0 };
+    let mut scanned =
+        Scanned { next_sequence: from.sequence, files: Vec::new(), records: 0, bytes: 0, last_write: 0..0 };
     // Where the records read so far end; differs from `next_sequence` while they are ones that are not needed.
     let mut end = None;
     for number in numbers.iter().copied().filter(|number| *number >= from.file_number) {
@@ -90,7 +94,7 @@ pub(crate) fn scan(
             return Err(damaged(&path, format!("it begins with record {first}, but record {missing} is missing")));
         }
         scanned.files.push(number);
-        let after = scan_file(&mut reader, header, &path, &mut |record| {
+        let (after, last_write) = scan_file(&mut reader, header, &path, &mut |record| {
             if record.header.sequence >= from.sequence {
                 scanned.records += 1;
                 scanned.bytes += u64::from(record.header.length);
@@ -100,26 +104,45 @@ pub(crate) fn scan(
         })?;
         end = Some(after);
         scanned.next_sequence = after.max(from.sequence);
+        scanned.last_write = last_write;
     }
     Ok(scanned)
+}
+
+/// Reads one file as [`scan`] does; the sequence number after its last record, or `None` if it has no header.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn scan_one(
+    file: &dyn File,
+    number: u64,
+    path: &Path,
+    visit: &mut dyn FnMut(FoundRecord<'_>) -> Result<(), OpenError>,
+) -> Result<Option<u64>, OpenError> {
+    let mut reader = FileReader::open(file).map_err(|error| OpenError::io("read", path, error))?;
+    let Some(header) = reader.header(number, path)? else { return Ok(None) };
+    scan_file(&mut reader, header, path, visit).map(|(end, _)| Some(end))
 }
 
 fn damaged(path: &Path, what: String) -> OpenError {
     OpenError::Damaged { path: path.to_path_buf(), what }
 }
 
-/// Reads one file's records; gives the sequence number after the last.
+/// Reads one file's records; gives the sequence number after the last, and where the last write lies.
 fn scan_file(
     reader: &mut FileReader<'_>,
     file: FileHeader,
     path: &Path,
     visit: &mut dyn FnMut(FoundRecord<'_>) -> Result<(), OpenError>,
-) -> Result<u64, OpenError> {
+) -> Result<(u64, Range<u64>), OpenError> {
     let read_error = |error| OpenError::io("read", path, error);
     let (mut sequence, mut position) = (file.first_sequence, FILE_HEADER_BYTES as u64);
+    // The header belongs to the first write.
+    let mut last_write = 0;
     while let Some((header, bytes)) = reader.record_at(position, &file).map_err(read_error)? {
         if header.sequence != sequence {
             break;
+        }
+        if header.back == 0 && sequence > file.first_sequence {
+            last_write = position;
         }
         position += u64::from(header.length);
         sequence += 1;
@@ -130,7 +153,7 @@ fn scan_file(
         let what = format!("record {sequence} at byte {position} is damaged, but record {proof} behind it is whole");
         return Err(damaged(path, what));
     }
-    Ok(sequence)
+    Ok((sequence, last_write..position))
 }
 
 /// A file and a window of it in memory.
@@ -193,14 +216,15 @@ impl<'a> FileReader<'a> {
     /// Looks behind a place where the records end for one of a write that began after record `sequence` was synced.
     /// Records may begin at any byte; they are found by the file's number and proven by their checksums.
     fn find_later_write(&mut self, end: u64, file: &FileHeader, sequence: u64) -> io::Result<Option<u64>> {
-        let number = file.number.to_le_bytes();
         let mut at = end + 1;
         while let Some(bytes) = {
             let left = usize::try_from(self.length.saturating_sub(at)).unwrap_or(usize::MAX);
             self.get(at, left.min(WINDOW_BYTES / 2))?.filter(|bytes| bytes.len() >= RECORD_HEADER_BYTES)
         } {
             let numbers = &bytes[8..];
-            let Some(found) = numbers.windows(number.len()).position(|window| window == number) else {
+            let is_number =
+                |window: &[u8]| window.first_chunk().map(|bytes| u64::from_le_bytes(*bytes)) == Some(file.number);
+            let Some(found) = numbers.windows(size_of::<u64>()).position(is_number) else {
                 at += (bytes.len() - RECORD_HEADER_BYTES + 1) as u64;
                 continue;
             };
@@ -216,13 +240,31 @@ impl<'a> FileReader<'a> {
     }
 }
 
-/// Syncs the files that a scan found: what is replayed from them may be reported, so it must be durable.
-pub(crate) fn sync_files(disk: &dyn Disk, folder: &Path, files: &[u64]) -> Result<(), OpenError> {
-    for number in files {
+/// Makes what a scan found durable, before anything that is replayed from it is reported.
+///
+/// A sync may have failed before the last process ended. The system then believes the pages of that write to be clean,
+/// and a new sync would succeed without writing them; so the last write is written again, byte for byte.
+pub(crate) fn make_durable(disk: &dyn Disk, folder: &Path, scanned: &Scanned) -> Result<(), OpenError> {
+    for number in &scanned.files {
         let path = path_of(folder, *number);
-        disk.open(&path, OpenMode::Write)
-            .and_then(|file| file.sync_data())
-            .map_err(|error| OpenError::io("sync", &path, error))?;
+        let write_error = |error| OpenError::io("sync", &path, error);
+        let file = disk.open(&path, OpenMode::Write).map_err(write_error)?;
+        if scanned.files.last() == Some(number) {
+            write_again(&*file, scanned.last_write.clone()).map_err(write_error)?;
+        }
+        file.sync_data().map_err(write_error)?;
+    }
+    Ok(())
+}
+
+fn write_again(file: &dyn File, range: Range<u64>) -> io::Result<()> {
+    let mut buffer = vec![0; WINDOW_BYTES];
+    let mut position = range.start;
+    while position < range.end {
+        let bytes = buffer.len().min((range.end - position) as usize);
+        file.read_exact_at(&mut buffer[..bytes], position)?;
+        file.write_all_at(&[IoSlice::new(&buffer[..bytes])], position)?;
+        position += bytes as u64;
     }
     Ok(())
 }

@@ -11,7 +11,7 @@ use crate::StorageError;
 use crate::cache::{own_cost, unpinned};
 use crate::journal::JournalEntry;
 use crate::producer::{Checked, Producers};
-use crate::types::{Done, FlushMode};
+use crate::types::Done;
 use crate::writer::WRITE_BEHIND_BYTES;
 
 /// The entries of one call on their way into the log.
@@ -333,7 +333,8 @@ impl<'a> Appending<'a> {
         if !state.acks_by_write() {
             return self.submit(state, Some(done)).map(|()| (urgent, None));
         }
-        let wait = journaled && (self.needs_journal || state.barrier || state.options.flush == FlushMode::Durable);
+        // What is in the journal only because it must be, is reported when it is there.
+        let wait = journaled && (self.needs_journal || state.journals_data());
         let ack = wait.then_some(state.next_ack);
         state.next_ack += 1;
         state.barrier = false;

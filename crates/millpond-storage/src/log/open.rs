@@ -14,7 +14,7 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
-use millpond_record::{RaftIndex, StampedBatch, Term};
+use millpond_record::{LogId, RaftIndex, StampedBatch, Term};
 
 use super::cold::ColdPlan;
 use super::persist::FileState;
@@ -43,6 +43,7 @@ struct Tracking {
 #[derive(Default)]
 struct Folder {
     logs: BTreeSet<SegmentName>,
+    indexes: BTreeSet<SegmentName>,
     snapshots: BTreeSet<SegmentName>,
 }
 
@@ -82,6 +83,9 @@ impl Log {
         let resumed = log.resume(row);
         if let Err(error) = &resumed {
             recovery.diverged = Some(error.to_string());
+            let mut state = log.state();
+            let segment = state.segments.last().cloned().expect("only a row with a segment can differ from it");
+            state.unwritten.push_back(SegmentWork { segment, entries: VecDeque::new(), entries_written: 0, end: None });
         }
         log.state().recovery = Some(recovery);
         // What the last run made may not be durable in the folder.
@@ -191,6 +195,7 @@ impl Log {
             barrier: false,
             journaled_checkpoints: 0,
             synced: row.durable,
+            next_unsynced: next,
             bytes_since_snapshot: 0,
             snapshot_due: false,
             set_aside: false,
@@ -256,8 +261,8 @@ impl Log {
     ) -> Result<(SegmentCursor, Vec<IndexEntry>), SegmentError> {
         match self.end_by_index(segment, position, row) {
             Ok(cursor) => Ok((cursor, Vec::new())),
-            Err(SegmentError::Index { .. }) => {
-                // Rebuilt from the batches.
+            Err(SegmentError::Index { .. } | SegmentError::Log { .. }) => {
+                // Rebuilt from the batches, if those are right.
                 let name = segment.name;
                 let start = Expected { offset: name.base_offset, index: name.first_index, term: Term(0) };
                 let mut entries = Vec::new();
@@ -312,9 +317,10 @@ impl Log {
         let end = scan(segment, log.as_ref(), from, position.into(), start, |index, head, batch| {
             let header = batch.header();
             entries.extend(cursor.push(index, head, header, header.max_timestamp, interval));
-            (last, offset) = (Some(index), header.next_offset());
+            let term = Term(header.leader_epoch.0 as u64);
+            (last, offset) = (Some(LogId { term, index }), header.next_offset());
         })?;
-        if end != u64::from(position) || last != row.last.map(|last| last.index) || offset != row.log_end {
+        if end != u64::from(position) || last != row.last || offset != row.log_end {
             return Err(segment.damaged(end, "its batches are not those that the table knows"));
         }
         Ok(cursor)
@@ -330,16 +336,11 @@ impl Log {
             self.take_up_segment(&mut state, &mut files)?;
         }
         while let Some(name) = newer.front().copied() {
-            let continues = name.base_offset == state.log_end
-                && (name.first_index == state.next_index() || (state.last.is_none() && state.segments.is_empty()));
-            if !continues {
+            // An empty log's first entry may have any index, but then it is not known that none is missing.
+            if name != (SegmentName { base_offset: state.log_end, first_index: state.next_index() }) {
                 break;
             }
             newer.pop_front();
-            if state.last.is_none() {
-                let first = name.first_index;
-                (state.first_index, state.next_unwritten, state.pending_first) = (first, first, first);
-            }
             let next = state.next_index();
             let trailer = state.cursor.trailer(next);
             if let Some(work) = state.unwritten.back_mut() {
@@ -349,7 +350,8 @@ impl Log {
             self.take_up_segment(&mut state, &mut files)?;
         }
         // What does not continue the log was written after batches that are lost; if it matters, the journal has it.
-        for name in newer.into_iter().rev() {
+        let stray = folder.indexes.difference(&folder.logs).copied().filter(|name| Some(*name) >= name_of(row));
+        for name in stray.chain(newer.into_iter().rev()) {
             state.maker.make(name).remove()?;
             files.present.remove(&name);
             files.folder_changed = true;
@@ -363,6 +365,9 @@ impl Log {
         let handles = segment.files()?;
         let length = handles.log.len().map_err(|error| segment.io("read", SegmentFile::Log, error))?;
         let from = u64::from(state.cursor.position);
+        let keep = index::entry_position(state.unwritten.back().map_or(0, |work| work.entries_written));
+        let cut = handles.index.len().and_then(|now| if now > keep { handles.index.set_len(keep) } else { Ok(()) });
+        cut.map_err(|error| segment.io("cut", SegmentFile::Index, error))?;
         if length <= from {
             return Ok(());
         }
@@ -382,9 +387,6 @@ impl Log {
         if end < length {
             handles.log.set_len(end).map_err(|error| segment.io("cut", SegmentFile::Log, error))?;
         }
-        let keep = index::entry_position(state.unwritten.back().map_or(0, |work| work.entries_written));
-        let cut = handles.index.len().and_then(|now| if now > keep { handles.index.set_len(keep) } else { Ok(()) });
-        cut.map_err(|error| segment.io("cut", SegmentFile::Index, error))?;
         files.unsynced.insert(segment.name, segment);
         Ok(())
     }
@@ -404,8 +406,10 @@ impl Log {
             let interval = self.context.options.index_interval_bytes;
             let mut reached = name.first_index;
             scan(&segment, handles.log.as_ref(), 0, length, start, |found, head, batch| {
-                if found < index {
-                    let header = batch.header();
+                let header = batch.header();
+                // The same index and term is the same entry: what is written here now may be a later leader's.
+                let known = state.term_at(found).map(Term::leader_epoch) == Some(header.leader_epoch);
+                if found == reached && found < index && known {
                     entries.extend(cursor.push(found, head, header, header.max_timestamp, interval));
                     (offset, reached) = (header.next_offset(), RaftIndex(found.0 + 1));
                 }
@@ -429,6 +433,7 @@ impl Log {
             let mut state = self.state();
             let last = state.last;
             let committed = row.committed.filter(|committed| Some(*committed) <= last).or(row.committed.and(last));
+            let committed = committed.max(row.purged.map(|purged| purged.log_id()));
             let covers = snapshot.as_ref().map(|snapshot| snapshot.covers);
             let first = state.segments.first().map_or(state.next_index(), |segment| segment.name.first_index);
             // Entries between the two are read for what they do to the log, not for their producers.
@@ -539,8 +544,9 @@ fn list(context: &LogContext, path: &Path) -> Result<Folder, StorageError> {
     for entry in entries.iter().filter(|entry| !entry.is_dir) {
         match SegmentName::parse(&entry.name) {
             Some((name, SegmentFile::Log)) => drop(folder.logs.insert(name)),
+            Some((name, SegmentFile::Index)) => drop(folder.indexes.insert(name)),
             Some((name, SegmentFile::Snapshot)) => drop(folder.snapshots.insert(name)),
-            _ => {}
+            None => {}
         }
     }
     Ok(folder)

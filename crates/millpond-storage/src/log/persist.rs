@@ -247,6 +247,13 @@ impl Log {
             files.folder_changed = true;
         }
         files.unsynced.insert(segment.name, segment.clone());
+        // A crash may have left files of this name that hold something else.
+        if write.entries_before == 0 {
+            handles.index.set_len(0).map_err(|error| segment.io("cut", SegmentFile::Index, error))?;
+            if write.position == 0 && !write.batches.is_empty() {
+                handles.log.set_len(0).map_err(|error| segment.io("cut", SegmentFile::Log, error))?;
+            }
+        }
         let slices: Vec<IoSlice<'_>> = write.batches.iter().flat_map(StampedBatch::io_slices).collect();
         let bytes: u64 = write.batches.iter().map(|batch| batch.size_bytes() as u64).sum();
         if !slices.is_empty() {
@@ -330,8 +337,9 @@ impl Log {
             }
             state.synced = row.durable;
             state.journaled_checkpoints = state.journaled_checkpoints.saturating_sub(1);
-            let last = row.last.map(|last| last.index);
-            state.unjournaled = state.unjournaled.filter(|index| Some(*index) > last);
+            state.next_unsynced = row.last.map_or(RaftIndex(0), |last| RaftIndex(last.index.0 + 1));
+            let next_unsynced = state.next_unsynced;
+            state.unjournaled = state.unjournaled.filter(|index| *index >= next_unsynced);
             break (row, state.take_acks());
         };
         drop(files);

@@ -6,9 +6,10 @@
 use millpond_record::{RaftIndex, Term};
 
 use super::Log;
-use super::state::{LogState, Recovery};
+use super::state::{JOURNALED_CHECKPOINTS, LogState, Place};
 use crate::StorageError;
 use crate::cache::own_cost;
+use crate::index::SegmentCursor;
 use crate::journal::JournalEntry;
 use crate::types::FlushMode;
 
@@ -105,6 +106,10 @@ fn decide(place: Where, term: Term, other: Term, tolerated: bool) -> Action {
     row.expect("the table has a row for every case").3
 }
 
+fn is_diverged(state: &LogState) -> bool {
+    state.recovery.as_ref().is_some_and(|recovery| recovery.diverged.is_some())
+}
+
 impl LogState {
     /// Where an entry belongs, and the term to compare its own with.
     fn place(&self, index: RaftIndex, continues: bool) -> (Where, Term) {
@@ -135,9 +140,9 @@ impl Log {
     /// [`StorageError::Corrupt`] where record and log contradict each other; what reads and writes of the segments say.
     pub(crate) fn replay(&self, entry: JournalEntry) -> Result<Replayed, StorageError> {
         let mut state = self.state();
-        let (done, large) = self.replay_into(&mut state, entry)?;
+        let (done, write) = self.replay_into(&mut state, entry)?;
         drop(state);
-        if large {
+        if write {
             self.write_behind(u64::MAX)?;
             self.context.cache.make_room();
         }
@@ -145,11 +150,12 @@ impl Log {
     }
 
     fn replay_into(&self, state: &mut LogState, entry: JournalEntry) -> Result<(Replayed, bool), StorageError> {
-        let recovery = state.recovery.clone().ok_or_else(|| self.corrupt("a record is replayed into a log in use"))?;
+        let recovery = state.recovery.as_ref().ok_or_else(|| self.corrupt("a record is replayed into a log in use"))?;
+        let tolerates_gaps = recovery.tolerates_gaps;
         match entry {
             JournalEntry::Append { index, term, append_time, batch, .. } => {
                 let (place, other) = state.place(index, batch.header().base_offset == state.log_end);
-                match decide(place, term, other, recovery.tolerates_gaps) {
+                match decide(place, term, other, tolerates_gaps) {
                     Action::Skip => return Ok((Replayed::Skipped, false)),
                     Action::SkipAsLost => return Ok((Replayed::Lost, false)),
                     Action::Refuse => {
@@ -158,13 +164,17 @@ impl Log {
                             "the journal goes on with entry {term}/{index} but the log ends with {last}"
                         )));
                     }
-                    Action::CutAndAppend => self.cut_replayed(state, &recovery, index)?,
+                    Action::CutAndAppend => self.cut_replayed(state, index)?,
                     Action::Append => {}
                 }
                 if state.last.is_none() {
                     (state.first_index, state.next_unwritten, state.pending_first) = (index, index, index);
                 }
                 let header = batch.header();
+                if is_diverged(state) {
+                    // Where the log ends is not known; this entry goes again when its place is found.
+                    state.log_end = header.base_offset;
+                }
                 if header.base_offset != state.log_end || header.leader_epoch.0 as u64 != term.0 || term > Term::MAX {
                     return Err(self.corrupt(format!("the journal's entry {term}/{index} does not continue the log")));
                 }
@@ -174,10 +184,12 @@ impl Log {
             }
             JournalEntry::Truncate { after, .. } => {
                 let kept = after.map_or(RaftIndex(0), |after| RaftIndex(after.0 + 1));
+                // It may be replayed once more, over what is appended now.
+                state.journaled_checkpoints = JOURNALED_CHECKPOINTS;
                 if state.last.is_none_or(|last| last.index < kept) {
                     return Ok((Replayed::Skipped, false));
                 }
-                self.cut_replayed(state, &recovery, kept)?;
+                self.cut_replayed(state, kept)?;
             }
             JournalEntry::Vote { vote, .. } => {
                 if !vote.supersedes(&state.vote) {
@@ -206,19 +218,43 @@ impl Log {
                 return Err(self.corrupt("its creation or deletion is replayed into the log"));
             }
         }
-        let large = recovery.diverged.is_none() && state.dirty_bytes > REPLAYED_BYTES;
-        Ok((Replayed::Applied, large))
+        // After a cut the files follow at once: the next one may need the index of what is left.
+        let write = !is_diverged(state) && (state.cut.is_some() || state.dirty_bytes > REPLAYED_BYTES);
+        Ok((Replayed::Applied, write))
     }
 
     /// Drops what the log has from `index` on.
-    fn cut_replayed(&self, state: &mut LogState, recovery: &Recovery, index: RaftIndex) -> Result<(), StorageError> {
-        let kept_by_row = recovery.diverged.is_some() && index < state.next_unwritten;
-        let place = if kept_by_row { self.locate_by_scan(state, index)? } else { self.locate(state, index)? };
+    ///
+    /// An earlier recovery, before it crashed, may have cut the files here or further down and written other entries. Then
+    /// the place cannot be found, or not what should lie before it, and the files are left alone until the record comes
+    /// that cuts below all of that: up to the lowest cut they hold what they always held.
+    fn cut_replayed(&self, state: &mut LogState, index: RaftIndex) -> Result<(), StorageError> {
         let after = index.0.checked_sub(1).map(RaftIndex).filter(|_| index > self.first_of(state));
-        let (cost, dirty) = state.truncate(after, place, true);
+        let diverged = is_diverged(state);
+        let in_files = index < state.next_unwritten;
+        let found = match diverged && in_files {
+            true => None,
+            false => self.locate(state, index).ok(),
+        };
+        let found = found.map_or_else(|| self.locate_by_scan(state, index), Ok);
+        let why = found.as_ref().err().map(ToString::to_string);
+        if diverged {
+            // It was never done to the files.
+            state.cut = None;
+        }
+        let segment = state.segments.partition_point(|segment| segment.name.first_index <= index).saturating_sub(1);
+        let nowhere = Place { segment, cursor: SegmentCursor::START, offset: state.log_end };
+        let (cost, dirty) = state.truncate(after, found.unwrap_or(nowhere), true);
         self.context.cache.removed(cost, dirty);
-        if kept_by_row && let Some(recovery) = &mut state.recovery {
-            recovery.diverged = None;
+        if why.is_some() || (diverged && !in_files) {
+            state.cut = None;
+        }
+        if let Some(recovery) = &mut state.recovery {
+            match why {
+                Some(why) => recovery.diverged = Some(why),
+                None if in_files => recovery.diverged = None,
+                None => {}
+            }
         }
         Ok(())
     }

@@ -23,7 +23,7 @@ use crate::{Frontiers, StorageError};
 /// A Truncate record cuts what the segments hold when it is replayed, so what is appended behind it must be in the journal
 /// for as long as the record may be replayed: until a table is on disk whose rows were captured after it. The third
 /// checkpoint after the truncation starts when the second one's table is written, and the second one began after it.
-const JOURNALED_CHECKPOINTS: u8 = 3;
+pub(crate) const JOURNALED_CHECKPOINTS: u8 = 3;
 
 /// Makes the segments of one log.
 pub(crate) struct SegmentMaker {
@@ -158,6 +158,8 @@ pub(crate) struct LogState {
 
     /// How far the files are synced.
     pub(crate) synced: Option<SegmentPosition>,
+    /// The first index that a sync of the files has not covered.
+    pub(crate) next_unsynced: RaftIndex,
     /// Log bytes appended since the last producer snapshot.
     pub(crate) bytes_since_snapshot: u64,
     /// A segment was started since then.
@@ -191,10 +193,11 @@ impl LogState {
         if index == last.index {
             return Some(last.term);
         }
-        if let Some(purged) = &self.purged
-            && index <= purged.index
-        {
-            return (index == purged.index).then_some(purged.term);
+        if let Some(purged) = self.purged.filter(|purged| purged.index == index) {
+            return Some(purged.term);
+        }
+        if self.segments.first().is_none_or(|segment| index < segment.name.first_index) {
+            return None;
         }
         let after = self.epochs.partition_point(|epoch| epoch.index <= index);
         after.checked_sub(1).map(|at| self.epochs[at].term)
@@ -382,6 +385,7 @@ impl LogState {
         self.first_index = RaftIndex(0);
         self.pending_first = self.pending_first.min(RaftIndex(keep_to));
         self.next_unwritten = self.next_unwritten.min(self.next_index());
+        self.next_unsynced = self.next_unsynced.min(self.next_index());
         for ack in &mut self.relaxed_acks {
             ack.until = ack.until.min(RaftIndex(keep_to));
         }

@@ -111,7 +111,8 @@ impl Log {
     }
 
     /// Moves P to `index`, which must be committed, the end of a segment, and not below P; the log's last entry is one: its
-    /// segment is closed. Entries up to P stay readable until something deletes them.
+    /// segment is closed. In a relaxed log it must have been synced by a checkpoint, too. Entries up to P stay readable
+    /// until something deletes them.
     ///
     /// Blocks for the read of one block at most.
     ///
@@ -124,7 +125,9 @@ impl Log {
         let not_a_boundary = StorageError::NotABoundary { group: self.identity.group, index };
         let committed = state.committed.is_some_and(|committed| index <= committed.index);
         let forward = state.purged.is_none_or(|purged| purged.index <= index);
-        if !committed || !forward {
+        // P must not outlive what it covers.
+        let lasting = state.unjournaled.is_none() || index < state.next_unsynced;
+        if !committed || !forward || !lasting {
             return Err(not_a_boundary);
         }
         let next = RaftIndex(index.0 + 1);

@@ -1,9 +1,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use millpond_runtime::sim::{Crash, NodeId, World, block_on};
+use millpond_runtime::sim::{Crash, DiskFaults, NodeId, World, block_on};
 
-use super::{BEGINNING, append, options, read, start};
+use super::{BEGINNING, append, options, read, start, write};
 use crate::StorageOptions;
 use crate::journal::JournalEntry;
 use crate::journal::scan::ReplayFrom;
@@ -76,5 +76,36 @@ fn lives(seed: u64) {
 fn a_journal_reads_back_what_it_reported_and_nothing_else_over_many_crashes() {
     for seed in 0..60 {
         lives(seed);
+    }
+}
+
+#[test]
+fn a_write_whose_sync_failed_is_made_durable_before_it_is_believed() {
+    for seed in 0..40 {
+        block_on(seed, async {
+            let world = World::new(seed);
+            let runtime = world.runtime_for(NODE);
+            let options = options(1 << 20, 4);
+            let (journal, _) = start(&runtime, &options, BEGINNING);
+            for index in 0..seed {
+                write(&journal, append(1, index, 700)).await.unwrap();
+            }
+            world.set_disk_faults(NODE, DiskFaults { sync_error: 1.0, ..DiskFaults::default() });
+            for index in seed..seed + 20 {
+                // Until it is known to have failed, when submitting is refused.
+                let _ = journal.submit(append(1, index, 700), None);
+            }
+            assert!(write(&journal, append(2, 0, 700)).await.is_err());
+            world.set_disk_faults(NODE, DiskFaults::default());
+            // The process ends, the machine lives on and shows the next one what it has in its page cache.
+            world.crash(NODE, Crash::Kill);
+            let runtime = world.restart(NODE);
+            let _journal = start(&runtime, &options, BEGINNING);
+            let (believed, _) = read(&*runtime.disk(), BEGINNING).unwrap();
+            world.crash(NODE, Crash::PowerCut);
+            let runtime = world.restart(NODE);
+            let (kept, _) = read(&*runtime.disk(), BEGINNING).unwrap();
+            assert_eq!(kept, believed, "seed {seed}");
+        });
     }
 }

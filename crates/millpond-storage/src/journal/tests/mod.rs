@@ -61,7 +61,7 @@ fn start(runtime: &Runtime, options: &StorageOptions, from: ReplayFrom) -> (Jour
     make_folder(&*disk, &folder);
     let numbers = scan::list(&*disk, &folder).expect("the folder is there");
     let (_, scanned) = read(&*disk, from).expect("the journal is whole");
-    scan::sync_files(&*disk, &folder, &scanned.files).expect("the disk works");
+    scan::make_durable(&*disk, &folder, &scanned).expect("the disk works");
     let start = JournalStart {
         root: root(),
         folder,
