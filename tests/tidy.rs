@@ -83,7 +83,7 @@ const RULES: &[Rule] = &[
 ];
 
 fn lines_are_short(file: &Source) -> Vec<String> {
-    let is_data = ["tsv", "csv", "json", "jsonl"].iter().any(|extension| file.is(extension));
+    let is_data = ["tsv", "csv", "json", "jsonl", "txt"].iter().any(|extension| file.is(extension));
     if is_data {
         return Vec::new();
     }
