@@ -1,5 +1,5 @@
-//! What reading and writing frames costs. Records are not copied, so Produce and Fetch should cost the same for a batch of
-//! any size.
+//! What reading and writing frames costs. Records are not copied, so Produce and Fetch should cost the same for a batch
+//! of any size.
 
 use std::hint::black_box;
 

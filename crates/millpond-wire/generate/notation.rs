@@ -25,8 +25,8 @@
 //! - `inflexible`: a string that keeps its two-byte length also in flexible versions;
 //! - `= -1`: its default. Without it: zero, false, empty (`records`: null).
 //!
-//! Lines that start with `#` and stand directly above a field become its doc comment; other comments are dropped. A file
-//! may hold several documents; `header NAME VERSIONS` starts one that is not an API.
+//! Lines that start with `#` and stand directly above a field become its doc comment; other comments are dropped.
+//! A file may hold several documents; `header NAME VERSIONS` starts one that is not an API.
 
 use std::fmt;
 
