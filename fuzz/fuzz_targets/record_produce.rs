@@ -3,8 +3,8 @@
 
 use libfuzzer_sys::fuzz_target;
 use millpond_record::{
-    BatchBuilder, Codec, DecompressLimit, HEADER_BYTES, ProduceRules, Timestamp, TimestampRules, TimestampType, records,
-    rewrite_crc, validate_produce,
+    BatchBuilder, Codec, DecompressLimit, HEADER_BYTES, ProduceRules, Timestamp, TimestampRules, TimestampType,
+    records, rewrite_crc, validate_produce,
 };
 
 const NOW: Timestamp = Timestamp(1_700_000_000_000);
@@ -30,8 +30,7 @@ const LIMIT: DecompressLimit = DecompressLimit(1 << 20);
 
 fuzz_target!(|data: &[u8]| {
     let [mode, batch @ ..] = data else { return };
-    let timestamp_type =
-        if mode & 1 == 0 { TimestampType::CreateTime } else { TimestampType::LogAppendTime };
+    let timestamp_type = if mode & 1 == 0 { TimestampType::CreateTime } else { TimestampType::LogAppendTime };
     let rules = ProduceRules {
         zstd_allowed: mode & 2 == 0,
         deep: mode & 4 == 0,
