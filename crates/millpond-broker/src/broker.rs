@@ -273,8 +273,8 @@ fn report(fatal: &watch::Sender<Option<FatalError>>, what: String) {
     });
 }
 
-/// Writes who this broker is and where it is reached into the metadata, unless it is there already. On a new cluster this
-/// is the first batch, which begins with the feature level.
+/// Writes who this broker is and where it is reached into the metadata, unless it is there already. On a new cluster
+/// this is the first batch, which begins with the feature level.
 async fn register(
     runtime: &Runtime,
     config: &BrokerConfig,

@@ -30,6 +30,12 @@ pub enum ConfigError {
         /// What it may be.
         kind: Kind,
     },
+    /// Clients cannot connect to an address that stands for all of a host's.
+    #[error("listeners is {listener}, which clients cannot connect to: set advertised.listeners (--advertise)")]
+    NothingToAdvertise {
+        /// The address listened on.
+        listener: SocketAddr,
+    },
 }
 
 /// A host name or IP address, and a port.
@@ -121,7 +127,7 @@ impl BrokerConfig {
     /// Resolves names and values; a later one overrides an earlier one of the same name.
     ///
     /// # Errors
-    /// The first unknown name, or the first value that does not fit its setting.
+    /// The first unknown name, the first value that does not fit its setting, or settings that do not fit together.
     pub fn resolve<N: AsRef<str>, V: Into<String>>(
         given: impl IntoIterator<Item = (N, V)>,
     ) -> Result<BrokerConfig, ConfigError> {
@@ -135,7 +141,11 @@ impl BrokerConfig {
             check(setting, &value)?;
             values.insert(setting.name, value);
         }
-        Ok(Values(values).config())
+        let config = Values(values).config();
+        if config.kafka.ip().is_unspecified() && config.advertised.is_none() {
+            return Err(ConfigError::NothingToAdvertise { listener: config.kafka });
+        }
+        Ok(config)
     }
 }
 
@@ -257,12 +267,20 @@ mod tests {
             (
                 "log.message.timestamp.after.max.ms",
                 "-2",
-                "'-2' is no value for log.message.timestamp.after.max.ms, which is a whole number of milliseconds, at least 0",
+                "'-2' is no value for log.message.timestamp.after.max.ms, which is a whole number of milliseconds, \
+                 at least 0",
             ),
         ] {
             let error = resolve(&[(name, value)]).expect_err(name);
             assert_eq!(error.to_string(), sentence);
         }
+    }
+
+    #[test]
+    fn an_address_that_stands_for_all_needs_another_one_to_tell_clients() {
+        let error = resolve(&[("listeners", "0.0.0.0:9092")]).expect_err("nothing to advertise");
+        assert_eq!(error, ConfigError::NothingToAdvertise { listener: "0.0.0.0:9092".parse().expect("an address") });
+        resolve(&[("listeners", "[::]:9092"), ("advertised.listeners", "broker-1:9092")]).expect("it resolves");
     }
 
     #[test]

@@ -27,7 +27,7 @@ use crate::metadata::View;
 
 /// Chunks in one vectored write; more than this the system refuses (IOV_MAX is 1024) or does not reward.
 const WRITE_CHUNKS: usize = 512;
-/// Handling stops while this many response bytes wait for a client that does not read.
+/// Handling stops while this many response bytes wait, be it for their turn or for a client that does not read.
 const MAX_UNSENT_BYTES: usize = 4 << 20;
 
 pub(crate) struct Connection {
@@ -39,7 +39,8 @@ pub(crate) struct Connection {
     stage: Option<(Timing, BoxFuture<'static, Step>)>,
     pending: VecDeque<Pending>,
     out: VecDeque<Bytes>,
-    out_bytes: usize,
+    /// Response bytes that are not sent: those in `out`, and those that wait for their turn.
+    unsent_bytes: usize,
     /// Set at the end of the stream, and when the broker stops: nothing more is read.
     reading: bool,
 }
@@ -69,7 +70,7 @@ impl Connection {
             stage: None,
             pending: VecDeque::new(),
             out: VecDeque::new(),
-            out_bytes: 0,
+            unsent_bytes: 0,
             reading: true,
         }
     }
@@ -131,7 +132,9 @@ impl Connection {
 
     /// Whether another request may be handled now.
     fn may_handle(&self) -> bool {
-        self.stage.is_none() && self.pending.len() < self.shared.config.max_pending && self.out_bytes < MAX_UNSENT_BYTES
+        self.stage.is_none()
+            && self.pending.len() < self.shared.config.max_pending
+            && self.unsent_bytes < MAX_UNSENT_BYTES
     }
 
     /// After the last read: closes when everything is answered.
@@ -156,7 +159,10 @@ impl Connection {
     fn take_step(&mut self, timing: Timing, step: Step) -> Result<(), CloseReason> {
         match step {
             Step::Stage(stage) => self.stage = Some((timing, stage)),
-            Step::Reply(reply) => self.pending.push_back(Pending { timing, reply }),
+            Step::Reply(reply) => {
+                self.unsent_bytes += reply.ready_bytes();
+                self.pending.push_back(Pending { timing, reply });
+            }
             Step::Close(reason) => return Err(reason),
         }
         Ok(())
@@ -185,20 +191,14 @@ impl Connection {
         while let Some(front) = self.pending.front_mut() {
             if let Reply::Later(later) = &mut front.reply {
                 let Poll::Ready(reply) = later.as_mut().poll(context) else { return Ok(()) };
+                self.unsent_bytes += reply.ready_bytes();
                 front.reply = reply;
                 continue;
             }
             let Pending { timing, reply } = self.pending.pop_front().expect("there is a front");
             self.shared.metrics.answered(timing.api, self.shared.runtime.now() - timing.start);
             match reply {
-                Reply::Ready(chunks) => {
-                    for chunk in chunks {
-                        if !chunk.is_empty() {
-                            self.out_bytes += chunk.len();
-                            self.out.push_back(chunk);
-                        }
-                    }
-                }
+                Reply::Ready(chunks) => self.out.extend(chunks.into_iter().filter(|chunk| !chunk.is_empty())),
                 Reply::Nothing => {}
                 Reply::Close(why) => return Err(CloseReason::Refused(why)),
                 Reply::Later(_) => unreachable!("polled above until it is something else"),
@@ -236,7 +236,7 @@ impl Connection {
     }
 
     fn sent(&mut self, mut written: usize) {
-        self.out_bytes -= written;
+        self.unsent_bytes -= written;
         while let Some(front) = self.out.front_mut() {
             if written < front.len() {
                 front.advance(written);

@@ -1,7 +1,7 @@
 //! The controller: decides on changes of the cluster's metadata, one after the other, and writes them to group 0.
 //!
-//! A decision is a pure function of `millpond-cluster` on the image that holds everything written so far. That is why one
-//! task makes them all: it owns the order, and the next decision sees the last one applied.
+//! A decision is a pure function of `millpond-cluster` on the image that holds everything written so far. That is why
+//! one task makes them all: it owns the order, and the next decision sees the last one applied.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -55,6 +55,16 @@ pub(crate) enum Reply {
     Later(BoxFuture<'static, Reply>),
 }
 
+impl Reply {
+    /// Bytes of a response that is ready.
+    pub(crate) fn ready_bytes(&self) -> usize {
+        match self {
+            Reply::Ready(chunks) => chunks.iter().map(Bytes::len).sum(),
+            Reply::Nothing | Reply::Close(_) | Reply::Later(_) => 0,
+        }
+    }
+}
+
 /// Why a connection ended.
 #[derive(Debug)]
 pub(crate) enum CloseReason {

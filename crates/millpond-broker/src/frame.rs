@@ -2,7 +2,8 @@
 //!
 //! Small frames are slices of one buffer that is used again as soon as nobody holds a slice of it. A large frame is
 //! read straight into a buffer of its own, so that the batches in it can be kept in the tail cache without a copy.
-//! Memory follows the bytes that really came: of what a length only announces at most [`EAGER_BYTES`] are reserved.
+//! Memory follows the bytes that really came: the shared buffer grows with what a client sends at once, and of what a
+//! length only announces at most [`EAGER_BYTES`] are reserved.
 
 use std::io;
 use std::pin::Pin;
@@ -12,15 +13,19 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::io::AsyncRead;
 use tokio_util::io::poll_read_buf;
 
-/// Size of the buffer that small frames share.
-pub(crate) const SHARED_BYTES: usize = 64 << 10;
+/// Size of the buffer that small frames share, at first: idle connections are many.
+const SHARED_BYTES_MIN: usize = 4 << 10;
+/// Its size where a client fills it.
+const SHARED_BYTES_MAX: usize = 64 << 10;
 /// Frames of this size and above get a buffer of their own.
-const OWN_BUFFER_FROM: usize = SHARED_BYTES / 2;
+const OWN_BUFFER_FROM: usize = SHARED_BYTES_MAX / 2;
 /// The most that is reserved for a frame of which nothing has come yet.
 const EAGER_BYTES: usize = 1 << 20;
 /// How much is read after a large frame, when probably another one follows: enough for its length and little more, so
 /// that little is copied into the buffer of its own.
 const PEEK_BYTES: usize = 4 << 10;
+/// Less room than this is not worth a read.
+const ROOM_BYTES: usize = 1 << 10;
 const LENGTH_BYTES: usize = 4;
 /// API key, version and correlation id: no request is shorter.
 const MIN_FRAME_BYTES: usize = 8;
@@ -43,6 +48,8 @@ pub(crate) struct Frame {
 
 pub(crate) struct FrameReader {
     shared: BytesMut,
+    /// Size of the next shared buffer.
+    shared_bytes: usize,
     /// The large frame that is being read; its length prefix is stripped.
     own: Option<OwnBuffer>,
     last_was_large: bool,
@@ -58,7 +65,7 @@ struct OwnBuffer {
 impl FrameReader {
     /// `max`: the largest frame, in bytes.
     pub(crate) fn new(max: usize) -> FrameReader {
-        FrameReader { shared: BytesMut::new(), own: None, last_was_large: false, max }
+        FrameReader { shared: BytesMut::new(), shared_bytes: SHARED_BYTES_MIN, own: None, last_was_large: false, max }
     }
 
     /// Takes the next complete frame out of what has been read.
@@ -78,7 +85,7 @@ impl FrameReader {
             self.shared.advance(LENGTH_BYTES);
             self.last_was_large = false;
             let payload = self.shared.split_to(total).freeze();
-            return Ok(Some(Frame { payload, pinned_bytes: SHARED_BYTES }));
+            return Ok(Some(Frame { payload, pinned_bytes: self.shared_bytes.max(total) }));
         }
         Ok(None)
     }
@@ -132,21 +139,29 @@ impl FrameReader {
             }
             return poll_read_buf(stream, context, &mut (&mut own.buffer).limit(missing));
         }
-        let limit = if self.last_was_large && self.shared.is_empty() { PEEK_BYTES } else { SHARED_BYTES };
         self.make_room();
+        let room = self.shared.capacity() - self.shared.len();
+        let limit = if self.last_was_large && self.shared.is_empty() { PEEK_BYTES } else { room };
         let read = ready!(poll_read_buf(stream, context, &mut (&mut self.shared).limit(limit)))?;
+        if read == room {
+            self.shared_bytes = (self.shared_bytes * 4).min(SHARED_BYTES_MAX);
+        }
         Poll::Ready(Ok(read))
     }
 
-    /// A frame that is not complete needs less than [`OWN_BUFFER_FROM`] bytes, so there is always room to go on.
+    /// Makes room for the rest of the frame, or, where its length is not known yet, for a read that is worth it.
     fn make_room(&mut self) {
-        let spare = self.shared.capacity() - self.shared.len();
-        if spare >= PEEK_BYTES && self.shared.capacity() >= OWN_BUFFER_FROM + LENGTH_BYTES {
+        let wanted = match self.announced() {
+            Ok(Some(total)) => LENGTH_BYTES + total,
+            _ => self.shared.len() + ROOM_BYTES,
+        };
+        if self.shared.capacity() >= wanted {
             return;
         }
+        let size = self.shared_bytes.max(wanted);
         // `try_reclaim` moves to the front of the allocation, if nobody else holds a part of it.
-        if !self.shared.try_reclaim(SHARED_BYTES - self.shared.len()) {
-            let mut fresh = BytesMut::with_capacity(SHARED_BYTES);
+        if !self.shared.try_reclaim(size - self.shared.len()) {
+            let mut fresh = BytesMut::with_capacity(size);
             fresh.extend_from_slice(&self.shared);
             self.shared = fresh;
         }
@@ -229,6 +244,23 @@ mod tests {
     }
 
     #[test]
+    fn an_idle_connection_keeps_a_small_buffer_and_a_busy_one_a_large_one() {
+        let mut context = Context::from_waker(Waker::noop());
+        let mut buffer_after = |sizes: &[usize]| {
+            let mut reader = FrameReader::new(1 << 20);
+            let bytes = framed(sizes);
+            let mut input = &bytes[..];
+            while !input.is_empty() {
+                assert!(reader.poll_read(Pin::new(&mut input), &mut context).is_ready());
+                while reader.next_frame().expect("good lengths").is_some() {}
+            }
+            reader.shared_bytes
+        };
+        assert_eq!(buffer_after(&[100, 200, 300]), SHARED_BYTES_MIN);
+        assert_eq!(buffer_after(&[1000; 200]), SHARED_BYTES_MAX);
+    }
+
+    #[test]
     fn the_shared_buffer_is_used_again_when_its_frames_are_gone() {
         let mut reader = FrameReader::new(1 << 20);
         let mut context = Context::from_waker(Waker::noop());
@@ -241,6 +273,6 @@ mod tests {
             places.push(frame.payload.as_ptr() as usize);
         }
         let (low, high) = (places.iter().min().expect("some"), places.iter().max().expect("some"));
-        assert!(high - low < SHARED_BYTES, "the frames lie in one buffer");
+        assert!(high - low < SHARED_BYTES_MIN, "the frames lie in one buffer");
     }
 }

@@ -3,8 +3,8 @@
 //! This crate never touches a file, a clock or a thread but through `millpond-runtime`, never names openraft, and
 //! keeps no global: many brokers may live in one process, which is how the simulator runs them.
 //!
-//! The produce path, in the order of the files: `frame` → `connection` → `dispatch` → `api/produce` → the partition's
-//! gate (`millpond-raft`) → back through the receipt to `connection`. The fetch path: `api/fetch` → the log's tail cache.
+//! The produce path, in the order of the files: `frame`, `connection`, `dispatch`, `api/produce`, the partition's gate
+//! (`millpond-raft`), and back through the receipt to `connection`. The fetch path: `api/fetch`, the log's tail cache.
 
 mod api;
 mod broker;

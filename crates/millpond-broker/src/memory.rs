@@ -1,8 +1,8 @@
 //! One byte budget for all produce requests in flight (`queued.max.request.bytes`).
 //!
-//! A request takes its share before it is handled and gives it back when its batches are durable, even where `acks` let it
-//! be answered before. Who gets none waits in
-//! line, and its connection is not read meanwhile: TCP slows the client down, nobody gets an error.
+//! A request takes its share before it is handled and gives it back when its batches are durable, even where `acks` let
+//! it be answered before. Who gets none waits in line, and its connection is not read meanwhile: TCP slows the client
+//! down, nobody gets an error.
 
 use std::sync::Arc;
 

@@ -1,7 +1,7 @@
 //! Makes this broker's partitions what the metadata says: creates what is missing, deletes what is gone.
 //!
-//! Group 0 applies batches to [`Applied`]; the reconciler follows it, one pass at a time. A pass first stops serving what
-//! was deleted, then deletes and creates groups, and only then publishes the snapshot that names the new partitions.
+//! Group 0 applies batches to [`Applied`]; the reconciler follows it, one pass at a time. A pass first stops serving
+//! what was deleted, then deletes and creates groups, and only then publishes the snapshot that names the new ones.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};

@@ -1,5 +1,5 @@
-//! CreateTopics (KIP-4, KIP-464, KIP-525). Answers when every partition takes writes, which is later than Kafka does and
-//! saves clients the retries.
+//! CreateTopics (KIP-4, KIP-464, KIP-525). Answers when every partition takes writes, which is later than Kafka does
+//! and saves clients the retries.
 
 use std::collections::BTreeSet;
 
@@ -61,7 +61,7 @@ fn new_topic(topic: &CreatableTopic) -> NewTopic {
     }
 }
 
-/// One answer for each name, in the request's order. `served`: where to look whether the topics that were created serve.
+/// One answer for each name, in the request's order. `served`: where to look whether what was created serves.
 fn respond(
     request: &CreateTopicsRequest,
     results: Vec<Result<CreatedTopic, TopicError>>,

@@ -1,14 +1,14 @@
 //! Fetch: committed batches out, now or as soon as there are enough of them.
 //!
 //! A fetch enters no actor: it looks at each partition's frontiers, reads what is there from the tail cache (the very
-//! bytes that were produced) or from the file, and if that is less than `min_bytes` waits on the partitions' watches and
-//! the deadline. What was read is kept while it waits; only what is new is read then.
+//! bytes that were produced) or from the file, and if that is less than `min_bytes` waits on the partitions' watches
+//! and the deadline. What was read is kept while it waits; only what is new is read then.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::stream::FuturesUnordered;
+use futures::stream::{self, FuturesUnordered};
 use futures::{FutureExt, StreamExt};
 use millpond_raft::{Partition, PartitionState};
 use millpond_record::{LeaderEpoch, Offset, PartitionIndex, TopicId};
@@ -28,6 +28,8 @@ pub(crate) const API: Api = Api { key: ApiKey::FETCH, advertised: (4, 18), serve
 /// From here on topics are named by id (KIP-516).
 const FIRST_BY_ID: i16 = 13;
 const READ_COMMITTED: i8 = 1;
+/// Logs of one request that are opened at once.
+const OPEN_AT_ONCE: usize = 64;
 /// Asks for a new session; answered with session id 0, which says that there is none (KIP-227).
 const INITIAL_EPOCH: i32 = 0;
 /// A fetch without session.
@@ -84,24 +86,14 @@ impl Fetch {
     async fn new(call: &Call, request: &FetchRequest) -> Fetch {
         let max_bytes = usize::try_from(request.max_bytes);
         let limit = max_bytes.unwrap_or(0).min(call.shared.config.fetch_max_bytes as usize);
-        let mut slots = Vec::new();
+        let mut opening = Vec::new();
         for topic in &request.topics {
             for partition in &topic.partitions {
-                let source = match (max_bytes, usize::try_from(partition.partition_max_bytes)) {
-                    (Ok(_), Ok(_)) => source(call, topic, partition).await,
-                    // Kafka answers UNKNOWN_SERVER_ERROR to negative limits.
-                    _ => Err(ErrorCode::INVALID_REQUEST.into()),
-                };
-                slots.push(Slot {
-                    source,
-                    offset: Offset(partition.fetch_offset),
-                    max_bytes: usize::try_from(partition.partition_max_bytes).unwrap_or(0),
-                    chunks: Vec::new(),
-                    bytes: 0,
-                    limited: false,
-                });
+                opening.push(Slot::open(call, topic, partition, max_bytes.is_ok()));
             }
         }
+        // Logs that are not open yet are opened side by side.
+        let slots = stream::iter(opening).buffered(OPEN_AT_ONCE).collect().await;
         Fetch {
             slots,
             read_committed: request.isolation_level == READ_COMMITTED,
@@ -140,6 +132,10 @@ impl Fetch {
                     source.watch = watch;
                 }
                 self.read(call, at).await;
+                if self.is_done() {
+                    // Where a slot stands is not kept any more: another read would give the same batches again.
+                    return;
+                }
                 watches.push(changed(at, self.watch(at)));
                 next = watches.next().now_or_never().flatten();
             }
@@ -163,11 +159,17 @@ impl Fetch {
         let slot = &mut self.slots[at];
         let Ok(source) = &mut slot.source else { return };
         source.frontiers = source.watch.borrow_and_update().frontiers;
-        let frontiers = &source.frontiers;
-        if slot.offset < frontiers.log_start || slot.offset > frontiers.log_end {
-            slot.source = Err(errors::out_of_range(slot.offset, frontiers));
-            return;
+        let beyond = slot.offset > source.frontiers.log_end;
+        if beyond || slot.offset < source.frontiers.log_start {
+            // What is watched changes with the commit; a producer with acks=1 knows of the log's end before that, and a
+            // consumer told OFFSET_OUT_OF_RANGE there would reset its position.
+            let live = source.log.frontiers();
+            if slot.offset < live.log_start || slot.offset > live.log_end {
+                slot.source = Err(errors::out_of_range(slot.offset, &live));
+                return;
+            }
         }
+        let frontiers = &source.frontiers;
         let end = if self.read_committed { frontiers.last_stable } else { frontiers.high_watermark };
         if slot.offset >= end {
             return;
@@ -217,6 +219,23 @@ impl Fetch {
 }
 
 impl Slot {
+    /// `good_limit`: the limit of the whole request is not negative. Kafka answers UNKNOWN_SERVER_ERROR to such limits.
+    async fn open(call: &Call, topic: &FetchTopic, partition: &FetchPartition, good_limit: bool) -> Slot {
+        let max_bytes = usize::try_from(partition.partition_max_bytes);
+        let source = match good_limit && max_bytes.is_ok() {
+            true => source(call, topic, partition).await,
+            false => Err(ErrorCode::INVALID_REQUEST.into()),
+        };
+        Slot {
+            source,
+            offset: Offset(partition.fetch_offset),
+            max_bytes: max_bytes.unwrap_or(0),
+            chunks: Vec::new(),
+            bytes: 0,
+            limited: false,
+        }
+    }
+
     fn respond(self, index: i32, read_committed: bool) -> PartitionData {
         // An empty list says that nothing is aborted, null that it was not asked.
         let aborted_transactions = read_committed.then(Vec::new);

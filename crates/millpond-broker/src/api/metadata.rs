@@ -1,4 +1,4 @@
-//! Metadata: brokers, topics, leaders; and the creation of a topic that a client asks for (`auto.create.topics.enable`).
+//! Metadata: brokers, topics, leaders; and a topic is created when a client asks for it (`auto.create.topics.enable`).
 
 use std::collections::BTreeSet;
 
