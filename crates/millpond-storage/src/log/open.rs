@@ -10,18 +10,21 @@
 //! | no producer snapshot that can be proven | headers are read from the oldest segment on | the same |
 
 use std::collections::{BTreeSet, VecDeque};
+use std::io::IoSlice;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 use millpond_record::{LogId, RaftIndex, StampedBatch, Term};
+use millpond_runtime::File;
 
 use super::cold::ColdPlan;
 use super::persist::FileState;
 use super::state::{LogState, Place, Recovery, SegmentMaker, SegmentWork};
-use super::{Identity, Log, LogContext};
+use super::{Entries, Identity, Log, LogContext};
 use crate::StorageError;
 use crate::index::{self, IndexEntry, SegmentCursor};
+use crate::journal::JournalEntry;
 use crate::producer::{MAX_SNAPSHOT_BYTES, Producers, Snapshot, read_snapshot};
 use crate::segment::{Expected, Segment, SegmentError, SegmentFile, SegmentName, scan};
 use crate::types::{FlushMode, GroupRow};
@@ -79,7 +82,13 @@ impl Log {
     /// As for [`Log::open`].
     pub(crate) fn recover(context: &Arc<LogContext>, row: &GroupRow) -> Result<Arc<Log>, StorageError> {
         let (log, folder) = Log::load(context, row)?;
-        let mut recovery = Recovery { tolerates_gaps: row.options.flush == FlushMode::Relaxed, ..Recovery::default() };
+        let next = log.next_index();
+        let mut recovery = Recovery {
+            tolerates_gaps: row.options.flush == FlushMode::Relaxed,
+            found_end: next,
+            journaled_end: next,
+            ..Recovery::default()
+        };
         let resumed = log.resume(row);
         if let Err(error) = &resumed {
             recovery.diverged = Some(error.to_string());
@@ -129,13 +138,52 @@ impl Log {
             );
         }
         self.write_behind(u64::MAX)?;
-        if recovery.kept {
-            // Nothing else makes it durable: no row has it, and perhaps no journal.
-            self.sync(&mut self.files())?;
+        {
+            let mut files = self.files();
+            let state = self.state();
+            for index in &recovery.cuts {
+                // The segment that was cut now ends there, or the entry is in it.
+                let behind = state.segments.partition_point(|segment| segment.name.first_index <= *index);
+                for segment in &state.segments[behind.saturating_sub(2)..behind] {
+                    if files.present.contains(&segment.name) {
+                        files.unsynced.insert(segment.name, segment.clone());
+                    }
+                }
+            }
+            drop(state);
+            if recovery.kept {
+                // Nothing else makes it durable: no row has it, and perhaps no journal.
+                self.sync(&mut files)?;
+            }
+        }
+        if !recovery.tolerates_gaps {
+            self.journal_found(recovery.journaled_end, recovery.found_end)?;
         }
         self.finish(&row)?;
         let mut state = self.state();
         state.unjournaled = last.filter(|_| recovery.tolerates_gaps);
+        Ok(())
+    }
+
+    /// Hands the journal what the segments held and it did not: what is appended next continues it there, too.
+    fn journal_found(&self, from: RaftIndex, to: RaftIndex) -> Result<(), StorageError> {
+        let mut next = from;
+        while next < to {
+            let entries = match self.entries(next, to, REPLAY_BLOCK_BYTES)? {
+                Entries::Ready(entries) => entries,
+                Entries::Cold(cold) => cold.run()?,
+            };
+            let Some((last, _)) = entries.last() else { break };
+            next = RaftIndex(last.index.0 + 1);
+            let records = entries.into_iter().map(|(id, batch)| JournalEntry::Append {
+                group: self.identity.group,
+                index: id.index,
+                term: id.term,
+                append_time: batch.header().max_timestamp,
+                batch,
+            });
+            self.context.journal.submit(records.collect(), None)?;
+        }
         Ok(())
     }
 
@@ -379,10 +427,13 @@ impl Log {
         let end = scan(&segment, handles.log.as_ref(), from, length, start, |_, head, batch| {
             state.found(head, batch.header(), batch.header().max_timestamp);
         })?;
+        let next = state.next_index();
         if end > from
             && let Some(recovery) = &mut state.recovery
         {
-            recovery.kept = true;
+            (recovery.kept, recovery.found_end) = (true, next);
+            // An earlier sync may have failed and left the system believing that these bytes are on the disk.
+            write_again(&segment, handles.log.as_ref(), from, end)?;
         }
         if end < length {
             handles.log.set_len(end).map_err(|error| segment.io("cut", SegmentFile::Log, error))?;
@@ -391,15 +442,23 @@ impl Log {
         Ok(())
     }
 
-    /// Where entry `index` starts, found without trusting an index: the files were cut and written again behind it.
-    pub(super) fn locate_by_scan(&self, state: &mut LogState, index: RaftIndex) -> Result<Place, StorageError> {
-        let at = state.segments.partition_point(|segment| segment.name.first_index <= index).saturating_sub(1);
+    /// Where entry `index` starts, or would start, in the log's `at`th segment; found without trusting an index, because the
+    /// files may have been cut and written again behind it.
+    pub(super) fn locate_by_scan(
+        &self,
+        state: &mut LogState,
+        at: usize,
+        index: RaftIndex,
+    ) -> Result<Place, StorageError> {
         let Some(segment) = state.segments.get(at).cloned() else {
             return Err(self.corrupt("there is no segment to truncate"));
         };
         let name = segment.name;
         let start = Expected { offset: name.base_offset, index: name.first_index, term: Term(0) };
         let (mut cursor, mut offset, mut entries) = (SegmentCursor::START, name.base_offset, VecDeque::new());
+        if index < name.first_index {
+            return Err(self.corrupt(format!("the segment with entry {index} is missing")));
+        }
         if index > name.first_index {
             let handles = segment.existing_files().map_err(|error| self.segment_error(error))?;
             let length = handles.log.len().map_err(|error| StorageError::io("read", &self.folder, error))?;
@@ -429,6 +488,7 @@ impl Log {
     fn finish(&self, row: &GroupRow) -> Result<(), StorageError> {
         let mut files = self.files();
         let snapshot = self.read_snapshots(&mut files)?;
+        self.check_first_segment()?;
         let (plans, end, mut tracking) = {
             let mut state = self.state();
             let last = state.last;
@@ -481,6 +541,18 @@ impl Log {
         Ok(())
     }
 
+    /// Everything behind P must be in a segment.
+    fn check_first_segment(&self) -> Result<(), StorageError> {
+        let state = self.state();
+        let lowest = state.purged.map(|purged| RaftIndex(purged.index.0 + 1)).or(state.lowest());
+        let first = state.segments.first().map(|segment| segment.name.first_index);
+        let (Some(lowest), Some(last)) = (lowest, state.last) else { return Ok(()) };
+        if lowest <= last.index && first.is_none_or(|first| first > lowest) {
+            return Err(self.corrupt(format!("the segment with entry {lowest} is missing")));
+        }
+        Ok(())
+    }
+
     /// Reads the entries of a segment from the next one on into the pending ones, and commits what is committed.
     fn track_segment(&self, plan: &ColdPlan, tracking: &mut Tracking) -> Result<(), SegmentError> {
         let view = plan.open()?;
@@ -527,6 +599,20 @@ impl Log {
         }
         Ok(None)
     }
+}
+
+/// Writes a part of a log file over itself.
+fn write_again(segment: &Segment, log: &dyn File, from: u64, to: u64) -> Result<(), SegmentError> {
+    let mut position = from;
+    let mut buffer = vec![0; REPLAY_BLOCK_BYTES.min((to - from) as usize)];
+    while position < to {
+        let part = ((to - position) as usize).min(buffer.len());
+        log.read_exact_at(&mut buffer[..part], position)
+            .and_then(|()| log.write_all_at(&[IoSlice::new(&buffer[..part])], position))
+            .map_err(|error| segment.io("write", SegmentFile::Log, error))?;
+        position += part as u64;
+    }
+    Ok(())
 }
 
 /// The name of the row's active segment.

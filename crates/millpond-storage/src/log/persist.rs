@@ -375,12 +375,23 @@ impl Log {
 
     /// Syncs the files that were written since the last sync.
     pub(super) fn sync(&self, files: &mut FileState) -> Result<(), StorageError> {
+        // This copy no longer holds what it said: it takes nothing more.
         let failed = |_: SegmentError| {
-            self.state().set_aside = true;
-            StorageError::SetAside(self.identity.group)
+            let error = StorageError::SetAside(self.identity.group);
+            let mut state = self.state();
+            state.set_aside = true;
+            state.failed.get_or_insert_with(|| error.clone());
+            error
         };
-        for segment in std::mem::take(&mut files.unsynced).into_values() {
-            let handles = segment.existing_files().map_err(failed)?;
+        while let Some((name, segment)) = files.unsynced.pop_first() {
+            let handles = match segment.existing_files() {
+                Ok(handles) => handles,
+                // No file descriptor, say: nothing is wrong with the copy, and the sync is still to be done.
+                Err(error) => {
+                    files.unsynced.insert(name, segment);
+                    return Err(self.segment_error(error));
+                }
+            };
             for (kind, file) in [(SegmentFile::Log, &handles.log), (SegmentFile::Index, &handles.index)] {
                 file.sync_data().map_err(|error| failed(segment.io("sync", kind, error)))?;
             }
@@ -439,6 +450,10 @@ impl Log {
             for segment in &state.segments {
                 segment.release();
             }
+            // Somebody may hold on to the log, but its batches must not count as unwritten any more.
+            let (cost, dirty) = (state.tail.drain(..).map(|cached| cached.cost).sum(), state.dirty_bytes);
+            state.dirty_bytes = 0;
+            self.context.cache.removed(cost, dirty);
             state.relaxed_acks.drain(..).map(|ack| ack.done).collect()
         };
         drop(files);

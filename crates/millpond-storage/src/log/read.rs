@@ -226,6 +226,9 @@ impl ColdRead {
             }
             number = block.next_entry;
         }
+        if chunks.is_empty() {
+            return Err(view.segment.damaged(view.end.into(), "a batch that should be in it is missing"));
+        }
         Ok(chunks)
     }
 }
@@ -273,6 +276,9 @@ impl ColdEntries {
                 .map_err(|_| view.segment.damaged(position, "a proven batch does not parse"))?;
             let term = Term(batch.header.leader_epoch.0 as u64);
             entries.push((LogId { term, index: batch.index }, stamped));
+        }
+        if entries.is_empty() {
+            return Err(view.segment.damaged(view.end.into(), "an entry that should be in it is missing"));
         }
         Ok(entries)
     }

@@ -60,6 +60,7 @@ enum Gaps {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Action {
+    SkipSame,
     Skip,
     CutAndAppend,
     Append,
@@ -72,7 +73,7 @@ const DECISIONS: [(Where, TermIs, Gaps, Action); 9] = [
     // Raft never looks below P.
     (Where::Purged, TermIs::Any, Gaps::Any, Action::Skip),
     // The same index and term is the same entry (Raft's log matching).
-    (Where::Within, TermIs::Same, Gaps::Any, Action::Skip),
+    (Where::Within, TermIs::Same, Gaps::Any, Action::SkipSame),
     // A later leader overwrote what a segment still has.
     (Where::Within, TermIs::Higher, Gaps::Any, Action::CutAndAppend),
     // The segment is ahead of this record: the one that put the newer entry there follows.
@@ -108,6 +109,26 @@ fn decide(place: Where, term: Term, other: Term, tolerated: bool) -> Action {
 
 fn is_diverged(state: &LogState) -> bool {
     state.recovery.as_ref().is_some_and(|recovery| recovery.diverged.is_some())
+}
+
+/// When the cut is at a segment's beginning: the segment before it, if that does not end there as a closed segment. A
+/// crash may have come in the middle of cutting it.
+fn broken_before(state: &LogState, at: usize, index: RaftIndex) -> Option<usize> {
+    let begins = state.segments.get(at).is_some_and(|segment| segment.name.first_index == index);
+    let before = at.checked_sub(1).filter(|_| begins)?;
+    let segment = &state.segments[before];
+    if state.unwritten.iter().any(|work| work.segment.name == segment.name) {
+        return None;
+    }
+    let whole = segment.closed().is_ok_and(|closed| closed.trailer.next_index == index);
+    (!whole).then_some(before)
+}
+
+/// The journal has the entry that the log has.
+fn journaled(state: &mut LogState, index: RaftIndex) {
+    if let Some(recovery) = &mut state.recovery {
+        recovery.journaled_end = recovery.journaled_end.max(RaftIndex(index.0 + 1));
+    }
 }
 
 impl LogState {
@@ -156,6 +177,10 @@ impl Log {
             JournalEntry::Append { index, term, append_time, batch, .. } => {
                 let (place, other) = state.place(index, batch.header().base_offset == state.log_end);
                 match decide(place, term, other, tolerates_gaps) {
+                    Action::SkipSame => {
+                        journaled(state, index);
+                        return Ok((Replayed::Skipped, false));
+                    }
                     Action::Skip => return Ok((Replayed::Skipped, false)),
                     Action::SkipAsLost => return Ok((Replayed::Lost, false)),
                     Action::Refuse => {
@@ -180,12 +205,16 @@ impl Log {
                 }
                 let cost = own_cost(&batch);
                 state.push(&batch, term, append_time, cost);
+                journaled(state, index);
                 self.context.cache.appended(cost);
             }
             JournalEntry::Truncate { after, .. } => {
                 let kept = after.map_or(RaftIndex(0), |after| RaftIndex(after.0 + 1));
                 // It may be replayed once more, over what is appended now.
                 state.journaled_checkpoints = JOURNALED_CHECKPOINTS;
+                if let Some(recovery) = &mut state.recovery {
+                    recovery.cuts.insert(kept);
+                }
                 if state.last.is_none_or(|last| last.index < kept) {
                     return Ok((Replayed::Skipped, false));
                 }
@@ -229,27 +258,35 @@ impl Log {
     /// the place cannot be found, or not what should lie before it, and the files are left alone until the record comes
     /// that cuts below all of that: up to the lowest cut they hold what they always held.
     fn cut_replayed(&self, state: &mut LogState, index: RaftIndex) -> Result<(), StorageError> {
-        let after = index.0.checked_sub(1).map(RaftIndex).filter(|_| index > self.first_of(state));
+        let whole = state.purged.is_none() && state.lowest().is_none_or(|lowest| index <= lowest);
+        let after = index.0.checked_sub(1).map(RaftIndex).filter(|_| !whole);
         let diverged = is_diverged(state);
         let in_files = index < state.next_unwritten;
-        let found = match diverged && in_files {
-            true => None,
-            false => self.locate(state, index).ok(),
+        let at = state.segments.partition_point(|segment| segment.name.first_index <= index).saturating_sub(1);
+        let found = if whole {
+            Ok(Place::START)
+        } else if let Some(before) = broken_before(state, at, index) {
+            self.locate_by_scan(state, before, index)
+        } else if diverged && in_files {
+            self.locate_by_scan(state, at, index)
+        } else {
+            self.locate(state, index).or_else(|_| self.locate_by_scan(state, at, index))
         };
-        let found = found.map_or_else(|| self.locate_by_scan(state, index), Ok);
         let why = found.as_ref().err().map(ToString::to_string);
         if diverged {
             // It was never done to the files.
             state.cut = None;
         }
-        let segment = state.segments.partition_point(|segment| segment.name.first_index <= index).saturating_sub(1);
-        let nowhere = Place { segment, cursor: SegmentCursor::START, offset: state.log_end };
+        let nowhere = Place { segment: at, cursor: SegmentCursor::START, offset: state.log_end };
         let (cost, dirty) = state.truncate(after, found.unwrap_or(nowhere), true);
         self.context.cache.removed(cost, dirty);
         if why.is_some() || (diverged && !in_files) {
             state.cut = None;
         }
         if let Some(recovery) = &mut state.recovery {
+            recovery.cuts.insert(index);
+            recovery.found_end = recovery.found_end.min(index);
+            recovery.journaled_end = recovery.journaled_end.min(index);
             match why {
                 Some(why) => recovery.diverged = Some(why),
                 None if in_files => recovery.diverged = None,
@@ -257,12 +294,6 @@ impl Log {
             }
         }
         Ok(())
-    }
-
-    /// The index of the log's first entry, or of its next one.
-    fn first_of(&self, state: &LogState) -> RaftIndex {
-        let first = state.segments.first().map_or(state.next_index(), |segment| segment.name.first_index);
-        if state.purged.is_some() { RaftIndex(0) } else { first }
     }
 }
 

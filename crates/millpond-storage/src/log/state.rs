@@ -1,6 +1,6 @@
 //! The state of one log in memory: what its mutex guards. Nothing here does I/O.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -83,6 +83,12 @@ pub(crate) struct Recovery {
     pub(crate) diverged: Option<String>,
     /// Entries were kept that no row and perhaps no journal has.
     pub(crate) kept: bool,
+    /// The first index behind the entries that the segments held.
+    pub(crate) found_end: RaftIndex,
+    /// The first index behind those that the row or the journal has.
+    pub(crate) journaled_end: RaftIndex,
+    /// Where the log was truncated. A crashed recovery or the last run may have cut the files there, unsynced.
+    pub(crate) cuts: BTreeSet<RaftIndex>,
     /// Batches may be missing that no journal has: the log is or was relaxed.
     pub(crate) tolerates_gaps: bool,
 }
@@ -104,6 +110,11 @@ pub(crate) struct Place {
     pub(crate) cursor: SegmentCursor,
     /// The offset of the next data batch.
     pub(crate) offset: Offset,
+}
+
+impl Place {
+    /// In front of everything.
+    pub(crate) const START: Place = Place { segment: 0, cursor: SegmentCursor::START, offset: Offset(0) };
 }
 
 pub(crate) struct LogState {
@@ -201,6 +212,11 @@ impl LogState {
         }
         let after = self.epochs.partition_point(|epoch| epoch.index <= index);
         after.checked_sub(1).map(|at| self.epochs[at].term)
+    }
+
+    /// The index of the log's first entry, P left out of account; `None` while it is empty.
+    pub(crate) fn lowest(&self) -> Option<RaftIndex> {
+        self.epochs.first().map(|epoch| epoch.index)
     }
 
     pub(crate) fn log_id_at(&self, index: RaftIndex) -> Option<LogId> {
@@ -391,10 +407,12 @@ impl LogState {
         }
         self.unjournaled = self.unjournaled.filter(|_| keep_to > 0).map(|index| index.min(RaftIndex(keep_to - 1)));
         self.log_end = place.offset;
-        let name = self.segments[place.segment].name;
+        let mut name = self.segments[place.segment].name;
         self.truncate_segments(place);
         if after.is_none() {
             // The next entry may have another index than the first one had: it gets a segment with that name.
+            name = SegmentName { base_offset: Offset(0), first_index: RaftIndex(0) };
+            self.log_end = Offset(0);
             self.segments.clear();
             self.unwritten.clear();
         }

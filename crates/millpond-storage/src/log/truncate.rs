@@ -32,7 +32,7 @@ impl Log {
             let group = self.identity.group;
             return Err(StorageError::TruncatesCommitted { group, after, committed: floor });
         }
-        let place = self.locate(&state, kept)?;
+        let place = if after.is_some() { self.locate(&state, kept)? } else { Place::START };
         let number = state.truncations + 1;
         let log = self.me.clone();
         let durable: Done = Box::new(move |result| {
@@ -68,7 +68,10 @@ impl Log {
         let segment = state.segments.partition_point(|segment| segment.name.first_index <= index).saturating_sub(1);
         let name = state.segments.get(segment).map(|segment| segment.name);
         let Some(name) = name else { return Err(self.corrupt("there is no segment to truncate")) };
-        if index <= name.first_index {
+        if index < name.first_index {
+            return Err(self.corrupt(format!("the segment with entry {index} is missing")));
+        }
+        if index == name.first_index {
             let offset = name.base_offset;
             return Ok(Place { segment, cursor: crate::index::SegmentCursor::START, offset });
         }
