@@ -18,6 +18,7 @@
 mod disk;
 mod net;
 mod parallel;
+mod planted;
 mod real;
 mod replace_file;
 mod rounds;
@@ -28,6 +29,7 @@ mod task;
 
 pub use disk::{DirEntry, Disk, DiskLock, File, Map, OpenMode};
 pub use net::{Listener, ReadHalf, Stream, WriteHalf};
+pub use planted::{PlantedFault, planted};
 pub use real::RealDisk;
 pub use replace_file::write_atomically;
 pub use rounds::{Driver, Round, Rounds};

@@ -1,4 +1,5 @@
-//! Blocking work that is many times the same, such as syncing many files: a disk takes many syncs at once as well as one.
+//! Blocking work that is many times the same, such as syncing many files: a disk takes many syncs at once as well as
+//! one.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;

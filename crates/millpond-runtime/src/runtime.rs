@@ -160,9 +160,8 @@ impl Runtime {
         tokio::time::timeout_at(deadline, future)
     }
 
-    /// Whether a fault that the simulator plants is turned on. Only the simulator's own build has this.
     #[cfg(feature = "planted-faults")]
-    pub fn planted(&self, fault: &str) -> bool {
+    pub(crate) fn planted(&self, fault: crate::PlantedFault) -> bool {
         match &self.0 {
             Inner::Real(_) => false,
             Inner::Simulated(node) => node.planted(fault),

@@ -1,5 +1,5 @@
-//! A checkpoint: everything that the journal's older files say is brought to where it belongs (segments, `groups.table`),
-//! so that those files may be recycled.
+//! A checkpoint: everything that the journal's older files say is brought to where it belongs (segments,
+//! `groups.table`), so that those files may be recycled.
 //!
 //! The order is what makes it safe:
 //! 1. note the journal's position;
@@ -43,6 +43,8 @@ pub(crate) struct Checkpointer {
     driver: OnceLock<Driver>,
     requested: AtomicBool,
     forced: AtomicBool,
+    /// Why the last checkpoint could not free any file.
+    held_back: Mutex<Option<StorageError>>,
     count: AtomicU64,
 }
 
@@ -64,6 +66,7 @@ impl Checkpointer {
             driver: OnceLock::new(),
             requested: AtomicBool::new(false),
             forced: AtomicBool::new(false),
+            held_back: Mutex::new(None),
             count: AtomicU64::new(0),
         });
         let rounds = Arc::new(CheckpointRounds(checkpointer.clone()));
@@ -81,6 +84,14 @@ impl Checkpointer {
     pub(crate) fn force(&self) {
         self.forced.store(true, Ordering::SeqCst);
         self.wake();
+    }
+
+    /// Tries again what a disk that was full held back, and gives why it was.
+    pub(crate) fn retry(&self) -> Option<StorageError> {
+        let held_back = self.held_back.lock().expect("nothing panics while it holds this").take()?;
+        self.journal.retry();
+        self.force();
+        Some(held_back)
     }
 
     fn wake(&self) {
@@ -119,7 +130,8 @@ impl Checkpointer {
     fn write(&self, position: ReplayFrom, at_most: Option<Duration>) -> Result<(), StorageError> {
         let mut written = self.written.lock().expect("nothing panics while it writes a checkpoint");
         // After the position was noted: a group that was created before it is in the registry by now.
-        let slots = self.registry.slots();
+        let mut slots = self.registry.slots();
+        slots.retain(|slot| !slot.is_gone());
         let captured = self.capture(&slots, at_most);
         let mut rows = Vec::with_capacity(slots.len());
         let mut held_back = None;
@@ -128,8 +140,8 @@ impl Checkpointer {
                 Ok(row) => row,
                 Err(StorageError::SetAside(_)) => slot.set_aside(),
                 Err(error @ StorageError::JournalFailed { .. }) => return Err(error),
-                // Its old row stays, and with it the records that follow that row. A truncation or a deletion that is not
-                // durable yet is one reason, a disk that is full another.
+                // Its old row stays, and with it the records that follow that row. A truncation or a deletion that is
+                // not durable yet is one reason, a disk that is full another.
                 Err(error) => {
                     held_back = Some(error);
                     slot.checkpointed()
@@ -147,6 +159,9 @@ impl Checkpointer {
         match held_back {
             None => self.journal.free_before(position.file_number),
             Some(error) => {
+                if matches!(error, StorageError::Io { .. }) {
+                    *self.held_back.lock().expect("nothing panics while it holds this") = Some(error.clone());
+                }
                 if !self.journal.lend_file() {
                     return Err(error);
                 }
@@ -157,8 +172,8 @@ impl Checkpointer {
 }
 
 impl Checkpointer {
-    /// Syncs the logs that are open, many at once, and gives every group's row. Relaxed logs come first: nothing else has
-    /// what they hold.
+    /// Syncs the logs that are open, many at once, and gives every group's row. Relaxed logs come first: nothing else
+    /// has what they hold.
     fn capture(&self, slots: &[Arc<Slot>], at_most: Option<Duration>) -> Vec<Result<GroupRow, StorageError>> {
         let begin = self.runtime.now();
         let in_time = || at_most.is_none_or(|at_most| self.runtime.now() - begin <= at_most);

@@ -69,7 +69,7 @@ impl DataDir {
         options.check()?;
         let disk = runtime.disk();
         let root = path.to_path_buf();
-        make_root(&*disk, &root).map_err(|error| OpenError::io("create", &root, error))?;
+        disk.create_dir_all(&root).map_err(|error| OpenError::io("create", &root, error))?;
         let lock = lock(&*disk, &root)?;
         let folder = scan::folder_of(&root);
         let found = found(runtime, &*disk, &root, &folder, &options)?;
@@ -83,8 +83,14 @@ impl DataDir {
             return Err(OpenError::Damaged { path: root.join(META_FILE), what });
         }
         if !found.clean_stop {
-            // The last run may have ended with a failed sync of the table or its folder: then what was read here need not
-            // be on the disk, and journal files must not be recycled on its word.
+            sync_ancestors(&*disk, &root)?;
+            // The last run may have ended with a failed sync of the table or its folder: then what was read here need
+            // not be on the disk, and journal files must not be recycled on its word.
+            for row in table.rows.values_mut() {
+                // A row may count records that were submitted before it was captured and never written. Their numbers
+                // are given out again: what gets them must not pass for covered.
+                row.journal_sequence = row.journal_sequence.min(pass.scanned.next_sequence);
+            }
             Table::write(&*disk, &root, from, table.rows.values())
                 .map_err(|error| OpenError::io("write", &root.join(TABLE_FILE), error))?;
         }
@@ -171,7 +177,7 @@ impl DataDir {
         if let Some(owner) = groups.owner_of(&name) {
             return Err(StorageError::FolderTaken { folder: name, owner });
         }
-        inner.make_folder(&name, &spec).map_err(|error| StorageError::io("create", &inner.root.join(&name), error))?;
+        inner.make_folder(&name, &spec)?;
         inner.journal.submit(JournalEntry::Create { spec: spec.clone() }, Some(done))?;
         let row = GroupRow::new(&spec, inner.journal.next_sequence());
         let log = Log::open(&inner.context, &row);
@@ -191,23 +197,23 @@ impl DataDir {
         inner.check_open()?;
         let slot = inner.registry.slot(group).ok_or(StorageError::NoSuchGroup(group))?;
         let name = slot.folder().filter(|_| slot.retire()).ok_or(StorageError::NoSuchGroup(group))?;
-        let deleted = inner.root.join(partition_folder::deleted_name(&name, group));
+        let mut folder = inner.root.join(&name);
         {
             // Under the registry's lock, like the making of folders. The next group of this name finds it free.
             let mut groups = inner.registry.lock();
-            match inner.runtime.disk().rename(&inner.root.join(&name), &deleted) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(StorageError::io("rename", &inner.root.join(&name), error));
-                }
-                _ => inner.renamed.store(true, Ordering::SeqCst),
+            let deleted = inner.root.join(partition_folder::deleted_name(&name, group));
+            // What counts is the journal's record. A folder that cannot be renamed keeps its name until it is removed.
+            if inner.runtime.disk().rename(&folder, &deleted).is_ok() {
+                inner.renamed.store(true, Ordering::SeqCst);
+                groups.release_folder(&name);
+                folder = deleted;
             }
-            groups.release_folder(&name);
         }
-        let (registry, sweeper) = (inner.registry.clone(), inner.sweeper.clone());
+        let sweeper = inner.sweeper.clone();
         let durable: Done = Box::new(move |result| {
             if result.is_ok() {
-                registry.lock().remove(group);
-                sweeper.remove(deleted);
+                slot.deletion_is_durable();
+                sweeper.remove(group, folder);
             }
             done(result);
         });
@@ -266,10 +272,18 @@ impl DataDir {
     }
 
     /// Gives back the memory share of a batch that is durable: at once, or, while the batches that are not written to
-    /// their segments yet exceed the tail cache's budget, when the writer has caught up. So the journal cannot outrun the
-    /// segments, whatever the `acks` of the producers.
+    /// their segments yet exceed the tail cache's budget, when the writer has caught up. So the journal cannot outrun
+    /// the segments, whatever the `acks` of the producers.
     pub fn release(&self, hold: Hold) {
         self.0.context.cache.release(hold);
+    }
+
+    /// Lets the writer try again what it could not write to a segment, and gives why it could not, if that is so. To be
+    /// called every few seconds: nothing else brings a writer back that met a full disk.
+    pub fn retry_writes(&self) -> Option<StorageError> {
+        let stalled = self.0.context.writer.retry();
+        let held_back = self.0.checkpointer.retry();
+        stalled.or(held_back)
     }
 
     /// Counters.
@@ -305,18 +319,21 @@ impl Inner {
     ///
     /// A folder that had the name before is durably renamed first: a power cut that kept the new entry and not the
     /// rename would lose the old folder, whose deletion may not be durable.
-    fn make_folder(&self, name: &str, spec: &GroupSpec) -> io::Result<()> {
+    fn make_folder(&self, name: &str, spec: &GroupSpec) -> Result<(), StorageError> {
         let disk = self.runtime.disk();
         let folder = self.root.join(name);
-        if disk.exists(&folder)? {
-            partition_folder::set_aside(&*disk, &self.root, name)?;
+        let create_error = |error| StorageError::io("create", &folder, error);
+        if disk.exists(&folder).map_err(create_error)? {
+            partition_folder::set_aside(&*disk, &self.root, name).map_err(create_error)?;
             self.renamed.store(true, Ordering::SeqCst);
         }
-        if self.renamed.swap(false, Ordering::SeqCst) {
-            disk.sync_dir(&self.root)?;
+        if self.renamed.load(Ordering::SeqCst) {
+            let failed = |error| StorageError::io("sync", &self.root, error);
+            disk.sync_dir(&self.root).map_err(failed).inspect_err(|error| self.journal.fail(error.clone()))?;
+            self.renamed.store(false, Ordering::SeqCst);
         }
-        disk.create_dir_all(&folder)?;
-        PartitionMetadata { group: spec.group, topic_id: spec.topic_id }.write(&*disk, &folder)
+        let owner = PartitionMetadata { group: spec.group, topic_id: spec.topic_id };
+        disk.create_dir_all(&folder).and_then(|()| owner.write(&*disk, &folder)).map_err(create_error)
     }
 }
 
@@ -330,17 +347,19 @@ impl Drop for Inner {
     }
 }
 
-/// Makes the data directory, and durable up to the first folder that was there before.
-fn make_root(disk: &dyn Disk, root: &Path) -> io::Result<()> {
-    let mut missing = Vec::new();
-    for folder in root.ancestors().filter(|folder| !folder.as_os_str().is_empty()) {
-        if disk.exists(folder)? {
-            break;
+/// Makes the way to the data directory durable. That its folders exist does not mean that they are: the run that made
+/// them may have been killed before it synced them. Folders that may not be opened were not made by a broker.
+fn sync_ancestors(disk: &dyn Disk, root: &Path) -> Result<(), OpenError> {
+    for parent in root.ancestors().skip(1) {
+        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+        match disk.sync_dir(parent) {
+            Err(error) if error.kind() != io::ErrorKind::PermissionDenied => {
+                return Err(OpenError::io("sync", parent, error));
+            }
+            _ => {}
         }
-        missing.push(folder.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")));
     }
-    disk.create_dir_all(root)?;
-    missing.into_iter().rev().try_for_each(|parent| disk.sync_dir(parent))
+    Ok(())
 }
 
 fn lock(disk: &dyn Disk, root: &Path) -> Result<Box<dyn DiskLock>, OpenError> {
@@ -370,6 +389,7 @@ fn found(
         }
         return Ok(meta);
     }
+    sync_ancestors(disk, root)?;
     disk.create_dir_all(folder).map_err(|error| OpenError::io("create", folder, error))?;
     let path = root.join(TABLE_FILE);
     let has_table = disk.exists(&path).map_err(|error| OpenError::io("read", &path, error))?;

@@ -11,7 +11,7 @@ use millpond_record::{GroupId, Offset, RaftIndex};
 pub enum StorageError {
     /// The journal could not be written or synced. Final: nothing is written any more, and the sync is not tried again.
     #[error(
-        "the journal of the data directory {path} failed ({source}); nothing more is written: check the disk and restart"
+        "the journal of the data directory {path} failed ({source}); nothing more is written: check the disk, restart"
     )]
     JournalFailed {
         /// The data directory.
@@ -131,7 +131,8 @@ pub enum OpenError {
     Locked(PathBuf),
     /// It belongs to another node.
     #[error(
-        "the data directory {path} belongs to node {found}, not to node {expected}: use --node-id {found}, or choose another --data-dir"
+        "the data directory {path} belongs to node {found}, not to node {expected}: \
+         use --node-id {found}, or choose another --data-dir"
     )]
     OtherNode {
         /// The data directory.

@@ -45,7 +45,12 @@ impl Groups {
     }
 
     pub(crate) fn remove(&mut self, group: GroupId) {
-        self.slots.remove(&group);
+        let Some(slot) = self.slots.remove(&group) else { return };
+        // If its folder could not be renamed, the name is free only now.
+        let folder = slot.checkpointed().folder();
+        if self.folders.get(&folder) == Some(&group) {
+            self.folders.remove(&folder);
+        }
     }
 }
 
@@ -64,6 +69,8 @@ struct SlotState {
     /// Whether the row may be believed without looking at the segments' tail: not after a start without a clean stop.
     trusted: bool,
     deleted: bool,
+    /// The deletion is durable: the group is no more.
+    gone: bool,
 }
 
 impl Registry {
@@ -83,7 +90,7 @@ impl Registry {
 impl Slot {
     pub(crate) fn new(row: GroupRow, log: Option<Arc<Log>>, trusted: bool) -> Arc<Slot> {
         let group = row.group;
-        let state = Mutex::new(SlotState { row, log, trusted, deleted: false });
+        let state = Mutex::new(SlotState { row, log, trusted, deleted: false, gone: false });
         Arc::new(Slot { group, opening: Mutex::new(()), state })
     }
 
@@ -168,6 +175,15 @@ impl Slot {
             return Err(StorageError::SetAside(self.group));
         }
         Ok(state.log.clone().map(Some))
+    }
+
+    /// Called on the journal's driver: the sweeper takes it out of the registry.
+    pub(crate) fn deletion_is_durable(&self) {
+        self.state().gone = true;
+    }
+
+    pub(crate) fn is_gone(&self) -> bool {
+        self.state().gone
     }
 
     /// Ends the log: when this returns, no file of the folder is touched any more. False if that was done before.

@@ -1,8 +1,9 @@
 //! Recovery of a data directory: `groups.table`, then the journal over it.
 //!
-//! The journal is read twice. The first pass proves it, finds its end, and learns which groups it creates and deletes: a
-//! deleted group's folder may be gone, so its records must not be replayed. Then the folders are put right, and the second
-//! pass hands every record that a group's row does not cover to the group's log, which decides by its own table (see
+//! The journal is read twice. The first pass proves it, finds its end, and learns which groups it creates and deletes:
+//! a deleted group's folder may be gone, so its records must not be replayed. Then the folders are put right, and the
+//! second pass hands every record that a group's row does not cover to the group's log, which decides by its own table
+//! (see
 //! `log`) what to do with it.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,7 +20,7 @@ use crate::log::{Log, LogContext, Replayed};
 use crate::partition_folder::{self, FolderName, PartitionMetadata};
 use crate::registry::check_owner;
 use crate::table::Table;
-use crate::types::{GroupRow, GroupSpec};
+use crate::types::{GroupRow, GroupSpec, folder_name};
 use crate::{OpenError, StorageError};
 
 /// What a start found and did.
@@ -58,6 +59,17 @@ pub(crate) struct FirstPass {
     pub(crate) scanned: Scanned,
     created: BTreeMap<GroupId, GroupSpec>,
     deleted: BTreeSet<GroupId>,
+}
+
+impl FirstPass {
+    /// The folders that the groups had which the journal deletes.
+    fn deleted_folders(&self, table: &Table) -> BTreeMap<GroupId, String> {
+        let folder = |group: &GroupId| match table.rows.get(group) {
+            Some(row) => Some(row.folder()),
+            None => self.created.get(group).map(|spec| folder_name(&spec.topic, spec.partition)),
+        };
+        self.deleted.iter().filter_map(|group| Some((*group, folder(group)?))).collect()
+    }
 }
 
 /// Reads the journal and syncs the files it was found in: what is replayed from them may be reported.
@@ -112,14 +124,15 @@ impl Recovery<'_> {
             groups_deleted: pass.deleted.len() as u64,
             ..RecoveryReport::default()
         };
+        let deleted = pass.deleted_folders(table);
         table.rows.retain(|group, _| !pass.deleted.contains(group));
         let mut logs = Logs::new();
         if !clean {
             let mut live: BTreeMap<String, GroupId> =
                 table.rows.values().map(|row| (row.folder(), row.group)).collect();
             let created = pass.created.values().filter(|spec| !pass.deleted.contains(&spec.group));
-            live.extend(created.map(|spec| (GroupRow::new(spec, 0).folder(), spec.group)));
-            self.put_folders_right(&live, &pass.deleted, &mut report)?;
+            live.extend(created.map(|spec| (folder_name(&spec.topic, spec.partition), spec.group)));
+            self.put_folders_right(&live, &deleted, &mut report)?;
         }
         if pass.scanned.records > 0 {
             // Only the files that were found then: the journal has begun to recycle the others.
@@ -180,7 +193,7 @@ impl Recovery<'_> {
     fn put_folders_right(
         &self,
         live: &BTreeMap<String, GroupId>,
-        deleted: &BTreeSet<GroupId>,
+        deleted: &BTreeMap<GroupId, String>,
         report: &mut RecoveryReport,
     ) -> Result<(), OpenError> {
         let list_error = |error| OpenError::io("list", self.root, error);
@@ -228,12 +241,17 @@ impl Recovery<'_> {
     fn put_unknown_aside(
         &self,
         name: &str,
-        deleted: &BTreeSet<GroupId>,
+        deleted: &BTreeMap<GroupId, String>,
         report: &mut RecoveryReport,
     ) -> std::io::Result<()> {
         let path = self.root.join(name);
         let owner = PartitionMetadata::read(self.disk, &path)?.map(|found| found.group);
-        if let Some(group) = owner.filter(|group| deleted.contains(group)) {
+        // The power cut that took the rename may have taken what says whose it is; then it goes by its name.
+        let gone = match owner {
+            Some(owner) => deleted.contains_key(&owner).then_some(owner),
+            None => deleted.iter().rev().find(|(_, folder)| *folder == name).map(|(group, _)| *group),
+        };
+        if let Some(group) = gone {
             // The sweeper removes it by this name.
             let gone = self.root.join(partition_folder::deleted_name(name, group));
             if !self.disk.exists(&gone)? {

@@ -201,7 +201,12 @@ impl Segment {
         if let Some(trailer) = self.trailer.get() {
             return Ok(*trailer);
         }
+        let was_open = self.opened().closed.is_some();
         let trailer = self.closed()?.trailer;
+        if !was_open {
+            // A look-up asks every segment of a log: their files are not kept open for it.
+            self.opened().closed = None;
+        }
         Ok(*self.trailer.get_or_init(|| trailer))
     }
 

@@ -2,7 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// Upper bounds of the buckets of [`StorageStats::journal_sync_micros`], in microseconds; one more bucket is above them.
+/// Upper bounds of the buckets of [`StorageStats::journal_sync_micros`], in microseconds; one more bucket is above
+/// them.
 pub const SYNC_MICROS_BOUNDS: [u64; 14] =
     [50, 100, 200, 400, 800, 1_600, 3_200, 6_400, 12_800, 25_600, 51_200, 102_400, 409_600, 1_638_400];
 

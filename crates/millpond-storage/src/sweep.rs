@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 
+use millpond_record::GroupId;
 use millpond_runtime::{Disk, Driver, Round, Rounds, Runtime};
 
 use crate::partition_folder::FolderName;
@@ -21,7 +22,7 @@ pub(crate) struct Sweeper {
 enum Task {
     /// Look for folders whose removal an earlier run did not finish.
     Leftovers,
-    Remove(PathBuf),
+    Remove(GroupId, PathBuf),
 }
 
 impl Sweeper {
@@ -34,9 +35,9 @@ impl Sweeper {
         sweeper
     }
 
-    /// Removes a folder. What a crash leaves of it is removed after the next start.
-    pub(crate) fn remove(&self, folder: PathBuf) {
-        self.queue.lock().expect("nothing panics while it holds the queue").push_back(Task::Remove(folder));
+    /// Removes a group and its folder. What a crash leaves of it is removed after the next start.
+    pub(crate) fn remove(&self, group: GroupId, folder: PathBuf) {
+        self.queue.lock().expect("nothing panics while it holds the queue").push_back(Task::Remove(group, folder));
         if let Some(driver) = self.driver.get() {
             driver.wake();
         }
@@ -86,7 +87,10 @@ impl Round for SweepRound {
     fn run(&mut self) {
         match &self.task {
             Task::Leftovers => self.sweeper.leftovers().iter().for_each(|folder| self.sweeper.remove_now(folder)),
-            Task::Remove(folder) => self.sweeper.remove_now(folder),
+            Task::Remove(group, folder) => {
+                self.sweeper.remove_now(folder);
+                self.sweeper.registry.lock().remove(*group);
+            }
         }
     }
 

@@ -9,7 +9,8 @@ use crate::StorageError;
 /// must not call back into the storage layer's blocking operations.
 pub type Done = Box<dyn FnOnce(Result<(), StorageError>) + Send>;
 
-/// A share of a memory budget that an append holds; dropping it gives it back. See [`DataDir::release`](crate::DataDir::release).
+/// A share of a memory budget that an append holds; dropping it gives it back. See
+/// [`DataDir::release`](crate::DataDir::release).
 pub type Hold = std::sync::Arc<dyn std::any::Any + Send + Sync>;
 
 /// When an append counts as flushed (the topic setting `millpond.flush`).

@@ -32,11 +32,18 @@ pub(crate) struct Writer {
     queues: Mutex<Queues>,
     context: OnceLock<Weak<LogContext>>,
     driver: OnceLock<Driver>,
+    /// Why the last write failed. While it is set nothing is written: see [`Writer::retry`].
+    stalled: Mutex<Option<StorageError>>,
 }
 
 impl Writer {
     pub(crate) fn start(runtime: &Runtime) -> Arc<Writer> {
-        let writer = Arc::new(Writer { queues: Mutex::default(), context: OnceLock::new(), driver: OnceLock::new() });
+        let writer = Arc::new(Writer {
+            queues: Mutex::default(),
+            context: OnceLock::new(),
+            driver: OnceLock::new(),
+            stalled: Mutex::default(),
+        });
         let rounds = Arc::new(WriterRounds(Arc::downgrade(&writer)));
         writer.driver.get_or_init(|| runtime.drive("segments", rounds));
         writer
@@ -83,7 +90,22 @@ impl Writer {
         }
     }
 
+    /// Lets the writer go on after a failed write, and gives why it failed. A full disk is no reason to spin, so that this
+    /// is left to a caller with a clock.
+    pub(crate) fn retry(&self) -> Option<StorageError> {
+        let error = self.stalled().take()?;
+        self.wake();
+        Some(error)
+    }
+
+    fn stalled(&self) -> std::sync::MutexGuard<'_, Option<StorageError>> {
+        self.stalled.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn take(&self) -> Vec<Arc<Log>> {
+        if self.stalled().is_some() {
+            return Vec::new();
+        }
         let mut logs: Vec<Arc<Log>> = self.queues().urgent.drain(..).collect();
         for log in &logs {
             log.queued.store(false, Ordering::Release);
@@ -138,8 +160,11 @@ impl Round for WriterRound {
             }
             match result {
                 Ok(true) => self.writer.dirty(log, true),
-                // It is written when something is appended again, or by a checkpoint: a full disk is no reason to spin.
-                Ok(false) | Err(_) => {}
+                Ok(false) | Err(StorageError::LogClosed(_) | StorageError::SetAside(_)) => {}
+                Err(error) => {
+                    self.writer.stalled().get_or_insert(error);
+                    self.writer.dirty(log, true);
+                }
             }
         }
         if let Some(context) = self.writer.context.get().and_then(Weak::upgrade) {

@@ -175,7 +175,7 @@ impl SimRuntime {
     }
 
     #[cfg(feature = "planted-faults")]
-    pub(crate) fn planted(&self, fault: &str) -> bool {
+    pub(crate) fn planted(&self, fault: crate::PlantedFault) -> bool {
         self.world.planted(fault)
     }
 

@@ -41,7 +41,7 @@ pub(super) struct Shared {
     trace: Mutex<Trace>,
     failures: Mutex<Vec<String>>,
     #[cfg(feature = "planted-faults")]
-    planted: Mutex<Option<String>>,
+    planted: Mutex<Option<crate::PlantedFault>>,
 }
 
 struct Node {
@@ -212,15 +212,15 @@ impl World {
         locked(&self.0.trace).set_sink(Box::new(sink));
     }
 
-    /// Turns a planted fault on, for all nodes: see [`Runtime::planted`].
+    /// Turns a planted fault on, for all nodes: see [`crate::planted`].
     #[cfg(feature = "planted-faults")]
-    pub fn plant(&self, fault: &str) {
-        *locked(&self.0.planted) = Some(fault.to_owned());
+    pub fn plant(&self, fault: crate::PlantedFault) {
+        *locked(&self.0.planted) = Some(fault);
     }
 
     #[cfg(feature = "planted-faults")]
-    pub(super) fn planted(&self, fault: &str) -> bool {
-        locked(&self.0.planted).as_deref() == Some(fault)
+    pub(super) fn planted(&self, fault: crate::PlantedFault) -> bool {
+        *locked(&self.0.planted) == Some(fault)
     }
 
     pub(super) fn incarnation_of(&self, node: NodeId) -> Arc<Incarnation> {

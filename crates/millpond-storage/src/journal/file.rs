@@ -7,11 +7,12 @@
 //! +--------+--------+--------+-----------------+-----------------+-------+----------+----------------
 //! ```
 //!
-//! `salt` is random and begins the checksum of every record of the file, so that no client can send bytes that look like
-//! a record.
+//! `salt` is random and begins the checksum of every record of the file, so that no client can send bytes that look
+//! like a record.
 //!
-//! The header fills the first 4096 bytes. It is written together with the file's first records, so a header that does
-//! not carry the number in the file's name belongs to the file's former life: the file is empty.
+//! The header fills the first 4096 bytes and is there twice, at 0 and at 2048, because nothing else says that the file
+//! has records. It is written together with the first of them, so a header that does not carry the number in the file's
+//! name belongs to the file's former life: the file is empty.
 
 use std::path::{Path, PathBuf};
 
@@ -28,6 +29,10 @@ const FIELDS_END: usize = 36;
 const _: () =
     assert!(VERSION == MAGIC.len() && SALT == VERSION + 4 && NUMBER == SALT + 4 && FIRST_SEQUENCE == NUMBER + 8);
 const _: () = assert!(CRC == FIRST_SEQUENCE + 8 && FIELDS_END == CRC + 4 && FIELDS_END <= FILE_HEADER_BYTES);
+
+/// Where the header's second copy begins.
+const SECOND_COPY: usize = FILE_HEADER_BYTES / 2;
+const _: () = assert!(FIELDS_END <= SECOND_COPY);
 
 /// The version of the journal's format that is written, and the newest that is read.
 pub(crate) const JOURNAL_VERSION: u32 = 1;
@@ -62,11 +67,24 @@ impl FileHeader {
         bytes[FIRST_SEQUENCE..CRC].copy_from_slice(&self.first_sequence.to_le_bytes());
         let crc = crc32fast::hash(&bytes[..CRC]);
         bytes[CRC..FIELDS_END].copy_from_slice(&crc.to_le_bytes());
+        bytes.copy_within(..FIELDS_END, SECOND_COPY);
         bytes
     }
 
-    /// Reads a file's first bytes.
-    pub(crate) fn find(bytes: &[u8]) -> HeaderFound {
+    /// Reads a file's first bytes: its header under this number, from either copy, or what else is there.
+    pub(crate) fn find(bytes: &[u8], number: u64) -> HeaderFound {
+        let first = FileHeader::parse(bytes);
+        match first {
+            HeaderFound::Header(header) if header.number == number => first,
+            HeaderFound::Newer(_) => first,
+            _ => match FileHeader::parse(bytes.get(SECOND_COPY..).unwrap_or_default()) {
+                HeaderFound::None => first,
+                second => second,
+            },
+        }
+    }
+
+    fn parse(bytes: &[u8]) -> HeaderFound {
         let Some(fields) = bytes.get(..FIELDS_END) else { return HeaderFound::None };
         let u32_at = |at: usize| u32::from_le_bytes(fields[at..at + 4].try_into().expect("four bytes"));
         let u64_at = |at: usize| u64::from_le_bytes(fields[at..at + 8].try_into().expect("eight bytes"));

@@ -5,27 +5,20 @@
 //! before the second is written: a record in a file proves that all earlier files are complete.
 
 use std::collections::VecDeque;
-use std::io::IoSlice;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::BytesMut;
 use millpond_runtime::{Driver, File, Round, Rounds, Runtime};
 
-use super::file::{FILE_HEADER_BYTES, FileHeader, path_of};
-use super::record::{JournalEntry, Place, encode};
+use super::file::{FILE_HEADER_BYTES, path_of};
+use super::record::JournalEntry;
 use super::recycle::{self, FileRounds, Maker};
+use super::round::{CommitRound, CurrentFile, Pending};
 use crate::options::StorageOptions;
 use crate::stats::{JournalCounters, StorageStats};
 use crate::types::Done;
 use crate::{OpenError, StorageError};
-
-/// A round takes at most this many bytes, so that its latency and the memory it pins are bounded.
-const MAX_ROUND_BYTES: u64 = 64 << 20;
-
-/// A batch's tail up to this length is copied behind its header: one more slice for the kernel costs more.
-const COPY_TAIL_BYTES: usize = 1024;
 
 /// Called once, when the journal can no longer be written.
 pub(crate) type OnFatal = Arc<dyn Fn(&StorageError) + Send + Sync>;
@@ -67,9 +60,9 @@ pub(super) struct Journal {
 
 pub(super) struct State {
     next_sequence: u64,
-    pending: VecDeque<Pending>,
-    pending_bytes: u64,
-    current: CurrentFile,
+    pub(super) pending: VecDeque<Pending>,
+    pub(super) pending_bytes: u64,
+    pub(super) current: CurrentFile,
     /// Full files that the table does not cover yet, oldest first.
     pub(super) written: VecDeque<u64>,
     /// Files to switch to, in the order of their numbers.
@@ -79,7 +72,7 @@ pub(super) struct State {
     starved: bool,
     pub(super) failed: Option<StorageError>,
     closed: bool,
-    scratch: BytesMut,
+    pub(super) scratch: BytesMut,
 }
 
 pub(super) struct ReadyFile {
@@ -87,34 +80,6 @@ pub(super) struct ReadyFile {
     /// Random, see [`FileHeader::salt`].
     pub(super) salt: u32,
     pub(super) file: Arc<dyn File>,
-}
-
-struct CurrentFile {
-    number: u64,
-    salt: u32,
-    file: Arc<dyn File>,
-    /// 0 until the header is written with the first records.
-    position: u64,
-    /// From here on the journal switches as soon as there is a file to switch to.
-    soft_limit: u64,
-    hard_limit: u64,
-}
-
-struct Pending {
-    entry: JournalEntry,
-    sequence: u64,
-    bytes: u64,
-    done: Option<Done>,
-}
-
-/// What a round writes into one file.
-struct Part {
-    number: u64,
-    salt: u32,
-    file: Arc<dyn File>,
-    header: Option<FileHeader>,
-    position: u64,
-    entries: Range<usize>,
 }
 
 impl JournalHandle {
@@ -172,8 +137,8 @@ impl JournalHandle {
         self.submit_all([entry], done)
     }
 
-    /// Appends entries side by side; `done` is called when the last of them is durable. Nothing is appended on an error.
-    /// There must be one at least.
+    /// Appends entries side by side; `done` is called when the last of them is durable. Nothing is appended on an
+    /// error. There must be one at least.
     pub(crate) fn submit_all<I>(&self, entries: I, done: Option<Done>) -> Result<(), StorageError>
     where
         I: IntoIterator<Item = JournalEntry> + AsRef<[JournalEntry]>,
@@ -233,8 +198,8 @@ impl JournalHandle {
         self.0.free_before(number);
     }
 
-    /// A checkpoint could free no file. If the flush waits for one, the journal may have one more for now, up to twice the
-    /// configured number; false beyond that.
+    /// A checkpoint could free no file. If the flush waits for one, the journal may have one more for now, up to twice
+    /// the configured number; false beyond that.
     pub(crate) fn lend_file(&self) -> bool {
         let journal = &self.0;
         {
@@ -246,9 +211,17 @@ impl JournalHandle {
                 return false;
             }
             state.maker.lent += 1;
+            state.maker.disk_full = false;
         }
         journal.wake_files();
         true
+    }
+
+    /// Lets the journal try again to make a file on a disk that was full.
+    pub(crate) fn retry(&self) {
+        self.0.lock().maker.disk_full = false;
+        self.0.wake_files();
+        self.0.wake_flush();
     }
 
     /// Ends the journal as after a failed sync: something else that must be durable cannot be made so.
@@ -262,7 +235,8 @@ impl JournalHandle {
         self.0.wants_checkpoint(&state, state.starved)
     }
 
-    /// Takes no more entries, stops both drivers and writes what is pending. Blocking. When the flush needs a free file,
+    /// Takes no more entries, stops both drivers and writes what is pending. Blocking. When the flush needs a free
+    /// file,
     /// `checkpoint` is called to get one.
     pub(crate) fn close(&self, checkpoint: impl Fn() -> Result<(), StorageError>) -> Result<(), StorageError> {
         let journal = &self.0;
@@ -284,7 +258,11 @@ impl JournalHandle {
             if starved {
                 checkpoint()?;
             }
-            run_one(&files);
+            if !run_one(&files) && !starved {
+                // There is no file, and no way to one.
+                let error = journal.failure(std::io::ErrorKind::StorageFull.into());
+                journal.fail(error);
+            }
         }
     }
 
@@ -406,20 +384,10 @@ impl Rounds for FlushRounds {
         }
         state.starved = plan.starved;
         let make = state.wants_file();
-        let round = (!plan.parts.is_empty()).then(|| {
-            let scratch = std::mem::take(&mut state.scratch);
-            Box::new(CommitRound {
-                journal: journal.clone(),
-                parts: plan.parts,
-                entries: plan.entries,
-                bytes: plan.bytes,
-                scratch,
-                micros: 0,
-                result: Ok(()),
-            }) as Box<dyn Round>
-        });
+        let switched = plan.switched;
+        let round = CommitRound::new(journal, plan, &mut state.scratch);
         drop(guard);
-        if plan.switched {
+        if switched {
             journal.counters.switched();
         }
         if ask {
@@ -432,169 +400,13 @@ impl Rounds for FlushRounds {
     }
 }
 
-#[derive(Default)]
-struct Plan {
-    parts: Vec<Part>,
-    entries: Vec<Pending>,
-    bytes: u64,
-    switched: bool,
-    /// The next entry fits into no file that there is.
-    starved: bool,
-}
-
 impl State {
-    /// Lays the pending entries out over the current file and, if there is one, the next.
-    fn plan(&mut self) -> Plan {
-        let mut plan = Plan::default();
-        while let Some(next) = self.pending.front() {
-            if !plan.entries.is_empty() && plan.bytes + next.bytes > MAX_ROUND_BYTES {
-                break;
-            }
-            let (sequence, end) = (next.sequence, self.current.end_with(next.bytes));
-            if end > self.current.hard_limit || (end > self.current.soft_limit && !self.ready.is_empty()) {
-                let Some(ready) = self.ready.pop_front() else {
-                    plan.starved = true;
-                    break;
-                };
-                if self.current.position == 0 {
-                    // A file that was passed over gets its header all the same.
-                    self.current.begin_part(&mut plan, sequence);
-                }
-                self.written.push_back(self.current.number);
-                let limit = self.current.hard_limit;
-                self.current = CurrentFile::new(ready, limit, limit);
-                plan.switched = true;
-                continue;
-            }
-            self.current.begin_part(&mut plan, sequence);
-            let next = self.pending.pop_front().expect("it was just looked at");
-            self.current.position = end;
-            self.pending_bytes -= next.bytes;
-            plan.bytes += next.bytes;
-            plan.entries.push(next);
-            plan.parts.last_mut().expect("the part was just begun").entries.end = plan.entries.len();
-        }
-        plan
-    }
-
     /// Whether the maker should look for work: a file to recycle costs little and is taken at once; a new one is
     /// filled only when the journal is in use, so that an idle broker writes nothing.
     pub(super) fn wants_file(&self) -> bool {
         self.ready.len() < recycle::READY_FILES
-            && (!self.maker.free.is_empty() || self.current.position * 4 >= self.current.soft_limit)
+            && (self.starved || !self.maker.free.is_empty() || self.current.position * 4 >= self.current.soft_limit)
     }
-}
-
-impl CurrentFile {
-    fn new(ready: ReadyFile, soft_limit: u64, hard_limit: u64) -> CurrentFile {
-        let ReadyFile { number, salt, file } = ready;
-        CurrentFile { number, salt, file, position: 0, soft_limit, hard_limit }
-    }
-
-    fn end_with(&self, bytes: u64) -> u64 {
-        self.position.max(FILE_HEADER_BYTES as u64) + bytes
-    }
-
-    /// Makes the plan's last part one of this file.
-    fn begin_part(&mut self, plan: &mut Plan, sequence: u64) {
-        if plan.parts.last().is_some_and(|part| part.number == self.number) {
-            return;
-        }
-        let header = FileHeader { number: self.number, first_sequence: sequence, salt: self.salt };
-        let header = (self.position == 0).then_some(header);
-        let at = plan.entries.len();
-        plan.parts.push(Part {
-            number: self.number,
-            salt: self.salt,
-            file: self.file.clone(),
-            header,
-            position: self.position,
-            entries: at..at,
-        });
-        self.position = self.end_with(0);
-    }
-}
-
-/// One write and one sync (one of each per file).
-struct CommitRound {
-    journal: Arc<Journal>,
-    parts: Vec<Part>,
-    entries: Vec<Pending>,
-    bytes: u64,
-    scratch: BytesMut,
-    micros: u64,
-    result: Result<(), StorageError>,
-}
-
-impl CommitRound {
-    fn refused(journal: Arc<Journal>, entries: Vec<Pending>, error: StorageError) -> CommitRound {
-        let scratch = BytesMut::new();
-        CommitRound { journal, parts: Vec::new(), entries, bytes: 0, scratch, micros: 0, result: Err(error) }
-    }
-}
-
-impl Round for CommitRound {
-    fn run(&mut self) {
-        if self.result.is_err() {
-            return;
-        }
-        let begin = self.journal.runtime.now();
-        for part in &self.parts {
-            let entries = &self.entries[part.entries.clone()];
-            if let Err(error) = write_part(part, entries, &mut self.scratch) {
-                self.result = Err(self.journal.failure(error));
-                break;
-            }
-        }
-        let micros = (self.journal.runtime.now() - begin).as_micros();
-        self.micros = u64::try_from(micros).unwrap_or(u64::MAX);
-    }
-
-    fn complete(self: Box<Self>) {
-        let CommitRound { journal, entries, bytes, scratch, micros, result, .. } = *self;
-        match &result {
-            Ok(()) => {
-                journal.counters.round(entries.len() as u64, bytes, micros);
-                journal.lock().scratch = scratch;
-            }
-            // Before anyone hears of it, so that nobody can submit more after having heard.
-            Err(error) => journal.fail(error.clone()),
-        }
-        for pending in entries {
-            if let Some(done) = pending.done {
-                done(result.clone());
-            }
-        }
-    }
-}
-
-/// Writes one part with one call and syncs its file.
-fn write_part(part: &Part, entries: &[Pending], scratch: &mut BytesMut) -> std::io::Result<()> {
-    scratch.clear();
-    if let Some(header) = &part.header {
-        scratch.put_slice(&header.encode());
-    }
-    // Where in `scratch` a batch's tail, which is not copied, belongs.
-    let mut tails: Vec<(usize, &Bytes)> = Vec::new();
-    for (back, pending) in entries.iter().enumerate() {
-        let back = u32::try_from(back).expect("a round has fewer than 2^32 records of at least 64 bytes");
-        let place = Place { file_number: part.number, salt: part.salt, sequence: pending.sequence, back };
-        match encode(&pending.entry, place, scratch) {
-            Some(tail) if tail.len() <= COPY_TAIL_BYTES => scratch.put_slice(tail),
-            Some(tail) => tails.push((scratch.len(), tail)),
-            None => {}
-        }
-    }
-    let mut slices = Vec::with_capacity(2 * tails.len() + 1);
-    let mut from = 0;
-    for (at, tail) in tails {
-        slices.push(IoSlice::new(&scratch[from..at]));
-        slices.push(IoSlice::new(tail));
-        from = at;
-    }
-    slices.push(IoSlice::new(&scratch[from..]));
-    part.file.write_all_at(&slices, part.position)?;
-    part.file.sync_data()
 }
 
 /// For messages about a file of the journal.

@@ -5,6 +5,7 @@ pub(crate) mod file;
 mod group_commit;
 pub(crate) mod record;
 mod recycle;
+mod round;
 pub(crate) mod scan;
 #[cfg(test)]
 mod tests;

@@ -11,8 +11,10 @@
 //! ```
 //!
 //! - `length`: of the whole record, 64 and up.
-//! - `crc`: CRC-32, begun with the file's salt, over the header without this field, then over the batch's first 21 bytes
-//!   (append) or over the whole payload (any other kind). A batch's remaining bytes are covered by its own CRC-32C, which is among the first 21.
+//! - `crc`: CRC-32, begun with the file's salt, over the header without this field and the payload's first 21 bytes (or
+//!   all, if it has fewer). They hold a checksum of the rest: a batch's own CRC-32C is its bytes 17 to 20; the payload of
+//!   a rare kind begins with the CRC-32, begun with the salt, of what follows. So a record can be proven to be one of
+//!   this file before its length is believed.
 //! - `file number`, `sequence`: which journal file the record was written to, and its place in the journal. What a
 //!   recycled file still holds behind the tail is a valid *old* record, an old vote included; these two tell it apart.
 //! - `k`ind and its payload, `f`lags: see [`Kind`].
@@ -20,8 +22,8 @@
 //!   this one was written, so finding this record proves that they once were on disk: it tells a damaged journal
 //!   (refused) from one that ends in an unfinished write (cut).
 //!
-//! The payloads of the rare kinds begin with a version byte and are decoded by [`crate::fields::FieldReader`]; they are
-//! few and small, so a schema compiler would cost more than it gives.
+//! Behind its checksum the payload of a rare kind has a version byte, then fields for [`crate::fields::FieldReader`].
+//! They are few and small, so a schema compiler would cost more than it gives.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use millpond_record::{
@@ -50,9 +52,14 @@ const _: () =
 const _: () = assert!(INDEX == GROUP + 8 && TERM == INDEX + 8 && APPEND_TIME == TERM + 8 && KIND == APPEND_TIME + 8);
 const _: () = assert!(FLAGS == KIND + 1 && ZERO == FLAGS + 1 && BACK == ZERO + 2 && RECORD_HEADER_BYTES == BACK + 4);
 
-/// The bytes of a batch that its own CRC-32C does not protect, and that CRC: base offset, length, leader epoch, magic, CRC.
+/// The bytes of a batch that its own CRC-32C does not protect, and that CRC: base offset, length, leader epoch, magic,
+/// CRC.
 const UNPROTECTED_BATCH_BYTES: usize = 21;
 const _: () = assert!(UNPROTECTED_BATCH_BYTES < HEADER_BYTES);
+/// As many bytes of a record prove that it is one.
+pub(crate) const RECORD_HEAD_BYTES: usize = RECORD_HEADER_BYTES + UNPROTECTED_BATCH_BYTES;
+/// The checksum at the front of a rare kind's payload.
+const PAYLOAD_CRC_BYTES: usize = 4;
 
 /// Flag of a truncation: there is an index (without it the whole log goes).
 const FLAG_INDEX: u8 = 1;
@@ -154,10 +161,10 @@ impl JournalEntry {
         let payload = match self {
             JournalEntry::Append { batch, .. } => batch.size_bytes(),
             JournalEntry::Truncate { .. } | JournalEntry::Vote { .. } | JournalEntry::Delete { .. } => 0,
-            JournalEntry::Purge { membership, .. } => 1 + 8 + 4 + membership.len(),
-            JournalEntry::LogStart { .. } => 1 + 8,
-            JournalEntry::Create { spec } => 1 + 16 + 8 + 4 + OPTIONS_BYTES + 2 + spec.topic.len(),
-            JournalEntry::Options { .. } => 1 + OPTIONS_BYTES,
+            JournalEntry::Purge { membership, .. } => PAYLOAD_CRC_BYTES + 1 + 8 + 4 + membership.len(),
+            JournalEntry::LogStart { .. } => PAYLOAD_CRC_BYTES + 1 + 8,
+            JournalEntry::Create { spec } => PAYLOAD_CRC_BYTES + 1 + 16 + 8 + 4 + OPTIONS_BYTES + 2 + spec.topic.len(),
+            JournalEntry::Options { .. } => PAYLOAD_CRC_BYTES + 1 + OPTIONS_BYTES,
         };
         (RECORD_HEADER_BYTES + payload) as u64
     }
@@ -195,16 +202,16 @@ pub(crate) fn encode<'a>(entry: &'a JournalEntry, place: Place, out: &mut BytesM
         }
         JournalEntry::Purge { position, membership, .. } => {
             (index, term) = (position.index.0, position.term.0);
-            out.put_u8(PAYLOAD_VERSION);
+            begin_payload(out);
             out.put_i64_le(position.offset.0);
             put_bytes(out, membership);
         }
         JournalEntry::LogStart { offset, .. } => {
-            out.put_u8(PAYLOAD_VERSION);
+            begin_payload(out);
             out.put_i64_le(offset.0);
         }
         JournalEntry::Create { spec } => {
-            out.put_u8(PAYLOAD_VERSION);
+            begin_payload(out);
             out.put_slice(&spec.topic_id.0);
             out.put_u64_le(spec.replica.0);
             out.put_i32_le(spec.partition.0);
@@ -213,12 +220,16 @@ pub(crate) fn encode<'a>(entry: &'a JournalEntry, place: Place, out: &mut BytesM
         }
         JournalEntry::Delete { .. } => {}
         JournalEntry::Options { options, .. } => {
-            out.put_u8(PAYLOAD_VERSION);
+            begin_payload(out);
             put_options(out, options);
         }
     }
     let length = out.len() - start + tail.map_or(0, Bytes::len);
     let record = &mut out[start..];
+    if entry.kind() != Kind::Append && record.len() > RECORD_HEADER_BYTES {
+        let (crc, payload) = record[RECORD_HEADER_BYTES..].split_at_mut(PAYLOAD_CRC_BYTES);
+        crc.copy_from_slice(&checksum(&[payload], place.salt).to_le_bytes());
+    }
     let length = u32::try_from(length).expect("a record fits into a journal file, checked at submit");
     record[LENGTH..CRC].copy_from_slice(&length.to_le_bytes());
     record[FILE_NUMBER..SEQUENCE].copy_from_slice(&place.file_number.to_le_bytes());
@@ -230,21 +241,25 @@ pub(crate) fn encode<'a>(entry: &'a JournalEntry, place: Place, out: &mut BytesM
     record[KIND] = entry.kind() as u8;
     record[FLAGS] = flags;
     record[BACK..RECORD_HEADER_BYTES].copy_from_slice(&place.back.to_le_bytes());
-    let crc = checksum(record, entry.kind(), place.salt);
+    let crc = head_checksum(record, place.salt);
     record[CRC..FILE_NUMBER].copy_from_slice(&crc.to_le_bytes());
     tail
 }
 
-/// CRC-32 over what the record's CRC covers; `record` holds at least the header and that part of the payload.
-fn checksum(record: &[u8], kind: Kind, salt: u32) -> u32 {
-    let covered = match kind {
-        Kind::Append => RECORD_HEADER_BYTES + UNPROTECTED_BATCH_BYTES,
-        _ => record.len(),
-    };
+fn begin_payload(out: &mut BytesMut) {
+    out.put_bytes(0, PAYLOAD_CRC_BYTES);
+    out.put_u8(PAYLOAD_VERSION);
+}
+
+fn checksum(parts: &[&[u8]], salt: u32) -> u32 {
     let mut crc = crc32fast::Hasher::new_with_initial(salt);
-    crc.update(&record[LENGTH..CRC]);
-    crc.update(&record[FILE_NUMBER..covered]);
+    parts.iter().for_each(|part| crc.update(part));
     crc.finalize()
+}
+
+/// What a record's `crc` must be; `record` holds at least its first [`RECORD_HEAD_BYTES`] bytes, or all.
+fn head_checksum(record: &[u8], salt: u32) -> u32 {
+    checksum(&[&record[LENGTH..CRC], &record[FILE_NUMBER..record.len().min(RECORD_HEAD_BYTES)]], salt)
 }
 
 /// A record's header, read but not yet proven.
@@ -304,20 +319,25 @@ impl RecordHeader {
     }
 }
 
-/// Proves a record by its checksums. `record` is exactly as long as its header says.
-pub(crate) fn prove(header: &RecordHeader, record: &[u8], salt: u32) -> bool {
+/// Proves a record's header, its length included. `head` is the record's first [`RECORD_HEAD_BYTES`] bytes, or all of it.
+pub(crate) fn prove_head(header: &RecordHeader, head: &[u8], salt: u32) -> bool {
+    head_checksum(head, salt) == header.crc
+}
+
+/// Proves the rest of a record whose head is proven. `record` is exactly as long as its header says.
+pub(crate) fn prove_rest(header: &RecordHeader, record: &[u8], salt: u32) -> bool {
     debug_assert_eq!(header.length as usize, record.len(), "the caller cuts the record by its header");
+    let payload = &record[RECORD_HEADER_BYTES..];
     if header.is(Kind::Append) {
-        record.len() >= RECORD_HEADER_BYTES + HEADER_BYTES
-            && checksum(record, Kind::Append, salt) == header.crc
-            && millpond_record::BatchView::parse(&record[RECORD_HEADER_BYTES..]).is_ok()
-            && millpond_record::verify_crc(&record[RECORD_HEADER_BYTES..])
-    } else {
-        checksum(record, Kind::Delete, salt) == header.crc
+        return millpond_record::BatchView::parse(payload).is_ok() && millpond_record::verify_crc(payload);
+    }
+    match payload.split_first_chunk::<PAYLOAD_CRC_BYTES>() {
+        Some((crc, rest)) => checksum(&[rest], salt) == u32::from_le_bytes(*crc),
+        None => payload.is_empty(),
     }
 }
 
-/// Decodes a record that [`prove`] accepted.
+/// Decodes a record that was proven.
 pub(crate) fn decode(header: &RecordHeader, record: &[u8]) -> Result<JournalEntry, Unreadable> {
     let kind = Kind::from_byte(header.kind).ok_or(Unreadable)?;
     let payload = record.get(RECORD_HEADER_BYTES..).ok_or(Unreadable)?;
@@ -328,7 +348,7 @@ fn decode_kind(kind: Kind, header: &RecordHeader, payload: &[u8]) -> Result<Jour
     let group = header.group;
     let mut fields = FieldReader::new(payload);
     let versioned = matches!(kind, Kind::Purge | Kind::LogStart | Kind::Create | Kind::Options);
-    if versioned && fields.u8()? != PAYLOAD_VERSION {
+    if versioned && (fields.u32().is_err() || fields.u8()? != PAYLOAD_VERSION) {
         return Err(FieldError::Value);
     }
     let entry = match kind {

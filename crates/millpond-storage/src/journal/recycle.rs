@@ -6,7 +6,7 @@ use std::io::{self, IoSlice};
 use std::path::Path;
 use std::sync::Arc;
 
-use millpond_runtime::{Disk, File, OpenMode, Round, Rounds, Runtime};
+use millpond_runtime::{Disk, File, OpenMode, PlantedFault, Round, Rounds, Runtime, planted};
 
 use super::file::path_of;
 use super::group_commit::{Journal, JournalStart, ReadyFile, io_error};
@@ -37,7 +37,7 @@ pub(super) struct Maker {
     pub(super) lent: u32,
     busy: bool,
     /// A new file could not be filled (disk full): no other is tried until one was recycled.
-    disk_full: bool,
+    pub(super) disk_full: bool,
 }
 
 impl Maker {
@@ -88,7 +88,7 @@ pub(super) fn first_file(
 }
 
 fn salt(runtime: &Runtime) -> u32 {
-    runtime.random_u64() as u32
+    if planted(PlantedFault::StaleJournalRecord) { 0 } else { runtime.random_u64() as u32 }
 }
 
 /// Where the driver `journal-files` gets its rounds.

@@ -86,6 +86,11 @@ impl ColdPlan {
         }
     }
 
+    /// Whether it is a closed segment, written whole.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.open.is_none()
+    }
+
     /// The first Raft index of the segment.
     pub(crate) fn first_index(&self) -> RaftIndex {
         self.segment.name.first_index

@@ -93,9 +93,14 @@ impl LogContext {
         let before = self.unsynced_bytes.fetch_add(bytes, Ordering::Relaxed);
         if before + bytes >= self.options.relaxed_sync_bytes {
             self.unsynced_bytes.store(0, Ordering::Relaxed);
-            if let Some(wanted) = self.checkpoint_wanted.get() {
-                wanted();
-            }
+            self.want_checkpoint();
+        }
+    }
+
+    /// Asks for a checkpoint.
+    pub(crate) fn want_checkpoint(&self) {
+        if let Some(wanted) = self.checkpoint_wanted.get() {
+            wanted();
         }
     }
 

@@ -21,7 +21,7 @@ mod types;
 mod void;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -88,10 +88,13 @@ impl Log {
         self.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn check_readable(&self) -> Result<(), StorageError> {
+        let retired = self.retired.load(Ordering::Acquire);
+        if retired { Err(StorageError::LogClosed(self.identity.group)) } else { Ok(()) }
+    }
+
     fn check_open(&self, state: &LogState) -> Result<(), StorageError> {
-        if self.retired.load(Ordering::Acquire) {
-            return Err(StorageError::LogClosed(self.identity.group));
-        }
+        self.check_readable()?;
         if self.context.closing() {
             return Err(StorageError::Closed(self.context.root.clone()));
         }

@@ -146,7 +146,8 @@ impl Log {
                 let behind = state.segments.partition_point(|segment| segment.name.first_index <= *index);
                 for segment in &state.segments[behind.saturating_sub(2)..behind] {
                     if files.present.contains(&segment.name) {
-                        files.unsynced.insert(segment.name, segment.clone());
+                        let handles = segment.existing_files().map_err(|error| self.segment_error(error))?;
+                        files.written(segment, handles);
                     }
                 }
             }
@@ -160,8 +161,14 @@ impl Log {
             self.journal_found(recovery.journaled_end, recovery.found_end)?;
         }
         self.finish(&row)?;
-        let mut state = self.state();
-        state.unjournaled = last.filter(|_| recovery.tolerates_gaps);
+        let waits = {
+            let mut state = self.state();
+            state.unjournaled = last.filter(|_| recovery.tolerates_gaps);
+            state.unjournaled.is_some() && state.options.flush == FlushMode::Durable
+        };
+        if waits {
+            self.context.want_checkpoint();
+        }
         Ok(())
     }
 
@@ -438,7 +445,7 @@ impl Log {
         if end < length {
             handles.log.set_len(end).map_err(|error| segment.io("cut", SegmentFile::Log, error))?;
         }
-        files.unsynced.insert(segment.name, segment);
+        files.written(&segment, handles);
         Ok(())
     }
 
@@ -537,6 +544,9 @@ impl Log {
         state.high_watermark = state.high_watermark.max(state.log_start).min(state.log_end);
         state.log_start = state.log_start.min(state.high_watermark);
         state.recovery = None;
+        for segment in &state.segments {
+            segment.release();
+        }
         state.frontiers().assert_ordered();
         Ok(())
     }

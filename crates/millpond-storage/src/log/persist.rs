@@ -17,7 +17,7 @@ use super::cold::ColdPlan;
 use super::state::{Cut, LogState};
 use crate::StorageError;
 use crate::index::{INDEX_HEADER_BYTES, IndexEntry, IndexHeader, Trailer, entry_position};
-use crate::segment::{Segment, SegmentError, SegmentFile, SegmentName};
+use crate::segment::{Segment, SegmentError, SegmentFile, SegmentFiles, SegmentName};
 use crate::types::{Done, FlushMode, GroupRow, SegmentPosition};
 
 /// The most that one step writes.
@@ -41,8 +41,9 @@ const OPEN_SEGMENTS: usize = 8;
 pub(crate) struct FileState {
     /// Segments that have files.
     pub(crate) present: BTreeSet<SegmentName>,
-    /// Segments written since the last sync.
-    pub(crate) unsynced: BTreeMap<SegmentName, Arc<Segment>>,
+    /// Segments written since the last sync, by the very handles that wrote: a handle opened later need not hear of an
+    /// error between.
+    unsynced: BTreeMap<SegmentName, (Arc<Segment>, SegmentFiles)>,
     /// A file was made or removed since the folder was last synced.
     pub(crate) folder_changed: bool,
     /// Producer snapshots, oldest first.
@@ -54,6 +55,11 @@ pub(crate) struct FileState {
 impl FileState {
     pub(crate) fn new(present: BTreeSet<SegmentName>, snapshots: Vec<SegmentName>) -> FileState {
         FileState { present, snapshots, ..FileState::default() }
+    }
+
+    /// The segment must be synced.
+    pub(crate) fn written(&mut self, segment: &Arc<Segment>, files: SegmentFiles) {
+        self.unsynced.entry(segment.name).or_insert((segment.clone(), files));
     }
 }
 
@@ -228,15 +234,24 @@ impl Log {
             segment.release();
             return Ok(());
         }
+        let path = segment.path(SegmentFile::Index);
+        let kept = entry_position(cut.entries);
         let handles = segment.files()?;
-        for (kind, file, length) in [
-            (SegmentFile::Log, &handles.log, u64::from(cut.position)),
-            (SegmentFile::Index, &handles.index, entry_position(cut.entries)),
-        ] {
-            let shorter = file.len().and_then(|now| if now > length { file.set_len(length) } else { Ok(()) });
-            shorter.map_err(|error| segment.io("cut", kind, error))?;
+        let index_error = |error| segment.io("cut", SegmentFile::Index, error);
+        if handles.index.len().map_err(index_error)? > kept {
+            // Replaced, not made shorter: a reader may have it mapped.
+            let mut bytes = vec![0; kept as usize];
+            handles.index.read_exact_at(&mut bytes, 0).map_err(index_error)?;
+            write_atomically(self.context.disk.as_ref(), &path, &bytes).map_err(index_error)?;
+            segment.release();
+            files.unsynced.remove(&segment.name);
         }
-        files.unsynced.insert(segment.name, segment);
+        let handles = segment.files()?;
+        let log_error = |error| segment.io("cut", SegmentFile::Log, error);
+        if handles.log.len().map_err(log_error)? > u64::from(cut.position) {
+            handles.log.set_len(cut.position.into()).map_err(log_error)?;
+        }
+        files.written(&segment, handles);
         Ok(())
     }
 
@@ -246,7 +261,7 @@ impl Log {
         if files.present.insert(segment.name) {
             files.folder_changed = true;
         }
-        files.unsynced.insert(segment.name, segment.clone());
+        files.written(segment, handles.clone());
         // A crash may have left files of this name that hold something else.
         if write.entries_before == 0 {
             handles.index.set_len(0).map_err(|error| segment.io("cut", SegmentFile::Index, error))?;
@@ -328,7 +343,7 @@ impl Log {
             self.write_up_to(&mut files, &row, truncations)?;
             self.sync(&mut files)?;
             if let Some((name, bytes)) = snapshot {
-                self.write_snapshot(&mut files, name, &bytes)?;
+                self.write_snapshot(&mut files, name, &bytes);
             }
             let mut state = self.state();
             if state.truncations != truncations {
@@ -383,22 +398,12 @@ impl Log {
             state.failed.get_or_insert_with(|| error.clone());
             error
         };
-        while let Some((name, segment)) = files.unsynced.pop_first() {
-            let handles = match segment.existing_files() {
-                Ok(handles) => handles,
-                // No file descriptor, say: nothing is wrong with the copy, and the sync is still to be done.
-                Err(error) => {
-                    files.unsynced.insert(name, segment);
-                    return Err(self.segment_error(error));
-                }
-            };
+        for (segment, handles) in std::mem::take(&mut files.unsynced).into_values() {
             for (kind, file) in [(SegmentFile::Log, &handles.log), (SegmentFile::Index, &handles.index)] {
                 file.sync_data().map_err(|error| failed(segment.io("sync", kind, error)))?;
             }
-            let active = self.state().segments.last().is_some_and(|active| active.name == segment.name);
-            if !active {
-                segment.release();
-            }
+            // Opened again when it is written or read: a log that rests holds no file open.
+            segment.release();
         }
         if std::mem::take(&mut files.folder_changed) {
             let path = self.folder.to_path_buf();
@@ -422,22 +427,25 @@ impl Log {
         Some((name, state.producers.snapshot(covers, state.high_watermark)))
     }
 
-    fn write_snapshot(&self, files: &mut FileState, name: SegmentName, bytes: &[u8]) -> Result<(), StorageError> {
+    /// Writes a snapshot. Without it a start reads more, so that its failure is nobody's concern: it stays due.
+    fn write_snapshot(&self, files: &mut FileState, name: SegmentName, bytes: &[u8]) {
         let path = self.folder.join(name.file(SegmentFile::Snapshot));
         if files.snapshots.last() != Some(&name) {
-            let write = write_atomically(self.context.disk.as_ref(), &path, bytes);
-            write.map_err(|error| StorageError::io("write", &path, error))?;
+            if write_atomically(self.context.disk.as_ref(), &path, bytes).is_err() {
+                return;
+            }
             files.snapshots.push(name);
         }
         while files.snapshots.len() > KEPT_SNAPSHOTS {
             let path = self.folder.join(files.snapshots[0].file(SegmentFile::Snapshot));
-            self.context.disk.remove_file(&path).map_err(|error| StorageError::io("remove", &path, error))?;
+            if self.context.disk.remove_file(&path).is_err() {
+                return;
+            }
             files.snapshots.remove(0);
         }
         let mut state = self.state();
         state.bytes_since_snapshot = 0;
         state.snapshot_due = false;
-        Ok(())
     }
 
     /// Ends the log before its folder goes: when it returns no file operation of it starts any more, and appends are
@@ -478,6 +486,9 @@ impl Log {
 
     /// A closed segment was opened for a read: the one that was longest unused is closed if there are too many.
     pub(super) fn opened(&self, plan: &ColdPlan) {
+        if !plan.is_closed() {
+            return;
+        }
         let mut recent = self.recent.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         recent.retain(|segment| !Arc::ptr_eq(segment, &plan.segment));
         recent.push_back(plan.segment.clone());

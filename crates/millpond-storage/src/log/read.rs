@@ -63,6 +63,7 @@ pub struct ColdRead {
     to: Offset,
     max_bytes: usize,
     whole_first: bool,
+    truncations: u64,
 }
 
 /// A read of entries that needs the disk.
@@ -107,11 +108,12 @@ impl Log {
         if state.tail.front().is_some_and(|front| front.base_offset <= from) {
             return Ok(Read::Ready(read_tail(&state, from, to, max_bytes, whole_first)));
         }
-        self.check_open(&state)?;
+        self.check_readable()?;
         let at = state.segments.partition_point(|segment| segment.name.base_offset <= from).saturating_sub(1);
         let plan = ColdPlan::of(&state, at).ok_or_else(|| self.corrupt(format!("offset {from} is in no segment")))?;
         let log = self.arc()?;
-        Ok(Read::Cold(ColdRead { log, plan, from, to, max_bytes, whole_first }))
+        let truncations = state.truncations;
+        Ok(Read::Cold(ColdRead { log, plan, from, to, max_bytes, whole_first, truncations }))
     }
 
     /// Reads entries by Raft index, `from` up to `to` (exclusive), about `max_bytes` of them but at least one. Entries that
@@ -140,7 +142,7 @@ impl Log {
             }
             return Ok(Entries::Ready(entries));
         }
-        self.check_open(&state)?;
+        self.check_readable()?;
         let at = state.segments.partition_point(|segment| segment.name.first_index <= from).saturating_sub(1);
         let plan = ColdPlan::of(&state, at).ok_or_else(|| self.corrupt(format!("entry {from} is in no segment")))?;
         let log = self.arc()?;
@@ -189,7 +191,27 @@ impl ColdRead {
     /// [`StorageError::Corrupt`] names the segment and the position where the disk returned something else than what was
     /// written; [`StorageError::Io`], [`StorageError::LogClosed`].
     pub fn run(self) -> Result<Vec<Bytes>, StorageError> {
-        self.chunks().map_err(|error| self.log.segment_error(error))
+        let mut cold = self;
+        for _ in 0..TRUNCATED_READS {
+            match cold.chunks() {
+                Ok(chunks) => return Ok(chunks),
+                // The block may reach beyond what is committed, into what was truncated; then it is not damage.
+                Err(error) => {
+                    if cold.log.state().truncations == cold.truncations {
+                        return Err(cold.log.segment_error(error));
+                    }
+                }
+            }
+            let log = cold.log.clone();
+            cold = match log.read(cold.from, cold.to, cold.max_bytes, cold.whole_first) {
+                Ok(Read::Cold(again)) => again,
+                Ok(Read::Ready(chunks)) => return Ok(chunks),
+                Err(ReadError::Storage(error)) => return Err(error),
+                // What was asked for was truncated, or is below a log start that moved.
+                Err(ReadError::OutOfRange { .. }) => return Ok(Vec::new()),
+            };
+        }
+        Err(cold.log.corrupt("batches were truncated under every attempt to read them"))
     }
 
     fn chunks(&self) -> Result<Vec<Bytes>, SegmentError> {

@@ -468,6 +468,10 @@ impl LogState {
     /// The appends that may be reported now.
     pub(crate) fn take_acks(&mut self) -> Vec<Done> {
         let mut ready = Vec::new();
+        if self.options.flush == FlushMode::Durable && self.unjournaled.is_some() {
+            // What comes before is only in the page cache: a sync of the segments is awaited.
+            return ready;
+        }
         while let Some(ack) = self.relaxed_acks.front() {
             if ack.journal.is_some() || ack.until > self.next_unwritten {
                 break;

@@ -38,6 +38,7 @@ impl Log {
             if !reaches {
                 continue;
             }
+            self.opened(plan);
             let found = first_in_segment(plan, time, log_start, to, &mut liars);
             if let Some(found) = found.map_err(|error| self.segment_error(error))? {
                 return Ok(Some(found));
@@ -57,7 +58,7 @@ impl Log {
     pub fn max_timestamp(&self, to: Offset) -> Result<Option<Found>, StorageError> {
         let (plans, newest, log_start) = {
             let state = self.state();
-            self.check_open(&state)?;
+            self.check_readable()?;
             let plans: Vec<ColdPlan> = (0..state.segments.len()).filter_map(|at| ColdPlan::of(&state, at)).collect();
             let data = state.tail.iter().filter(|cached| !cached.raft_only && cached.next_offset <= to);
             let newest = data
@@ -78,6 +79,7 @@ impl Log {
             return Ok(first_record(&batch.to_bytes(), &header, log_start, |time| time >= header.max_timestamp));
         }
         let Some(plan) = holder else { return Ok(None) };
+        self.opened(plan);
         let found = first_in_segment(plan, highest, log_start, to, &mut 0);
         found.map_err(|error| self.segment_error(error))
     }
@@ -89,7 +91,7 @@ impl Log {
         to: Offset,
     ) -> Result<(Vec<ColdPlan>, Vec<StampedBatch>, Offset), StorageError> {
         let state = self.state();
-        self.check_open(&state)?;
+        self.check_readable()?;
         let plans = (0..state.segments.len()).filter_map(|at| ColdPlan::of(&state, at)).collect();
         let data = state.tail.iter().filter(|cached| !cached.raft_only && cached.next_offset <= to);
         let tail = data

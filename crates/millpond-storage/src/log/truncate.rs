@@ -43,6 +43,7 @@ impl Log {
         let record = JournalEntry::Truncate { group: self.identity.group, after };
         self.context.journal.submit(vec![record], Some(durable))?;
         let (cost, dirty) = state.truncate(after, place, false);
+        drop(state);
         self.context.cache.removed(cost, dirty);
         Ok(())
     }
@@ -169,6 +170,11 @@ impl Log {
         self.context.journal.submit(vec![record], None)?;
         state.barrier |= state.options.flush == FlushMode::Durable && options.flush == FlushMode::Relaxed;
         state.options = options;
+        let waits = options.flush == FlushMode::Durable && state.unjournaled.is_some();
+        drop(state);
+        if waits {
+            self.context.want_checkpoint();
+        }
         Ok(())
     }
 }

@@ -90,6 +90,8 @@ impl Group {
         assert!(fits, "{context}: found {} entries, expected {}", content.len(), self.content().len());
         let voted = self.votes.iter().rfind(|(_, told)| told.is_durable()).map_or(0, |(term, _)| *term);
         assert!(term >= voted, "{context}: the vote of term {voted} is forgotten for {term}");
+        // A vote that was not reported may be gone; nothing was appended in its term.
+        self.votes = vec![(term, Told::durable())];
         self.created = Told::durable();
         self.deleted = None;
         self.found = content;

@@ -35,7 +35,11 @@ fn topic_names_are_kafkas() {
 
 proptest! {
     #[test]
-    fn a_folder_that_is_set_aside_is_never_taken_for_another(topic in "[a-z0-9._-]{1,30}", index in 0..9_u32, n in any::<u64>()) {
+    fn a_folder_that_is_set_aside_is_never_taken_for_another(
+        topic in "[a-z0-9._-]{1,30}",
+        index in 0..9_u32,
+        n in any::<u64>(),
+    ) {
         let name = format!("{topic}-{index}");
         prop_assert_eq!(FolderName::parse(&name), FolderName::Partition);
         prop_assert_eq!(FolderName::parse(&stray_name(&name, n)), FolderName::Stray);

@@ -157,6 +157,39 @@ fn a_batch_that_fits_into_no_file_is_refused_with_the_limit() {
 }
 
 #[test]
+fn a_large_batch_behind_a_small_record_gets_a_new_file() {
+    for close in [false, true] {
+        block_on(1, async {
+            let runtime = World::new(1).runtime_for(NODE);
+            let (journal, _) = start(&runtime, &options(1 << 20, 3), BEGINNING);
+            write(&journal, append(1, 0, 10)).await.unwrap();
+            let large = append(1, 1, journal.max_batch_bytes() as usize - 62);
+            if close {
+                journal.submit(large, None).unwrap();
+                journal.close(|| Ok(())).unwrap();
+            } else {
+                write(&journal, large).await.unwrap();
+            }
+            assert_eq!(read(&*runtime.disk(), BEGINNING).unwrap().0.len(), 2);
+        });
+    }
+}
+
+#[test]
+fn closing_a_journal_on_a_full_disk_ends_with_an_error() {
+    block_on(1, async {
+        let world = World::new(1);
+        let runtime = world.runtime_for(NODE);
+        let (journal, fatal) = start(&runtime, &options(1 << 20, 3), BEGINNING);
+        write(&journal, append(1, 0, 10)).await.unwrap();
+        world.set_disk_faults(NODE, DiskFaults { capacity_bytes: 0, ..DiskFaults::default() });
+        journal.submit(append(1, 1, journal.max_batch_bytes() as usize - 62), None).unwrap();
+        assert!(journal.close(|| Ok(())).is_err());
+        assert_eq!(fatal.count(), 1);
+    });
+}
+
+#[test]
 fn files_are_recycled_under_load_and_their_number_is_bounded() {
     for seed in 0..20 {
         block_on(seed, async {
@@ -181,7 +214,7 @@ fn files_are_recycled_under_load_and_their_number_is_bounded() {
             // What is not covered reads back without a gap, up to the very last.
             let first = numbers.iter().position(|number| *number >= from).expect("the file written to is there");
             let bytes = disk.read(&crate::journal::file::path_of(&folder, numbers[first]), 1 << 20).unwrap();
-            let header = crate::journal::file::FileHeader::find(&bytes);
+            let header = crate::journal::file::FileHeader::find(&bytes, numbers[first]);
             let crate::journal::file::HeaderFound::Header(header) = header else { panic!("no header") };
             let from = ReplayFrom { file_number: from, sequence: header.first_sequence };
             let (entries, scanned) = read(&*disk, from).unwrap();

@@ -178,7 +178,7 @@ fn a_file_that_does_not_continue_the_one_before_refuses_the_start() {
 fn a_start_that_found_unneeded_records_missing_may_go_on_at_the_first_needed_one() {
     on_a_disk(|disk| {
         let entries: Vec<_> = (0..3).map(|index| append(1, index, 300)).collect();
-        // A checkpoint covered all up to 50 while records 12 to 49 were still on their way; they were lost in the crash.
+        // A checkpoint covered all up to 50 while records 12 to 49 were still on their way; the crash took them.
         put(disk, 1, &file(1, 5, 10, &entries[..2]));
         put(disk, 2, &file(2, 6, 50, &entries));
         assert_eq!(sequences(disk, ReplayFrom { file_number: 1, sequence: 50 }), [50, 51, 52]);
@@ -203,6 +203,18 @@ fn bytes_of_a_client_that_look_like_a_record_do_not_refuse_the_start() {
         bytes[torn..].fill(0xee);
         put(disk, 1, &bytes);
         assert_eq!(sequences(disk, BEGINNING), [1]);
+    });
+}
+
+#[test]
+fn a_damaged_header_is_read_from_its_second_copy() {
+    on_a_disk(|disk| {
+        for at in 0..36 {
+            let mut bytes = file(1, 5, 1, &[append(1, 0, 10)]);
+            bytes[at] ^= 0x10;
+            put(disk, 1, &bytes);
+            assert_eq!(sequences(disk, BEGINNING), [1], "byte {at}");
+        }
     });
 }
 

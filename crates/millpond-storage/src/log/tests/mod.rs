@@ -24,12 +24,12 @@ use crate::journal::JournalEntry;
 use crate::types::{Done, FlushMode, GroupRow, GroupSpec, LogOptions, Vote};
 use crate::{StorageError, StorageOptions};
 
-pub(super) const NODE: NodeId = NodeId(1);
-pub(super) const GROUP: GroupId = GroupId(7);
+pub(crate) const NODE: NodeId = NodeId(1);
+pub(crate) const GROUP: GroupId = GroupId(7);
 
 /// A journal in memory: entries become durable when the test says so.
 #[derive(Default)]
-pub(super) struct TestJournal {
+pub(crate) struct TestJournal {
     state: Mutex<JournalState>,
 }
 
@@ -60,7 +60,7 @@ impl JournalSink for TestJournal {
 
 impl TestJournal {
     /// Makes the first `entries` durable and calls who waits for them.
-    pub(super) fn sync_to(&self, entries: usize) {
+    pub(crate) fn sync_to(&self, entries: usize) {
         let ready: Vec<Done> = {
             let mut state = self.state.lock().unwrap();
             state.synced = state.synced.max(entries.min(state.entries.len()));
@@ -75,7 +75,7 @@ impl TestJournal {
         }
     }
 
-    pub(super) fn sync(&self) {
+    pub(crate) fn sync(&self) {
         self.sync_to(usize::MAX);
     }
 
@@ -91,28 +91,28 @@ impl TestJournal {
         self.state.lock().unwrap().entries[sequence as usize..].to_vec()
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.state.lock().unwrap().entries.len()
     }
 }
 
 /// A node with one log.
-pub(super) struct Bench {
-    pub(super) world: World,
-    pub(super) options: StorageOptions,
-    pub(super) journal: Arc<TestJournal>,
-    pub(super) context: Arc<LogContext>,
-    pub(super) log: Arc<Log>,
+pub(crate) struct Bench {
+    pub(crate) world: World,
+    pub(crate) options: StorageOptions,
+    pub(crate) journal: Arc<TestJournal>,
+    pub(crate) context: Arc<LogContext>,
+    pub(crate) log: Arc<Log>,
     /// The row that `groups.table` has.
-    pub(super) table: GroupRow,
+    pub(crate) table: GroupRow,
 }
 
-pub(super) fn small_options() -> StorageOptions {
+pub(crate) fn small_options() -> StorageOptions {
     StorageOptions { tail_cache_bytes: 1 << 20, index_interval_bytes: 256, ..StorageOptions::default() }
 }
 
 /// Runs a test on a simulated node with an empty log.
-pub(super) fn with_log<F: Future<Output = ()>>(
+pub(crate) fn with_log<F: Future<Output = ()>>(
     seed: u64,
     options: StorageOptions,
     log_options: LogOptions,
@@ -144,7 +144,7 @@ impl Bench {
     }
 
     /// Writes a checkpoint.
-    pub(super) fn checkpoint(&mut self) {
+    pub(crate) fn checkpoint(&mut self) {
         self.journal.sync();
         self.table = self.log.sync_segments().unwrap();
     }
@@ -156,7 +156,7 @@ impl Bench {
     }
 
     /// Stops cleanly and starts again.
-    pub(super) fn reopen(&mut self) {
+    pub(crate) fn reopen(&mut self) {
         self.context.stop();
         self.checkpoint();
         let journal = self.journal.crash(0);
@@ -166,7 +166,7 @@ impl Bench {
     }
 
     /// Crashes; the journal keeps up to `more` entries that were not synced.
-    pub(super) fn crash(&mut self, kind: Crash, more: usize) {
+    pub(crate) fn crash(&mut self, kind: Crash, more: usize) {
         let journal = self.journal.crash(more);
         self.world.crash(NODE, kind);
         self.world.restart(NODE);
@@ -174,7 +174,7 @@ impl Bench {
     }
 
     /// Recovers the log after a crash.
-    pub(super) fn recover(&mut self) -> Result<(), StorageError> {
+    pub(crate) fn recover(&mut self) -> Result<(), StorageError> {
         let log = Log::recover(&self.context, &self.table)?;
         for entry in self.journal.from(self.table.journal_sequence) {
             log.replay(entry)?;
@@ -184,38 +184,38 @@ impl Bench {
         Ok(())
     }
 
-    pub(super) fn folder(&self) -> PathBuf {
+    pub(crate) fn folder(&self) -> PathBuf {
         root().join("t-0")
     }
 
     /// The files of the folder with this extension, oldest first.
-    pub(super) fn files(&self, extension: &str) -> Vec<PathBuf> {
+    pub(crate) fn files(&self, extension: &str) -> Vec<PathBuf> {
         let entries = self.world.runtime_for(NODE).disk().read_dir(&self.folder()).unwrap();
         let paths = entries.iter().map(|entry| self.folder().join(&entry.name));
         paths.filter(|path| path.extension().is_some_and(|found| found == extension)).collect()
     }
 
     /// The next entry, of the last term or of `term`.
-    pub(super) fn entry(&self, term: u64, body: Body) -> AppendEntry {
+    pub(crate) fn entry(&self, term: u64, body: Body) -> AppendEntry {
         AppendEntry { index: self.log.next_index(), term: Term(term), body }
     }
 
     /// Appends one entry; `done` is not looked at.
-    pub(super) fn append(&self, term: u64, body: Body) -> Outcome {
+    pub(crate) fn append(&self, term: u64, body: Body) -> Outcome {
         self.log.append(vec![self.entry(term, body)], Box::new(|_| {})).unwrap()[0]
     }
 
     /// Appends a batch of `records` records of `bytes` each at `time`.
-    pub(super) fn put(&self, term: u64, records: usize, bytes: usize, time: i64) -> Outcome {
+    pub(crate) fn put(&self, term: u64, records: usize, bytes: usize, time: i64) -> Outcome {
         self.append(term, Body::Proposed(proposal(plain(records, bytes, time))))
     }
 
-    pub(super) fn commit_all(&self) {
+    pub(crate) fn commit_all(&self) {
         self.log.commit(RaftIndex(u64::MAX));
     }
 
     /// Every entry of the log.
-    pub(super) fn entries(&self) -> Vec<StoredEntry> {
+    pub(crate) fn entries(&self) -> Vec<StoredEntry> {
         let first = self.log.purged().map_or(0, |purged| purged.index.0 + 1);
         entries_from(&self.log, RaftIndex(first))
     }
@@ -225,16 +225,16 @@ fn root() -> PathBuf {
     PathBuf::from("/data")
 }
 
-pub(super) fn durable(segment_bytes: u32) -> LogOptions {
+pub(crate) fn durable(segment_bytes: u32) -> LogOptions {
     LogOptions { flush: FlushMode::Durable, segment_bytes }
 }
 
-pub(super) fn relaxed(segment_bytes: u32) -> LogOptions {
+pub(crate) fn relaxed(segment_bytes: u32) -> LogOptions {
     LogOptions { flush: FlushMode::Relaxed, segment_bytes }
 }
 
 /// A batch without producer.
-pub(super) fn plain(records: usize, bytes: usize, time: i64) -> Bytes {
+pub(crate) fn plain(records: usize, bytes: usize, time: i64) -> Bytes {
     let mut builder = BatchBuilder::new();
     for record in 0..records {
         builder.append(Timestamp(time + record as i64), None, Some(&vec![b'a' + (record % 26) as u8; bytes]));
@@ -243,7 +243,7 @@ pub(super) fn plain(records: usize, bytes: usize, time: i64) -> Bytes {
 }
 
 /// A batch of an idempotent producer.
-pub(super) fn idempotent(id: i64, epoch: i16, sequence: i32, records: usize) -> Bytes {
+pub(crate) fn idempotent(id: i64, epoch: i16, sequence: i32, records: usize) -> Bytes {
     let mut builder = BatchBuilder::new().producer(ProducerId(id), ProducerEpoch(epoch), sequence);
     for record in 0..records {
         builder.append(Timestamp(record as i64), None, Some(b"v"));
@@ -251,17 +251,17 @@ pub(super) fn idempotent(id: i64, epoch: i16, sequence: i32, records: usize) -> 
     builder.build()
 }
 
-pub(super) fn proposal(batch: Bytes) -> Proposal {
+pub(crate) fn proposal(batch: Bytes) -> Proposal {
     let header = BatchHeader::read(&batch).unwrap();
     Proposal { frame_bytes: batch.len(), header, append_time: header.max_timestamp, batch }
 }
 
-pub(super) fn blank(payload: &'static [u8]) -> Body {
+pub(crate) fn blank(payload: &'static [u8]) -> Body {
     Body::RaftOnly { kind: RaftOnlyKind::Blank, payload: Bytes::from_static(payload), time: Timestamp(1) }
 }
 
 /// A `done` that counts its calls, and the count.
-pub(super) fn counted() -> (Done, Arc<AtomicUsize>) {
+pub(crate) fn counted() -> (Done, Arc<AtomicUsize>) {
     let count = Arc::new(AtomicUsize::new(0));
     let later = count.clone();
     let done: Done = Box::new(move |result| {
@@ -271,7 +271,7 @@ pub(super) fn counted() -> (Done, Arc<AtomicUsize>) {
     (done, count)
 }
 
-pub(super) fn read(log: &Log, from: i64, to: i64, max_bytes: usize, whole_first: bool) -> Result<Vec<u8>, ReadError> {
+pub(crate) fn read(log: &Log, from: i64, to: i64, max_bytes: usize, whole_first: bool) -> Result<Vec<u8>, ReadError> {
     let chunks = match log.read(Offset(from), Offset(to), max_bytes, whole_first)? {
         Read::Ready(chunks) => chunks,
         Read::Cold(cold) => cold.run()?,
@@ -279,14 +279,14 @@ pub(super) fn read(log: &Log, from: i64, to: i64, max_bytes: usize, whole_first:
     Ok(chunks.concat())
 }
 
-pub(super) fn entries_of(log: &Log, from: RaftIndex, max_bytes: usize) -> Result<Vec<StoredEntry>, StorageError> {
+pub(crate) fn entries_of(log: &Log, from: RaftIndex, max_bytes: usize) -> Result<Vec<StoredEntry>, StorageError> {
     match log.entries(from, RaftIndex(u64::MAX), max_bytes)? {
         Entries::Ready(entries) => Ok(entries),
         Entries::Cold(cold) => cold.run(),
     }
 }
 
-pub(super) fn entries_from(log: &Log, first: RaftIndex) -> Vec<StoredEntry> {
+pub(crate) fn entries_from(log: &Log, first: RaftIndex) -> Vec<StoredEntry> {
     let mut entries: Vec<StoredEntry> = Vec::new();
     loop {
         let next = entries.last().map_or(first, |(id, _)| RaftIndex(id.index.0 + 1));

@@ -1,0 +1,50 @@
+//! Faults that the simulator plants to show that it would find them.
+//!
+//! The crates above ask [`planted`] at the place of each fault. Without the feature `planted-faults`, which only the
+//! simulator's build has, the answer is a constant `false` and nothing of the fault is compiled in.
+
+/// A bug that is not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PlantedFault {
+    /// A journal round is acknowledged before it is synced.
+    AcknowledgeBeforeSync,
+    /// Recovery takes what a recycled journal file still holds behind its records for records.
+    StaleJournalRecord,
+    /// The high watermark goes up to what is appended, not to what is durable.
+    UnclampedApplied,
+    /// A term is led without its vote being saved.
+    ForgottenVote,
+}
+
+impl PlantedFault {
+    /// All of them.
+    pub const ALL: [PlantedFault; 4] = [
+        PlantedFault::AcknowledgeBeforeSync,
+        PlantedFault::StaleJournalRecord,
+        PlantedFault::UnclampedApplied,
+        PlantedFault::ForgottenVote,
+    ];
+
+    /// The name on the simulator's command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            PlantedFault::AcknowledgeBeforeSync => "acknowledge-before-sync",
+            PlantedFault::StaleJournalRecord => "stale-journal-record",
+            PlantedFault::UnclampedApplied => "unclamped-applied",
+            PlantedFault::ForgottenVote => "forgotten-vote",
+        }
+    }
+}
+
+/// Whether this fault is planted in the simulated world that the caller runs in.
+#[cfg(feature = "planted-faults")]
+pub fn planted(fault: PlantedFault) -> bool {
+    crate::Runtime::current().is_some_and(|runtime| runtime.planted(fault))
+}
+
+/// Whether this fault is planted: never, in this build.
+#[cfg(not(feature = "planted-faults"))]
+#[inline(always)]
+pub const fn planted(_fault: PlantedFault) -> bool {
+    false
+}
