@@ -61,7 +61,8 @@ pub async fn create_topic(client: &mut Client, topic: &NewTopic) -> bool {
             && let Some((id, partitions)) = found
         {
             let state = TopicState::Present { id, partitions };
-            client.note(&format!("{} is created with {partitions} partitions", topic.name));
+            let first = Partition { topic: id, index: 0 };
+            client.note(&format!("{} is created with {partitions} partitions: {first}", topic.name));
             client.shared.history().set_topic(&topic.name, state);
             return true;
         }

@@ -86,6 +86,8 @@ impl BrokerHost {
 
     async fn live(&mut self, end: End) {
         let world = self.shared.world.clone();
+        // A crash that is ordered for an operation does not outlive the life that it is ordered in.
+        world.restart(BROKER);
         if let End::AtOperation(number, kind) = end {
             world.crash_at_disk_op(BROKER, world.disk_op_count(BROKER) + number, kind);
         }
@@ -96,22 +98,19 @@ impl BrokerHost {
         };
         let runtime = self.client_runtime();
         let deadline = runtime.now() + Duration::from_millis(limit);
-        let life = match runtime.timeout_at(deadline, self.start()).await {
-            Ok(Life::Running(broker)) => match runtime.timeout_at(deadline, self.watch(&broker)).await {
-                Ok(life) => life,
-                Err(_) => Life::Running(broker),
-            },
+        let started = match runtime.timeout_at(deadline, self.start()).await {
             Ok(life) => life,
             Err(_) => Life::Ended("a start that takes long".to_owned()),
         };
-        match (life, end) {
-            (Life::Running(broker), End::Stop(_)) => self.stop(broker).await,
+        // It ends before it is dropped: a process that dies drops nothing.
+        match (started, end) {
+            (Life::Running(broker), _) => match (runtime.timeout_at(deadline, self.watch(&broker)).await, end) {
+                (Ok(why), _) => self.ended(why),
+                (Err(_), End::Stop(_)) => self.stop(broker).await,
+                (Err(_), End::AtTime(_, kind) | End::AtOperation(_, kind)) => world.crash(BROKER, kind),
+            },
+            (Life::Ended(why), _) => self.ended(Some(why)),
             (Life::Dead, _) => {}
-            (Life::Ended(why), _) => {
-                world.note(BROKER, &format!("ended: {why}"));
-                world.crash(BROKER, Crash::Kill);
-            }
-            (Life::Running(_), End::AtTime(_, kind) | End::AtOperation(_, kind)) => world.crash(BROKER, kind),
         }
         world.cancel_disk_crash(BROKER);
         if !world.is_alive(BROKER) {
@@ -119,10 +118,18 @@ impl BrokerHost {
         }
     }
 
-    /// Starts the broker on a new life of its node.
+    /// The broker ended by itself, if there is a reason; then its process does.
+    fn ended(&self, why: Option<String>) {
+        if let Some(why) = why {
+            self.shared.world.note(BROKER, &format!("ended: {why}"));
+            self.shared.world.crash(BROKER, Crash::Kill);
+        }
+    }
+
+    /// Starts the broker on its node.
     async fn start(&self) -> Life {
         let world = &self.shared.world;
-        let runtime = world.restart(BROKER);
+        let runtime = world.runtime_for(BROKER);
         let outcome: Arc<Mutex<Option<Result<Broker, String>>>> = Arc::default();
         let started = Arc::new(Notify::new());
         let (config, in_task, signal) = (self.config(), Arc::clone(&outcome), Arc::clone(&started));
@@ -150,16 +157,16 @@ impl BrokerHost {
         }
     }
 
-    /// Waits for the end of a life.
-    async fn watch(&self, broker: &Broker) -> Life {
+    /// Waits for the end of a life and gives the reason if the broker ended by itself.
+    async fn watch(&self, broker: &Broker) -> Option<String> {
         tokio::select! {
             biased;
-            () = self.shared.world.wait_until_dead(BROKER) => Life::Dead,
+            () = self.shared.world.wait_until_dead(BROKER) => None,
             why = broker.fatal() => {
                 if self.is_quiet() {
                     self.shared.history().fail(format!("the broker ends without a fault of its disk: {why}"));
                 }
-                Life::Ended(why.to_string())
+                Some(why.to_string())
             }
         }
     }
@@ -213,7 +220,7 @@ impl BrokerHost {
     pub async fn settle(&mut self) -> Option<Broker> {
         self.scenario.faults = DiskFaults::default();
         self.shared.world.set_disk_faults(BROKER, self.scenario.faults);
-        self.shared.world.cancel_disk_crash(BROKER);
+        self.shared.world.restart(BROKER);
         match self.client_runtime().timeout(START_TIME, self.start()).await {
             Ok(Life::Running(broker)) => Some(broker),
             Ok(_) => None,

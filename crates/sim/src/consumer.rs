@@ -102,14 +102,20 @@ async fn fetch(
             history.fail(format!("{}: a fetch does not answer for it", target.partition));
             continue;
         };
-        // By name, the answer may be of another topic when the name was deleted and made again meanwhile.
-        if version < 13 && history.topic(&target.topic) != topic {
+        if version < 13 && !is_still(&history, target, topic) {
             continue;
         }
         let result = check_partition(&mut history, target.partition, *offset, known, data);
         results.push((target.clone(), result));
     }
     Some(results)
+}
+
+/// Whether a topic's name has meant this topic since its state was `before`. If it was deleted and made again, what was
+/// asked for by name may be answered for the other topic.
+fn is_still(history: &History, target: &Target, before: (u64, TopicState)) -> bool {
+    let is_meant = matches!(before.1, TopicState::Present { id, .. } if id == target.partition.topic);
+    is_meant && history.topic(&target.topic) == before
 }
 
 /// Checks what was fetched from one partition and gives where to go on, and the high watermark.
@@ -191,8 +197,8 @@ async fn list_offset(client: &mut Client, target: &Target, timestamp: i64) -> Op
     let before = client.shared.history().topic(&target.topic);
     let response = client.call(version, &request).await?;
     let answer = response.topics.first()?.partitions.first()?.clone();
-    let is_same_topic = client.shared.history().topic(&target.topic) == before;
-    (answer.error_code == 0 && is_same_topic).then_some((answer.offset, answer.timestamp))
+    let is_meant = is_still(&client.shared.history(), target, before);
+    (answer.error_code == 0 && is_meant).then_some((answer.offset, answer.timestamp))
 }
 
 /// Checks the start, the end, and a look-up by time.
@@ -259,7 +265,8 @@ pub async fn consume(mut client: Client) {
     }
 }
 
-/// Reads a partition from its start to its high watermark and tells the history that this is all. False when it could not.
+/// Reads a partition from its start to its high watermark and tells the history that this is all. False when it could
+/// not.
 pub async fn read_whole(client: &mut Client, target: &Target) -> bool {
     let mut position = 0;
     for _ in 0..10_000 {

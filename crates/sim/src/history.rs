@@ -1,14 +1,14 @@
 //! What the clients were promised and what they saw, and whether the two agree.
 //!
-//! The history knows nothing of brokers: clients tell it what they send, what is acknowledged and what they read, and it
-//! finds contradictions (the numbers are those of the design's list of invariants):
+//! The history knows nothing of brokers: clients tell it what they send, what is acknowledged and what they read, and
+//! it finds contradictions (the numbers are those of the design's list of invariants):
 //!
 //! - (1) a record acknowledged with acks=all, and one that any consumer has read, is at its offset with its bytes for
 //!   ever; with acks=1 until the broker crashes;
 //! - (1) a record of an idempotent session is in the log at most once, and the session's records are in their order;
 //! - (2) one record per partition and offset for all readers, no gaps, nothing that nobody sent;
-//! - (4) high watermarks and leader epochs never go back, and a read that begins after an acks=all acknowledgement sees
-//!   the record below its high watermark;
+//! - (4) high watermarks and leader epochs never go back, no epoch has records of two lives of the broker, and a read
+//!   that begins after an acks=all acknowledgement sees the record below its high watermark;
 //! - topics that were acknowledged as created stay, those acknowledged as deleted stay away.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -70,6 +70,10 @@ struct Attempt {
     delivery: Delivery,
     sends: usize,
     offsets: Vec<i64>,
+    /// The broker's life in which it was first sent.
+    first_sent: u64,
+    /// The life that has acknowledged it first.
+    acknowledged: Option<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -80,6 +84,8 @@ struct Log {
     seen: BTreeMap<i64, Seen>,
     high_watermark: i64,
     leader_epoch: i32,
+    /// The life of the broker that wrote in each leader epoch.
+    writers: BTreeMap<i32, u64>,
     deleted: bool,
 }
 
@@ -187,8 +193,10 @@ impl History {
 
     /// A record is about to be sent (again).
     pub fn sending(&mut self, partition: Partition, id: RecordId, delivery: Delivery) {
+        let first_sent = self.life;
+        let attempt = Attempt { delivery, sends: 0, offsets: Vec::new(), first_sent, acknowledged: None };
         let attempts = &mut self.logs.entry(partition).or_default().attempts;
-        attempts.entry(id).or_insert(Attempt { delivery, sends: 0, offsets: Vec::new() }).sends += 1;
+        attempts.entry(id).or_insert(attempt).sends += 1;
     }
 
     /// Records were acknowledged at consecutive offsets.
@@ -205,6 +213,9 @@ impl History {
                 let text = format!("{partition}@{offset}: {id:?} is acknowledged where {other:?} was {how} before");
                 self.failures.push(text);
                 continue;
+            }
+            if let Some(attempt) = log.attempts.get_mut(&id) {
+                attempt.acknowledged.get_or_insert(life);
             }
             match promise {
                 Promise::Durable => {
@@ -275,6 +286,14 @@ impl History {
         let most = if attempt.delivery == Delivery::Plain { attempt.sends } else { 1 };
         if attempt.offsets.len() > most {
             return Some(format!("{id:?} is in the log at {:?}, but may be {most} times", attempt.offsets));
+        }
+        // What was first sent and acknowledged in one life was written in that life.
+        if attempt.acknowledged == Some(attempt.first_sent) {
+            let writer = *log.writers.entry(seen.epoch).or_insert(attempt.first_sent);
+            if writer != attempt.first_sent {
+                let (epoch, life) = (seen.epoch, attempt.first_sent);
+                return Some(format!("leader epoch {epoch} has records of the broker's lives {writer} and {life}"));
+            }
         }
         let (below, above) = (log.seen.range(..offset).next_back(), log.seen.range(offset..).next());
         let (below, above) = (below_epoch(below), above_epoch(above));

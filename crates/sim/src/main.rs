@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::process::ExitCode;
 
 use clap::Parser;
+use millpond_runtime::PlantedFault;
 use sim::{Options, Outcome, run};
 
 /// Runs a broker and its clients in simulated time, with crashes. The same seed gives the same run.
@@ -19,8 +20,8 @@ struct Arguments {
     #[arg(long)]
     trace: bool,
     /// Turn a planted fault on, which some seed should find.
-    #[arg(long, value_name = "NAME")]
-    plant: Option<String>,
+    #[arg(long, value_name = "NAME", value_parser = parse_fault)]
+    plant: Option<PlantedFault>,
     /// Stop at the first seed that fails.
     #[arg(long)]
     stop: bool,
@@ -32,12 +33,17 @@ fn parse_range(text: &str) -> Result<Range<u64>, String> {
     Ok(number(first)?..number(last)?)
 }
 
+fn parse_fault(text: &str) -> Result<PlantedFault, String> {
+    let named = PlantedFault::ALL.into_iter().find(|fault| fault.name() == text);
+    named.ok_or_else(|| format!("one of {}", PlantedFault::ALL.map(PlantedFault::name).join(", ")))
+}
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let seeds = arguments.seeds.clone().or(arguments.seed.map(|seed| seed..seed + 1)).unwrap_or(0..0);
     let (mut passed, mut failed) = (0u64, 0u64);
     for seed in seeds {
-        let options = Options { seed, plant: arguments.plant.clone(), trace: arguments.trace };
+        let options = Options { seed, plant: arguments.plant, trace: arguments.trace };
         let outcome = run(&options);
         // Twice, because a run that cannot be replayed is worth little.
         let again = run(&Options { trace: false, ..options });

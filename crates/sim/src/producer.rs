@@ -50,11 +50,13 @@ pub struct Volume {
     pub batch_records: u64,
     /// Filler bytes of a record at most.
     pub record_bytes: u64,
+    /// Every batch is as large as it may be, and so all are of one size.
+    pub uniform: bool,
     /// The longest pause between two requests, in milliseconds.
     pub pause_ms: u64,
 }
 
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 struct Batch {
     target: Target,
     ids: Vec<RecordId>,
@@ -232,9 +234,11 @@ impl Producer {
     }
 
     fn new_batch(&mut self, target: Target) -> Batch {
-        let count = self.client.rng.between(1, self.volume.batch_records);
+        let Volume { batch_records, record_bytes, uniform, .. } = self.volume;
         let rng = &mut self.client.rng;
-        let mut builder = BatchBuilder::new().codec(rng.pick(&[Codec::None, Codec::None, Codec::Lz4, Codec::Snappy]));
+        let count = if uniform { batch_records } else { rng.between(1, batch_records) };
+        let codec = rng.pick(&[Codec::None, Codec::None, Codec::Lz4, Codec::Snappy]);
+        let mut builder = BatchBuilder::new().codec(if uniform { Codec::None } else { codec });
         let next = self.session.next.entry(target.partition).or_default();
         if let Some((id, epoch)) = self.session.producer {
             let sequence = i32::try_from(*next).expect("a run does not send two thousand million records");
@@ -243,7 +247,7 @@ impl Producer {
         let (mut ids, mut delivery) = (Vec::new(), Vec::new());
         for _ in 0..count {
             let id = self.client.shared.history().new_record();
-            let filler = rng.below(self.volume.record_bytes + 1) as usize;
+            let filler = if uniform { record_bytes } else { rng.below(record_bytes + 1) } as usize;
             builder.append(Timestamp(self.client.runtime.wall_clock()), None, Some(&payload::value(id, filler)));
             ids.push(id);
             delivery.push(match self.session.producer {
@@ -290,6 +294,8 @@ impl Producer {
             code if code.is_retriable() || code == ErrorCode::UNKNOWN_TOPIC_ID => self.again.push_back(batch),
             code => {
                 let text = format!("{partition}: a batch of {:?} is refused: {code}", self.kind);
+                let again: Vec<_> = self.again.iter().map(|batch| &batch.delivery).collect();
+                self.client.note(&format!("{text}: {:?}, to be sent again: {:?}", batch.delivery, again));
                 self.client.shared.history().fail(text);
             }
         }
@@ -299,8 +305,8 @@ impl Producer {
         targets(&self.client.shared.history()).iter().any(|other| other.partition == target.partition)
     }
 
-    /// The connection is gone: nobody knows what became of what was in flight. Idempotent batches are sent again; others
-    /// now and then, too.
+    /// The connection is gone: nobody knows what became of what was in flight. Idempotent batches are sent again,
+    /// others now and then, too.
     fn lose_in_flight(&mut self) {
         self.client.disconnect();
         let mut lost = VecDeque::new();

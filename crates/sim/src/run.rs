@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use millpond_runtime::JoinHandle;
 use millpond_runtime::sim::{NodeId, World, block_on};
+use millpond_runtime::{JoinHandle, PlantedFault};
 
 use crate::admin::{administrate, check_metadata, create_topic};
 use crate::broker_host::{BROKER, BrokerHost, KAFKA_PORT};
@@ -16,13 +16,16 @@ use crate::scenario::Scenario;
 /// How long clients may take to finish once nothing goes wrong any more, in simulated time.
 const CALM_TIME: Duration = Duration::from_secs(300);
 
+/// How long an append may take to become durable on a disk that behaves, in simulated time.
+const FLUSH_TIME: Duration = Duration::from_secs(2);
+
 /// What to run.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
     /// Decides everything.
     pub seed: u64,
-    /// A fault to plant, see `planted.rs`.
-    pub plant: Option<String>,
+    /// A fault to plant.
+    pub plant: Option<PlantedFault>,
     /// Print every event to standard error.
     pub trace: bool,
 }
@@ -47,7 +50,7 @@ pub fn run(options: &Options) -> Outcome {
         if options.trace {
             world.trace_to(|line| eprintln!("{line}"));
         }
-        if let Some(fault) = &options.plant {
+        if let Some(fault) = options.plant {
             world.plant(fault);
         }
         let scenario = Scenario::draw(&mut world.rng("scenario"));
@@ -82,6 +85,8 @@ async fn play(shared: &Shared, scenario: &Scenario) {
         shared.history().fail(format!("clients do not finish within {} s of calm", CALM_TIME.as_secs()));
         return;
     }
+    // What was acknowledged with acks=1 gets its time to become durable, and with that visible.
+    runtime.sleep(FLUSH_TIME).await;
     reckon(shared, "reader-1").await;
     host.end(broker).await;
     if host.settle().await.is_some() {

@@ -58,9 +58,11 @@ impl Scenario {
         for _ in 0..rng.below(4) {
             kinds.push(rng.pick(&[Kind::Idempotent, Kind::All, Kind::Leader, Kind::None]));
         }
+        // Batches of one size let what a recycled journal file still holds line up with what is written over it.
+        let uniform = rng.chance(0.3);
         let producers = kinds.into_iter().map(|kind| {
             let batch_records = if record_bytes > 3_000 { 3 } else { rng.between(1, 20) };
-            (kind, Volume { batch_records, record_bytes, pause_ms: rng.pick(&[5, 30, 300]) })
+            (kind, Volume { batch_records, record_bytes, uniform, pause_ms: rng.pick(&[5, 30, 300]) })
         });
         let producers = producers.collect();
         let faults = DiskFaults {

@@ -506,14 +506,15 @@ impl SimWriteHalf {
         if slices.iter().all(|slice| slice.is_empty()) {
             return Poll::Ready(Ok(0));
         }
-        let room = pipe.capacity - pipe.held.min(pipe.capacity);
-        if room == 0 && !pipe.reader_gone {
+        // What nobody reads any more takes no room.
+        let room = if pipe.reader_gone { usize::MAX } else { pipe.capacity - pipe.held.min(pipe.capacity) };
+        if room == 0 {
             pipe.writer = Some(context.waker().clone());
             return Poll::Pending;
         }
         let mut bytes = Vec::new();
         for slice in slices {
-            let count = slice.len().min(room.max(1) - bytes.len());
+            let count = slice.len().min(room - bytes.len());
             bytes.extend_from_slice(&slice[..count]);
         }
         let count = bytes.len();
