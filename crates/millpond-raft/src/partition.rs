@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use millpond_record::{BrokerId, GroupId, LeaderEpoch, Offset, RaftIndex, RaftOnlyKind, ReplicaId, Term, Timestamp};
-use millpond_runtime::Runtime;
+use millpond_runtime::{PlantedFault, Runtime, planted};
 use millpond_storage::{DataDir, Frontiers, GroupRow, Hold, Log, Outcome, Proposal, StorageError, Vote};
 use tokio::sync::{oneshot, watch};
 
@@ -338,9 +338,11 @@ impl Inner {
         }
         let (done, durable) = oneshot::channel();
         let vote = Vote { term, replica: self.replica, committed: true };
-        // The receiver is gone only when the runtime is.
-        log.save_vote(vote, Box::new(move |result| drop(done.send(result))));
-        durable.await.map_err(|_| RaftError::Closed(group))??;
+        if !planted(PlantedFault::ForgottenVote) {
+            // The receiver is gone only when the runtime is.
+            log.save_vote(vote, Box::new(move |result| drop(done.send(result))));
+            durable.await.map_err(|_| RaftError::Closed(group))??;
+        }
         self.append_raft_only(term, RaftOnlyKind::Blank, Bytes::new(), now)
     }
 
@@ -445,7 +447,11 @@ impl Inner {
     /// One replica: flushed is committed. Flushes complete in the log's order, but an append may learn of its own after
     /// that of a later one; the log never moves its commit back.
     fn commit(&self, index: RaftIndex) {
-        let frontiers = self.open_log().commit(index);
+        let log = self.open_log();
+        let mut frontiers = log.commit(index);
+        if planted(PlantedFault::UnclampedApplied) {
+            frontiers = log.commit(RaftIndex(u64::MAX));
+        }
         self.log_start.store(frontiers.log_start.0, Ordering::Relaxed);
         self.publish(frontiers);
         self.answer_duplicates(&frontiers);
