@@ -293,7 +293,7 @@ impl Life {
                 continue;
             }
             let id = ids[self.rng.index(ids.len())];
-            if !logs.contains_key(&id) {
+            if logs.get(&id).is_none() {
                 let log = self.log(id).await?;
                 let term = self.vote(&log).await?;
                 logs.insert(id, (log, term));
