@@ -293,7 +293,8 @@ impl Life {
                 continue;
             }
             let id = ids[self.rng.index(ids.len())];
-            if logs.get(&id).is_none() {
+            let is_open = logs.contains_key(&id);
+            if !is_open {
                 let log = self.log(id).await?;
                 let term = self.vote(&log).await?;
                 logs.insert(id, (log, term));
