@@ -20,13 +20,13 @@ use crate::connection::Connection;
 use crate::controller::{self, Controller, TopicRules};
 use crate::errors::ControllerError;
 use crate::http;
-use crate::memory::ProduceMemory;
+use crate::memory::{FetchMemory, ProduceMemory};
 use crate::metadata::Metadata;
 use crate::metrics::Metrics;
 use crate::reconcile::{Applied, Reconciler};
 
 /// How long requests in flight may take to be answered once the broker stops.
-const DRAIN_TIME: Duration = Duration::from_secs(1);
+const DRAIN_TIME: Duration = Duration::from_millis(700);
 /// A pause after a failed accept: the reason (too many open files) does not go away at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
@@ -84,6 +84,7 @@ pub(crate) struct Shared {
     pub(crate) metadata: Arc<Metadata>,
     pub(crate) controller: Controller,
     pub(crate) produce_memory: ProduceMemory,
+    pub(crate) fetch_memory: FetchMemory,
     /// Turns to decompress batches.
     pub(crate) opening: Semaphore,
     pub(crate) metrics: Metrics,
@@ -100,7 +101,8 @@ impl Shared {
     pub(crate) fn render_metrics(&self) -> String {
         let snapshot = self.metadata.snapshot();
         let (stats, groups) = (self.data_dir.stats(), self.data_dir.groups());
-        self.metrics.render(&stats, self.produce_memory.in_flight_bytes(), &snapshot, &groups)
+        let memory = (self.produce_memory.in_flight_bytes(), self.fetch_memory.in_use_bytes() as u64);
+        self.metrics.render(&stats, memory, &snapshot, &groups)
     }
 }
 
@@ -170,6 +172,7 @@ impl Broker {
             cluster_id: data_dir.meta().cluster_id.as_str().into(),
             metadata,
             produce_memory: ProduceMemory::new(config.produce_memory_bytes),
+            fetch_memory: FetchMemory::new(config.fetch_memory_bytes),
             opening: Semaphore::new(OPENING_AT_ONCE),
             metrics: Metrics::new(),
             stopping,
@@ -210,7 +213,7 @@ impl Broker {
         }
     }
 
-    /// Stops accepting, answers what is in flight for up to a second, and closes the data directory.
+    /// Stops accepting, answers what is in flight for up to 0.7 seconds, and closes the data directory.
     ///
     /// # Errors
     /// [`ShutdownError`] when the last writes failed; what was acknowledged is safe, and the next start recovers.
@@ -344,7 +347,12 @@ async fn upkeep(shared: Arc<Shared>) {
         tokio::select! {
             biased;
             () = shared.stopping.cancelled() => return,
-            () = shared.runtime.sleep(UPKEEP_INTERVAL) => shared.metrics.upkeep(),
+            () = shared.runtime.sleep(UPKEEP_INTERVAL) => {
+                shared.metrics.upkeep();
+                if let Some(error) = shared.data_dir.retry_writes() {
+                    warn!("segments cannot be written, and producers wait until they can: {error}");
+                }
+            }
         }
     }
 }

@@ -36,7 +36,16 @@ pub enum ConfigError {
         /// The address listened on.
         listener: SocketAddr,
     },
+    /// The process may not open enough files.
+    #[error("only {limit} files may be open at once (ulimit -n), at least {MIN_OPEN_FILES} are needed")]
+    TooFewFiles {
+        /// What the system allows.
+        limit: u64,
+    },
 }
+
+/// The fewest open files that a broker can work with: journal, a few logs, a few clients.
+const MIN_OPEN_FILES: u64 = 256;
 
 /// A host name or IP address, and a port.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,6 +114,8 @@ pub struct BrokerConfig {
     pub request_max_bytes: u32,
     /// `queued.max.request.bytes`.
     pub produce_memory_bytes: u64,
+    /// `millpond.fetch.memory.bytes`.
+    pub fetch_memory_bytes: u64,
     /// `max.connections`.
     pub max_connections: usize,
     /// `fetch.max.bytes`.
@@ -146,6 +157,21 @@ impl BrokerConfig {
             return Err(ConfigError::NothingToAdvertise { listener: config.kafka });
         }
         Ok(config)
+    }
+}
+
+impl BrokerConfig {
+    /// Holds the connections to half of the files that the process may have open: the rest is for logs and the journal,
+    /// which must not fail because of clients.
+    ///
+    /// # Errors
+    /// [`ConfigError::TooFewFiles`] below 256.
+    pub fn fit_open_files(&mut self, limit: u64) -> Result<(), ConfigError> {
+        if limit < MIN_OPEN_FILES {
+            return Err(ConfigError::TooFewFiles { limit });
+        }
+        self.max_connections = self.max_connections.min(usize::try_from(limit / 2).unwrap_or(usize::MAX));
+        Ok(())
     }
 }
 
@@ -208,6 +234,7 @@ impl Values {
             topic_defaults,
             request_max_bytes: self.number("socket.request.max.bytes"),
             produce_memory_bytes: self.number("queued.max.request.bytes"),
+            fetch_memory_bytes: self.number("millpond.fetch.memory.bytes"),
             max_connections: self.number("max.connections"),
             fetch_max_bytes: self.number("fetch.max.bytes"),
             max_pending: self.number("millpond.connection.max.pending"),
@@ -281,6 +308,16 @@ mod tests {
         let error = resolve(&[("listeners", "0.0.0.0:9092")]).expect_err("nothing to advertise");
         assert_eq!(error, ConfigError::NothingToAdvertise { listener: "0.0.0.0:9092".parse().expect("an address") });
         resolve(&[("listeners", "[::]:9092"), ("advertised.listeners", "broker-1:9092")]).expect("it resolves");
+    }
+
+    #[test]
+    fn connections_leave_half_of_the_open_files_to_logs() {
+        let mut config = resolve(&[]).expect("it resolves");
+        config.fit_open_files(1 << 20).expect("enough");
+        assert_eq!(config.max_connections, 10_000);
+        config.fit_open_files(1024).expect("enough");
+        assert_eq!(config.max_connections, 512);
+        assert_eq!(config.fit_open_files(128), Err(ConfigError::TooFewFiles { limit: 128 }));
     }
 
     #[test]

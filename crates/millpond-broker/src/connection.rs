@@ -12,17 +12,19 @@ use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use futures::future::BoxFuture;
 use millpond_runtime::Stream;
 use tokio::io::AsyncWrite;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
 use tracing::{debug, info};
 
 use crate::broker::Shared;
 use crate::dispatch::{self, Call, CloseReason, Reply, Step};
 use crate::frame::FrameReader;
+use crate::memory::{FetchShare, Share};
 use crate::metadata::View;
 
 /// Chunks in one vectored write; more than this the system refuses (IOV_MAX is 1024) or does not reward.
@@ -30,15 +32,27 @@ const WRITE_CHUNKS: usize = 512;
 /// Handling stops while this many response bytes wait, be it for their turn or for a client that does not read.
 const MAX_UNSENT_BYTES: usize = 4 << 20;
 
+/// How long a large produce may take to arrive while it holds memory that others wait for.
+const GATHER_TIME: Duration = Duration::from_secs(60);
+
 pub(crate) struct Connection {
     shared: Arc<Shared>,
     stream: Stream,
     peer: SocketAddr,
     view: View,
     frames: FrameReader,
+    /// Memory for a large produce that is being read.
+    gathering: Gathering,
+    /// A request that waits until everything before it is answered.
+    held: Option<(Timing, Call)>,
     stage: Option<(Timing, BoxFuture<'static, Step>)>,
     pending: VecDeque<Pending>,
     out: VecDeque<Bytes>,
+    /// What responses in `out` hold of the memory for fetches, and at which count of sent bytes they give it back.
+    shares: VecDeque<(u64, FetchShare)>,
+    /// Bytes that were ever put into `out`, and taken out of it.
+    queued_bytes: u64,
+    sent_bytes: u64,
     /// Response bytes that are not sent: those in `out`, and those that wait for their turn.
     unsent_bytes: usize,
     /// Set at the end of the stream, and when the broker stops: nothing more is read.
@@ -50,6 +64,13 @@ pub(crate) struct Connection {
 struct Timing {
     api: usize,
     start: Instant,
+}
+
+/// A large produce has its share of the memory before it is read, so that what waits in line is not in memory already.
+enum Gathering {
+    Idle,
+    Waiting(BoxFuture<'static, Share>),
+    Reading { share: Share, deadline: Pin<Box<Sleep>> },
 }
 
 struct Pending {
@@ -67,9 +88,14 @@ impl Connection {
             peer,
             view,
             frames,
+            gathering: Gathering::Idle,
+            held: None,
             stage: None,
             pending: VecDeque::new(),
             out: VecDeque::new(),
+            shares: VecDeque::new(),
+            queued_bytes: 0,
+            sent_bytes: 0,
             unsent_bytes: 0,
             reading: true,
         }
@@ -114,11 +140,11 @@ impl Connection {
             if !self.reading {
                 return self.drained();
             }
+            if self.may_handle() && (self.held.is_some() || !self.frames.wants_bytes()) {
+                continue; // An answer made room for the next request.
+            }
             // While nothing may be handled this only fills the buffer up to the next whole frame, and sees the end.
-            if !self.frames.wants_bytes() {
-                if self.may_handle() {
-                    continue; // An answer made room for the next request.
-                }
+            if !self.frames.wants_bytes() || self.gather(context)?.is_pending() {
                 return Ok(());
             }
             match self.frames.poll_read(Pin::new(&mut self.stream), context) {
@@ -130,9 +156,45 @@ impl Connection {
         }
     }
 
+    /// Takes memory for a large produce before it is read, and sees that it arrives in time.
+    fn gather(&mut self, context: &mut Context<'_>) -> Result<Poll<()>, CloseReason> {
+        loop {
+            match &mut self.gathering {
+                Gathering::Idle => {
+                    let Some(bytes) = self.frames.large_produce() else { return Ok(Poll::Ready(())) };
+                    match self.shared.produce_memory.try_take(bytes) {
+                        Some(share) => self.begin_gathering(share),
+                        None => {
+                            let shared = Arc::clone(&self.shared);
+                            let waiting = async move { shared.produce_memory.take(bytes).await };
+                            self.gathering = Gathering::Waiting(Box::pin(waiting));
+                        }
+                    }
+                }
+                Gathering::Waiting(waiting) => match waiting.as_mut().poll(context) {
+                    Poll::Ready(share) => self.begin_gathering(share),
+                    Poll::Pending => return Ok(Poll::Pending),
+                },
+                Gathering::Reading { deadline, .. } => {
+                    if deadline.as_mut().poll(context).is_ready() {
+                        let limit = GATHER_TIME.as_secs();
+                        return Err(CloseReason::Refused(format!("a request did not arrive within {limit} seconds")));
+                    }
+                    return Ok(Poll::Ready(()));
+                }
+            }
+        }
+    }
+
+    fn begin_gathering(&mut self, share: Share) {
+        let deadline = Box::pin(self.shared.runtime.sleep(GATHER_TIME));
+        self.gathering = Gathering::Reading { share, deadline };
+    }
+
     /// Whether another request may be handled now.
     fn may_handle(&self) -> bool {
         self.stage.is_none()
+            && (self.held.is_none() || self.pending.is_empty())
             && self.pending.len() < self.shared.config.max_pending
             && self.unsent_bytes < MAX_UNSENT_BYTES
     }
@@ -170,20 +232,42 @@ impl Connection {
 
     fn handle_frames(&mut self, context: &mut Context<'_>) -> Result<(), CloseReason> {
         while self.reading && self.may_handle() {
-            let frame = match self.frames.next_frame() {
-                Ok(Some(frame)) => frame,
-                Ok(None) => return Ok(()),
-                Err(error) => return Err(CloseReason::Refused(error.to_string())),
+            let (timing, mut call) = match self.held.take() {
+                Some(held) => held,
+                None => match self.next_call()? {
+                    Some(next) => next,
+                    None => return Ok(()),
+                },
             };
+            if !call.is_pipelined() && !self.pending.is_empty() {
+                self.held = Some((timing, call));
+                return Ok(());
+            }
             self.view.refresh();
-            let start = self.shared.runtime.now();
-            let call = Call::read(&self.shared, &self.view, frame)?;
-            let timing = Timing { api: call.api_index(), start };
+            call.snapshot = self.view.snapshot();
             let step = dispatch::handle(call);
             self.take_step(timing, step)?;
             self.run_stage(context)?;
         }
         Ok(())
+    }
+
+    fn next_call(&mut self) -> Result<Option<(Timing, Call)>, CloseReason> {
+        let frame = match self.frames.next_frame() {
+            Ok(Some(frame)) => frame,
+            Ok(None) => return Ok(None),
+            Err(error) => return Err(CloseReason::Refused(error.to_string())),
+        };
+        let share = match frame.is_large {
+            true => match std::mem::replace(&mut self.gathering, Gathering::Idle) {
+                Gathering::Reading { share, .. } => Some(share),
+                Gathering::Idle | Gathering::Waiting(_) => None,
+            },
+            false => None,
+        };
+        let start = self.shared.runtime.now();
+        let call = Call::read(&self.shared, &self.view, frame, share)?;
+        Ok(Some((Timing { api: call.api_index(), start }, call)))
     }
 
     /// Moves the responses that are ready, from the front, to the bytes to write.
@@ -198,7 +282,11 @@ impl Connection {
             let Pending { timing, reply } = self.pending.pop_front().expect("there is a front");
             self.shared.metrics.answered(timing.api, self.shared.runtime.now() - timing.start);
             match reply {
-                Reply::Ready(chunks) => self.out.extend(chunks.into_iter().filter(|chunk| !chunk.is_empty())),
+                Reply::Ready(chunks, share) => {
+                    self.queued_bytes += chunks.iter().map(|chunk| chunk.len() as u64).sum::<u64>();
+                    self.out.extend(chunks.into_iter().filter(|chunk| !chunk.is_empty()));
+                    self.shares.extend(share.map(|share| (self.queued_bytes, share)));
+                }
                 Reply::Nothing => {}
                 Reply::Close(why) => return Err(CloseReason::Refused(why)),
                 Reply::Later(_) => unreachable!("polled above until it is something else"),
@@ -237,6 +325,10 @@ impl Connection {
 
     fn sent(&mut self, mut written: usize) {
         self.unsent_bytes -= written;
+        self.sent_bytes += written as u64;
+        while self.shares.front().is_some_and(|(until, _)| *until <= self.sent_bytes) {
+            self.shares.pop_front();
+        }
         while let Some(front) = self.out.front_mut() {
             if written < front.len() {
                 front.advance(written);

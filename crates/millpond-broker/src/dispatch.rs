@@ -9,6 +9,7 @@ use millpond_wire::{ApiKey, Decoder, Message, Request, RequestHeader, encode_res
 use crate::api;
 use crate::broker::Shared;
 use crate::frame::Frame;
+use crate::memory::{FetchShare, Share};
 use crate::metadata::{Snapshot, View};
 
 /// One API: its versions beside its handler.
@@ -19,6 +20,9 @@ pub(crate) struct Api {
     /// The lowest version that is answered; below it the connection closes (SURFACE: Produce 0 to 2).
     pub(crate) served_from: i16,
     pub(crate) handle: fn(Call) -> Step,
+    /// Handled while earlier requests of its connection are still unanswered. All others wait for these, as in Kafka: a
+    /// fetch sees what the same connection produced before.
+    pub(crate) pipelined: bool,
 }
 
 /// Every API that works, by key. Nothing else is advertised, and nothing else is answered.
@@ -45,8 +49,8 @@ pub(crate) enum Step {
 
 /// The answer to a request, or the promise of one.
 pub(crate) enum Reply {
-    /// The response with its length and header.
-    Ready(Vec<Bytes>),
+    /// The response with its length and header, and what its record bytes hold of the memory for fetches.
+    Ready(Vec<Bytes>, Option<FetchShare>),
     /// A request without response (acks=0).
     Nothing,
     /// A request without response that failed: closing is the only way to tell the client.
@@ -59,7 +63,7 @@ impl Reply {
     /// Bytes of a response that is ready.
     pub(crate) fn ready_bytes(&self) -> usize {
         match self {
-            Reply::Ready(chunks) => chunks.iter().map(Bytes::len).sum(),
+            Reply::Ready(chunks, _) => chunks.iter().map(Bytes::len).sum(),
             Reply::Nothing | Reply::Close(_) | Reply::Later(_) => 0,
         }
     }
@@ -88,6 +92,8 @@ pub(crate) struct Call {
     pub(crate) frame_bytes: usize,
     /// Size of the allocation that a slice of the body keeps alive.
     pub(crate) pinned_bytes: usize,
+    /// The share of the memory for produce that it took while it arrived.
+    pub(crate) share: Option<Share>,
     correlation_id: i32,
     api: usize,
     /// Stands behind the header.
@@ -99,7 +105,12 @@ const FIXED_HEADER_BYTES: usize = 8;
 
 impl Call {
     /// Reads the request header and looks up the API.
-    pub(crate) fn read(shared: &Arc<Shared>, view: &View, frame: Frame) -> Result<Call, CloseReason> {
+    pub(crate) fn read(
+        shared: &Arc<Shared>,
+        view: &View,
+        frame: Frame,
+        share: Option<Share>,
+    ) -> Result<Call, CloseReason> {
         let refused = |what: String| Err(CloseReason::Refused(what));
         let Some(fixed) = frame.payload.first_chunk::<FIXED_HEADER_BYTES>() else {
             return refused("it sent a request without a header".into());
@@ -115,6 +126,7 @@ impl Call {
             version,
             frame_bytes: frame.payload.len(),
             pinned_bytes: frame.pinned_bytes,
+            share,
             correlation_id: i32::from_be_bytes(correlation),
             api,
             body: Decoder::new(Bytes::new()),
@@ -138,6 +150,11 @@ impl Call {
         self.api
     }
 
+    /// See [`Api::pipelined`].
+    pub(crate) fn is_pipelined(&self) -> bool {
+        APIS[self.api].pipelined
+    }
+
     fn is_too_new(&self) -> bool {
         self.version > APIS[self.api].advertised.1
     }
@@ -157,7 +174,7 @@ impl Call {
     /// The response in another version than the request's: the fallback of ApiVersions.
     pub(crate) fn answer_in<M: Message>(&self, version: i16, response: &M) -> Reply {
         match encode_response(self.correlation_id, version, response) {
-            Ok(chunks) => Reply::Ready(chunks.into_vec()),
+            Ok(chunks) => Reply::Ready(chunks.into_vec(), None),
             // A response has only what we put there, so this is a bug; it must not take down more than the connection.
             Err(error) => Reply::Close(format!("the answer to {} {version} cannot be written: {error}", M::KEY)),
         }

@@ -10,6 +10,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use millpond_wire::ApiKey;
 use tokio::io::AsyncRead;
 use tokio_util::io::poll_read_buf;
 
@@ -30,9 +31,13 @@ const LENGTH_BYTES: usize = 4;
 /// API key, version and correlation id: no request is shorter.
 const MIN_FRAME_BYTES: usize = 8;
 
+/// The largest request other than Produce. Its small elements take many times their bytes when they are decoded, and no
+/// client needs as much: a hundred thousand partitions fit.
+const MAX_OTHER_BYTES: usize = 4 << 20;
+
 /// A length that no request can have.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("it announced a request of {length} bytes; allowed are {MIN_FRAME_BYTES} to {max} (socket.request.max.bytes)")]
+#[error("it announced a request of {length} bytes; allowed are {MIN_FRAME_BYTES} to {max}")]
 pub(crate) struct BadLength {
     length: i32,
     max: usize,
@@ -44,6 +49,15 @@ pub(crate) struct Frame {
     pub(crate) payload: Bytes,
     /// Size of the allocation that a slice of the payload keeps alive.
     pub(crate) pinned_bytes: usize,
+    /// It had a buffer of its own, for which [`FrameReader::large_produce`] was asked.
+    pub(crate) is_large: bool,
+}
+
+/// What the first bytes of a frame say.
+#[derive(Clone, Copy)]
+struct Announced {
+    total: usize,
+    is_produce: bool,
 }
 
 pub(crate) struct FrameReader {
@@ -63,7 +77,7 @@ struct OwnBuffer {
 }
 
 impl FrameReader {
-    /// `max`: the largest frame, in bytes.
+    /// `max`: the largest Produce, in bytes.
     pub(crate) fn new(max: usize) -> FrameReader {
         FrameReader { shared: BytesMut::new(), shared_bytes: SHARED_BYTES_MIN, own: None, last_was_large: false, max }
     }
@@ -78,14 +92,14 @@ impl FrameReader {
             let pinned_bytes = own.total;
             self.own = None;
             self.last_was_large = true;
-            return Ok(Some(Frame { payload, pinned_bytes }));
+            return Ok(Some(Frame { payload, pinned_bytes, is_large: true }));
         }
-        let Some(total) = self.announced()? else { return Ok(None) };
+        let Some(Announced { total, .. }) = self.announced()? else { return Ok(None) };
         if self.shared.len() >= LENGTH_BYTES + total {
             self.shared.advance(LENGTH_BYTES);
             self.last_was_large = false;
             let payload = self.shared.split_to(total).freeze();
-            return Ok(Some(Frame { payload, pinned_bytes: self.shared_bytes.max(total) }));
+            return Ok(Some(Frame { payload, pinned_bytes: self.shared_bytes.max(total), is_large: false }));
         }
         Ok(None)
     }
@@ -95,7 +109,7 @@ impl FrameReader {
         match &self.own {
             Some(own) => own.buffer.len() < own.total,
             None => match self.announced() {
-                Ok(Some(total)) => self.shared.len() < LENGTH_BYTES + total,
+                Ok(Some(Announced { total, .. })) => self.shared.len() < LENGTH_BYTES + total,
                 Ok(None) => true,
                 Err(_) => false,
             },
@@ -105,7 +119,7 @@ impl FrameReader {
     /// Moves the beginning of a large frame to a buffer of its own. The frame is not complete, so all that is in the
     /// shared buffer belongs to it.
     fn begin_large_frame(&mut self) {
-        let Ok(Some(total)) = self.announced() else { return };
+        let Ok(Some(Announced { total, .. })) = self.announced() else { return };
         if self.own.is_none() && total >= OWN_BUFFER_FROM {
             self.shared.advance(LENGTH_BYTES);
             let mut buffer = BytesMut::with_capacity(total.min(EAGER_BYTES));
@@ -115,14 +129,29 @@ impl FrameReader {
         }
     }
 
-    /// The length at the front of the shared buffer, once its four bytes are there.
-    fn announced(&self) -> Result<Option<usize>, BadLength> {
+    /// The bytes of the large Produce that is about to be gathered: memory for it should be there before it is read.
+    pub(crate) fn large_produce(&self) -> Option<usize> {
+        match self.announced() {
+            Ok(Some(Announced { total, is_produce: true })) if self.own.is_none() && total >= OWN_BUFFER_FROM => {
+                Some(total).filter(|total| self.shared.len() < LENGTH_BYTES + total)
+            }
+            _ => None,
+        }
+    }
+
+    /// The length at the front of the shared buffer and whether it is that of a Produce, once both are there.
+    fn announced(&self) -> Result<Option<Announced>, BadLength> {
         let Some(bytes) = self.shared.first_chunk::<LENGTH_BYTES>() else { return Ok(None) };
         let length = i32::from_be_bytes(*bytes);
-        match usize::try_from(length) {
-            Ok(total) if (MIN_FRAME_BYTES..=self.max).contains(&total) => Ok(Some(total)),
-            _ => Err(BadLength { length, max: self.max }),
-        }
+        let within = |max| match usize::try_from(length) {
+            Ok(total) if (MIN_FRAME_BYTES..=max).contains(&total) => Ok(total),
+            _ => Err(BadLength { length, max }),
+        };
+        within(self.max)?;
+        let Some(key) = self.shared.get(LENGTH_BYTES..LENGTH_BYTES + 2) else { return Ok(None) };
+        let is_produce = key == ApiKey::PRODUCE.0.to_be_bytes();
+        let total = within(if is_produce { self.max } else { self.max.min(MAX_OTHER_BYTES) })?;
+        Ok(Some(Announced { total, is_produce }))
     }
 
     /// Reads once; `Ok(0)` is the end of the stream. Only called while [`FrameReader::wants_bytes`].
@@ -152,7 +181,7 @@ impl FrameReader {
     /// Makes room for the rest of the frame, or, where its length is not known yet, for a read that is worth it.
     fn make_room(&mut self) {
         let wanted = match self.announced() {
-            Ok(Some(total)) => LENGTH_BYTES + total,
+            Ok(Some(Announced { total, .. })) => LENGTH_BYTES + total,
             _ => self.shared.len() + ROOM_BYTES,
         };
         if self.shared.capacity() >= wanted {
@@ -199,7 +228,8 @@ mod tests {
         let mut bytes = Vec::new();
         for (i, size) in sizes.iter().enumerate() {
             bytes.put_i32(i32::try_from(*size).expect("small"));
-            bytes.extend((0..*size).map(|n| (n * 31 + i) as u8));
+            // Each is a Produce by its first two bytes.
+            bytes.extend((0..*size).map(|n| if n < 2 { 0 } else { (n * 31 + i) as u8 }));
         }
         bytes
     }
@@ -212,7 +242,10 @@ mod tests {
             let found = frames(&bytes, piece).expect("good lengths");
             assert_eq!(found.iter().map(|frame| frame.payload.len()).collect::<Vec<_>>(), sizes);
             for (i, frame) in found.iter().enumerate() {
-                assert!(frame.payload.iter().enumerate().all(|(n, byte)| *byte == (n * 31 + i) as u8), "frame {i}");
+                assert!(
+                    frame.payload.iter().enumerate().skip(2).all(|(n, byte)| *byte == (n * 31 + i) as u8),
+                    "frame {i}"
+                );
             }
         }
     }
@@ -233,11 +266,21 @@ mod tests {
     }
 
     #[test]
+    fn a_request_that_is_no_produce_has_a_lower_limit() {
+        let announce = |key: i16, length: i32| [&length.to_be_bytes()[..], &key.to_be_bytes()[..]].concat();
+        let too_long = (MAX_OTHER_BYTES + 1) as i32;
+        let error = frames(&announce(ApiKey::METADATA.0, too_long), 6).expect_err("a bad length");
+        assert_eq!(error, BadLength { length: too_long, max: MAX_OTHER_BYTES });
+        assert!(frames(&announce(ApiKey::PRODUCE.0, too_long), 6).expect("a good length").is_empty());
+    }
+
+    #[test]
     fn a_length_alone_reserves_at_most_a_mebibyte() {
         let mut reader = FrameReader::new(100 << 20);
         let mut context = Context::from_waker(Waker::noop());
-        let mut input: &[u8] = &(90_i32 << 20).to_be_bytes();
+        let mut input: &[u8] = &[&(90_i32 << 20).to_be_bytes()[..], &[0, 0]].concat();
         assert!(reader.poll_read(Pin::new(&mut input), &mut context).is_ready());
+        assert_eq!(reader.large_produce(), Some(90 << 20));
         assert!(reader.next_frame().expect("a good length").is_none() && reader.wants_bytes());
         assert!(reader.poll_read(Pin::new(&mut &b"x"[..]), &mut context).is_ready());
         assert!(reader.own.as_ref().expect("a large frame").buffer.capacity() <= EAGER_BYTES + 64);

@@ -1,10 +1,15 @@
-//! One byte budget for all produce requests in flight (`queued.max.request.bytes`).
+//! The byte budgets of requests and responses.
 //!
-//! A request takes its share before it is handled and gives it back when its batches are durable, even where `acks` let
-//! it be answered before. Who gets none waits in line, and its connection is not read meanwhile: TCP slows the client
-//! down, nobody gets an error.
+//! [`ProduceMemory`] (`queued.max.request.bytes`) is for produce requests. A large one takes its share before it is read
+//! from the connection, a small one before it is handled; it is given back when the batches are durable, even where
+//! `acks` let them be answered before. Who gets none waits in line, and its connection is not read meanwhile: TCP slows
+//! the client down, nobody gets an error.
+//!
+//! [`FetchMemory`] (`millpond.fetch.memory.bytes`) is for record bytes on their way to clients. Nobody waits for it: when
+//! it is used up, by clients that read slowly, a fetch is answered with its first batch alone.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -52,6 +57,52 @@ impl ProduceMemory {
     }
 }
 
+pub(crate) struct FetchMemory {
+    used: Arc<AtomicUsize>,
+    budget: usize,
+}
+
+/// Record bytes of one response; dropping it gives them back.
+pub(crate) struct FetchShare {
+    used: Arc<AtomicUsize>,
+    bytes: usize,
+}
+
+impl FetchMemory {
+    /// `bytes`: the whole budget.
+    pub(crate) fn new(bytes: u64) -> FetchMemory {
+        FetchMemory { used: Arc::default(), budget: usize::try_from(bytes).unwrap_or(usize::MAX) }
+    }
+
+    /// What a response may take now beside its first batch.
+    pub(crate) fn available_bytes(&self) -> usize {
+        self.budget.saturating_sub(self.in_use_bytes())
+    }
+
+    pub(crate) fn in_use_bytes(&self) -> usize {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    /// A share that grows with what is read.
+    pub(crate) fn share(&self) -> FetchShare {
+        FetchShare { used: Arc::clone(&self.used), bytes: 0 }
+    }
+}
+
+impl FetchShare {
+    /// Counts bytes that were read.
+    pub(crate) fn grow(&mut self, bytes: usize) {
+        self.bytes += bytes;
+        self.used.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
+
+impl Drop for FetchShare {
+    fn drop(&mut self) {
+        self.used.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -66,6 +117,17 @@ mod tests {
         drop(first);
         assert!(memory.try_take(1000).is_some());
         assert_eq!(memory.in_flight_bytes(), 0);
+    }
+
+    #[test]
+    fn what_responses_hold_comes_back_when_they_are_gone() {
+        let memory = FetchMemory::new(1000);
+        let mut share = memory.share();
+        share.grow(300);
+        share.grow(900);
+        assert_eq!((memory.in_use_bytes(), memory.available_bytes()), (1200, 0));
+        drop(share);
+        assert_eq!(memory.available_bytes(), 1000);
     }
 
     #[test]

@@ -73,17 +73,18 @@ impl Metrics {
         self.handle.run_upkeep();
     }
 
-    /// All figures as Prometheus reads them.
+    /// All figures as Prometheus reads them. `memory`: bytes of produce requests and of fetched records in flight.
     pub(crate) fn render(
         &self,
         storage: &StorageStats,
-        produce_bytes: u64,
+        (produce_bytes, fetch_bytes): (u64, u64),
         snapshot: &Snapshot,
         groups: &[GroupRow],
     ) -> String {
         let mut text = self.handle.render();
         let mut page = Page(&mut text);
         page.figure("millpond_produce_in_flight_bytes", "gauge", "Bytes of produce requests in flight.", produce_bytes);
+        page.figure("millpond_fetch_in_flight_bytes", "gauge", "Record bytes on their way to clients.", fetch_bytes);
         page.storage(storage);
         page.partitions(snapshot, groups);
         text

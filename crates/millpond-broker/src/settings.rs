@@ -180,19 +180,27 @@ pub const SETTINGS: &[Setting] = &[
         "socket.request.max.bytes",
         "104857600",
         whole(1024, INT_MAX, "bytes"),
-        "The largest request. A connection that announces more is closed.",
+        "The largest produce request; others may have 4 MiB. A connection that announces more is closed.",
     ),
     setting(
         "queued.max.request.bytes",
         "268435456",
         whole(MIB, 1 << 40, "bytes"),
-        "Memory for produce requests that wait for their data to be written. Clients beyond it simply wait.",
+        "Memory for produce requests, from their arrival until their data is written. Clients beyond it simply wait.",
+    ),
+    setting(
+        "millpond.fetch.memory.bytes",
+        "268435456",
+        whole(MIB, 1 << 40, "bytes"),
+        "Memory for records on their way to clients. When slow readers have used it up, a fetch gets its first batch \
+         only.",
     ),
     setting(
         "max.connections",
         "10000",
         whole(1, 1_000_000, "connections"),
-        "Client connections at once; further ones are closed on arrival.",
+        "Client connections at once, at most half of the files that the process may have open; further ones are closed on \
+         arrival.",
     ),
     setting(
         "fetch.max.bytes",

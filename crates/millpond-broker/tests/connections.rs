@@ -1,5 +1,7 @@
 //! What holds for every request: negotiation, order of answers, refusals that close the connection, the stop.
 
+#![expect(clippy::disallowed_methods, reason = "drives a real process over real sockets")]
+
 mod support;
 
 use std::time::{Duration, Instant};

@@ -1,5 +1,7 @@
 //! Produce, Fetch and ListOffsets against a whole broker: what is refused with which code, what comes back, and when.
 
+#![expect(clippy::disallowed_methods, reason = "drives a real process over real sockets")]
+
 mod support;
 
 use std::time::{Duration, Instant};
@@ -185,6 +187,43 @@ fn a_waiting_fetch_is_answered_by_the_next_append_whatever_its_acks() {
         assert_eq!(values(&answer.responses[0].partitions[0]), [value]);
         if acks != 0 {
             writer.receive_frame().expect("an answer");
+        }
+    }
+}
+
+#[test]
+fn a_fetch_behind_what_acks_1_has_just_acknowledged_is_in_range() {
+    let served = Served::start();
+    let mut client = served.client();
+    client.create("logs", 1, &[]);
+    for offset in 0..200 {
+        let produce = client.send(9, &produce_request("logs", 1, vec![(0, batch(&["a"]))]));
+        // The log end as the producer will know it; the flush may still be under way.
+        let fetch = client.send(12, &fetch_request("logs", offset + 1));
+        let written = client.receive::<ProduceRequest>(9, produce);
+        assert_eq!(written.responses[0].partition_responses[0].base_offset, offset);
+        let answer = client.receive::<FetchRequest>(12, fetch);
+        assert_code(answer.responses[0].partitions[0].error_code, ErrorCode::NONE);
+    }
+}
+
+#[test]
+fn a_fetch_that_waits_gives_each_batch_once_however_partitions_fill() {
+    let served = Served::start();
+    let (mut reader, mut writer) = (served.client(), served.client());
+    writer.create("logs", 2, &[]);
+    let mut request = FetchRequest { min_bytes: 6000, max_wait_ms: 50_000, ..fetch_request("logs", 0) };
+    let second = FetchPartition { partition: 1, partition_max_bytes: 1 << 20, ..Default::default() };
+    request.topics[0].partitions.push(second);
+    let id = reader.send(12, &request);
+    for i in 0..10 {
+        let parts = (0..2).map(|part| (part, batch(&[&format!("{part}-{i}-{}", "x".repeat(400))]))).collect();
+        writer.call(9, &produce_request("logs", -1, parts));
+    }
+    let answer = reader.receive::<FetchRequest>(12, id);
+    for (part, data) in (0..).zip(&answer.responses[0].partitions) {
+        for (i, value) in values(data).iter().enumerate() {
+            assert!(value.starts_with(&format!("{part}-{i}-")), "{value}");
         }
     }
 }

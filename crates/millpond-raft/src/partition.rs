@@ -276,6 +276,7 @@ impl Inner {
         let log = match opened {
             Ok(Some(log)) => log,
             Ok(None) => return self.stop(&RaftError::NoSuchGroup(group).to_string()),
+            Err(error @ StorageError::Io { .. }) => return self.stay_asleep(&error),
             Err(error) => return self.stop(&error.to_string()),
         };
         self.opened(Arc::clone(&log));
@@ -293,6 +294,26 @@ impl Inner {
         for opener in openers {
             // Gone if the caller of log() gave up.
             let _ = opener.send(Ok(Arc::clone(&log)));
+        }
+    }
+
+    /// The log could not be opened now (too many open files, say): who waits is told, and the next request tries again.
+    fn stay_asleep(&self, error: &StorageError) {
+        let (queue, openers) = {
+            let mut gate = self.lock_gate();
+            if gate.phase != Phase::Opening {
+                return;
+            }
+            gate.phase = Phase::Asleep;
+            (std::mem::take(&mut gate.queue), std::mem::take(&mut gate.openers))
+        };
+        let why: Arc<str> = error.to_string().into();
+        for queued in queue {
+            queued.flight.complete(Err(ProposeError::Fatal(Arc::clone(&why))));
+        }
+        for opener in openers {
+            // Gone if the caller of log() gave up.
+            let _ = opener.send(Err(RaftError::Storage(error.clone())));
         }
     }
 

@@ -6,8 +6,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use millpond_broker::{Broker, BrokerConfig};
 use millpond_runtime::{RealDisk, Runtime};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::arguments::BrokerArguments;
 use crate::{config_file, logging};
@@ -23,7 +24,8 @@ pub(crate) fn broker(arguments: &BrokerArguments) -> Result<()> {
         None => Vec::new(),
     };
     settings.extend(arguments.settings());
-    let config = BrokerConfig::resolve(settings)?;
+    let mut config = BrokerConfig::resolve(settings)?;
+    config.fit_open_files(raise_open_files())?;
     let threads = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("millpond")
@@ -33,6 +35,21 @@ pub(crate) fn broker(arguments: &BrokerArguments) -> Result<()> {
     // Cold reads that are still under way are not waited for.
     threads.shutdown_background();
     result
+}
+
+/// Lets the process open as many files as it may, and says how many that is. The soft limit is mostly 1024 for the sake
+/// of programs that use `select`, which this one does not.
+fn raise_open_files() -> u64 {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    let allowed = match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => limit.maximum,
+        Err(error) => {
+            warn!("the limit of open files stays as it is: {error}");
+            limit.current
+        }
+    };
+    allowed.unwrap_or(u64::MAX)
 }
 
 async fn serve(config: BrokerConfig) -> Result<()> {

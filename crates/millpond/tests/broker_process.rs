@@ -1,5 +1,7 @@
 //! The built binary as a user meets it: ready line, signals, refusals, kill -9 and restart.
 
+#![expect(clippy::disallowed_methods, reason = "drives a real process over real sockets")]
+
 mod support;
 
 use std::time::Duration;

@@ -7,7 +7,8 @@ use millpond_wire::{ApiKey, ErrorCode, Str};
 
 use crate::dispatch::{APIS, Api, Call, Reply, Step};
 
-pub(crate) const API: Api = Api { key: ApiKey::API_VERSIONS, advertised: (0, 4), served_from: 0, handle };
+pub(crate) const API: Api =
+    Api { key: ApiKey::API_VERSIONS, advertised: (0, 4), served_from: 0, handle, pipelined: false };
 
 /// From here on the client names its software.
 const FIRST_WITH_SOFTWARE: i16 = 3;

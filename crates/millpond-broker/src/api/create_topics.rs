@@ -15,7 +15,8 @@ use crate::dispatch::{Api, Call, Step};
 use crate::errors::{self, Fault};
 use crate::metadata::Snapshot;
 
-pub(crate) const API: Api = Api { key: ApiKey::CREATE_TOPICS, advertised: (2, 7), served_from: 2, handle };
+pub(crate) const API: Api =
+    Api { key: ApiKey::CREATE_TOPICS, advertised: (2, 7), served_from: 2, handle, pipelined: false };
 
 fn handle(mut call: Call) -> Step {
     let request: CreateTopicsRequest = match call.decode() {

@@ -9,7 +9,8 @@ use tracing::info;
 use crate::dispatch::{Api, Call, Step};
 use crate::errors;
 
-pub(crate) const API: Api = Api { key: ApiKey::DELETE_TOPICS, advertised: (1, 6), served_from: 1, handle };
+pub(crate) const API: Api =
+    Api { key: ApiKey::DELETE_TOPICS, advertised: (1, 6), served_from: 1, handle, pipelined: false };
 
 /// From here on topics may be named by id.
 const FIRST_BY_ID: i16 = 6;

@@ -22,8 +22,9 @@ use tokio::sync::watch;
 use crate::dispatch::{Api, Call, Reply, Step};
 use crate::errors::{self, Fault};
 use crate::extent::next_offset;
+use crate::memory::FetchShare;
 
-pub(crate) const API: Api = Api { key: ApiKey::FETCH, advertised: (4, 18), served_from: 4, handle };
+pub(crate) const API: Api = Api { key: ApiKey::FETCH, advertised: (4, 18), served_from: 4, handle, pipelined: false };
 
 /// From here on topics are named by id (KIP-516).
 const FIRST_BY_ID: i16 = 13;
@@ -62,6 +63,7 @@ struct Fetch {
     budget: usize,
     bytes: usize,
     max_wait: Duration,
+    share: FetchShare,
 }
 
 /// One partition of the request.
@@ -99,7 +101,9 @@ impl Fetch {
             read_committed: request.isolation_level == READ_COMMITTED,
             // More than may be read is never waited for.
             min_bytes: usize::try_from(request.min_bytes).unwrap_or(0).min(limit),
-            budget: limit,
+            // Where slow readers have used up the memory, only the first batch fits.
+            budget: limit.min(call.shared.fetch_memory.available_bytes()),
+            share: call.shared.fetch_memory.share(),
             bytes: 0,
             max_wait: Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0)),
         }
@@ -188,6 +192,7 @@ impl Fetch {
                 let bytes = chunks.iter().map(Bytes::len).sum();
                 self.budget = self.budget.saturating_sub(bytes);
                 self.bytes += bytes;
+                self.share.grow(bytes);
                 slot.bytes += bytes;
                 if self.bytes < self.min_bytes {
                     // Only a fetch that goes on to wait needs to know where it stands.
@@ -201,7 +206,7 @@ impl Fetch {
     }
 
     fn respond(self, call: &Call, topics: Vec<FetchTopic>) -> Reply {
-        let read_committed = self.read_committed;
+        let (read_committed, share) = (self.read_committed, self.share);
         let mut slots = self.slots.into_iter();
         let responses = topics.into_iter().map(|topic| FetchableTopicResponse {
             topic: topic.topic,
@@ -214,7 +219,10 @@ impl Fetch {
                 .collect(),
         });
         let response = FetchResponse { responses: responses.collect(), ..FetchResponse::default() };
-        call.answer(&response)
+        match call.answer(&response) {
+            Reply::Ready(chunks, _) => Reply::Ready(chunks, Some(share)),
+            other => other,
+        }
     }
 }
 

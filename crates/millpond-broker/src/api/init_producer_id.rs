@@ -6,7 +6,8 @@ use millpond_wire::{ApiKey, ErrorCode};
 use crate::dispatch::{Api, Call, Step};
 use crate::errors;
 
-pub(crate) const API: Api = Api { key: ApiKey::INIT_PRODUCER_ID, advertised: (0, 5), served_from: 0, handle };
+pub(crate) const API: Api =
+    Api { key: ApiKey::INIT_PRODUCER_ID, advertised: (0, 5), served_from: 0, handle, pipelined: false };
 
 fn handle(mut call: Call) -> Step {
     let request: InitProducerIdRequest = match call.decode() {

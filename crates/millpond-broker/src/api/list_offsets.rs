@@ -16,7 +16,8 @@ use super::fetch::check_leader_epoch;
 use crate::dispatch::{Api, Call, Step};
 use crate::errors::{self, Fault};
 
-pub(crate) const API: Api = Api { key: ApiKey::LIST_OFFSETS, advertised: (1, 11), served_from: 1, handle };
+pub(crate) const API: Api =
+    Api { key: ApiKey::LIST_OFFSETS, advertised: (1, 11), served_from: 1, handle, pipelined: false };
 
 /// From here on answers carry the leader epoch.
 const FIRST_WITH_EPOCH: i16 = 4;

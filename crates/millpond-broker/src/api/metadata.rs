@@ -14,7 +14,8 @@ use crate::dispatch::{Api, Call, Step};
 use crate::errors;
 use crate::metadata::{ServedTopic, Snapshot, is_internal};
 
-pub(crate) const API: Api = Api { key: ApiKey::METADATA, advertised: (0, 13), served_from: 0, handle };
+pub(crate) const API: Api =
+    Api { key: ApiKey::METADATA, advertised: (0, 13), served_from: 0, handle, pipelined: false };
 
 /// In version 0 an empty list asks for all topics, later null does.
 const EMPTY_ASKS_FOR_ALL: i16 = 0;

@@ -31,7 +31,7 @@ use crate::memory::Share;
 use crate::metadata::{ServedTopic, is_internal};
 
 /// Versions 0 to 2 are advertised because librdkafka before 2.11.1 compresses only if they are; nobody sends them.
-pub(crate) const API: Api = Api { key: ApiKey::PRODUCE, advertised: (0, 13), served_from: 3, handle };
+pub(crate) const API: Api = Api { key: ApiKey::PRODUCE, advertised: (0, 13), served_from: 3, handle, pipelined: true };
 
 /// From here on topics are named by id (KIP-516).
 const FIRST_BY_ID: i16 = 13;
@@ -40,8 +40,8 @@ const FIRST_WITH_ZSTD: i16 = 7;
 /// The most bytes that a compressed batch may hold where it is opened.
 const DECOMPRESS_LIMIT: DecompressLimit = DecompressLimit(128 << 20);
 
-fn handle(call: Call) -> Step {
-    match call.shared.produce_memory.try_take(call.frame_bytes) {
+fn handle(mut call: Call) -> Step {
+    match call.share.take().or_else(|| call.shared.produce_memory.try_take(call.frame_bytes)) {
         Some(share) => begin(call, share),
         None => Step::Stage(Box::pin(async move {
             let share = call.shared.produce_memory.take(call.frame_bytes).await;
