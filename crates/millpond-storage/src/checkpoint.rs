@@ -11,6 +11,7 @@
 //! A crash between any two of them leaves the old table, the journal files it needs, and segments that hold more than
 //! the table says; replay skips what is there already.
 
+use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -152,10 +153,21 @@ impl Checkpointer {
         let sync_error = |error| StorageError::io("sync", &self.root, error);
         self.disk.sync_dir(&self.root).map_err(sync_error)?;
         let replay_from = if held_back.is_some() { *written } else { position };
-        Table::write(&*self.disk, &self.root, replay_from, rows.iter())
-            .map_err(|error| StorageError::io("write", &self.root.join(TABLE_FILE), error))?;
-        *written = replay_from;
-        self.count.fetch_add(1, Ordering::Relaxed);
+        match Table::write(&*self.disk, &self.root, replay_from, rows.iter()) {
+            Ok(()) => {
+                *written = replay_from;
+                self.count.fetch_add(1, Ordering::Relaxed);
+            }
+            Err(error) => {
+                let full = error.kind() == io::ErrorKind::StorageFull;
+                let error = StorageError::io("write", &self.root.join(TABLE_FILE), error);
+                if !full {
+                    return Err(error);
+                }
+                // The old table is there still, and so is what it needs.
+                held_back = Some(error);
+            }
+        }
         match held_back {
             None => self.journal.free_before(position.file_number),
             Some(error) => {

@@ -50,7 +50,7 @@ pub enum StorageError {
     #[error("{0:?} cannot be a folder name; a topic name has 1 to 249 characters of A-Z a-z 0-9 . _ -")]
     BadTopicName(String),
     /// The copy is set aside: a sync of its segments failed, so it may miss what it acknowledged.
-    #[error("the copy of group {0} is set aside since a sync of its segments failed; remove it and add a new replica")]
+    #[error("the copy of group {0} is set aside: it is damaged, or may miss what it acknowledged; add a new replica")]
     SetAside(GroupId),
     /// The log was deleted or closed meanwhile.
     #[error("the log of group {0} is closed")]

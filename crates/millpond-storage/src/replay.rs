@@ -23,6 +23,9 @@ use crate::table::Table;
 use crate::types::{GroupRow, GroupSpec, folder_name};
 use crate::{OpenError, StorageError};
 
+/// Without it a broker cannot run.
+const METADATA_GROUP: GroupId = GroupId(0);
+
 /// What a start found and did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RecoveryReport {
@@ -48,6 +51,9 @@ pub struct RecoveryReport {
     pub groups_created: u64,
     /// Groups that the journal deleted.
     pub groups_deleted: u64,
+    /// Groups whose log contradicts the table or the journal, and how. Their copies are set aside: nothing of them is
+    /// deleted, and nothing is served. (A damaged metadata group, 0, refuses the start.)
+    pub damaged: Vec<(GroupId, String)>,
     /// Folders of no known group: they were set aside under these names and hold what they held.
     pub strays: Vec<String>,
     /// Folders of no known group that held no data and were removed.
@@ -97,6 +103,24 @@ pub(crate) fn first_pass(
     Ok(FirstPass { scanned, created, deleted })
 }
 
+/// A damaged log ends its group and no other.
+fn set_aside(
+    error: OpenError,
+    table: &mut Table,
+    logs: &mut Logs,
+    report: &mut RecoveryReport,
+) -> Result<(), OpenError> {
+    let OpenError::Recovery(StorageError::Corrupt { group, what }) = error else { return Err(error) };
+    let row = table.rows.get_mut(&group).filter(|row| row.group != METADATA_GROUP);
+    let Some(row) = row else { return Err(StorageError::Corrupt { group, what }.into()) };
+    row.set_aside = true;
+    if let Some(log) = logs.remove(&group) {
+        log.retire();
+    }
+    report.damaged.push((group, what));
+    Ok(())
+}
+
 /// The second half of recovery.
 pub(crate) struct Recovery<'a> {
     pub(crate) disk: &'a dyn Disk,
@@ -141,11 +165,12 @@ impl Recovery<'_> {
                     report.records_covered += 1;
                     return Ok(());
                 }
-                self.replay(context, table, &mut logs, &record, &mut report)
+                let replayed = self.replay(context, table, &mut logs, &record, &mut report);
+                replayed.or_else(|error| set_aside(error, table, &mut logs, &mut report))
             })?;
         }
-        for log in logs.values() {
-            log.finish_recovery()?;
+        for log in logs.values().cloned().collect::<Vec<_>>() {
+            log.finish_recovery().or_else(|error| set_aside(error.into(), table, &mut logs, &mut report))?;
         }
         report.groups = table.rows.len() as u64;
         report.groups_replayed = logs.len() as u64;

@@ -385,7 +385,7 @@ impl Rounds for FlushRounds {
         state.starved = plan.starved;
         let make = state.wants_file();
         let switched = plan.switched;
-        let round = CommitRound::new(journal, plan, &mut state.scratch);
+        let round = CommitRound::of(journal, plan, &mut state.scratch);
         drop(guard);
         if switched {
             journal.counters.switched();

@@ -142,7 +142,7 @@ pub(super) struct CommitRound {
 
 impl CommitRound {
     /// The round of a plan, if it writes anything.
-    pub(super) fn new(journal: &Arc<Journal>, plan: Plan, scratch: &mut BytesMut) -> Option<Box<dyn Round>> {
+    pub(super) fn of(journal: &Arc<Journal>, plan: Plan, scratch: &mut BytesMut) -> Option<Box<dyn Round>> {
         if plan.parts.is_empty() {
             return None;
         }

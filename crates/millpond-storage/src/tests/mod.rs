@@ -1,5 +1,6 @@
 mod crashes;
 mod data_dir;
+mod faults;
 mod meta;
 mod model;
 mod partition_folder;

@@ -1,0 +1,133 @@
+//! What a data directory does when the disk fails it in one place.
+
+use std::io::IoSlice;
+use std::time::Duration;
+
+use millpond_record::GroupId;
+use millpond_runtime::OpenMode;
+use millpond_runtime::sim::{Crash, DiskFaults, World, block_on};
+
+use super::{NODE, Told, append, entries, open, root, spec, vote};
+use crate::{DataDir, Log, StorageError};
+
+/// A group that takes appends of term 1.
+async fn group(world: &World, data_dir: &DataDir, number: u64) -> std::sync::Arc<Log> {
+    let told = Told::default();
+    let log = data_dir.create_group(spec(number, &format!("topic{number}")), told.done()).unwrap();
+    assert!(told.wait(world).await);
+    let told = Told::default();
+    vote(&log, 1, told.done());
+    assert!(told.wait(world).await);
+    log
+}
+
+async fn fill(world: &World, log: &Log, count: usize) {
+    let mut last = Told::default();
+    for _ in 0..count {
+        last = Told::default();
+        append(log, 1, &[7; 3000], last.done()).unwrap();
+    }
+    assert!(last.wait(world).await);
+}
+
+fn count(log: &Log) -> usize {
+    entries(log).unwrap().len()
+}
+
+#[test]
+fn a_failed_sync_of_segments_sets_that_copy_aside_and_no_other() {
+    block_on(1, async {
+        let world = World::new(1);
+        let runtime = world.runtime_for(NODE);
+        let (data_dir, _) = open(&runtime).unwrap();
+        let (bad, good) = (group(&world, &data_dir, 1).await, group(&world, &data_dir, 2).await);
+        fill(&world, &bad, 10).await;
+        fill(&world, &good, 10).await;
+        world
+            .set_disk_faults(NODE, DiskFaults { sync_error: 1.0, sync_error_in: "/topic1-0", ..DiskFaults::default() });
+        data_dir.checkpoint().unwrap();
+        world.set_disk_faults(NODE, DiskFaults::default());
+        assert!(matches!(append(&bad, 1, b"x", Box::new(|_| ())), Err(StorageError::SetAside(GroupId(1)))));
+        fill(&world, &good, 10).await;
+        data_dir.close().unwrap();
+        let (data_dir, report) = open(&runtime).unwrap();
+        assert!(report.clean);
+        assert!(matches!(data_dir.log(GroupId(1)), Err(StorageError::SetAside(GroupId(1)))));
+        assert_eq!(count(&data_dir.log(GroupId(2)).unwrap().unwrap()), 20);
+    });
+}
+
+#[test]
+fn a_full_disk_holds_the_checkpoint_back_until_there_is_room() {
+    block_on(1, async {
+        let world = World::new(1);
+        let runtime = world.runtime_for(NODE);
+        let (data_dir, _) = open(&runtime).unwrap();
+        let log = group(&world, &data_dir, 1).await;
+        // Beyond the first journal file, so that those in use have their size already.
+        fill(&world, &log, 40).await;
+        runtime.sleep(Duration::from_secs(1)).await;
+        world.set_disk_faults(NODE, DiskFaults { capacity_bytes: 0, ..DiskFaults::default() });
+        let before = data_dir.stats().checkpoints;
+        fill(&world, &log, 2).await;
+        data_dir.checkpoint().unwrap();
+        assert_eq!(data_dir.stats().checkpoints, before, "there was no room for it");
+        fill(&world, &log, 2).await;
+        assert!(data_dir.retry_writes().is_some(), "somebody is told");
+        world.set_disk_faults(NODE, DiskFaults::default());
+        while data_dir.stats().checkpoints == before {
+            runtime.sleep(Duration::from_millis(100)).await;
+            data_dir.retry_writes();
+        }
+        fill(&world, &log, 40).await;
+        world.crash(NODE, Crash::PowerCut);
+        let (data_dir, _) = open(&world.restart(NODE)).unwrap();
+        assert_eq!(count(&data_dir.log(GroupId(1)).unwrap().unwrap()), 84);
+    });
+}
+
+#[test]
+fn a_damaged_log_ends_its_group_and_no_other() {
+    for group_number in [1, 0] {
+        block_on(1, async {
+            let world = World::new(1);
+            let runtime = world.runtime_for(NODE);
+            let (data_dir, _) = open(&runtime).unwrap();
+            let (bad, good) = (group(&world, &data_dir, group_number).await, group(&world, &data_dir, 2).await);
+            for log in [&bad, &good] {
+                fill(&world, log, 3).await;
+            }
+            data_dir.checkpoint().unwrap();
+            for log in [&bad, &good] {
+                fill(&world, log, 3).await;
+            }
+            world.crash(NODE, Crash::Kill);
+            let runtime = world.restart(NODE);
+            let disk = runtime.disk();
+            let folder = root().join(format!("topic{group_number}-0"));
+            let segments = disk.read_dir(&folder).unwrap();
+            let segment = segments.iter().find(|file| file.name.to_str().unwrap().ends_with(".log")).unwrap();
+            let file = disk.open(&folder.join(&segment.name), OpenMode::Write).unwrap();
+            // Within what the last checkpoint synced.
+            file.write_all_at(&[IoSlice::new(b"damage")], 100).unwrap();
+            file.set_len(4000).unwrap();
+            let opened = open(&runtime);
+            if group_number == 0 {
+                assert!(opened.is_err(), "without the metadata group there is no broker");
+                return;
+            }
+            let (data_dir, report) = opened.unwrap();
+            assert_eq!(report.damaged.iter().map(|(group, _)| *group).collect::<Vec<_>>(), [GroupId(1)]);
+            assert_eq!(count(&data_dir.log(GroupId(2)).unwrap().unwrap()), 6);
+            assert!(matches!(data_dir.log(GroupId(1)), Err(StorageError::SetAside(_))));
+            data_dir.close().unwrap();
+            let (data_dir, report) = open(&runtime).unwrap();
+            assert!(report.clean && report.damaged.is_empty());
+            assert!(matches!(data_dir.log(GroupId(1)), Err(StorageError::SetAside(_))));
+            // It can be deleted.
+            let told = Told::default();
+            data_dir.delete_group(GroupId(1), told.done()).unwrap();
+            assert!(told.wait(&world).await);
+        });
+    }
+}
