@@ -11,10 +11,10 @@
 //! ```
 //!
 //! - `length`: of the whole record, 64 and up.
-//! - `crc`: CRC-32, begun with the file's salt, over the header without this field and the payload's first 21 bytes (or
-//!   all, if it has fewer). They hold a checksum of the rest: a batch's own CRC-32C is its bytes 17 to 20; the payload
-//!   of a rare kind begins with the CRC-32, begun with the salt, of what follows. So a record can be proven to be one of
-//!   this file before its length is believed.
+//! - `crc`: CRC-32, begun with the file's salt, over the header without this field and the payload's first 21 bytes
+//!   (or all, if it has fewer). They hold a checksum of the rest: a batch's own CRC-32C is its bytes 17 to 20; the
+//!   payload of a rare kind begins with the CRC-32, begun with the salt, of what follows. So a record can be proven to
+//!   be one of this file before its length is believed.
 //! - `file number`, `sequence`: which journal file the record was written to, and its place in the journal. What a
 //!   recycled file still holds behind the tail is a valid *old* record, an old vote included; these two tell it apart.
 //! - `k`ind and its payload, `f`lags: see [`Kind`].
