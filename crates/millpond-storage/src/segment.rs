@@ -329,15 +329,17 @@ impl SegmentView {
         let (mut at, mut index, mut hash) = (0, first.index, first.hash_before);
         while at < bytes.len() {
             let position = u64::from(first.position) + at as u64;
-            if let Some(entry) = ahead.next_if(|entry| u64::from(entry.position) == position)
-                && (entry.index, entry.hash_before) != (index, hash)
-            {
+            let crossed = ahead.next_if(|entry| u64::from(entry.position) == position);
+            if crossed.is_some_and(|entry| (entry.index, entry.hash_before) != (index, hash)) {
                 return Err(self.segment.damaged(position, "its running hash differs from the index"));
             }
             let view = BatchView::first_of(&bytes[at..])
                 .map_err(|_| self.segment.damaged(position, "there is no whole batch where one should be"))?;
             if !view.verify_crc() {
                 return Err(self.segment.damaged(position, "the CRC of the batch does not match"));
+            }
+            if crossed.is_some_and(|entry| entry.offset != view.header().base_offset) {
+                return Err(self.segment.index_error(IndexError::Order));
             }
             batches.push(BlockBatch { index, at: at as u32, header: *view.header() });
             let head = view.bytes().first_chunk::<HEADER_BYTES>().expect("a parsed batch has a whole header");

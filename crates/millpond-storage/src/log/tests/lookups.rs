@@ -20,7 +20,9 @@ fn a_time_finds_the_first_record_that_is_not_older() {
             let t = 1_000_000;
             let batch = |times: &[i64]| {
                 let mut builder = BatchBuilder::new();
-                times.iter().for_each(|time| drop(builder.append(Timestamp(t + time), None, Some(b"v"))));
+                for time in times {
+                    builder.append(Timestamp(t + time), None, Some(b"v"));
+                }
                 Body::Proposed(proposal(builder.build()))
             };
             bench.append(1, batch(&[0, 10]));
