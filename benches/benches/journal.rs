@@ -11,9 +11,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use millpond_record::{
-    BatchBuilder, GroupId, PartitionIndex, ReplicaId, Term, Timestamp, TopicId,
-};
+use millpond_record::{BatchBuilder, GroupId, PartitionIndex, ReplicaId, Term, Timestamp, TopicId};
 use millpond_runtime::{Disk, OpenMode, RealDisk, Runtime};
 use millpond_storage::{
     DataDir, GroupSpec, Log, LogOptions, Proposal, RecoveryReport, StorageError, StorageOptions, Vote,

@@ -243,7 +243,7 @@ impl Reconciler {
             partition: partition.index,
             topic_id: topic.id,
             replica: replica.id,
-            options: LogOptions { flush, segment_bytes: settings.segment_bytes, ..LogOptions::default() },
+            options: LogOptions { flush, segment_bytes: settings.segment_bytes },
         })
     }
 }

@@ -1,8 +1,8 @@
 //! The tail cache: the most recent batches of all logs of a data directory, under one byte budget.
 //!
-//! Each log holds its own cached batches, in order, as part of its state; here is only the count of what they cost, and the
-//! order in which they leave: first written, first gone, over all logs. A batch enters when it is appended, may leave once
-//! its segment write is done, and is never looked for: a ticket names the log and how far it may let go.
+//! Each log holds its own cached batches, in order, as part of its state; here is only the count of what they cost, and
+//! the order in which they leave: first written, first gone, over all logs. A batch enters when it is appended, may
+//! leave once its segment write is done, and is never looked for: a ticket names the log and how far it may let go.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -34,8 +34,8 @@ pub(crate) struct CachedBatch {
 /// What a cached batch costs besides its bytes.
 const OVERHEAD_BYTES: u64 = size_of::<CachedBatch>() as u64;
 
-/// Bytes that a batch counts in the budget, and the batch cut loose from its frame if it would pin more than four times its
-/// size.
+/// Bytes that a batch counts in the budget, and the batch cut loose from its frame if it would pin more than four times
+/// its size.
 pub(crate) fn unpinned(batch: Bytes, frame_bytes: usize) -> (Bytes, u64) {
     if batch.len() < frame_bytes / 4 {
         let cost = batch.len() as u64 + OVERHEAD_BYTES;
@@ -142,7 +142,8 @@ impl TailCache {
         self.tickets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets the oldest written batches go until the budget holds or nothing more may go. Call it with no log's mutex held.
+    /// Lets the oldest written batches go until the budget holds or nothing more may go. Call it with no log's mutex
+    /// held.
     pub(crate) fn make_room(&self) {
         while self.used_bytes() > self.budget_bytes {
             let Some(ticket) = self.tickets().pop_front() else { return };

@@ -17,14 +17,14 @@
 //!  20  4  CRC-32 of the file without this field
 //! ```
 //!
-//! All numbers are little-endian. An entry is made for the first batch of the segment, for every Raft-only batch (so that
-//! a fetch can cut its range), and for a batch that begins at least one interval behind the last entry. The rule looks at
-//! nothing but the batches, so that an index that is rebuilt is the index that was lost, append times aside: a rebuilt
-//! entry has the batch's max timestamp there unless the journal told the time.
+//! All numbers are little-endian. An entry is made for the first batch of the segment, for every Raft-only batch (so
+//! that a fetch can cut its range), and for a batch that begins at least one interval behind the last entry. The rule
+//! looks at nothing but the batches, so that an index that is rebuilt is the index that was lost, append times aside: a
+//! rebuilt entry has the batch's max timestamp there unless the journal told the time.
 //!
-//! The running hash of a batch is xxh3 (64 bit) over its Raft index (8 bytes, little-endian) and its stamped header, with
-//! the hash before it as the seed; the first batch has seed 0. The header holds the batch's CRC, so the hash names the
-//! whole content.
+//! The running hash of a batch is xxh3 (64 bit) over its Raft index (8 bytes, little-endian) and its stamped header,
+//! with the hash before it as the seed; the first batch has seed 0. The header holds the batch's CRC, so the hash names
+//! the whole content.
 
 use std::io;
 use std::sync::Arc;
@@ -416,8 +416,9 @@ pub(crate) fn open_active(
     IndexHeader::decode(&header)?.expect(base_offset, first_index)?;
     let entries = (length - INDEX_HEADER_BYTES as u64) / INDEX_ENTRY_BYTES as u64;
     let all = IndexSource::File(file.clone(), u32::try_from(entries).map_err(|_| IndexError::Length(length))?);
-    // What lies behind the entries in question (a trailer, later entries, what a power cut left) leads beyond the log or
-    // breaks the order; the caller proves the last entry by the log and every other one is proven when a read crosses it.
+    // What lies behind the entries in question (a trailer, later entries, what a power cut left) leads beyond the log
+    // or breaks the order; the caller proves the last entry by the log and every other one is proven when a read
+    // crosses it.
     let (mut known, mut high) = (0, all.len());
     while known < high {
         let middle = known + (high - known) / 2;

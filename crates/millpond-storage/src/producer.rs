@@ -21,8 +21,8 @@
 //! ```
 //!
 //! All numbers are little-endian. The file is named like a segment, `<next offset>.<next Raft index>.snap`, by the
-//! position up to which the state is that of committed batches. Opening a log reads the newest one that it can prove and
-//! then the batch headers behind it.
+//! position up to which the state is that of committed batches. Opening a log reads the newest one that it can prove
+//! and then the batch headers behind it.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
@@ -218,8 +218,8 @@ impl Producers {
         }
     }
 
-    /// Forgets the producers whose last committed batch is older than `before` and that have nothing uncommitted; tells how
-    /// many. Replicas must agree on it, so it is the leader's decision, never a timer of this log.
+    /// Forgets the producers whose last committed batch is older than `before` and that have nothing uncommitted; tells
+    /// how many. Replicas must agree on it, so it is the leader's decision, never a timer of this log.
     pub(crate) fn expire(&mut self, before: Timestamp) -> usize {
         let silent: Vec<(RaftIndex, ProducerId)> = self
             .by_last_index

@@ -289,8 +289,8 @@ impl SegmentView {
         Ok(SegmentCursor::before(&self.entry(number)?, number, previous.as_ref()))
     }
 
-    /// Reads the batches from entry `number` on: about `want_bytes`, at least those up to the next entry, so that the block
-    /// is never larger than `want_bytes` or one interval and one batch.
+    /// Reads the batches from entry `number` on: about `want_bytes`, at least those up to the next entry, so that the
+    /// block is never larger than `want_bytes` or one interval and one batch.
     ///
     /// Every batch is proven by its CRC, and all headers by the running hash at each entry and at the end: base offset,
     /// epoch and length lie outside the CRC. So what the disk returns wrong is found here and never served.
@@ -368,8 +368,9 @@ pub(crate) struct Expected {
 /// How much a scan reads at once.
 const SCAN_BYTES: usize = 1 << 20;
 
-/// Walks the batches of a log file from `position` to the first that is not whole and valid, or to `end`: magic and length,
-/// contiguous offsets, terms that do not fall, the CRC. Tells each to `found`; returns the position behind the last one.
+/// Walks the batches of a log file from `position` to the first that is not whole and valid, or to `end`: magic and
+/// length, contiguous offsets, terms that do not fall, the CRC. Tells each to `found`; returns the position behind the
+/// last one.
 ///
 /// The memory it takes is bounded by the longest batch, and that by the file.
 pub(crate) fn scan(

@@ -1,8 +1,8 @@
 //! The write-behind driver: it brings the tails of logs into their segment files, in large writes, without a sync.
 //!
-//! A log comes at once when an append waits for it (relaxed logs) or when it has gathered enough for a large write. Others
-//! stay in memory, which the journal allows, until the unwritten part of the tail cache gets large; then those that have
-//! waited longest are written. What is left a checkpoint writes.
+//! A log comes at once when an append waits for it (relaxed logs) or when it has gathered enough for a large write.
+//! Others stay in memory, which the journal allows, until the unwritten part of the tail cache gets large; then those
+//! that have waited longest are written. What is left a checkpoint writes.
 
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
@@ -90,8 +90,8 @@ impl Writer {
         }
     }
 
-    /// Lets the writer go on after a failed write, and gives why it failed. A full disk is no reason to spin, so that this
-    /// is left to a caller with a clock.
+    /// Lets the writer go on after a failed write, and gives why it failed. A full disk is no reason to spin, so that
+    /// this is left to a caller with a clock.
     pub(crate) fn retry(&self) -> Option<StorageError> {
         let error = self.stalled().take()?;
         self.wake();

@@ -34,7 +34,6 @@ fn handle(mut call: Call) -> Step {
             name: Str::from_static("transaction.version"),
             min_version: 0,
             max_version: TRANSACTION_VERSION,
-            ..Default::default()
         });
     }
     let response = ApiVersionsResponse {
@@ -46,7 +45,6 @@ fn handle(mut call: Call) -> Step {
             name: Str::from_static("transaction.version"),
             min_version_level: TRANSACTION_VERSION,
             max_version_level: TRANSACTION_VERSION,
-            ..Default::default()
         }],
         ..Default::default()
     };
@@ -65,7 +63,7 @@ pub(crate) fn too_new(call: &Call) -> Reply {
 
 fn row(api: &Api) -> ApiVersion {
     let (min_version, max_version) = api.advertised;
-    ApiVersion { api_key: api.key.0, min_version, max_version, ..Default::default() }
+    ApiVersion { api_key: api.key.0, min_version, max_version }
 }
 
 /// Letters, digits, '-' and '.', not at the ends.

@@ -205,6 +205,6 @@ mod tests {
     fn operations_are_bits_and_describe_is_bit_8() {
         assert_eq!(operations(&[]), 0);
         assert_eq!(operations(&[0, 3]), 0b1001);
-        assert!(TOPIC_OPERATIONS & 1 << 8 != 0 && CLUSTER_OPERATIONS & 1 << 8 != 0);
+        const { assert!(TOPIC_OPERATIONS & 1 << 8 != 0 && CLUSTER_OPERATIONS & 1 << 8 != 0) };
     }
 }

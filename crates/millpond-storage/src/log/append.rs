@@ -30,14 +30,14 @@ enum Verdict {
 }
 
 impl Log {
-    /// Appends the entries of a Raft log: readable on return, flushed when `done` is called. A proposal that the sequence
-    /// check refuses becomes a void entry. One outcome per entry.
+    /// Appends the entries of a Raft log: readable on return, flushed when `done` is called. A proposal that the
+    /// sequence check refuses becomes a void entry. One outcome per entry.
     ///
     /// # Errors
     ///
     /// [`StorageError::NotNext`] and [`StorageError::OffsetMismatch`] if an entry does not continue the log,
-    /// [`StorageError::BatchTooLarge`], and when the journal or this log failed. All are final for the Raft object: entries
-    /// before the refused one may be in the log. `done` is dropped.
+    /// [`StorageError::BatchTooLarge`], and when the journal or this log failed. All are final for the Raft object:
+    /// entries before the refused one may be in the log. `done` is dropped.
     pub fn append(&self, entries: Vec<AppendEntry>, done: Done) -> Result<Vec<Outcome>, StorageError> {
         let entries: Vec<(AppendEntry, u64)> = entries.into_iter().map(unpin).collect();
         let mut outcomes = Vec::with_capacity(entries.len());
@@ -56,8 +56,8 @@ impl Log {
         Ok(outcomes)
     }
 
-    /// Appends a proposal to the log of a group with one replica, as the next entry. A duplicate or a refused batch appends
-    /// nothing, and `done` is called at once.
+    /// Appends a proposal to the log of a group with one replica, as the next entry. A duplicate or a refused batch
+    /// appends nothing, and `done` is called at once.
     ///
     /// # Errors
     ///

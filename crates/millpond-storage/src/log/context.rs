@@ -11,8 +11,8 @@ use crate::journal::{JournalEntry, JournalHandle};
 use crate::writer::Writer;
 use crate::{Done, StorageError, StorageOptions};
 
-/// Where a log hands in what must become durable, in the order of the calls. A log calls it with its mutex held, so that
-/// the order of the journal is the order of the log.
+/// Where a log hands in what must become durable, in the order of the calls. A log calls it with its mutex held, so
+/// that the order of the journal is the order of the log.
 pub(crate) trait JournalSink: Send + Sync {
     /// Appends entries side by side; `done` is called when the last of them is durable or never will be.
     ///
@@ -82,7 +82,8 @@ impl LogContext {
         context
     }
 
-    /// Whom to ask for a checkpoint when relaxed logs have written [`StorageOptions::relaxed_sync_bytes`] since the last.
+    /// Whom to ask for a checkpoint when relaxed logs have written [`StorageOptions::relaxed_sync_bytes`] since the
+    /// last.
     pub(crate) fn on_checkpoint_wanted(&self, wanted: impl Fn() + Send + Sync + 'static) {
         let set = self.checkpoint_wanted.set(Box::new(wanted));
         assert!(set.is_ok(), "the data directory sets this once");

@@ -1,11 +1,11 @@
 //! One partition log: append, truncate, commit, read, look up.
 //!
-//! A [`Log`] is state in memory behind one mutex ([`state`]), the segment files that are written behind it ([`persist`]),
-//! and recovery ([`open`], [`replay`]). The mutex is held for memory work only; the two exceptions are a truncation of
-//! entries that left the tail cache and the look-up of where P is, which read a block of a segment.
+//! A [`Log`] is state in memory behind one mutex ([`state`]), the segment files that are written behind it
+//! ([`persist`]), and recovery ([`open`], [`replay`]). The mutex is held for memory work only; the two exceptions are a
+//! truncation of entries that left the tail cache and the look-up of where P is, which read a block of a segment.
 //!
-//! Order: an append, truncation or vote is handed to the journal while the mutex is held, so the order of the journal is the
-//! order of the log. Files are written under a second mutex that is always taken first.
+//! Order: an append, truncation or vote is handed to the journal while the mutex is held, so the order of the journal
+//! is the order of the log. Files are written under a second mutex that is always taken first.
 
 mod append;
 mod cold;
@@ -118,9 +118,9 @@ impl Log {
         self.state().frontiers()
     }
 
-    /// Everything up to and including `index` is committed: moves the high watermark, the producers' committed state, the
-    /// membership and the log start. An index beyond the log's end commits up to the end; one that is committed already
-    /// changes nothing.
+    /// Everything up to and including `index` is committed: moves the high watermark, the producers' committed state,
+    /// the membership and the log start. An index beyond the log's end commits up to the end; one that is committed
+    /// already changes nothing.
     pub fn commit(&self, index: RaftIndex) -> Frontiers {
         let mut state = self.state();
         state.commit(index);
@@ -200,8 +200,8 @@ impl Log {
     }
 
     /// Where an epoch ends: the largest known epoch that is not above it, and the offset after its last record (Kafka's
-    /// OffsetForLeaderEpoch, `LeaderEpochFileCache.endOffsetFor`). For an epoch older than all it is that epoch itself and
-    /// the log start; for one newer than all, `None`.
+    /// OffsetForLeaderEpoch, `LeaderEpochFileCache.endOffsetFor`). For an epoch older than all it is that epoch itself
+    /// and the log start; for one newer than all, `None`.
     pub fn epoch_end_offset(&self, epoch: LeaderEpoch) -> Option<(LeaderEpoch, Offset)> {
         let state = self.state();
         let newest = state.epochs.last()?.term.leader_epoch();
@@ -216,8 +216,8 @@ impl Log {
         }
     }
 
-    /// Forgets producers that were silent since before `before` (leader's append times); tells how many. All replicas must
-    /// do it at the same place of the log.
+    /// Forgets producers that were silent since before `before` (leader's append times); tells how many. All replicas
+    /// must do it at the same place of the log.
     pub fn expire_producers(&self, before: Timestamp) -> usize {
         self.state().producers.expire(before)
     }

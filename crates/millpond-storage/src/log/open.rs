@@ -61,7 +61,8 @@ impl Log {
     pub(crate) fn open(context: &Arc<LogContext>, row: &GroupRow) -> Result<Arc<Log>, StorageError> {
         let (log, folder) = Log::load(context, row)?;
         if folder.logs.last().copied() > name_of(row) || !log.resume(row).map_err(|error| log.segment_error(error))? {
-            // A log that was not opened between a crash and the clean stop: what it had beyond its row was never taken up.
+            // A log that was not opened between a crash and the clean stop: what it had beyond its row was never taken
+            // up.
             let log = Log::recover(context, row)?;
             log.finish_recovery()?;
             return Ok(log);
@@ -72,8 +73,8 @@ impl Log {
         Ok(log)
     }
 
-    /// Opens a log after a crash: takes what the row says and adds what the segments hold beyond it, if it is valid. The
-    /// journal is replayed next, then [`Log::finish_recovery`] is called; nothing else before that.
+    /// Opens a log after a crash: takes what the row says and adds what the segments hold beyond it, if it is valid.
+    /// The journal is replayed next, then [`Log::finish_recovery`] is called; nothing else before that.
     ///
     /// Blocks. Reads what the segments hold beyond the row.
     ///
@@ -110,8 +111,8 @@ impl Log {
     ///
     /// # Errors
     ///
-    /// [`StorageError::Corrupt`] if it lost what it had acknowledged: it ends before P or before what the table says was
-    /// synced, or in a term that its vote does not know. I/O.
+    /// [`StorageError::Corrupt`] if it lost what it had acknowledged: it ends before P or before what the table says
+    /// was synced, or in a term that its vote does not know. I/O.
     pub(crate) fn finish_recovery(&self) -> Result<(), StorageError> {
         let (recovery, row) = {
             let state = self.state();
@@ -449,8 +450,8 @@ impl Log {
         Ok(())
     }
 
-    /// Where entry `index` starts, or would start, in the log's `at`th segment; found without trusting an index, because the
-    /// files may have been cut and written again behind it.
+    /// Where entry `index` starts, or would start, in the log's `at`th segment; found without trusting an index,
+    /// because the files may have been cut and written again behind it.
     pub(super) fn locate_by_scan(
         &self,
         state: &mut LogState,

@@ -1,8 +1,8 @@
 //! From memory to the segment files: write-behind, cuts, syncs, producer snapshots.
 //!
 //! All of it happens under the log's file mutex, one step at a time. A step is taken from the state, done without the
-//! state's mutex, and then told to the state, which ignores it if the log was truncated meanwhile: the files are cut before
-//! the next step.
+//! state's mutex, and then told to the state, which ignores it if the log was truncated meanwhile: the files are cut
+//! before the next step.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::IoSlice;
@@ -320,8 +320,8 @@ impl Log {
         Ok(())
     }
 
-    /// Writes and syncs everything that was appended before the call, and gives the row that says so. Blocks; does nothing
-    /// when nothing changed.
+    /// Writes and syncs everything that was appended before the call, and gives the row that says so. Blocks; does
+    /// nothing when nothing changed.
     ///
     /// # Errors
     ///

@@ -89,9 +89,9 @@ impl std::fmt::Debug for ColdEntries {
 }
 
 impl Log {
-    /// Reads whole data batches from the one that holds `from` on, as long as they end at or before `to` (exclusive; the
-    /// high watermark for a consumer) and fit into `max_bytes`. With `whole_first` the first batch comes whatever its size.
-    /// Raft-only entries are left out.
+    /// Reads whole data batches from the one that holds `from` on, as long as they end at or before `to` (exclusive;
+    /// the high watermark for a consumer) and fit into `max_bytes`. With `whole_first` the first batch comes whatever
+    /// its size. Raft-only entries are left out.
     ///
     /// # Errors
     ///
@@ -116,8 +116,8 @@ impl Log {
         Ok(Read::Cold(ColdRead { log, plan, from, to, max_bytes, whole_first, truncations }))
     }
 
-    /// Reads entries by Raft index, `from` up to `to` (exclusive), about `max_bytes` of them but at least one. Entries that
-    /// the log does not have are left out.
+    /// Reads entries by Raft index, `from` up to `to` (exclusive), about `max_bytes` of them but at least one. Entries
+    /// that the log does not have are left out.
     ///
     /// # Errors
     ///
@@ -188,8 +188,8 @@ impl ColdRead {
     ///
     /// # Errors
     ///
-    /// [`StorageError::Corrupt`] names the segment and the position where the disk returned something else than what was
-    /// written; [`StorageError::Io`], [`StorageError::LogClosed`].
+    /// [`StorageError::Corrupt`] names the segment and the position where the disk returned something else than what
+    /// was written; [`StorageError::Io`], [`StorageError::LogClosed`].
     pub fn run(self) -> Result<Vec<Bytes>, StorageError> {
         let mut cold = self;
         for _ in 0..TRUNCATED_READS {

@@ -254,9 +254,9 @@ impl Log {
 
     /// Drops what the log has from `index` on.
     ///
-    /// An earlier recovery, before it crashed, may have cut the files here or further down and written other entries. Then
-    /// the place cannot be found, or not what should lie before it, and the files are left alone until the record comes
-    /// that cuts below all of that: up to the lowest cut they hold what they always held.
+    /// An earlier recovery, before it crashed, may have cut the files here or further down and written other entries.
+    /// Then the place cannot be found, or not what should lie before it, and the files are left alone until the record
+    /// comes that cuts below all of that: up to the lowest cut they hold what they always held.
     fn cut_replayed(&self, state: &mut LogState, index: RaftIndex) -> Result<(), StorageError> {
         let whole = state.purged.is_none() && state.lowest().is_none_or(|lowest| index <= lowest);
         let after = index.0.checked_sub(1).map(RaftIndex).filter(|_| !whole);

@@ -20,9 +20,10 @@ use crate::types::{Done, EpochStart, FlushMode, LogOptions, LogPosition, Segment
 use crate::{Frontiers, StorageError};
 
 /// After a truncation the batches of a relaxed log go through the journal, too, until this many checkpoints have begun.
-/// A Truncate record cuts what the segments hold when it is replayed, so what is appended behind it must be in the journal
-/// for as long as the record may be replayed: until a table is on disk whose rows were captured after it. The third
-/// checkpoint after the truncation starts when the second one's table is written, and the second one began after it.
+/// A Truncate record cuts what the segments hold when it is replayed, so what is appended behind it must be in the
+/// journal for as long as the record may be replayed: until a table is on disk whose rows were captured after it. The
+/// third checkpoint after the truncation starts when the second one's table is written, and the second one began after
+/// it.
 pub(crate) const JOURNALED_CHECKPOINTS: u8 = 3;
 
 /// Makes the segments of one log.
@@ -54,8 +55,8 @@ pub(crate) struct Cut {
     pub(crate) segment: SegmentName,
     pub(crate) position: u32,
     pub(crate) entries: u32,
-    /// Whether the journal's record of it is durable. Before that the files stay as they are: a start would take them for
-    /// what `groups.table` says of them.
+    /// Whether the journal's record of it is durable. Before that the files stay as they are: a start would take them
+    /// for what `groups.table` says of them.
     pub(crate) durable: bool,
 }
 
@@ -78,8 +79,8 @@ pub(crate) enum Effect {
 /// What a recovery must remember until its end.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Recovery {
-    /// Why the files are not what the row says: a truncation cut them after the row was captured. Its record comes in the
-    /// replay, or the files are damaged.
+    /// Why the files are not what the row says: a truncation cut them after the row was captured. Its record comes in
+    /// the replay, or the files are damaged.
     pub(crate) diverged: Option<String>,
     /// Entries were kept that no row and perhaps no journal has.
     pub(crate) kept: bool,
@@ -319,7 +320,8 @@ impl LogState {
         self.bytes_since_snapshot += u64::from(header.size_bytes);
     }
 
-    /// Keeps what committing or truncating the entry will need; `remember` tells whether the producers are to know of it.
+    /// Keeps what committing or truncating the entry will need; `remember` tells whether the producers are to know of
+    /// it.
     pub(crate) fn track(
         &mut self,
         batch: &StampedBatch,
@@ -373,8 +375,8 @@ impl LogState {
         newest.map_or_else(|| self.membership.clone(), |(index, membership)| (self.log_id_at(index), membership))
     }
 
-    /// Drops the entries behind `after`; the files are cut later. Returns the cost that left the cache and the part of it
-    /// that was not written.
+    /// Drops the entries behind `after`; the files are cut later. Returns the cost that left the cache and the part of
+    /// it that was not written.
     pub(crate) fn truncate(&mut self, after: Option<RaftIndex>, place: Place, durable: bool) -> (u64, u64) {
         let keep_to = after.map_or(0, |after| after.0 + 1);
         let (mut cost, mut dirty) = (0, 0);

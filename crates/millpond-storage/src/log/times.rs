@@ -1,8 +1,8 @@
 //! Look-ups by time (Kafka's ListOffsets).
 //!
-//! The index tells the max timestamp of all that lies before each entry, so the block in which it reaches a time is found
-//! by a binary search; then the batch by its header, then the record. Only the batch that holds the answer is opened, as a
-//! rule: a compressed batch whose header promises a time that no record has costs one more.
+//! The index tells the max timestamp of all that lies before each entry, so the block in which it reaches a time is
+//! found by a binary search; then the batch by its header, then the record. Only the batch that holds the answer is
+//! opened, as a rule: a compressed batch whose header promises a time that no record has costs one more.
 
 use millpond_record::{BatchHeader, DecompressLimit, LeaderEpoch, Offset, StampedBatch, Timestamp, records};
 
@@ -12,7 +12,8 @@ use super::types::Found;
 use crate::StorageError;
 use crate::segment::SegmentError;
 
-/// Batches that are opened in vain, because their headers promise a time that no record has, before the look-up gives up.
+/// Batches that are opened in vain, because their headers promise a time that no record has, before the look-up gives
+/// up.
 const MAX_LIARS: usize = 64;
 
 /// How much of the tail cache is looked at.
@@ -131,8 +132,8 @@ fn first_in_segment(
     Ok(None)
 }
 
-/// The first record of a batch whose timestamp is wanted. A batch that cannot be opened answers by its header: it is what
-/// the producer sent, and a consumer will see the same.
+/// The first record of a batch whose timestamp is wanted. A batch that cannot be opened answers by its header: it is
+/// what the producer sent, and a consumer will see the same.
 fn first_record(
     batch: &[u8],
     header: &BatchHeader,

@@ -12,14 +12,15 @@ use crate::segment::SegmentError;
 use crate::types::{Done, FlushMode, LogOptions, LogPosition};
 
 impl Log {
-    /// Drops every entry behind `after`; with `None` all of them. Memory falls back at once, the journal has it before the
-    /// next append, the files follow.
+    /// Drops every entry behind `after`; with `None` all of them. Memory falls back at once, the journal has it before
+    /// the next append, the files follow.
     ///
     /// Blocks for the read of one block if the entries have left the tail cache.
     ///
     /// # Errors
     ///
-    /// [`StorageError::TruncatesCommitted`] below the committed entry or P; what a read of a segment or the journal say.
+    /// [`StorageError::TruncatesCommitted`] below the committed entry or P; what a read of a segment or the journal
+    /// say.
     pub fn truncate_after(&self, after: Option<RaftIndex>) -> Result<(), StorageError> {
         let mut state = self.state();
         self.check_open(&state)?;
@@ -114,9 +115,9 @@ impl Log {
         }
     }
 
-    /// Moves P to `index`, which must be committed, the end of a segment, and not below P; the log's last entry is one: its
-    /// segment is closed. In a relaxed log it must have been synced by a checkpoint, too. Entries up to P stay readable
-    /// until something deletes them.
+    /// Moves P to `index`, which must be committed, the end of a segment, and not below P; the log's last entry is one:
+    /// its segment is closed. In a relaxed log it must have been synced by a checkpoint, too. Entries up to P stay
+    /// readable until something deletes them.
     ///
     /// Blocks for the read of one block at most.
     ///
@@ -154,8 +155,8 @@ impl Log {
         Ok(position)
     }
 
-    /// Changes the settings. A log that becomes durable reports appends by the journal once its segments are synced; until
-    /// then they wait for both, in order.
+    /// Changes the settings. A log that becomes durable reports appends by the journal once its segments are synced;
+    /// until then they wait for both, in order.
     ///
     /// # Errors
     ///

@@ -25,8 +25,8 @@ pub enum Body {
     RaftOnly {
         /// What it is for.
         kind: RaftOnlyKind,
-        /// Its content, as its owner encodes it. A membership is also kept as the log's membership, a log start moves the
-        /// log start when it is committed (see [`log_start_payload`](crate::log_start_payload)).
+        /// Its content, as its owner encodes it. A membership is also kept as the log's membership, a log start moves
+        /// the log start when it is committed (see [`log_start_payload`](crate::log_start_payload)).
         payload: Bytes,
         /// The leader's time.
         time: Timestamp,
@@ -42,8 +42,8 @@ pub struct Proposal {
     pub header: BatchHeader,
     /// The leader's time of the append; retention goes by it where record times cannot be trusted.
     pub append_time: Timestamp,
-    /// Bytes of the allocation that `batch` keeps alive: the request frame it was cut from, or the size of the batch if it
-    /// has an allocation of its own. The tail cache counts it, and copies a batch smaller than a quarter of it.
+    /// Bytes of the allocation that `batch` keeps alive: the request frame it was cut from, or the size of the batch if
+    /// it has an allocation of its own. The tail cache counts it, and copies a batch smaller than a quarter of it.
     pub frame_bytes: usize,
 }
 

@@ -15,8 +15,8 @@ fn record(index: u64, term: u64, base_offset: i64) -> JournalEntry {
     JournalEntry::Append { group: GROUP, index, term, append_time: Timestamp(5), batch }
 }
 
-/// Replays a record over a log of indexes 0 to 4 (terms 1, 1, 2, 2, 4) that a checkpoint covers; gives what it did and the
-/// (index, term) of the last entry after it.
+/// Replays a record over a log of indexes 0 to 4 (terms 1, 1, 2, 2, 4) that a checkpoint covers; gives what it did and
+/// the (index, term) of the last entry after it.
 fn replayed(options: LogOptions, record: JournalEntry) -> (Result<Replayed, StorageError>, (u64, u64)) {
     let out = std::sync::Arc::new(std::sync::Mutex::new(None));
     let seen = out.clone();
@@ -34,8 +34,7 @@ fn replayed(options: LogOptions, record: JournalEntry) -> (Result<Replayed, Stor
         let last = log.row().last.unwrap();
         *seen.lock().unwrap() = Some((result, (last.index.0, last.term.0)));
     });
-    let result = out.lock().unwrap().take().unwrap();
-    result
+    out.lock().unwrap().take().unwrap()
 }
 
 /// Segments of one batch each, so that every index is a boundary and P can be 1.

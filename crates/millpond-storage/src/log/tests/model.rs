@@ -1,5 +1,5 @@
-//! The log against a vector: whatever is appended, truncated, committed, written, evicted, checkpointed, closed or lost in
-//! a crash, it reads as the vector does.
+//! The log against a vector: whatever is appended, truncated, committed, written, evicted, checkpointed, closed or lost
+//! in a crash, it reads as the vector does.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
