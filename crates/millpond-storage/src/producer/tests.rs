@@ -171,7 +171,10 @@ proptest! {
     }
 
     #[test]
-    fn arbitrary_bytes_are_no_snapshot_and_no_panic(mut bytes in prop::collection::vec(any::<u8>(), 0..400), seal: bool) {
+    fn arbitrary_bytes_are_no_snapshot_and_no_panic(
+        mut bytes in prop::collection::vec(any::<u8>(), 0..400),
+        seal: bool,
+    ) {
         if seal && bytes.len() >= 12 {
             // With a right head and checksum the fields themselves are looked at.
             bytes[..4].copy_from_slice(&MAGIC.to_le_bytes());

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::io::IoSlice;
 
-use millpond_record::BatchView;
+use millpond_record::{BatchView, StampedBatch};
 use millpond_runtime::OpenMode;
 use proptest::prelude::*;
 
@@ -125,9 +125,10 @@ proptest! {
             let mut index_bytes = index_bytes;
             if sealed {
                 // A right header and whole entries of arbitrary content.
-                let header = index::IndexHeader { base_offset: Offset(0), first_index: RaftIndex(0), interval_bytes: 256 };
+                let (base_offset, first_index) = (Offset(0), RaftIndex(0));
+                let header = index::IndexHeader { base_offset, first_index, interval_bytes: 256 }.encode();
                 let entries = index_bytes.len() / INDEX_ENTRY_BYTES * INDEX_ENTRY_BYTES;
-                index_bytes = [&header.encode()[..], &index_bytes[..entries]].concat();
+                index_bytes = [&header[..], &index_bytes[..entries]].concat();
             }
             for (extension, bytes) in [("log", &log_bytes), ("idx", &index_bytes)] {
                 let file = disk.open(&bench.files(extension)[0], OpenMode::Write).unwrap();
@@ -150,8 +151,8 @@ proptest! {
             let segment = Segment::new(disk, bench.folder().into(), Arc::default(), name);
             let log = segment.files().unwrap().log;
             // A batch that parses, then noise: as the end of a torn write looks.
-            let batch = plain(1, 10, 0);
-            let mut whole = millpond_record::StampedBatch::new(batch, Offset(0), Term(0).leader_epoch()).unwrap().to_bytes().to_vec();
+            let batch = StampedBatch::new(plain(1, 10, 0), Offset(0), Term(0).leader_epoch()).unwrap();
+            let mut whole = batch.to_bytes().to_vec();
             let first = whole.len() as u64;
             whole.extend_from_slice(&bytes);
             log.write_all_at(&[IoSlice::new(&whole)], 0).unwrap();
