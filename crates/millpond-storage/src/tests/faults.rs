@@ -8,6 +8,7 @@ use millpond_runtime::OpenMode;
 use millpond_runtime::sim::{Crash, DiskFaults, World, block_on};
 
 use super::{NODE, Told, append, entries, open, root, spec, vote};
+use crate::table::Table;
 use crate::{DataDir, Log, StorageError};
 
 /// A group that takes appends of term 1.
@@ -84,6 +85,31 @@ fn a_full_disk_holds_the_checkpoint_back_until_there_is_room() {
         let (data_dir, _) = open(&world.restart(NODE)).unwrap();
         assert_eq!(count(&data_dir.log(GroupId(1)).unwrap().unwrap()), 84);
     });
+}
+
+#[test]
+fn a_row_that_counts_records_which_were_never_written_covers_nothing_of_the_next_life() {
+    for kind in [Crash::Kill, Crash::PowerCut] {
+        block_on(1, async {
+            let world = World::new(1);
+            let (data_dir, _) = open(&world.runtime_for(NODE)).unwrap();
+            let log = group(&world, &data_dir, 1).await;
+            fill(&world, &log, 5).await;
+            data_dir.checkpoint().unwrap();
+            world.crash(NODE, kind);
+            let runtime = world.restart(NODE);
+            // As if entries had been submitted between the position that the checkpoint noted and the row it captured.
+            let mut table = Table::read(&*runtime.disk(), root()).unwrap();
+            table.rows.get_mut(&GroupId(1)).unwrap().journal_sequence += 50;
+            Table::write(&*runtime.disk(), root(), table.replay_from, table.rows.values()).unwrap();
+            let (data_dir, report) = open(&runtime).unwrap();
+            assert_eq!(report.journal_records, 0);
+            fill(&world, &data_dir.log(GroupId(1)).unwrap().unwrap(), 8).await;
+            world.crash(NODE, kind);
+            let (data_dir, _) = open(&world.restart(NODE)).unwrap();
+            assert_eq!(count(&data_dir.log(GroupId(1)).unwrap().unwrap()), 13);
+        });
+    }
 }
 
 #[test]
