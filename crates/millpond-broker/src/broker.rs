@@ -1,6 +1,7 @@
 //! A broker from start to stop: data directory, groups, metadata, listeners.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -51,6 +52,12 @@ pub enum StartError {
     /// The data directory cannot be opened.
     #[error(transparent)]
     DataDir(#[from] OpenError),
+    /// The directory has partitions, but the metadata that says whose they are is gone.
+    #[error(
+        "{0} has partitions but not the cluster's metadata (group 0): starting would delete them. Bring the whole folder \
+         back from where it was copied, or start on an empty one"
+    )]
+    MetadataLost(PathBuf),
     /// The metadata group does not start.
     #[error("the cluster's metadata cannot be read: {0}")]
     Metadata(#[from] RaftError),
@@ -137,6 +144,10 @@ impl Broker {
         let (fatal_sender, fatal) = watch::channel(None);
         let fatal_sender = Arc::new(fatal_sender);
         let data_dir = open_data_dir(&runtime, &config, Arc::clone(&fatal_sender)).await?;
+        let rows = data_dir.groups();
+        if !rows.is_empty() && !rows.iter().any(|row| row.group == METADATA_GROUP) {
+            return Err(StartError::MetadataLost(config.data_dir.clone()));
+        }
         let groups = Groups::start(runtime.clone(), data_dir.clone());
         let applied = Arc::new(Applied::default());
         let group = groups.metadata(FIRST_METADATA_REPLICA, config.node_id, applied.clone()).await?;

@@ -1,12 +1,12 @@
 //! The byte budgets of requests and responses.
 //!
-//! [`ProduceMemory`] (`queued.max.request.bytes`) is for produce requests. A large one takes its share before it is read
-//! from the connection, a small one before it is handled; it is given back when the batches are durable, even where
-//! `acks` let them be answered before. Who gets none waits in line, and its connection is not read meanwhile: TCP slows
-//! the client down, nobody gets an error.
+//! [`ProduceMemory`] (`queued.max.request.bytes`) is for produce requests. A large one takes its share before it is
+//! read from the connection, a small one before it is handled; it is given back when the batches are durable, even
+//! where `acks` let them be answered before. Who gets none waits in line, and its connection is not read meanwhile: TCP
+//! slows the client down, nobody gets an error.
 //!
-//! [`FetchMemory`] (`millpond.fetch.memory.bytes`) is for record bytes on their way to clients. Nobody waits for it: when
-//! it is used up, by clients that read slowly, a fetch is answered with its first batch alone.
+//! [`FetchMemory`] (`millpond.fetch.memory.bytes`) is for record bytes on their way to clients. Nobody waits for it:
+//! when it is used up, by clients that read slowly, a fetch is answered with its first batch alone.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -199,8 +199,8 @@ pub const SETTINGS: &[Setting] = &[
         "max.connections",
         "10000",
         whole(1, 1_000_000, "connections"),
-        "Client connections at once, at most half of the files that the process may have open; further ones are closed on \
-         arrival.",
+        "Client connections at once, at most half of the files that the process may have open; further ones are closed \
+         on arrival.",
     ),
     setting(
         "fetch.max.bytes",

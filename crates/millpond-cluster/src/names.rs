@@ -3,11 +3,16 @@
 /// The longest topic name: a folder is named after the topic and the partition, and file names end at 255 bytes.
 pub const MAX_TOPIC_NAME_BYTES: usize = 249;
 
+/// What the log of the cluster's metadata is called, in Kafka too.
+pub const METADATA_TOPIC_NAME: &str = "__cluster_metadata";
+
 /// Why a topic name is refused. All of them are INVALID_TOPIC_EXCEPTION to a client.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum TopicNameError {
     #[error("a topic name cannot be empty")]
     Empty,
+    #[error("{METADATA_TOPIC_NAME} is the cluster's own metadata")]
+    Reserved,
     #[error("a topic name cannot be \".\" or \"..\"")]
     Dots,
     #[error("a topic name of {0} bytes is too long: the limit is {MAX_TOPIC_NAME_BYTES}")]
@@ -27,6 +32,9 @@ pub fn check_topic_name(name: &str) -> Result<(), TopicNameError> {
     }
     if name == "." || name == ".." {
         return Err(TopicNameError::Dots);
+    }
+    if name == METADATA_TOPIC_NAME {
+        return Err(TopicNameError::Reserved);
     }
     if name.len() > MAX_TOPIC_NAME_BYTES {
         return Err(TopicNameError::TooLong(name.len()));
@@ -51,6 +59,7 @@ mod tests {
         }
         assert_eq!(check_topic_name(""), Err(TopicNameError::Empty));
         assert_eq!(check_topic_name("."), Err(TopicNameError::Dots));
+        assert_eq!(check_topic_name("__cluster_metadata"), Err(TopicNameError::Reserved));
         assert_eq!(check_topic_name(".."), Err(TopicNameError::Dots));
         assert_eq!(check_topic_name(&"a".repeat(250)), Err(TopicNameError::TooLong(250)));
         for bad in ["two words", "a/b", "ä", "a\n", "a:b", "a\0"] {

@@ -276,7 +276,9 @@ impl Work {
         if self.poll_receipts_once() {
             return;
         }
-        let timeout = Duration::from_millis(u64::try_from(self.timeout_ms).unwrap_or(0));
+        // Nobody waits for the answer of acks=0, and its only bad one closes the connection.
+        let patience = if self.acks == Acks::None { i32::MAX } else { self.timeout_ms };
+        let timeout = Duration::from_millis(u64::try_from(patience).unwrap_or(0));
         let runtime = self.call.shared.runtime.clone();
         let waiting = poll_fn(|context| match self.poll_receipts(context) {
             true => Poll::Ready(()),

@@ -204,7 +204,8 @@ impl JournalHandle {
         let journal = &self.0;
         {
             let mut state = journal.lock();
-            if !state.starved {
+            // One that is being made, or could be, comes first: checkpoints may be held back several times meanwhile.
+            if !state.starved || !state.maker.is_idle(journal.max_files) {
                 return true;
             }
             if state.maker.lent >= journal.max_files {
