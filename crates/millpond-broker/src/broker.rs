@@ -54,8 +54,8 @@ pub enum StartError {
     DataDir(#[from] OpenError),
     /// The directory has partitions, but the metadata that says whose they are is gone.
     #[error(
-        "{0} has partitions but not the cluster's metadata (group 0): starting would delete them. Bring the whole folder \
-         back from where it was copied, or start on an empty one"
+        "{0} has partitions but not the cluster's metadata (group 0): starting would delete them. Bring the whole \
+         folder back from where it was copied, or start on an empty one"
     )]
     MetadataLost(PathBuf),
     /// The metadata group does not start.

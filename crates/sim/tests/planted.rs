@@ -14,6 +14,11 @@ fn an_acknowledgement_before_the_sync_is_found_within_200_seeds() {
 }
 
 #[test]
+fn a_stale_record_of_a_recycled_journal_file_is_found_within_200_seeds() {
+    assert!(first_failure(PlantedFault::StaleJournalRecord).is_some());
+}
+
+#[test]
 fn a_high_watermark_beyond_what_is_durable_is_found_within_200_seeds() {
     assert!(first_failure(PlantedFault::UnclampedApplied).is_some());
 }

@@ -194,6 +194,7 @@ impl<'a> FileReader<'a> {
         };
         match found {
             HeaderFound::Header(header) if header.number == number => Ok(Some(header)),
+            HeaderFound::Header(header) if planted(PlantedFault::StaleJournalRecord) => Ok(Some(header)),
             HeaderFound::Header(_) | HeaderFound::None => Ok(None),
             HeaderFound::Newer(found) => {
                 Err(OpenError::NewerFormat { path: path.to_path_buf(), found, supported: JOURNAL_VERSION })
