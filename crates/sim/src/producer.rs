@@ -289,9 +289,9 @@ impl Producer {
                 self.again.retain(|other| other.target.partition != partition);
             }
             ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER if self.again.iter().any(|b| b.target.partition == partition) => {
-                self.again.push_back(batch);
+                self.put_back(batch);
             }
-            code if code.is_retriable() || code == ErrorCode::UNKNOWN_TOPIC_ID => self.again.push_back(batch),
+            code if code.is_retriable() || code == ErrorCode::UNKNOWN_TOPIC_ID => self.put_back(batch),
             code => {
                 let text = format!("{partition}: a batch of {:?} is refused: {code}", self.kind);
                 let again: Vec<_> = self.again.iter().map(|batch| &batch.delivery).collect();
@@ -299,6 +299,17 @@ impl Producer {
                 self.client.shared.history().fail(text);
             }
         }
+    }
+
+    /// A batch is to be sent again, before all that follow it in its partition: a broker that knows nothing of the
+    /// session takes whatever comes first for its beginning.
+    fn put_back(&mut self, batch: Batch) {
+        let follows = |other: &Batch| {
+            let is_later = other.ids.first() > batch.ids.first();
+            is_later && other.target.partition == batch.target.partition
+        };
+        let at = self.again.iter().position(follows).unwrap_or(self.again.len());
+        self.again.insert(at, batch);
     }
 
     fn exists(&self, target: &Target) -> bool {
@@ -309,16 +320,13 @@ impl Producer {
     /// others now and then, too.
     fn lose_in_flight(&mut self) {
         self.client.disconnect();
-        let mut lost = VecDeque::new();
         for request in std::mem::take(&mut self.in_flight) {
             for batch in request.batches {
                 if self.kind == Kind::Idempotent || self.client.rng.chance(0.5) {
-                    lost.push_back(batch);
+                    self.put_back(batch);
                 }
             }
         }
-        // What waits already was sent before what was in flight.
-        self.again.append(&mut lost);
     }
 }
 
