@@ -135,7 +135,7 @@ impl Checkpointer {
         slots.retain(|slot| !slot.is_gone());
         let captured = self.capture(&slots, at_most);
         let mut rows = Vec::with_capacity(slots.len());
-        let mut held_back = None;
+        let (mut held_back, mut passing) = (None, true);
         for (slot, captured) in slots.iter().zip(captured) {
             let row = match captured {
                 Ok(row) => row,
@@ -144,6 +144,7 @@ impl Checkpointer {
                 // Its old row stays, and with it the records that follow that row. A truncation or a deletion that is
                 // not durable yet is one reason, a disk that is full another.
                 Err(error) => {
+                    passing &= matches!(error, StorageError::LogClosed(_) | StorageError::TruncationPending(_));
                     held_back = Some(error);
                     slot.checkpointed()
                 }
@@ -165,7 +166,7 @@ impl Checkpointer {
                     return Err(error);
                 }
                 // The old table is there still, and so is what it needs.
-                held_back = Some(error);
+                (held_back, passing) = (Some(error), false);
             }
         }
         match held_back {
@@ -174,7 +175,7 @@ impl Checkpointer {
                 if matches!(error, StorageError::Io { .. }) {
                     *self.held_back.lock().expect("nothing panics while it holds this") = Some(error.clone());
                 }
-                if !self.journal.lend_file() {
+                if !self.journal.lend_file(passing) {
                     return Err(error);
                 }
             }

@@ -199,8 +199,9 @@ impl JournalHandle {
     }
 
     /// A checkpoint could free no file. If the flush waits for one, the journal may have one more for now, up to twice
-    /// the configured number; false beyond that.
-    pub(crate) fn lend_file(&self) -> bool {
+    /// the configured number; false beyond that. There is no such limit while all that holds checkpoints back is
+    /// `passing`, a deletion or truncation in the queue: each file lent brings it nearer, and the queue is bounded.
+    pub(crate) fn lend_file(&self, passing: bool) -> bool {
         let journal = &self.0;
         {
             let mut state = journal.lock();
@@ -208,7 +209,7 @@ impl JournalHandle {
             if !state.starved || !state.maker.is_idle(journal.max_files) {
                 return true;
             }
-            if state.maker.lent >= journal.max_files {
+            if !passing && state.maker.lent >= journal.max_files {
                 return false;
             }
             state.maker.lent += 1;
