@@ -271,8 +271,21 @@ async fn open_data_dir(
         journal_bytes = recovery.journal_bytes,
         "data directory open"
     );
-    for stray in recovery.strays {
-        warn!("a folder that belongs to no known partition was set aside as {stray}");
+    for damaged in &recovery.damaged {
+        let kept = match &damaged.kept {
+            Some(file) => format!("What the journal had of it was saved there as {file}"),
+            None => "The journal had nothing of it".to_owned(),
+        };
+        error!(
+            group = damaged.group.0,
+            "the partition in {} is damaged and set aside, nothing of it is served: {}. {kept}. Copy the folder if its \
+             records are wanted; deleting the topic removes it",
+            damaged.folder,
+            damaged.what
+        );
+    }
+    for stray in &recovery.strays {
+        error!("a folder that belongs to no known partition was set aside as {stray}: look into it, then remove it");
     }
     Ok(data_dir)
 }

@@ -40,7 +40,7 @@ pub use log::{
 };
 pub use meta::{DirectoryId, MetaProperties};
 pub use options::StorageOptions;
-pub use replay::RecoveryReport;
+pub use replay::{DamagedGroup, RecoveryReport};
 pub use stats::{SYNC_MICROS_BOUNDS, StorageStats};
 pub use types::{
     Done, EpochStart, FlushMode, GroupRow, GroupSpec, Hold, LogOptions, LogPosition, SegmentPosition, Vote,

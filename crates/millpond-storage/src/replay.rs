@@ -13,9 +13,9 @@ use std::sync::Arc;
 use millpond_record::GroupId;
 use millpond_runtime::Disk;
 
-use crate::journal::JournalEntry;
 use crate::journal::record::Kind;
 use crate::journal::scan::{self, FoundRecord, ReplayFrom, Scanned};
+use crate::journal::{JournalEntry, kept};
 use crate::log::{Log, LogContext, Replayed};
 use crate::partition_folder::{self, FolderName, PartitionMetadata};
 use crate::registry::check_owner;
@@ -51,13 +51,27 @@ pub struct RecoveryReport {
     pub groups_created: u64,
     /// Groups that the journal deleted.
     pub groups_deleted: u64,
-    /// Groups whose log contradicts the table or the journal, and how. Their copies are set aside: nothing of them is
-    /// deleted, and nothing is served. (A damaged metadata group, 0, refuses the start.)
-    pub damaged: Vec<(GroupId, String)>,
+    /// Groups whose log contradicts the table or the journal. Their copies are set aside: nothing of them is deleted,
+    /// and nothing is served. (A damaged metadata group, 0, refuses the start.)
+    pub damaged: Vec<DamagedGroup>,
     /// Folders of no known group: they were set aside under these names and hold what they held.
     pub strays: Vec<String>,
     /// Folders of no known group that held no data and were removed.
     pub empty_folders_removed: u64,
+}
+
+/// A group that recovery set aside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DamagedGroup {
+    /// The group.
+    pub group: GroupId,
+    /// Its folder, below the data directory.
+    pub folder: String,
+    /// What contradicts what.
+    pub what: String,
+    /// The file in that folder that keeps what the journal had of the group, which the journal itself soon has no more;
+    /// `None` if it had nothing.
+    pub kept: Option<String>,
 }
 
 /// What the first pass over the journal found.
@@ -117,7 +131,7 @@ fn set_aside(
     if let Some(log) = logs.remove(&group) {
         log.retire();
     }
-    report.damaged.push((group, what));
+    report.damaged.push(DamagedGroup { group, folder: row.folder(), what, kept: None });
     Ok(())
 }
 
@@ -172,9 +186,21 @@ impl Recovery<'_> {
         for log in logs.values().cloned().collect::<Vec<_>>() {
             log.finish_recovery().or_else(|error| set_aside(error.into(), table, &mut logs, &mut report))?;
         }
+        self.keep_records(&pass.scanned, &mut report)?;
         report.groups = table.rows.len() as u64;
         report.groups_replayed = logs.len() as u64;
         Ok((logs, report))
+    }
+
+    /// Saves what the journal has of the groups that were set aside: the next checkpoint does not wait for them, and
+    /// its files are recycled then.
+    fn keep_records(&self, scanned: &Scanned, report: &mut RecoveryReport) -> Result<(), OpenError> {
+        let folders = report.damaged.iter().map(|damaged| (damaged.group, self.root.join(&damaged.folder))).collect();
+        let mut names = kept::keep(self.disk, self.folder, &scanned.files, self.from, &folders)?;
+        for damaged in &mut report.damaged {
+            damaged.kept = names.remove(&damaged.group);
+        }
+        Ok(())
     }
 
     fn replay(

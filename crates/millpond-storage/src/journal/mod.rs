@@ -3,6 +3,7 @@
 
 pub(crate) mod file;
 mod group_commit;
+pub(crate) mod kept;
 pub(crate) mod record;
 mod recycle;
 mod round;

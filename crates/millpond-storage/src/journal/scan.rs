@@ -30,7 +30,10 @@ pub(crate) struct ReplayFrom {
 /// A record that was proven by its checksums.
 pub(crate) struct FoundRecord<'a> {
     pub(crate) header: RecordHeader,
-    bytes: &'a [u8],
+    /// The record as it is in its file.
+    pub(crate) bytes: &'a [u8],
+    /// What that file's header begins its checksums with.
+    pub(crate) salt: u32,
     path: &'a Path,
 }
 
@@ -146,7 +149,7 @@ fn scan_file(
         }
         position += u64::from(header.length);
         sequence += 1;
-        visit(FoundRecord { header, bytes, path })?;
+        visit(FoundRecord { header, bytes, salt: file.salt, path })?;
     }
     // Everything before the write that a later record belongs to was synced before that write began.
     if let Some(proof) = reader.find_later_write(position, &file, sequence).map_err(read_error)? {

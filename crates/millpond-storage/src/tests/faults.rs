@@ -1,13 +1,15 @@
 //! What a data directory does when the disk fails it in one place.
 
 use std::io::IoSlice;
+use std::path::Path;
 use std::time::Duration;
 
 use millpond_record::GroupId;
-use millpond_runtime::OpenMode;
 use millpond_runtime::sim::{Crash, DiskFaults, World, block_on};
+use millpond_runtime::{OpenMode, Runtime};
 
 use super::{NODE, Told, append, entries, open, root, spec, vote};
+use crate::journal::{JournalEntry, kept};
 use crate::table::Table;
 use crate::{DataDir, Log, StorageError};
 
@@ -33,6 +35,20 @@ async fn fill(world: &World, log: &Log, count: usize) {
 
 fn count(log: &Log) -> usize {
     entries(log).unwrap().len()
+}
+
+/// The indexes of the entries in a file of kept records.
+fn kept_appends(runtime: &Runtime, path: &Path) -> Vec<u64> {
+    let bytes = runtime.disk().read(path, 1 << 20).unwrap();
+    let (group, records) = kept::read(&bytes).unwrap();
+    let indexes = records.iter().filter_map(|(_, entry)| match entry {
+        JournalEntry::Append { group: found, index, .. } => {
+            assert_eq!(*found, group);
+            Some(index.0)
+        }
+        _ => None,
+    });
+    indexes.collect()
 }
 
 #[test]
@@ -143,8 +159,19 @@ fn a_damaged_log_ends_its_group_and_no_other() {
                 return;
             }
             let (data_dir, report) = opened.unwrap();
-            assert_eq!(report.damaged.iter().map(|(group, _)| *group).collect::<Vec<_>>(), [GroupId(1)]);
-            assert_eq!(count(&data_dir.log(GroupId(2)).unwrap().unwrap()), 6);
+            let [damaged] = &report.damaged[..] else { panic!("{report:?}") };
+            assert_eq!((damaged.group, damaged.folder.as_str()), (GroupId(1), "topic1-0"));
+            // What the journal had of it is kept, also when the power goes now and when the journal has gone on.
+            let kept = folder.join(damaged.kept.as_ref().expect("the journal had something of it"));
+            let first = kept_appends(&runtime, &kept);
+            assert_eq!(first, [3, 4, 5]);
+            fill(&world, &data_dir.log(GroupId(2)).unwrap().unwrap(), 200).await;
+            world.crash(NODE, Crash::PowerCut);
+            let runtime = world.restart(NODE);
+            let (data_dir, report) = open(&runtime).unwrap();
+            assert!(report.damaged.is_empty(), "a second start has nothing to say: {report:?}");
+            assert_eq!(kept_appends(&runtime, &kept), first);
+            assert_eq!(count(&data_dir.log(GroupId(2)).unwrap().unwrap()), 206);
             assert!(matches!(data_dir.log(GroupId(1)), Err(StorageError::SetAside(_))));
             data_dir.close().unwrap();
             let (data_dir, report) = open(&runtime).unwrap();
