@@ -30,7 +30,10 @@ use crate::reconcile::{Applied, Reconciler};
 const DRAIN_TIME: Duration = Duration::from_millis(700);
 /// A pause after a failed accept: the reason (too many open files) does not go away at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
+/// How often storage tries again what it could not write; it does so less often by itself.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+/// Every so many of these the figures are kept up, and what has not gone away is told again.
+const UPKEEP_ROUND: u64 = 5;
 /// Batches that are decompressed at once.
 const OPENING_AT_ONCE: usize = 4;
 /// The setting that is written into each new topic, so that a change of the default leaves existing topics alone.
@@ -367,16 +370,32 @@ async fn accept(shared: Arc<Shared>, listener: Listener, room: Arc<Semaphore>) {
 }
 
 async fn upkeep(shared: Arc<Shared>) {
-    loop {
+    let mut stalled = false;
+    for seconds in 1_u64.. {
         tokio::select! {
             biased;
             () = shared.stopping.cancelled() => return,
-            () = shared.runtime.sleep(UPKEEP_INTERVAL) => {
-                shared.metrics.upkeep();
-                if let Some(error) = shared.data_dir.retry_writes() {
-                    warn!("segments cannot be written, and producers wait until they can: {error}");
-                }
-            }
+            () = shared.runtime.sleep(RETRY_INTERVAL) => {}
         }
+        let is_round = seconds.is_multiple_of(UPKEEP_ROUND);
+        if is_round {
+            shared.metrics.upkeep();
+        }
+        let troubles = shared.data_dir.retry_writes();
+        for (group, error) in &troubles.set_aside {
+            error!(group = group.0, "a partition is set aside, because its segments cannot be written: {error}");
+        }
+        match &troubles.stalled {
+            Some(error) if is_round || !stalled => {
+                let logs = troubles.stalled_logs;
+                warn!(
+                    logs,
+                    "segments cannot be written for now, and producers of their partitions are refused: {error}"
+                );
+            }
+            None if stalled => info!("segments can be written again"),
+            _ => {}
+        }
+        stalled = troubles.stalled.is_some();
     }
 }

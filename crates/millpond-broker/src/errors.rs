@@ -118,6 +118,7 @@ pub(crate) fn raft(error: &RaftError) -> Fault {
         RaftError::NoSuchGroup(_) | RaftError::Closed(_) | RaftError::NotLeader(_) => ErrorCode::NOT_LEADER_OR_FOLLOWER,
         RaftError::Storage(error) => return storage(error),
         RaftError::Fatal { .. } => ErrorCode::KAFKA_STORAGE_ERROR,
+        RaftError::TooLarge { .. } => ErrorCode::POLICY_VIOLATION,
         _ => ErrorCode::UNKNOWN_SERVER_ERROR,
     };
     Fault::new(code, error.to_string())
@@ -129,7 +130,7 @@ pub(crate) fn propose(error: &ProposeError) -> Fault {
         ProposeError::Sequence(SequenceError::OutOfOrder { .. }) => ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER,
         ProposeError::Sequence(SequenceError::OldEpoch { .. }) => ErrorCode::INVALID_PRODUCER_EPOCH,
         ProposeError::TooLarge { .. } => ErrorCode::MESSAGE_TOO_LARGE,
-        ProposeError::Fatal(_) => ErrorCode::KAFKA_STORAGE_ERROR,
+        ProposeError::Stalled(_) | ProposeError::Fatal(_) => ErrorCode::KAFKA_STORAGE_ERROR,
     };
     Fault::new(code, error.to_string())
 }

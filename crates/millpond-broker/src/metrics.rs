@@ -136,6 +136,7 @@ impl Page<'_> {
             ("millpond_journal_pending_bytes", "Bytes that wait for the next round.", stats.journal_pending_bytes),
             ("millpond_tail_cache_bytes", "Bytes that the tail cache holds.", stats.cache_bytes),
             ("millpond_open_logs", "Partition logs that are open.", stats.open_logs),
+            ("millpond_stalled_logs", "Partition logs that cannot be written for now.", stats.stalled_logs),
         ] {
             self.figure(name, "gauge", about, value);
         }

@@ -28,6 +28,17 @@ pub enum RaftError {
     /// The bytes to propose are not one record batch.
     #[error("not a record batch: {0}")]
     BadBatch(#[from] BatchError),
+    /// A change of the metadata is too long for a journal file. Nothing was written.
+    #[error(
+        "a change of the metadata of {bytes} bytes does not fit into a journal file, which takes {limit}: ask for less \
+         at once, or raise millpond.journal.file.bytes"
+    )]
+    TooLarge {
+        /// Bytes of the batch.
+        bytes: u64,
+        /// The most that is taken.
+        limit: u64,
+    },
     /// The storage layer refused.
     #[error(transparent)]
     Storage(#[from] StorageError),
@@ -69,6 +80,10 @@ pub enum ProposeError {
         /// The most that is taken.
         limit: u64,
     },
+    /// The partition's segments cannot be written for now (a full disk), and it takes nothing until they can. A batch
+    /// that was in the log by then stays there, and is written and readable later.
+    #[error("{0}")]
+    Stalled(Arc<str>),
     /// Storage failed: the partition has stopped for good on this broker. The batch may or may not be on disk.
     #[error("the partition has stopped: {0}")]
     Fatal(Arc<str>),

@@ -91,7 +91,16 @@ impl MetadataGroup {
     }
 
     /// Proposes one batch and waits until it is durable and applied. Gives the entry's index.
+    ///
+    /// # Errors
+    ///
+    /// [`RaftError::TooLarge`] and [`RaftError::BadBatch`], when nothing was written; all others may end the group.
     pub async fn propose(&self, batch: Bytes) -> Result<RaftIndex, RaftError> {
+        // Inside the append it would be too late: what Raft proposes must go into the log.
+        let (bytes, limit) = (batch.len() as u64, self.log.max_batch_bytes());
+        if bytes > limit {
+            return Err(RaftError::TooLarge { bytes, limit });
+        }
         let header: BatchHeader = *BatchView::parse(&batch)?.header();
         let append_time = Timestamp(self.runtime.wall_clock());
         let frame_bytes = batch.len();

@@ -83,6 +83,8 @@ struct Inner {
     failure: OnceLock<Arc<str>>,
     /// Closed or failed: whoever watches has been told, and a late flush must not tell otherwise.
     stopped: AtomicBool,
+    /// Set while batches are to be committed when the log can be written again.
+    stalled: AtomicBool,
 }
 
 struct Gate {
@@ -149,6 +151,7 @@ impl Partition {
             duplicates: Mutex::new(Vec::new()),
             failure: OnceLock::new(),
             stopped: AtomicBool::new(false),
+            stalled: AtomicBool::new(false),
         }))
     }
 
@@ -428,6 +431,7 @@ impl Inner {
                 Err(ProposeError::Fatal(self.fail("the log took a record batch for a Raft-only entry")))
             }
             Err(StorageError::BatchTooLarge { bytes, limit }) => Err(ProposeError::TooLarge { bytes, limit }),
+            Err(error @ StorageError::Stalled { .. }) => Err(ProposeError::Stalled(error.to_string().into())),
             Err(error) => Err(ProposeError::Fatal(self.fail(&error.to_string()))),
         };
         if queued {
@@ -449,7 +453,7 @@ impl Inner {
     }
 
     /// An append has its place and its flush is complete, in whichever order the two came.
-    fn settle(&self, index: RaftIndex, written: Written, flight: &Flight, result: Result<(), StorageError>) {
+    fn settle(self: &Arc<Self>, index: RaftIndex, written: Written, flight: &Flight, result: Result<(), StorageError>) {
         match result {
             Ok(()) => {
                 // The high watermark moves before the producer hears of it, so that it reads what it wrote.
@@ -457,8 +461,30 @@ impl Inner {
                 flight.complete(Ok(written));
             }
             Err(_) if self.stopped.load(Ordering::Acquire) => flight.complete(Err(self.stopped_error())),
+            Err(error @ StorageError::Stalled { .. }) => {
+                flight.complete(Err(ProposeError::Stalled(error.to_string().into())));
+                if !self.stalled.swap(true, Ordering::AcqRel) {
+                    self.commit_when_written();
+                }
+            }
             Err(error) => flight.complete(Err(ProposeError::Fatal(self.fail(&error.to_string())))),
         }
+    }
+
+    /// Batches are in the log that cannot be written now, and whose producers were told so: they are committed when
+    /// they are written, which their producers' duplicates wait for.
+    fn commit_when_written(self: &Arc<Self>) {
+        let Some(last) = self.open_log().frontiers().last else { return };
+        let inner = Arc::clone(self);
+        self.open_log().notify_flushed(Box::new(move |result| match result {
+            Ok(()) => {
+                inner.stalled.store(false, Ordering::Release);
+                inner.commit(last.index);
+            }
+            Err(StorageError::Stalled { .. }) => inner.commit_when_written(),
+            Err(StorageError::LogClosed(_) | StorageError::Closed(_)) => {}
+            Err(error) => drop(inner.fail(&error.to_string())),
+        }));
     }
 
     fn stopped_error(&self) -> ProposeError {
@@ -596,7 +622,7 @@ impl Flush {
         }
     }
 
-    fn settle(inner: &Inner, flight: &Flight, result: Result<(), StorageError>) {
+    fn settle(inner: &Arc<Inner>, flight: &Flight, result: Result<(), StorageError>) {
         if let Some((index, written)) = flight.flushed(&result) {
             inner.settle(index, written, flight, result);
         }

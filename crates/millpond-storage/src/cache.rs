@@ -62,6 +62,8 @@ pub(crate) struct TailCache {
     used_bytes: AtomicU64,
     /// The part of it that is not written yet.
     dirty_bytes: AtomicU64,
+    /// The part of that which was there when its log stalled: nobody can write it for now.
+    stalled_bytes: AtomicU64,
     tickets: Mutex<VecDeque<Ticket>>,
     /// Shares of durable batches that wait for the writer.
     held: Mutex<Vec<Hold>>,
@@ -73,6 +75,7 @@ impl TailCache {
             budget_bytes,
             used_bytes: AtomicU64::new(0),
             dirty_bytes: AtomicU64::new(0),
+            stalled_bytes: AtomicU64::new(0),
             tickets: Mutex::default(),
             held: Mutex::default(),
         }
@@ -83,9 +86,26 @@ impl TailCache {
         self.used_bytes.load(Ordering::Relaxed)
     }
 
-    /// Bytes of cached batches that are not written to their segments yet.
+    /// Bytes of cached batches that are not written to their segments yet, but could be.
     pub(crate) fn dirty_bytes(&self) -> u64 {
-        self.dirty_bytes.load(Ordering::Relaxed)
+        let stalled = self.stalled_bytes.load(Ordering::SeqCst);
+        self.dirty_bytes.load(Ordering::SeqCst).saturating_sub(stalled)
+    }
+
+    /// A log with so many unwritten bytes stalls. It takes no more of them, and those that write must not wait for it.
+    pub(crate) fn stalled(&self, dirty_bytes: u64) {
+        self.stalled_bytes.fetch_add(dirty_bytes, Ordering::SeqCst);
+        self.let_go();
+    }
+
+    /// It can be written again.
+    pub(crate) fn resumed(&self, dirty_bytes: u64) {
+        self.stalled_bytes.fetch_sub(dirty_bytes, Ordering::SeqCst);
+    }
+
+    /// Whether what nobody can write has used up the budget: then no log may take more.
+    pub(crate) fn is_stalled(&self) -> bool {
+        self.stalled_bytes.load(Ordering::SeqCst) > self.budget_bytes
     }
 
     pub(crate) fn budget_bytes(&self) -> u64 {
@@ -113,9 +133,9 @@ impl TailCache {
         }
     }
 
-    /// Whether what is not written yet exceeds the budget.
+    /// Whether what is not written yet, but could be, exceeds the budget.
     fn is_behind(&self) -> bool {
-        self.dirty_bytes.load(Ordering::SeqCst) > self.budget_bytes
+        self.dirty_bytes() > self.budget_bytes
     }
 
     fn let_go(&self) {

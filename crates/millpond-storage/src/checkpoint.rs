@@ -11,7 +11,6 @@
 //! A crash between any two of them leaves the old table, the journal files it needs, and segments that hold more than
 //! the table says; replay skips what is there already.
 
-use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -22,6 +21,7 @@ use millpond_runtime::{Disk, Driver, Round, Rounds, Runtime};
 use crate::StorageError;
 use crate::journal::JournalHandle;
 use crate::journal::scan::ReplayFrom;
+use crate::log::{is_passing, is_too_many_files};
 use crate::registry::{Registry, Slot};
 use crate::table::{TABLE_FILE, Table};
 use crate::types::{FlushMode, GroupRow};
@@ -90,7 +90,6 @@ impl Checkpointer {
     /// Tries again what a disk that was full held back, and gives why it was.
     pub(crate) fn retry(&self) -> Option<StorageError> {
         let held_back = self.held_back.lock().expect("nothing panics while it holds this").take()?;
-        self.journal.retry();
         self.force();
         Some(held_back)
     }
@@ -135,7 +134,7 @@ impl Checkpointer {
         slots.retain(|slot| !slot.is_gone());
         let captured = self.capture(&slots, at_most);
         let mut rows = Vec::with_capacity(slots.len());
-        let (mut held_back, mut passing) = (None, true);
+        let (mut held_back, mut queued) = (None, true);
         for (slot, captured) in slots.iter().zip(captured) {
             let row = match captured {
                 Ok(row) => row,
@@ -144,30 +143,32 @@ impl Checkpointer {
                 // Its old row stays, and with it the records that follow that row. A truncation or a deletion that is
                 // not durable yet is one reason, a disk that is full another.
                 Err(error) => {
-                    passing &= matches!(error, StorageError::LogClosed(_) | StorageError::TruncationPending(_));
+                    queued &= matches!(error, StorageError::LogClosed(_) | StorageError::TruncationPending(_));
                     held_back = Some(error);
                     slot.checkpointed()
                 }
             };
             rows.push(row);
         }
-        let sync_error = |error| StorageError::io("sync", &self.root, error);
-        self.disk.sync_dir(&self.root).map_err(sync_error)?;
         let replay_from = if held_back.is_some() { *written } else { position };
-        match Table::write(&*self.disk, &self.root, replay_from, rows.iter()) {
-            Ok(()) => {
-                *written = replay_from;
-                self.count.fetch_add(1, Ordering::Relaxed);
-            }
-            Err(error) => {
-                let full = error.kind() == io::ErrorKind::StorageFull;
-                let error = StorageError::io("write", &self.root.join(TABLE_FILE), error);
-                if !full {
-                    return Err(error);
+        match self.disk.sync_dir(&self.root) {
+            Ok(()) => match Table::write(&*self.disk, &self.root, replay_from, rows.iter()) {
+                Ok(()) => {
+                    *written = replay_from;
+                    self.count.fetch_add(1, Ordering::Relaxed);
                 }
                 // The old table is there still, and so is what it needs.
-                (held_back, passing) = (Some(error), false);
+                Err(error) if is_passing(&error) => {
+                    held_back = Some(StorageError::io("write", &self.root.join(TABLE_FILE), error));
+                    queued = false;
+                }
+                Err(error) => return Err(StorageError::io("write", &self.root.join(TABLE_FILE), error)),
+            },
+            Err(error) if is_too_many_files(&error) => {
+                held_back = Some(StorageError::io("sync", &self.root, error));
+                queued = false;
             }
+            Err(error) => return Err(StorageError::io("sync", &self.root, error)),
         }
         match held_back {
             None => self.journal.free_before(position.file_number),
@@ -175,7 +176,7 @@ impl Checkpointer {
                 if matches!(error, StorageError::Io { .. }) {
                     *self.held_back.lock().expect("nothing panics while it holds this") = Some(error.clone());
                 }
-                if !self.journal.lend_file(passing) {
+                if !self.journal.lend_file(&error, queued) {
                     return Err(error);
                 }
             }

@@ -21,6 +21,7 @@ use crate::stats::StorageStats;
 use crate::sweep::Sweeper;
 use crate::table::{TABLE_FILE, Table};
 use crate::types::{Done, GroupRow, GroupSpec, Hold, folder_name, is_topic_name};
+use crate::writer::WriteTroubles;
 use crate::{OpenError, StorageError};
 
 /// Locked while the directory is open.
@@ -108,7 +109,7 @@ impl DataDir {
         };
         let journal = JournalHandle::start(runtime, &options, start, on_fatal)?;
         let context = LogContext::new(runtime.clone(), root.clone(), options, Arc::new(journal.clone()));
-        let recovery = replay::Recovery { disk: &*disk, root: &root, folder: &folder, from };
+        let recovery = replay::Recovery { runtime, disk: &*disk, root: &root, folder: &folder, from };
         let (logs, report) = recovery.run(&context, &mut table, pass, found.clean_stop).inspect_err(|_| {
             context.stop();
             journal.stop();
@@ -278,12 +279,15 @@ impl DataDir {
         self.0.context.cache.release(hold);
     }
 
-    /// Lets the writer try again what it could not write to a segment, and gives why it could not, if that is so. To be
-    /// called every few seconds: nothing else brings a writer back that met a full disk.
-    pub fn retry_writes(&self) -> Option<StorageError> {
-        let stalled = self.0.context.writer.retry();
+    /// Tries again what could not be written to segments or brought to a checkpoint, and tells what is wrong. To be
+    /// called about once a second: nothing else brings a log back that met a full disk, and one that fails again waits
+    /// for more calls, up to eight.
+    pub fn retry_writes(&self) -> WriteTroubles {
+        let mut troubles = self.0.context.writer.retry();
+        let blocked = self.0.journal.retry();
         let held_back = self.0.checkpointer.retry();
-        stalled.or(held_back)
+        troubles.stalled = troubles.stalled.or(held_back).or(blocked);
+        troubles
     }
 
     /// Counters.
@@ -291,6 +295,7 @@ impl DataDir {
         let inner = &*self.0;
         let mut stats = StorageStats { checkpoints: inner.checkpointer.count(), ..StorageStats::default() };
         inner.journal.read_stats(&mut stats);
+        stats.stalled_logs = inner.context.writer.stalled_count() as u64;
         stats.cache_bytes = inner.context.cache.used_bytes();
         stats.open_logs = inner.registry.slots().iter().filter(|slot| slot.open_log().is_some()).count() as u64;
         stats

@@ -49,9 +49,18 @@ pub enum StorageError {
     /// A topic name that cannot be a folder name.
     #[error("{0:?} cannot be a folder name; a topic name has 1 to 249 characters of A-Z a-z 0-9 . _ -")]
     BadTopicName(String),
-    /// The copy is set aside: a sync of its segments failed, so it may miss what it acknowledged.
+    /// The copy is set aside: a write or sync of its segments failed, so it may miss what it acknowledged, or a start
+    /// found it damaged.
     #[error("the copy of group {0} is set aside: it is damaged, or may miss what it acknowledged; add a new replica")]
     SetAside(GroupId),
+    /// The segments of the log cannot be written for now. It is tried again; until then producers are refused.
+    #[error("the log of group {group} takes nothing until its segments can be written again: {why}")]
+    Stalled {
+        /// The group.
+        group: GroupId,
+        /// What the last try said.
+        why: Arc<StorageError>,
+    },
     /// The log was deleted or closed meanwhile.
     #[error("the log of group {0} is closed")]
     LogClosed(GroupId),

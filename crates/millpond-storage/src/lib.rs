@@ -45,3 +45,4 @@ pub use stats::{SYNC_MICROS_BOUNDS, StorageStats};
 pub use types::{
     Done, EpochStart, FlushMode, GroupRow, GroupSpec, Hold, LogOptions, LogPosition, SegmentPosition, Vote,
 };
+pub use writer::WriteTroubles;

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use millpond_record::GroupId;
-use millpond_runtime::Disk;
+use millpond_runtime::{Disk, Runtime};
 
 use crate::journal::record::Kind;
 use crate::journal::scan::{self, FoundRecord, ReplayFrom, Scanned};
@@ -25,6 +25,12 @@ use crate::{OpenError, StorageError};
 
 /// Without it a broker cannot run.
 const METADATA_GROUP: GroupId = GroupId(0);
+
+/// Logs that have files open at the same time, two or three each: a process may often have no more than 1024.
+const OPEN_LOGS: usize = 256;
+
+/// Logs that are synced at the same time.
+const SYNCS_AT_ONCE: usize = 32;
 
 /// What a start found and did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -51,8 +57,8 @@ pub struct RecoveryReport {
     pub groups_created: u64,
     /// Groups that the journal deleted.
     pub groups_deleted: u64,
-    /// Groups whose log contradicts the table or the journal. Their copies are set aside: nothing of them is deleted,
-    /// and nothing is served. (A damaged metadata group, 0, refuses the start.)
+    /// Groups whose log contradicts the table or the journal, or could not be written. Their copies are set aside:
+    /// nothing of them is deleted, and nothing is served. (A damaged metadata group, 0, refuses the start.)
     pub damaged: Vec<DamagedGroup>,
     /// Folders of no known group: they were set aside under these names and hold what they held.
     pub strays: Vec<String>,
@@ -117,18 +123,26 @@ pub(crate) fn first_pass(
     Ok(FirstPass { scanned, created, deleted })
 }
 
-/// A damaged log ends its group and no other.
+/// A log that is damaged, or that cannot be written any more, ends its group and no other.
 fn set_aside(
     error: OpenError,
+    context: &LogContext,
     table: &mut Table,
     logs: &mut Logs,
     report: &mut RecoveryReport,
 ) -> Result<(), OpenError> {
-    let OpenError::Recovery(StorageError::Corrupt { group, what }) = error else { return Err(error) };
+    let (group, what) = match error {
+        OpenError::Recovery(StorageError::Corrupt { group, what }) => (group, what),
+        OpenError::Recovery(StorageError::SetAside(group)) => {
+            let why = context.writer.why_set_aside(group);
+            (group, why.unwrap_or(StorageError::SetAside(group)).to_string())
+        }
+        error => return Err(error),
+    };
     let row = table.rows.get_mut(&group).filter(|row| row.group != METADATA_GROUP);
     let Some(row) = row else { return Err(StorageError::Corrupt { group, what }.into()) };
     row.set_aside = true;
-    if let Some(log) = logs.remove(&group) {
+    if let Some(log) = logs.all.remove(&group) {
         log.retire();
     }
     report.damaged.push(DamagedGroup { group, folder: row.folder(), what, kept: None });
@@ -137,13 +151,32 @@ fn set_aside(
 
 /// The second half of recovery.
 pub(crate) struct Recovery<'a> {
+    pub(crate) runtime: &'a Runtime,
     pub(crate) disk: &'a dyn Disk,
     pub(crate) root: &'a Path,
     pub(crate) folder: &'a Path,
     pub(crate) from: ReplayFrom,
 }
 
-type Logs = BTreeMap<GroupId, Arc<Log>>;
+/// The logs that are recovered.
+#[derive(Default)]
+struct Logs {
+    all: BTreeMap<GroupId, Arc<Log>>,
+    /// Those of them that may have files open.
+    open: Vec<Arc<Log>>,
+}
+
+impl Logs {
+    /// The log has files open; if too many have, all of them are synced and let go of theirs.
+    fn opened(&mut self, runtime: &Runtime, log: &Arc<Log>) {
+        self.open.push(log.clone());
+        if self.open.len() >= OPEN_LOGS {
+            let open = std::mem::take(&mut self.open);
+            // A log whose sync failed is set aside and says so when its recovery ends.
+            runtime.parallel(SYNCS_AT_ONCE, open.len(), &|at| drop(open[at].rest()));
+        }
+    }
+}
 
 impl Recovery<'_> {
     /// Brings the table's rows and the logs to where the journal says. Gives the logs that had to be opened for it.
@@ -153,7 +186,7 @@ impl Recovery<'_> {
         table: &mut Table,
         pass: FirstPass,
         clean: bool,
-    ) -> Result<(Logs, RecoveryReport), OpenError> {
+    ) -> Result<(BTreeMap<GroupId, Arc<Log>>, RecoveryReport), OpenError> {
         let mut report = RecoveryReport {
             clean,
             journal_files: pass.scanned.files.len() as u64,
@@ -164,7 +197,7 @@ impl Recovery<'_> {
         };
         let deleted = pass.deleted_folders(table);
         table.rows.retain(|group, _| !pass.deleted.contains(group));
-        let mut logs = Logs::new();
+        let mut logs = Logs::default();
         if !clean {
             let mut live: BTreeMap<String, GroupId> =
                 table.rows.values().map(|row| (row.folder(), row.group)).collect();
@@ -180,16 +213,17 @@ impl Recovery<'_> {
                     return Ok(());
                 }
                 let replayed = self.replay(context, table, &mut logs, &record, &mut report);
-                replayed.or_else(|error| set_aside(error, table, &mut logs, &mut report))
+                replayed.or_else(|error| set_aside(error, context, table, &mut logs, &mut report))
             })?;
         }
-        for log in logs.values().cloned().collect::<Vec<_>>() {
-            log.finish_recovery().or_else(|error| set_aside(error.into(), table, &mut logs, &mut report))?;
+        for log in logs.all.values().cloned().collect::<Vec<_>>() {
+            logs.opened(self.runtime, &log);
+            log.finish_recovery().or_else(|error| set_aside(error.into(), context, table, &mut logs, &mut report))?;
         }
         self.keep_records(&pass.scanned, &mut report)?;
         report.groups = table.rows.len() as u64;
-        report.groups_replayed = logs.len() as u64;
-        Ok((logs, report))
+        report.groups_replayed = logs.all.len() as u64;
+        Ok((logs.all, report))
     }
 
     /// Saves what the journal has of the groups that were set aside: the next checkpoint does not wait for them, and
@@ -225,11 +259,14 @@ impl Recovery<'_> {
             report.records_covered += 1;
             return Ok(());
         }
-        let log = match logs.get(&group) {
-            Some(log) => log,
+        let log = match logs.all.get(&group) {
+            Some(log) => log.clone(),
             None => {
                 check_owner(self.disk, &self.root.join(row.folder()), row)?;
-                logs.entry(group).or_insert(Log::recover(context, row)?)
+                let log = Log::recover(context, row)?;
+                logs.all.insert(group, log.clone());
+                logs.opened(self.runtime, &log);
+                log
             }
         };
         match log.replay(record.entry()?)? {

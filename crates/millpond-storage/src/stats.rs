@@ -32,6 +32,8 @@ pub struct StorageStats {
     pub cache_bytes: u64,
     /// Logs that are open.
     pub open_logs: u64,
+    /// Logs whose segments cannot be written for now: their producers are refused.
+    pub stalled_logs: u64,
 }
 
 /// The journal's counters.

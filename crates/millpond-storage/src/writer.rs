@@ -8,10 +8,10 @@ use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
+use millpond_record::GroupId;
 use millpond_runtime::{Driver, Round, Rounds, Runtime};
 
-use crate::log::LogContext;
-use crate::types::Done;
+use crate::log::{LogContext, Written};
 use crate::{Log, StorageError};
 
 /// A log with this many unwritten bytes is written.
@@ -25,6 +25,23 @@ struct Queues {
     urgent: VecDeque<Arc<Log>>,
     /// Logs that have something unwritten, those that have waited longest first.
     dirty: VecDeque<Weak<Log>>,
+    /// Stalled logs: each waits for its turn to be tried again.
+    stalled: Vec<Weak<Log>>,
+    /// Why the last of them stalled.
+    why_stalled: Option<Arc<StorageError>>,
+    /// What set logs aside, and has not been told yet.
+    set_aside: Vec<(GroupId, StorageError)>,
+}
+
+/// What the writer could not do, as [`DataDir::retry_writes`](crate::DataDir::retry_writes) tells it.
+#[derive(Clone, Debug, Default)]
+pub struct WriteTroubles {
+    /// Why logs are stalled, or checkpoints held back: one reason, though there may be several.
+    pub stalled: Option<StorageError>,
+    /// Logs that are stalled.
+    pub stalled_logs: usize,
+    /// Groups that were set aside since the last call, and what a write or sync of their segments said.
+    pub set_aside: Vec<(GroupId, StorageError)>,
 }
 
 /// The driver's queues.
@@ -32,18 +49,11 @@ pub(crate) struct Writer {
     queues: Mutex<Queues>,
     context: OnceLock<Weak<LogContext>>,
     driver: OnceLock<Driver>,
-    /// Why the last write failed. While it is set nothing is written: see [`Writer::retry`].
-    stalled: Mutex<Option<StorageError>>,
 }
 
 impl Writer {
     pub(crate) fn start(runtime: &Runtime) -> Arc<Writer> {
-        let writer = Arc::new(Writer {
-            queues: Mutex::default(),
-            context: OnceLock::new(),
-            driver: OnceLock::new(),
-            stalled: Mutex::default(),
-        });
+        let writer = Arc::new(Writer { queues: Mutex::default(), context: OnceLock::new(), driver: OnceLock::new() });
         let rounds = Arc::new(WriterRounds(Arc::downgrade(&writer)));
         writer.driver.get_or_init(|| runtime.drive("segments", rounds));
         writer
@@ -90,26 +100,69 @@ impl Writer {
         }
     }
 
-    /// Lets the writer go on after a failed write, and gives why it failed. A full disk is no reason to spin, so that
-    /// this is left to a caller with a clock.
-    pub(crate) fn retry(&self) -> Option<StorageError> {
-        let error = self.stalled().take()?;
-        self.wake();
-        Some(error)
+    /// A log could not be written or synced: it waits for another try, or is set aside because of `error`, if that is
+    /// news.
+    pub(crate) fn failed(&self, log: &Arc<Log>, told: &StorageError, error: Option<&StorageError>) {
+        let mut queues = self.queues();
+        match (told, error) {
+            (StorageError::Stalled { why, .. }, _) => {
+                queues.why_stalled = Some(why.clone());
+                if !queues.stalled.iter().any(|other| std::ptr::eq(other.as_ptr(), Arc::as_ptr(log))) {
+                    queues.stalled.push(Arc::downgrade(log));
+                }
+            }
+            (_, Some(error)) if !matches!(error, StorageError::SetAside(_)) => {
+                queues.set_aside.push((log.group(), error.clone()));
+            }
+            _ => {}
+        }
     }
 
-    fn stalled(&self) -> std::sync::MutexGuard<'_, Option<StorageError>> {
-        self.stalled.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Why the log that stalled last did, if one is stalled.
+    pub(crate) fn why_stalled(&self) -> Option<Arc<StorageError>> {
+        let queues = self.queues();
+        queues.why_stalled.clone().filter(|_| !queues.stalled.is_empty())
+    }
+
+    /// What set a group aside, if that has not been told yet.
+    pub(crate) fn why_set_aside(&self, group: GroupId) -> Option<StorageError> {
+        let queues = self.queues();
+        queues.set_aside.iter().find(|(found, _)| *found == group).map(|(_, error)| error.clone())
+    }
+
+    /// Tries stalled logs again whose turn it is, and tells what has gone wrong. A full disk is no reason to spin, so
+    /// that this is left to a caller with a clock; a log that fails again waits for more calls.
+    pub(crate) fn retry(&self) -> WriteTroubles {
+        let (waiting, set_aside) = {
+            let mut queues = self.queues();
+            (std::mem::take(&mut queues.stalled), std::mem::take(&mut queues.set_aside))
+        };
+        let (mut stalled, mut stalled_logs) = (None, 0);
+        for weak in waiting {
+            let Some(log) = weak.upgrade() else { continue };
+            let Some(why) = log.stalled_itself() else { continue };
+            stalled_logs += 1;
+            stalled.get_or_insert(why);
+            // Listed before it is queued: should it fail at once, it is not listed twice.
+            self.queues().stalled.push(weak);
+            if log.is_due() {
+                self.dirty(&log, true);
+            }
+        }
+        WriteTroubles { stalled, stalled_logs, set_aside }
+    }
+
+    /// Logs that are stalled.
+    pub(crate) fn stalled_count(&self) -> usize {
+        self.queues().stalled.len()
     }
 
     fn take(&self) -> Vec<Arc<Log>> {
-        if self.stalled().is_some() {
-            return Vec::new();
-        }
         let mut logs: Vec<Arc<Log>> = self.queues().urgent.drain(..).collect();
         for log in &logs {
             log.queued.store(false, Ordering::Release);
         }
+        logs.retain(|log| !log.is_waiting());
         let Some(context) = self.context.get().and_then(Weak::upgrade) else { return logs };
         let (dirty, budget) = (context.cache.dirty_bytes(), context.cache.budget_bytes());
         let mut excess = if dirty > budget / 2 { dirty - budget / 4 } else { 0 };
@@ -117,6 +170,9 @@ impl Writer {
             let Some(log) = self.queues().dirty.pop_front() else { break };
             let Some(log) = log.upgrade() else { continue };
             log.listed.store(false, Ordering::Release);
+            if log.is_waiting() {
+                continue;
+            }
             excess = excess.saturating_sub(log.dirty_bytes());
             if !logs.iter().any(|taken| Arc::ptr_eq(taken, &log)) {
                 logs.push(log);
@@ -140,31 +196,23 @@ impl Rounds for WriterRounds {
 struct WriterRound {
     writer: Arc<Writer>,
     logs: Vec<Arc<Log>>,
-    results: Vec<(Vec<Done>, Result<bool, StorageError>)>,
+    results: Vec<Result<Written, StorageError>>,
 }
 
 impl Round for WriterRound {
     fn run(&mut self) {
-        for log in &self.logs {
-            self.results.push(match log.write_behind(TURN_BYTES) {
-                Ok(written) => (written.acks, Ok(written.more)),
-                Err(error) => (log.write_failed(&error), Err(error)),
-            });
-        }
+        // A failure has been told to those who wait for it.
+        self.results.extend(self.logs.iter().map(|log| log.write_behind(TURN_BYTES)));
     }
 
     fn complete(self: Box<Self>) {
-        for (log, (acks, result)) in self.logs.iter().zip(self.results) {
-            for done in acks {
-                done(result.clone().map(|_| ()));
+        for (log, result) in self.logs.iter().zip(self.results) {
+            let Ok(written) = result else { continue };
+            for done in written.acks {
+                done(Ok(()));
             }
-            match result {
-                Ok(true) => self.writer.dirty(log, true),
-                Ok(false) | Err(StorageError::LogClosed(_) | StorageError::SetAside(_)) => {}
-                Err(error) => {
-                    self.writer.stalled().get_or_insert(error);
-                    self.writer.dirty(log, true);
-                }
+            if written.more {
+                self.writer.dirty(log, true);
             }
         }
         if let Some(context) = self.writer.context.get().and_then(Weak::upgrade) {

@@ -180,3 +180,20 @@ fn bytes_that_are_no_batch_are_refused_before_the_log_sees_them() {
             .await;
     });
 }
+
+#[test]
+fn a_batch_that_fits_into_no_journal_file_is_refused_and_the_group_goes_on() {
+    with_crashes(1, |machine: Machine| async move {
+        machine
+            .live(|runtime| async move {
+                let remembered = Remembered::default();
+                let (_groups, group) = metadata(&runtime, &remembered).await;
+                let refused =
+                    group.propose(batch(&"x".repeat(1 << 20))).await.expect_err("the journal's files have 1 MiB");
+                assert!(matches!(refused, RaftError::TooLarge { .. }), "{refused}");
+                group.propose(batch("small")).await.expect("applied");
+                assert_eq!(remembered.values(), ["small"]);
+            })
+            .await;
+    });
+}

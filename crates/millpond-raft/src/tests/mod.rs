@@ -3,5 +3,6 @@
 mod metadata;
 mod restore;
 mod solo;
+mod stalls;
 mod storage_suite;
 mod world;

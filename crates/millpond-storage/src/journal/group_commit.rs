@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use bytes::BytesMut;
@@ -55,6 +56,8 @@ pub(super) struct Journal {
     pub(super) flush: OnceLock<Driver>,
     pub(super) files: OnceLock<Driver>,
     request_checkpoint: OnceLock<Box<dyn Fn() + Send + Sync>>,
+    /// Whether [`State::stuck`] is set.
+    is_stuck: AtomicBool,
     on_fatal: OnFatal,
 }
 
@@ -70,6 +73,8 @@ pub(super) struct State {
     pub(super) maker: Maker,
     /// Set while the flush waits for a file.
     starved: bool,
+    /// Why it may wait for long.
+    stuck: Option<Arc<StorageError>>,
     pub(super) failed: Option<StorageError>,
     closed: bool,
     pub(super) scratch: BytesMut,
@@ -108,6 +113,7 @@ impl JournalHandle {
                 ready: VecDeque::new(),
                 maker,
                 starved: false,
+                stuck: None,
                 failed: None,
                 closed: false,
                 scratch: BytesMut::new(),
@@ -115,6 +121,7 @@ impl JournalHandle {
             flush: OnceLock::new(),
             files: OnceLock::new(),
             request_checkpoint: OnceLock::new(),
+            is_stuck: AtomicBool::new(false),
             on_fatal,
         });
         journal.flush.get_or_init(|| runtime.drive("journal", Arc::new(FlushRounds(journal.clone()))));
@@ -198,10 +205,13 @@ impl JournalHandle {
         self.0.free_before(number);
     }
 
-    /// A checkpoint could free no file. If the flush waits for one, the journal may have one more for now, up to twice
-    /// the configured number; false beyond that. There is no such limit while all that holds checkpoints back is
-    /// `passing`, a deletion or truncation in the queue: each file lent brings it nearer, and the queue is bounded.
-    pub(crate) fn lend_file(&self, passing: bool) -> bool {
+    /// A checkpoint could free no file, because of `held_back`. If the flush waits for one, the journal may have one
+    /// more for now, up to twice the configured number. There is no such limit while all that holds checkpoints back is
+    /// `queued`, a deletion or truncation in the queue: each file lent brings it nearer, and the queue is bounded.
+    ///
+    /// When no more may be lent, or none can be made, the journal is stuck until something goes better at a
+    /// [`JournalHandle::retry`]. False if it will not, because it is being closed.
+    pub(crate) fn lend_file(&self, held_back: &StorageError, queued: bool) -> bool {
         let journal = &self.0;
         {
             let mut state = journal.lock();
@@ -209,21 +219,37 @@ impl JournalHandle {
             if !state.starved || !state.maker.is_idle(journal.max_files) {
                 return true;
             }
-            if !passing && state.maker.lent >= journal.max_files {
-                return false;
+            let blocked = state.maker.blocked.as_ref().map(|blocked| blocked.why.clone());
+            let used_up = state.maker.lent >= journal.max_files && !queued;
+            if blocked.is_some() || used_up {
+                let is_last = state.maker.lent >= journal.max_files;
+                if !state.closed {
+                    journal.stick(&mut state, blocked.unwrap_or_else(|| held_back.clone()));
+                    return true;
+                }
+                if is_last {
+                    return false;
+                }
             }
             state.maker.lent += 1;
-            state.maker.disk_full = false;
+            state.maker.blocked = None;
         }
         journal.wake_files();
         true
     }
 
-    /// Lets the journal try again to make a file on a disk that was full.
-    pub(crate) fn retry(&self) {
-        self.0.lock().maker.disk_full = false;
+    /// Why the journal waits for a file that it may not get: what is submitted now waits, too. Cheap while it does not.
+    pub(crate) fn why_stuck(&self) -> Option<Arc<StorageError>> {
+        let journal = &self.0;
+        if journal.is_stuck.load(Ordering::Acquire) { journal.lock().stuck.clone() } else { None }
+    }
+
+    /// Lets the journal try again to make a file that it could not make, and gives why it could not.
+    pub(crate) fn retry(&self) -> Option<StorageError> {
+        let blocked = self.0.lock().maker.blocked.take()?;
         self.0.wake_files();
         self.0.wake_flush();
+        Some(blocked.why)
     }
 
     /// Ends the journal as after a failed sync: something else that must be durable cannot be made so.
@@ -335,8 +361,21 @@ impl Journal {
                 state.maker.free.push_back(oldest);
             }
             state.maker.lent = 0;
+            self.go_on(state);
         }
         self.wake_files();
+    }
+
+    fn stick(&self, state: &mut State, why: StorageError) {
+        state.stuck = Some(Arc::new(why));
+        self.is_stuck.store(true, Ordering::Release);
+    }
+
+    /// There is a file, or will be.
+    pub(super) fn go_on(&self, state: &mut State) {
+        if state.stuck.take().is_some() {
+            self.is_stuck.store(false, Ordering::Release);
+        }
     }
 
     pub(super) fn fail(&self, error: StorageError) {

@@ -143,9 +143,13 @@ fn unfinished(name: &str) -> String {
     format!("{name}.tmp")
 }
 
-/// A kept file's records, proven: what each says, and its sequence number.
+/// Whose records a kept file has, and each with its sequence number.
 #[cfg(test)]
-pub(crate) fn read(bytes: &[u8]) -> Result<(GroupId, Vec<(u64, super::JournalEntry)>), &'static str> {
+pub(crate) type Kept = (GroupId, Vec<(u64, super::JournalEntry)>);
+
+/// A kept file's records, proven.
+#[cfg(test)]
+pub(crate) fn read(bytes: &[u8]) -> Result<Kept, &'static str> {
     use super::record::{self, RECORD_HEADER_BYTES, RecordHeader};
 
     let header = bytes.first_chunk::<HEADER_BYTES>().ok_or("it has no header")?;

@@ -10,8 +10,9 @@ use millpond_runtime::{Disk, File, OpenMode, PlantedFault, Round, Rounds, Runtim
 
 use super::file::path_of;
 use super::group_commit::{Journal, JournalStart, ReadyFile, io_error};
-use crate::OpenError;
+use crate::log::is_passing;
 use crate::options::StorageOptions;
+use crate::{OpenError, StorageError};
 
 /// Files that are kept ready ahead of the flush.
 pub(super) const READY_FILES: usize = 2;
@@ -36,14 +37,26 @@ pub(super) struct Maker {
     /// Files that there may be beyond the configured number, because a checkpoint could not free any.
     pub(super) lent: u32,
     busy: bool,
-    /// A new file could not be filled (disk full): no other is tried until one was recycled.
-    pub(super) disk_full: bool,
+    /// Why the last file could not be made, though it may be possible later.
+    pub(super) blocked: Option<Blocked>,
+}
+
+/// What keeps files from being made for now: a full disk, too many open files.
+pub(super) struct Blocked {
+    pub(super) why: StorageError,
+    /// Recycling failed, too. Otherwise only new files are not tried, until one was recycled.
+    recycling: bool,
 }
 
 impl Maker {
     /// True when it neither makes a file nor could make one.
     pub(super) fn is_idle(&self, max_files: u32) -> bool {
-        !self.busy && self.free.is_empty() && (self.total >= max_files + self.lent || self.disk_full)
+        let new = self.total < max_files + self.lent && self.blocked.is_none();
+        !self.busy && !new && (self.free.is_empty() || !self.recycles())
+    }
+
+    fn recycles(&self) -> bool {
+        self.blocked.as_ref().is_none_or(|blocked| !blocked.recycling)
     }
 }
 
@@ -81,7 +94,7 @@ pub(super) fn first_file(
         total: if recycled.is_some() { total } else { total + 1 },
         lent: 0,
         busy: false,
-        disk_full: false,
+        blocked: None,
     };
     let ready = ReadyFile { number: start.next_number, salt: salt(runtime), file };
     Ok((FirstFile { ready, soft_limit }, maker))
@@ -99,7 +112,7 @@ impl Rounds for FileRounds {
         let journal = &self.0;
         let mut guard = journal.lock();
         let state = &mut *guard;
-        if state.failed.is_some() || state.maker.busy || !state.wants_file() {
+        if state.failed.is_some() || state.maker.busy || !state.wants_file() || !state.maker.recycles() {
             return None;
         }
         let maker = &mut state.maker;
@@ -107,7 +120,7 @@ impl Rounds for FileRounds {
             // Fewer files are wanted than before.
             Some(old) if maker.total > journal.max_files + maker.lent => Task::Remove { old },
             Some(old) => Task::Recycle { old, number: maker.next_number },
-            None if maker.total < journal.max_files + maker.lent && !maker.disk_full => {
+            None if maker.total < journal.max_files + maker.lent && maker.blocked.is_none() => {
                 maker.total += 1;
                 Task::Create { number: maker.next_number }
             }
@@ -126,10 +139,25 @@ enum Task {
     Remove { old: u64 },
 }
 
+impl Task {
+    fn number(self) -> u64 {
+        match self {
+            Task::Recycle { number, .. } | Task::Create { number } | Task::Remove { old: number } => number,
+        }
+    }
+}
+
 struct FileRound {
     journal: Arc<Journal>,
     task: Task,
-    result: io::Result<Option<ReadyFile>>,
+    result: Result<Option<ReadyFile>, NotMade>,
+}
+
+/// Why a file was not made.
+struct NotMade {
+    error: io::Error,
+    /// The number of the file that is there all the same, and may be recycled.
+    left: Option<u64>,
 }
 
 impl Round for FileRound {
@@ -137,44 +165,56 @@ impl Round for FileRound {
         let journal = &self.journal;
         let disk = journal.runtime.disk();
         let ready = |number, file| Some(ReadyFile { number, salt: salt(&journal.runtime), file });
-        let made = match self.task {
+        let (made, number) = match self.task {
             Task::Recycle { old, number } => {
-                recycle(&*disk, &journal.path_of(old), &journal.path_of(number), journal.file_bytes)
-                    .map(|file| ready(number, file))
+                (recycle(&*disk, journal, old, number).map(|file| ready(number, file)), number)
             }
             Task::Create { number } => {
-                create(&*disk, &journal.path_of(number), journal.file_bytes).map(|file| ready(number, file))
+                let made = create(&*disk, &journal.path_of(number), journal.file_bytes);
+                (made.map(|file| ready(number, file)).map_err(|error| NotMade { error, left: None }), number)
             }
-            Task::Remove { old } => disk.remove_file(&journal.path_of(old)).map(|()| None),
+            Task::Remove { old } => {
+                let removed = disk.remove_file(&journal.path_of(old)).map(|()| None);
+                (removed.map_err(|error| NotMade { error, left: Some(old) }), old)
+            }
         };
         // The name must be durable before the journal writes under it.
-        self.result = made.and_then(|made| disk.sync_dir(&journal.folder).map(|()| made));
+        self.result = made.and_then(|made| match disk.sync_dir(&journal.folder) {
+            Ok(()) => Ok(made),
+            Err(error) => Err(NotMade { error, left: made.is_some().then_some(number) }),
+        });
     }
 
     fn complete(self: Box<Self>) {
-        let FileRound { journal, result, .. } = *self;
+        let FileRound { journal, task, result } = *self;
         let failed = {
             let mut guard = journal.lock();
             let state = &mut *guard;
             state.maker.busy = false;
-            let others = state.written.len() + state.ready.len() + state.maker.free.len();
             match result {
                 Ok(Some(ready)) => {
-                    state.maker.disk_full = false;
+                    state.maker.blocked = None;
                     state.ready.push_back(ready);
+                    journal.go_on(state);
                     None
                 }
                 Ok(None) => {
                     state.maker.total -= 1;
                     None
                 }
-                // The journal does with fewer files as long as there is another to come.
-                Err(error) if error.kind() == io::ErrorKind::StorageFull && others > 0 => {
-                    state.maker.total -= 1;
-                    state.maker.disk_full = true;
+                // The journal does with the files it has, and waits when it has none.
+                Err(NotMade { error, left }) if is_passing(&error) => {
+                    match left {
+                        Some(number) => state.maker.free.push_front(number),
+                        None => state.maker.total -= 1,
+                    }
+                    // A full disk has no room for a new file, and need not for a recycled one.
+                    let full = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+                    let why = StorageError::io("make", &journal.path_of(task.number()), error);
+                    state.maker.blocked = Some(Blocked { why, recycling: !full });
                     None
                 }
-                Err(error) => Some(error),
+                Err(NotMade { error, .. }) => Some(error),
             }
         };
         match failed {
@@ -188,15 +228,19 @@ impl Round for FileRound {
 }
 
 /// Gives a file whose records nobody needs a new number, and the journal's file size if that has changed.
-fn recycle(disk: &dyn Disk, old: &Path, new: &Path, file_bytes: u64) -> io::Result<Arc<dyn File>> {
-    disk.rename(old, new)?;
-    let file = disk.open(new, OpenMode::Write)?;
-    let length = file.len()?;
+fn recycle(disk: &dyn Disk, journal: &Journal, old: u64, number: u64) -> Result<Arc<dyn File>, NotMade> {
+    let new = journal.path_of(number);
+    let renamed = disk.rename(&journal.path_of(old), &new);
+    renamed.map_err(|error| NotMade { error, left: Some(old) })?;
+    let file_bytes = journal.file_bytes;
+    let opened = disk.open(&new, OpenMode::Write).and_then(|file| Ok((file.len()?, file)));
+    let (length, file) = opened.map_err(|error| NotMade { error, left: Some(number) })?;
     if length > file_bytes {
-        file.set_len(file_bytes)?;
-        file.sync_all()?;
+        let cut = file.set_len(file_bytes).and_then(|()| file.sync_all());
+        cut.map_err(|error| NotMade { error, left: Some(number) })?;
     } else if length < file_bytes {
-        fill_or_remove(disk, new, &*file, length, file_bytes)?;
+        let filled = fill_or_remove(disk, &new, &*file, length, file_bytes);
+        filled.map_err(|error| NotMade { error, left: None })?;
     }
     Ok(file)
 }

@@ -61,11 +61,13 @@ impl Log {
     ///
     /// # Errors
     ///
-    /// As for [`Log::append`].
+    /// As for [`Log::append`]; [`StorageError::Stalled`], which is not final: nothing was appended, and `done` is
+    /// dropped.
     pub fn append_solo(&self, term: Term, proposal: Proposal, done: Done) -> Result<Outcome, StorageError> {
         let append_time = proposal.append_time;
         let (proposal, cost) = unpin_proposal(proposal);
         self.appending(1, done, |state, appending| {
+            self.check_stalled(state)?;
             appending.check_term(state, term)?;
             match appending.judge(state, term, proposal)? {
                 Verdict::Void(_, outcome) => Ok(outcome),

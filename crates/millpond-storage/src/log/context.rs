@@ -26,6 +26,9 @@ pub(crate) trait JournalSink: Send + Sync {
 
     /// The longest batch that can be submitted.
     fn max_batch_bytes(&self) -> u64;
+
+    /// Why what is submitted now may have to wait for long: there is no room for the journal to go on.
+    fn why_stuck(&self) -> Option<Arc<StorageError>>;
 }
 
 impl JournalSink for JournalHandle {
@@ -39,6 +42,10 @@ impl JournalSink for JournalHandle {
 
     fn max_batch_bytes(&self) -> u64 {
         JournalHandle::max_batch_bytes(self)
+    }
+
+    fn why_stuck(&self) -> Option<Arc<StorageError>> {
+        JournalHandle::why_stuck(self)
     }
 }
 

@@ -14,6 +14,7 @@ mod open;
 mod persist;
 mod read;
 mod replay;
+mod stall;
 mod state;
 mod times;
 mod truncate;
@@ -32,8 +33,10 @@ use bytes::Bytes;
 use millpond_record::{GroupId, LeaderEpoch, LogId, Offset, PartitionIndex, RaftIndex, ReplicaId, Timestamp, TopicId};
 
 pub(crate) use context::LogContext;
+pub(crate) use persist::Written;
 pub use read::{ColdEntries, ColdRead, Entries, Read, ReadError};
 pub(crate) use replay::Replayed;
+pub(crate) use stall::{is_passing, is_too_many_files};
 pub use types::{AppendEntry, Body, Found, Frontiers, Outcome, Proposal, SequenceError, Stored, StoredEntry};
 pub use void::{VoidReason, log_start_payload};
 
@@ -88,13 +91,15 @@ impl Log {
         self.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn check_readable(&self) -> Result<(), StorageError> {
-        let retired = self.retired.load(Ordering::Acquire);
-        if retired { Err(StorageError::LogClosed(self.identity.group)) } else { Ok(()) }
+    fn check_readable(&self, state: &LogState) -> Result<(), StorageError> {
+        if self.retired.load(Ordering::Acquire) {
+            return Err(StorageError::LogClosed(self.identity.group));
+        }
+        if state.set_aside { Err(StorageError::SetAside(self.identity.group)) } else { Ok(()) }
     }
 
     fn check_open(&self, state: &LogState) -> Result<(), StorageError> {
-        self.check_readable()?;
+        self.check_readable(state)?;
         if self.context.closing() {
             return Err(StorageError::Closed(self.context.root.clone()));
         }
@@ -180,6 +185,11 @@ impl Log {
     pub fn set_membership(&self, membership: Bytes) {
         let mut state = self.state();
         state.membership = (state.committed, membership);
+    }
+
+    /// The longest batch that can be appended, in bytes.
+    pub fn max_batch_bytes(&self) -> u64 {
+        self.context.journal.max_batch_bytes()
     }
 
     /// The log's settings.
@@ -275,6 +285,9 @@ impl Drop for Log {
     fn drop(&mut self) {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
         let cost = state.tail.iter().map(|cached| cached.cost).sum();
+        if let Some(stall) = state.stall.take() {
+            self.context.cache.resumed(stall.dirty_bytes());
+        }
         self.context.cache.removed(cost, state.dirty_bytes);
     }
 }

@@ -255,6 +255,7 @@ impl Log {
             bytes_since_snapshot: 0,
             snapshot_due: false,
             set_aside: false,
+            stall: None,
             failed: None,
         };
         let files = FileState::new(found.logs.clone(), found.snapshots.iter().copied().collect());

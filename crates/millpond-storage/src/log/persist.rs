@@ -14,6 +14,7 @@ use millpond_runtime::write_atomically;
 
 use super::Log;
 use super::cold::ColdPlan;
+use super::stall::is_too_many_files;
 use super::state::{Cut, LogState};
 use crate::StorageError;
 use crate::index::{INDEX_HEADER_BYTES, IndexEntry, IndexHeader, Trailer, entry_position};
@@ -167,17 +168,28 @@ impl LogState {
 }
 
 impl Log {
-    /// Writes what is dirty, up to about `max_bytes`. Blocks.
+    /// Writes what is dirty, up to about `max_bytes`. Blocks. A failure stalls the log or sets it aside, see
+    /// [`Log::write_failed`].
     pub(crate) fn write_behind(&self, max_bytes: u64) -> Result<Written, StorageError> {
-        let mut files = self.files();
+        let result = self.write_steps(&mut self.files(), max_bytes);
+        match result {
+            Ok(more) => {
+                self.write_succeeded();
+                Ok(Written { acks: self.state().take_acks(), more })
+            }
+            Err(error) => Err(self.write_failed(error)),
+        }
+    }
+
+    fn write_steps(&self, files: &mut FileState, max_bytes: u64) -> Result<bool, StorageError> {
         let mut bytes = 0;
         while bytes < max_bytes {
-            match self.step(&mut files)? {
+            match self.step(files)? {
                 Some(written) => bytes += written,
-                None => return Ok(Written { acks: self.state().take_acks(), more: false }),
+                None => return Ok(false),
             }
         }
-        Ok(Written { acks: self.state().take_acks(), more: true })
+        Ok(true)
     }
 
     /// Does one step; tells how many bytes it wrote, `None` if there is nothing to do now.
@@ -185,7 +197,13 @@ impl Log {
         if self.retired.load(Ordering::Acquire) {
             return Err(StorageError::LogClosed(self.identity.group));
         }
-        let step = self.state().next_step();
+        let step = {
+            let state = self.state();
+            if state.set_aside {
+                return Err(StorageError::SetAside(self.identity.group));
+            }
+            state.next_step()
+        };
         match step {
             Step::Blocked | Step::Idle => Ok(None),
             Step::Cut(cut) => {
@@ -326,10 +344,21 @@ impl Log {
     /// # Errors
     ///
     /// [`StorageError::TruncationPending`]: try again when the journal has synced. [`StorageError::SetAside`]: a sync
-    /// failed, which is final. What a failed write says: nothing is lost, the batches are in the tail cache still.
+    /// or a write failed for good. What a write says that may do better later: nothing is lost, the batches are in
+    /// the tail cache still.
     pub(crate) fn sync_segments(&self) -> Result<GroupRow, StorageError> {
-        let mut files = self.files();
-        let (row, acks) = loop {
+        let result = self.sync_steps(&mut self.files());
+        let (row, acks) = result.map_err(|error| self.write_failed(error))?;
+        self.write_succeeded();
+        for done in acks {
+            done(Ok(()));
+        }
+        self.context.cache.make_room();
+        Ok(row)
+    }
+
+    fn sync_steps(&self, files: &mut FileState) -> Result<(GroupRow, Vec<Done>), StorageError> {
+        loop {
             let (row, truncations, snapshot) = {
                 let state = self.state();
                 if state.set_aside {
@@ -340,10 +369,10 @@ impl Log {
                 }
                 (self.capture(&state), state.truncations, self.snapshot_due(&state))
             };
-            self.write_up_to(&mut files, &row, truncations)?;
-            self.sync(&mut files)?;
+            self.write_up_to(files, &row, truncations)?;
+            self.sync(files)?;
             if let Some((name, bytes)) = snapshot {
-                self.write_snapshot(&mut files, name, &bytes);
+                self.write_snapshot(files, name, &bytes);
             }
             let mut state = self.state();
             if state.truncations != truncations {
@@ -355,14 +384,8 @@ impl Log {
             state.next_unsynced = row.last.map_or(RaftIndex(0), |last| RaftIndex(last.index.0 + 1));
             let next_unsynced = state.next_unsynced;
             state.unjournaled = state.unjournaled.filter(|index| *index >= next_unsynced);
-            break (row, state.take_acks());
-        };
-        drop(files);
-        for done in acks {
-            done(Ok(()));
+            return Ok((row, state.take_acks()));
         }
-        self.context.cache.make_room();
-        Ok(row)
     }
 
     fn write_up_to(&self, files: &mut FileState, row: &GroupRow, truncations: u64) -> Result<(), StorageError> {
@@ -390,13 +413,10 @@ impl Log {
 
     /// Syncs the files that were written since the last sync.
     pub(super) fn sync(&self, files: &mut FileState) -> Result<(), StorageError> {
-        // This copy no longer holds what it said: it takes nothing more.
-        let failed = |_: SegmentError| {
-            let error = StorageError::SetAside(self.identity.group);
-            let mut state = self.state();
-            state.set_aside = true;
-            state.failed.get_or_insert_with(|| error.clone());
-            error
+        // This copy no longer holds what it said.
+        let failed = |error: SegmentError| match self.segment_error(error) {
+            closed @ StorageError::LogClosed(_) => closed,
+            error => self.sync_failed(error),
         };
         for (segment, handles) in std::mem::take(&mut files.unsynced).into_values() {
             for (kind, file) in [(SegmentFile::Log, &handles.log), (SegmentFile::Index, &handles.index)] {
@@ -405,14 +425,30 @@ impl Log {
             // Opened again when it is written or read: a log that rests holds no file open.
             segment.release();
         }
-        if std::mem::take(&mut files.folder_changed) {
-            let path = self.folder.to_path_buf();
-            self.context
-                .disk
-                .sync_dir(&self.folder)
-                .map_err(|source| failed(SegmentError::Io { operation: "sync", path, source: Arc::new(source) }))?;
+        if files.folder_changed {
+            let result = self.context.disk.sync_dir(&self.folder);
+            let io = |error| SegmentError::Io {
+                operation: "sync",
+                path: self.folder.to_path_buf(),
+                source: Arc::new(error),
+            };
+            match result {
+                // It was not even opened.
+                Err(error) if is_too_many_files(&error) => return Err(self.segment_error(io(error))),
+                Err(error) => return Err(failed(io(error))),
+                Ok(()) => files.folder_changed = false,
+            }
         }
         Ok(())
+    }
+
+    /// Syncs what was written and lets go of all files: they are opened again when they are needed.
+    pub(crate) fn rest(&self) -> Result<(), StorageError> {
+        let synced = self.sync(&mut self.files());
+        for segment in &self.state().segments {
+            segment.release();
+        }
+        synced
     }
 
     /// A snapshot of the producers at the committed entry, if one should be written.
@@ -461,6 +497,7 @@ impl Log {
             // Somebody may hold on to the log, but its batches must not count as unwritten any more.
             let (cost, dirty) = (state.tail.drain(..).map(|cached| cached.cost).sum(), state.dirty_bytes);
             state.dirty_bytes = 0;
+            state.end_stall(self);
             self.context.cache.removed(cost, dirty);
             state.relaxed_acks.drain(..).map(|ack| ack.done).collect()
         };
@@ -468,15 +505,6 @@ impl Log {
         for done in acks {
             done(Err(StorageError::LogClosed(self.identity.group)));
         }
-    }
-
-    /// The writer could not write: appends that wait for it will not be flushed. What the journal has it has.
-    pub(crate) fn write_failed(&self, error: &StorageError) -> Vec<Done> {
-        let mut state = self.state();
-        if !state.relaxed_acks.is_empty() {
-            state.failed = Some(error.clone());
-        }
-        state.relaxed_acks.drain(..).map(|ack| ack.done).collect()
     }
 
     /// Bytes of batches that are not written.

@@ -108,7 +108,8 @@ impl Log {
         if state.tail.front().is_some_and(|front| front.base_offset <= from) {
             return Ok(Read::Ready(read_tail(&state, from, to, max_bytes, whole_first)));
         }
-        self.check_readable()?;
+        // The tail of a log that was set aside is gone.
+        self.check_readable(&state)?;
         let at = state.segments.partition_point(|segment| segment.name.base_offset <= from).saturating_sub(1);
         let plan = ColdPlan::of(&state, at).ok_or_else(|| self.corrupt(format!("offset {from} is in no segment")))?;
         let log = self.arc()?;
@@ -142,7 +143,7 @@ impl Log {
             }
             return Ok(Entries::Ready(entries));
         }
-        self.check_readable()?;
+        self.check_readable(&state)?;
         let at = state.segments.partition_point(|segment| segment.name.first_index <= from).saturating_sub(1);
         let plan = ColdPlan::of(&state, at).ok_or_else(|| self.corrupt(format!("entry {from} is in no segment")))?;
         let log = self.arc()?;

@@ -12,6 +12,7 @@ use millpond_record::{
 };
 use millpond_runtime::Disk;
 
+use super::stall::Stall;
 use crate::cache::CachedBatch;
 use crate::index::{IndexEntry, SegmentCursor, Trailer};
 use crate::producer::Producers;
@@ -178,6 +179,8 @@ pub(crate) struct LogState {
     pub(crate) snapshot_due: bool,
     /// A sync or write of the segments failed: final.
     pub(crate) set_aside: bool,
+    /// The segments cannot be written for now.
+    pub(crate) stall: Option<Stall>,
     /// Why nothing is appended any more.
     pub(crate) failed: Option<StorageError>,
 }

@@ -59,7 +59,7 @@ impl Log {
     pub fn max_timestamp(&self, to: Offset) -> Result<Option<Found>, StorageError> {
         let (plans, newest, log_start) = {
             let state = self.state();
-            self.check_readable()?;
+            self.check_readable(&state)?;
             let plans: Vec<ColdPlan> = (0..state.segments.len()).filter_map(|at| ColdPlan::of(&state, at)).collect();
             let data = state.tail.iter().filter(|cached| !cached.raft_only && cached.next_offset <= to);
             let newest = data
@@ -92,7 +92,7 @@ impl Log {
         to: Offset,
     ) -> Result<(Vec<ColdPlan>, Vec<StampedBatch>, Offset), StorageError> {
         let state = self.state();
-        self.check_readable()?;
+        self.check_readable(&state)?;
         let plans = (0..state.segments.len()).filter_map(|at| ColdPlan::of(&state, at)).collect();
         let data = state.tail.iter().filter(|cached| !cached.raft_only && cached.next_offset <= to);
         let tail = data

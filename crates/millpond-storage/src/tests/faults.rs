@@ -90,7 +90,7 @@ fn a_full_disk_holds_the_checkpoint_back_until_there_is_room() {
         data_dir.checkpoint().unwrap();
         assert_eq!(data_dir.stats().checkpoints, before, "there was no room for it");
         fill(&world, &log, 2).await;
-        assert!(data_dir.retry_writes().is_some(), "somebody is told");
+        assert!(data_dir.retry_writes().stalled.is_some(), "somebody is told");
         world.set_disk_faults(NODE, DiskFaults::default());
         while data_dir.stats().checkpoints == before {
             runtime.sleep(Duration::from_millis(100)).await;

@@ -4,6 +4,7 @@ mod faults;
 mod meta;
 mod model;
 mod partition_folder;
+mod stalls;
 mod table;
 
 use std::path::Path;

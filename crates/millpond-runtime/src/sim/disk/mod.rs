@@ -29,6 +29,8 @@ pub struct DiskFaults {
     pub read_error: f64,
     /// A write fails (EIO) after a part of it.
     pub write_error: f64,
+    /// Only writes to paths that contain this fail; empty for all.
+    pub write_error_in: &'static str,
     /// A sync of a file or folder fails (EIO) and loses some of what it covered.
     pub sync_error: f64,
     /// Only syncs of paths that contain this fail; empty for all.
@@ -39,11 +41,19 @@ pub struct DiskFaults {
     pub slow_sync_ms: u64,
     /// What all files together may hold, in bytes; beyond it writes fail (ENOSPC) after a part.
     pub capacity_bytes: u64,
+    /// Only paths that contain this find the disk full; empty for all.
+    pub full_in: &'static str,
+    /// Files that may be open at the same time; beyond it opening fails (EMFILE).
+    pub open_files: u64,
 }
 
 impl DiskFaults {
     fn sync_error_at(&self, path: &Path) -> f64 {
         if path.to_string_lossy().contains(self.sync_error_in) { self.sync_error } else { 0.0 }
+    }
+
+    fn write_error_at(&self, path: &Path) -> f64 {
+        if path.to_string_lossy().contains(self.write_error_in) { self.write_error } else { 0.0 }
     }
 }
 
@@ -53,11 +63,14 @@ impl Default for DiskFaults {
         DiskFaults {
             read_error: 0.0,
             write_error: 0.0,
+            write_error_in: "",
             sync_error: 0.0,
             sync_error_in: "",
             slow_sync: 0.0,
             slow_sync_ms: 2_000,
             capacity_bytes: 1 << 30,
+            full_in: "",
+            open_files: u64::MAX,
         }
     }
 }
@@ -75,6 +88,8 @@ struct State {
     crash_at: Option<(u64, Crash)>,
     /// Time that operations took and nobody has waited for yet.
     time_ms: u64,
+    /// Files that each incarnation has open.
+    open_files: BTreeMap<u64, u64>,
 }
 
 impl NodeDisk {
@@ -87,6 +102,7 @@ impl NodeDisk {
             operations: 0,
             crash_at: None,
             time_ms: 0,
+            open_files: BTreeMap::new(),
         }))
     }
 
@@ -167,6 +183,19 @@ impl SimDisk {
         f(&locked(&self.node.incarnation.disk.0))
     }
 
+    fn may_open(&self) -> io::Result<()> {
+        self.look(|state| {
+            let open = state.open_files.get(&self.node.incarnation.number).copied().unwrap_or(0);
+            if open < state.faults.open_files { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::EMFILE)) }
+        })
+    }
+
+    fn count_open(&self, change: impl FnOnce(u64) -> u64) {
+        let mut state = locked(&self.node.incarnation.disk.0);
+        let open = state.open_files.entry(self.node.incarnation.number).or_default();
+        *open = change(*open);
+    }
+
     /// An operation that reads file content.
     fn read<T>(&self, f: impl FnOnce(&State) -> io::Result<T>) -> io::Result<T> {
         self.alive()?;
@@ -228,7 +257,7 @@ impl SimDisk {
             what,
             path,
             [0; 3],
-            |faults| faults.write_error,
+            |faults| faults.write_error_at(path),
             |state, fate| match fate {
                 Fate::Succeeds => f(&mut state.image),
                 Fate::Fails => Err(input_output_error()),
@@ -250,6 +279,7 @@ fn sync_time_ms(state: &mut State) -> u64 {
 
 impl Disk for SimDisk {
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn File>> {
+        self.may_open()?;
         let found = self.look(|state| Ok(state.image.file(path)))?;
         let file = match (mode, found) {
             (OpenMode::CreateNew, Ok(_)) => return Err(io::ErrorKind::AlreadyExists.into()),
@@ -260,6 +290,7 @@ impl Disk for SimDisk {
             (_, Err(error)) => return Err(error),
         };
         let disk = SimDisk::new(self.node.clone());
+        disk.count_open(|open| open + 1);
         Ok(Arc::new(SimFile { disk, path: path.to_owned(), file, writable: mode != OpenMode::Read }))
     }
 
@@ -288,7 +319,7 @@ impl Disk for SimDisk {
             "rmdir",
             path,
             [0; 3],
-            |faults| faults.write_error,
+            |faults| faults.write_error_at(path),
             |state, fate| {
                 let mut limit = if fate == Fate::Succeeds { u64::MAX } else { state.rng.below(8) };
                 state.image.remove_folder(path, &mut limit)
@@ -305,6 +336,7 @@ impl Disk for SimDisk {
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        self.may_open()?;
         self.change(
             "syncdir",
             path,
@@ -389,6 +421,12 @@ impl SimFile {
     }
 }
 
+impl Drop for SimFile {
+    fn drop(&mut self) {
+        self.disk.count_open(|open| open.saturating_sub(1));
+    }
+}
+
 /// A position or length as an index into memory.
 fn in_memory(value: u64) -> io::Result<usize> {
     usize::try_from(value).map_err(|_| io::ErrorKind::InvalidInput.into())
@@ -414,11 +452,12 @@ impl File for SimFile {
             "write",
             &self.path,
             values,
-            |faults| faults.write_error,
+            |faults| faults.write_error_at(&self.path),
             |state, fate| {
                 let State { image, rng, faults, .. } = &mut *state;
                 let growth = (start + bytes.len()).saturating_sub(image.bytes(self.file).len()) as u64;
-                let is_full = growth > 0 && image.used_bytes() + growth > faults.capacity_bytes;
+                let here = self.path.to_string_lossy().contains(faults.full_in);
+                let is_full = growth > 0 && here && image.used_bytes() + growth > faults.capacity_bytes;
                 let count = if fate == Fate::Succeeds && !is_full { bytes.len() } else { rng.index(bytes.len() + 1) };
                 image.write(self.file, &bytes[..count], start, rng);
                 if is_full { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
@@ -445,7 +484,7 @@ impl File for SimFile {
             "setlen",
             &self.path,
             [len, 0, 0],
-            |faults| faults.write_error,
+            |faults| faults.write_error_at(&self.path),
             |state, fate| {
                 if fate == Fate::Succeeds || fate == Fate::Dies && state.rng.chance(0.5) {
                     state.image.set_len(self.file, new_len);

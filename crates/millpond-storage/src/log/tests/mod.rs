@@ -56,6 +56,10 @@ impl JournalSink for TestJournal {
     fn max_batch_bytes(&self) -> u64 {
         1 << 20
     }
+
+    fn why_stuck(&self) -> Option<Arc<StorageError>> {
+        None
+    }
 }
 
 impl TestJournal {
