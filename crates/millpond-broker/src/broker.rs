@@ -24,7 +24,7 @@ use crate::http;
 use crate::memory::{FetchMemory, ProduceMemory};
 use crate::metadata::Metadata;
 use crate::metrics::Metrics;
-use crate::reconcile::{Applied, Reconciler};
+use crate::reconcile::{Applied, OnDisk, Reconciler};
 
 /// How long requests in flight may take to be answered once the broker stops.
 const DRAIN_TIME: Duration = Duration::from_millis(700);
@@ -36,8 +36,6 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 const UPKEEP_ROUND: u64 = 5;
 /// Batches that are decompressed at once.
 const OPENING_AT_ONCE: usize = 4;
-/// The setting that is written into each new topic, so that a change of the default leaves existing topics alone.
-const WRITTEN_INTO_TOPICS: &str = "millpond.flush";
 
 /// Why a broker does not start. Each text is one sentence.
 #[derive(Debug, thiserror::Error)]
@@ -161,7 +159,14 @@ impl Broker {
         let mut reconciler =
             Reconciler::new(applied.clone(), Arc::clone(&metadata), groups.clone(), node, defaults.clone());
         let rows = data_dir.groups().into_iter().filter(|row| row.group != METADATA_GROUP);
-        reconciler.start(rows.map(|row| (row.topic_id, row.topic, row.partition, row.group))).await;
+        let on_disk = rows.map(|row| OnDisk {
+            topic: row.topic_id,
+            name: row.topic,
+            partition: row.partition,
+            group: row.group,
+            options: row.options,
+        });
+        reconciler.start(on_disk).await;
         runtime.spawn(reconciler.run());
         let stopping = CancellationToken::new();
         runtime.spawn(watch_metadata_group(group.clone(), stopping.clone(), fatal_sender));
@@ -172,12 +177,7 @@ impl Broker {
                 default_replication_factor: u16::try_from(config.default_replication_factor).unwrap_or(1),
                 ..TopicLimits::default()
             },
-            written: config
-                .topic_defaults
-                .clone()
-                .into_iter()
-                .filter(|(name, _)| *name == WRITTEN_INTO_TOPICS)
-                .collect(),
+            broker: node,
             defaults,
         };
         let shared = Arc::new(Shared {

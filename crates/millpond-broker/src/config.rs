@@ -108,6 +108,8 @@ pub struct BrokerConfig {
     pub num_partitions: i32,
     /// `default.replication.factor`.
     pub default_replication_factor: i16,
+    /// Values that differ from the default of their setting, by its name.
+    pub given: BTreeMap<&'static str, String>,
     /// Topic settings whose default differs from the built-in one, by the topic's name for them.
     pub topic_defaults: BTreeMap<&'static str, String>,
     /// `socket.request.max.bytes`.
@@ -215,14 +217,15 @@ impl Values {
     }
 
     fn config(&self) -> BrokerConfig {
-        let topic_defaults = SETTINGS
-            .iter()
-            .filter_map(|setting| {
-                let value = self.0.get(setting.name)?;
-                (value != setting.default).then(|| Some((setting.topic?, value.clone())))?
-            })
-            .collect();
+        let given = SETTINGS.iter().filter_map(|setting| {
+            let value = self.0.get(setting.name)?;
+            (value != setting.default).then(|| (setting.name, value.clone()))
+        });
+        let given: BTreeMap<_, _> = given.collect();
+        let defaults = SETTINGS.iter().filter_map(|setting| Some((setting.topic?, given.get(setting.name)?.clone())));
+        let topic_defaults = defaults.collect();
         BrokerConfig {
+            given,
             node_id: BrokerId(self.number("node.id")),
             data_dir: PathBuf::from(self.text("log.dir")),
             kafka: self.listener("listeners"),

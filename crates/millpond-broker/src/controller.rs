@@ -3,15 +3,15 @@
 //! A decision is a pure function of `millpond-cluster` on the image that holds everything written so far. That is why
 //! one task makes them all: it owns the order, and the next decision sees the last one applied.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use millpond_cluster::{
-    CreateTopics, DeletedTopic, Image, MetadataRecord, NewTopic, ProducerIdBlock, TopicDefaults, TopicError,
-    TopicLimits, TopicReference, allocate_producer_ids, create_topics, delete_topics, encode_batch,
+    AlterConfigs, ConfigAlteration, ConfigResource, CreatePartitions, CreateTopics, DeletedTopic, Image,
+    MetadataRecord, MorePartitions, NewTopic, ProducerIdBlock, TopicDefaults, TopicError, TopicLimits, TopicReference,
+    allocate_producer_ids, alter_configs, create_partitions, create_topics, delete_topics, encode_batch,
 };
 use millpond_raft::MetadataGroup;
-use millpond_record::{ProducerId, RaftIndex, Timestamp};
+use millpond_record::{BrokerId, ProducerId, RaftIndex, Timestamp};
 use millpond_runtime::Runtime;
 use tokio::sync::{mpsc, oneshot};
 
@@ -21,13 +21,6 @@ use crate::reconcile::Applied;
 /// Commands that may wait for the controller; senders beyond it wait.
 const MAILBOX: usize = 1024;
 
-/// The topics that were created, or why not, and the index of group 0 at which they are.
-pub(crate) struct TopicsCreated {
-    pub(crate) decision: CreateTopics,
-    /// `None` when nothing was written.
-    pub(crate) index: Option<RaftIndex>,
-}
-
 /// The topics that were deleted, or why not.
 pub(crate) struct TopicsDeleted {
     pub(crate) results: Vec<Result<DeletedTopic, TopicError>>,
@@ -35,8 +28,22 @@ pub(crate) struct TopicsDeleted {
     pub(crate) index: Option<RaftIndex>,
 }
 
+/// What was decided, and the index of group 0 at which it holds.
+pub(crate) struct Decided<D> {
+    pub(crate) decision: D,
+    /// `None` when nothing was written.
+    pub(crate) index: Option<RaftIndex>,
+}
+
+/// How the settings of some resources are to change.
+pub(crate) type ConfigChanges = Vec<(ConfigResource, ConfigAlteration)>;
+
+type ReplyTo<D> = oneshot::Sender<Result<Decided<D>, ControllerError>>;
+
 enum Command {
-    CreateTopics { topics: Vec<NewTopic>, reply: oneshot::Sender<Result<TopicsCreated, ControllerError>> },
+    CreatePartitions { topics: Vec<MorePartitions>, reply: ReplyTo<CreatePartitions> },
+    AlterConfigs { changes: ConfigChanges, reply: ReplyTo<AlterConfigs> },
+    CreateTopics { topics: Vec<NewTopic>, reply: oneshot::Sender<Result<Decided<CreateTopics>, ControllerError>> },
     DeleteTopics { topics: Vec<TopicReference>, reply: oneshot::Sender<Result<TopicsDeleted, ControllerError>> },
     ProducerId { reply: oneshot::Sender<Result<ProducerId, ControllerError>> },
 }
@@ -51,9 +58,10 @@ pub(crate) struct Controller {
 /// What the broker's configuration says about new topics.
 pub(crate) struct TopicRules {
     pub(crate) limits: TopicLimits,
+    /// By the configuration alone.
     pub(crate) defaults: TopicDefaults,
-    /// Settings that are written into each new topic, so that a later change of the default leaves it alone.
-    pub(crate) written: BTreeMap<&'static str, String>,
+    /// Whose settings, set at run time, topics inherit.
+    pub(crate) broker: BrokerId,
 }
 
 impl Controller {
@@ -77,7 +85,7 @@ impl Controller {
     }
 
     /// Creates topics; they exist when this returns, and are served once the metadata is settled at the index.
-    pub(crate) async fn create_topics(&self, topics: Vec<NewTopic>) -> Result<TopicsCreated, ControllerError> {
+    pub(crate) async fn create_topics(&self, topics: Vec<NewTopic>) -> Result<Decided<CreateTopics>, ControllerError> {
         self.ask(|reply| Command::CreateTopics { topics, reply }).await
     }
 
@@ -88,6 +96,34 @@ impl Controller {
 
     pub(crate) async fn delete_topics(&self, topics: Vec<TopicReference>) -> Result<TopicsDeleted, ControllerError> {
         self.ask(|reply| Command::DeleteTopics { topics, reply }).await
+    }
+
+    /// Adds partitions; they exist when this returns, and are served once the metadata is settled at the index.
+    pub(crate) async fn create_partitions(
+        &self,
+        topics: Vec<MorePartitions>,
+    ) -> Result<Decided<CreatePartitions>, ControllerError> {
+        self.ask(|reply| Command::CreatePartitions { topics, reply }).await
+    }
+
+    /// What [`Controller::create_partitions`] would answer now.
+    pub(crate) fn validate_partitions(&self, image: &Image, topics: &[MorePartitions]) -> CreatePartitions {
+        create_partitions(image, topics, &self.rules.limits)
+    }
+
+    /// Changes settings; they are in force once the metadata is settled at the index.
+    pub(crate) async fn alter_configs(&self, changes: ConfigChanges) -> Result<Decided<AlterConfigs>, ControllerError> {
+        self.ask(|reply| Command::AlterConfigs { changes, reply }).await
+    }
+
+    /// What [`Controller::alter_configs`] would answer now.
+    pub(crate) fn validate_configs(&self, image: &Image, changes: &ConfigChanges) -> AlterConfigs {
+        alter_configs(image, &self.rules.defaults(image), changes)
+    }
+
+    /// What topics inherit on this broker.
+    pub(crate) fn topic_defaults(&self, image: &Image) -> TopicDefaults {
+        self.rules.defaults(image)
     }
 
     /// A producer id that nobody had before, on any broker, whatever crashed.
@@ -112,7 +148,11 @@ impl TopicRules {
             runtime.fill_random(&mut bytes);
             bytes
         };
-        create_topics(image, topics, &self.limits, &self.defaults, &mut random)
+        create_topics(image, topics, &self.limits, &self.defaults(image), &mut random)
+    }
+
+    fn defaults(&self, image: &Image) -> TopicDefaults {
+        self.defaults.with_runtime(image, self.broker)
     }
 }
 
@@ -132,22 +172,26 @@ impl Task {
             match command {
                 Command::CreateTopics { topics, reply } => drop(reply.send(self.create_topics(topics).await)),
                 Command::DeleteTopics { topics, reply } => drop(reply.send(self.delete_topics(&topics).await)),
+                Command::CreatePartitions { topics, reply } => {
+                    let decision = create_partitions(&self.applied.image(), &topics, &self.rules.limits);
+                    let written = self.write(&decision.records).await;
+                    drop(reply.send(written.map(|index| Decided { decision, index })));
+                }
+                Command::AlterConfigs { changes, reply } => {
+                    let image = self.applied.image();
+                    let decision = alter_configs(&image, &self.rules.defaults(&image), &changes);
+                    let written = self.write(&decision.records).await;
+                    drop(reply.send(written.map(|index| Decided { decision, index })));
+                }
                 Command::ProducerId { reply } => drop(reply.send(self.producer_id().await)),
             }
         }
     }
 
-    async fn create_topics(&self, mut topics: Vec<NewTopic>) -> Result<TopicsCreated, ControllerError> {
-        for topic in &mut topics {
-            for (name, value) in &self.rules.written {
-                if !topic.configs.iter().any(|(given, _)| given == name) {
-                    topic.configs.push(((*name).to_owned(), Some(value.clone())));
-                }
-            }
-        }
+    async fn create_topics(&self, topics: Vec<NewTopic>) -> Result<Decided<CreateTopics>, ControllerError> {
         let decision = self.rules.decide(&self.runtime, &self.applied.image(), &topics);
         let index = self.write(&decision.records).await?;
-        Ok(TopicsCreated { decision, index })
+        Ok(Decided { decision, index })
     }
 
     async fn delete_topics(&self, topics: &[TopicReference]) -> Result<TopicsDeleted, ControllerError> {

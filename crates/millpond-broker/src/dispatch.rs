@@ -35,6 +35,11 @@ pub(crate) const APIS: &[Api] = &[
     api::create_topics::API,
     api::delete_topics::API,
     api::init_producer_id::API,
+    api::describe_configs::API,
+    api::alter_configs::API,
+    api::create_partitions::API,
+    api::incremental_alter_configs::API,
+    api::list_config_resources::API,
 ];
 
 /// What comes next for a request.
@@ -209,6 +214,11 @@ mod tests {
             (19, (2, 7)),
             (20, (1, 6)),
             (22, (0, 5)),
+            (32, (1, 4)),
+            (33, (0, 2)),
+            (37, (0, 3)),
+            (44, (0, 1)),
+            (74, (0, 1)),
         ];
         let ours: Vec<_> = APIS.iter().map(|api| (api.key.0, api.advertised)).collect();
         assert_eq!(ours, surface);

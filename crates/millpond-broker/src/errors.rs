@@ -1,6 +1,6 @@
 //! Which Kafka error code an error of the layers below is. Nothing else in Millpond chooses error codes.
 
-use millpond_cluster::{BatchFormatError, ProducerIdError, TopicError, TopicNameError};
+use millpond_cluster::{AlterConfigError, BatchFormatError, ProducerIdError, TopicError, TopicNameError};
 use millpond_raft::{ProposeError, RaftError};
 use millpond_record::{BatchError, InvalidBatch, InvalidKind, Offset, RecordsError};
 use millpond_storage::{Frontiers, ReadError, SequenceError, StorageError};
@@ -59,13 +59,14 @@ pub(crate) fn topic(error: &TopicError) -> Fault {
     let code = match error {
         TopicError::InvalidName(error) => return topic_name(error),
         TopicError::Exists(_) => ErrorCode::TOPIC_ALREADY_EXISTS,
-        TopicError::InvalidPartitions(_) => ErrorCode::INVALID_PARTITIONS,
+        TopicError::InvalidPartitions(_) | TopicError::NotMorePartitions { .. } => ErrorCode::INVALID_PARTITIONS,
         TopicError::TooManyPartitions { .. } | TopicError::ClusterFull { .. } => ErrorCode::POLICY_VIOLATION,
         TopicError::InvalidReplicationFactor { .. } => ErrorCode::INVALID_REPLICATION_FACTOR,
         TopicError::AssignmentGap(_)
         | TopicError::AssignmentEmpty(_)
         | TopicError::AssignmentRepeats { .. }
         | TopicError::AssignmentUnknownBroker { .. }
+        | TopicError::AssignmentCount { .. }
         | TopicError::AssignmentUneven { .. } => ErrorCode::INVALID_REPLICA_ASSIGNMENT,
         TopicError::InvalidConfig(_) => ErrorCode::INVALID_CONFIG,
         TopicError::UnknownName(_) => ErrorCode::UNKNOWN_TOPIC_OR_PARTITION,
@@ -76,6 +77,24 @@ pub(crate) fn topic(error: &TopicError) -> Fault {
         | TopicError::NeitherNameNorId => ErrorCode::INVALID_REQUEST,
     };
     Fault::new(code, error.to_string())
+}
+
+pub(crate) fn alter_config(error: &AlterConfigError) -> Fault {
+    let code = match error {
+        AlterConfigError::InvalidName(error) => return topic_name(error),
+        AlterConfigError::UnknownTopic(_) => ErrorCode::UNKNOWN_TOPIC_OR_PARTITION,
+        AlterConfigError::NotAList(_) | AlterConfigError::Invalid(_) => ErrorCode::INVALID_CONFIG,
+        AlterConfigError::UnknownBroker(_)
+        | AlterConfigError::ResourceTwice
+        | AlterConfigError::SettingTwice(_)
+        | AlterConfigError::NotAtRunTime(_) => ErrorCode::INVALID_REQUEST,
+    };
+    Fault::new(code, error.to_string())
+}
+
+/// A request, or a part of it, that asks for what cannot be.
+pub(crate) fn invalid_request(why: impl Into<String>) -> Fault {
+    Fault::new(ErrorCode::INVALID_REQUEST, why.into())
 }
 
 /// A topic that was written to the metadata, but whose partitions could not all be made.

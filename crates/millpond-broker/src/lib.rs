@@ -9,6 +9,7 @@
 mod api;
 mod broker;
 mod config;
+mod config_resources;
 mod connection;
 mod controller;
 mod dispatch;

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures::StreamExt;
 use futures::stream;
 use millpond_cluster::{FlushSetting, Image, MetadataRecord, Topic, TopicDefaults, TopicSettings, decode_batch};
-use millpond_raft::{Applier, ApplyError, Groups, RaftError};
+use millpond_raft::{Applier, ApplyError, Groups, Partition, RaftError};
 use millpond_record::{BrokerId, GroupId, PartitionIndex, RaftIndex, StampedBatch, TopicId};
 use millpond_storage::{FlushMode, GroupSpec, LogOptions};
 use tokio::sync::Notify;
@@ -31,7 +31,15 @@ pub(crate) struct Applied {
 struct AppliedState {
     image: Image,
     index: Option<RaftIndex>,
-    touched: BTreeSet<TopicId>,
+    touched: Touched,
+}
+
+/// The topics that changes concern.
+#[derive(Default)]
+struct Touched {
+    topics: BTreeSet<TopicId>,
+    /// What topics inherit has changed: it may concern each of them.
+    all: bool,
 }
 
 /// What happened since the last look.
@@ -48,7 +56,11 @@ impl Applied {
 
     fn take_change(&self) -> Change {
         let mut state = self.lock();
-        Change { image: state.image.clone(), index: state.index, touched: std::mem::take(&mut state.touched) }
+        let Touched { mut topics, all } = std::mem::take(&mut state.touched);
+        if all {
+            topics.extend(state.image.topics().map(|topic| topic.id));
+        }
+        Change { image: state.image.clone(), index: state.index, touched: topics }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, AppliedState> {
@@ -63,7 +75,8 @@ impl Applier for Applied {
         let before = self.lock().image.clone();
         let image = before.apply(&records).map_err(|error| ApplyError(error.to_string()))?;
         let mut state = self.lock();
-        state.touched.extend(records.iter().filter_map(touched_topic));
+        state.touched.topics.extend(records.iter().filter_map(touched_topic));
+        state.touched.all |= records.iter().any(|record| matches!(record, MetadataRecord::BrokerSettings(..)));
         state.image = image;
         state.index = Some(index);
         drop(state);
@@ -82,7 +95,9 @@ fn touched_topic(record: &MetadataRecord) -> Option<TopicId> {
         | MetadataRecord::BrokerRemoved(_)
         | MetadataRecord::NextGroup(_)
         | MetadataRecord::NextReplica(_)
-        | MetadataRecord::NextProducerId(_) => None,
+        | MetadataRecord::NextProducerId(_)
+        | MetadataRecord::BrokerSettings(..)
+        | MetadataRecord::ClientQuota(..) => None,
     }
 }
 
@@ -91,6 +106,17 @@ struct Hosted {
     group: GroupId,
     name: Arc<str>,
     partition: PartitionIndex,
+    /// The log's settings.
+    options: LogOptions,
+}
+
+/// A partition's group that the data directory holds.
+pub(crate) struct OnDisk {
+    pub(crate) topic: TopicId,
+    pub(crate) name: String,
+    pub(crate) partition: PartitionIndex,
+    pub(crate) group: GroupId,
+    pub(crate) options: LogOptions,
 }
 
 pub(crate) struct Reconciler {
@@ -116,9 +142,9 @@ impl Reconciler {
     }
 
     /// The first pass, over everything: `on_disk` are the groups that the data directory holds, group 0 aside.
-    pub(crate) async fn start(&mut self, on_disk: impl Iterator<Item = (TopicId, String, PartitionIndex, GroupId)>) {
-        for (topic, name, partition, group) in on_disk {
-            self.hosted.entry(topic).or_default().push(Hosted { group, name: name.into(), partition });
+    pub(crate) async fn start(&mut self, on_disk: impl Iterator<Item = OnDisk>) {
+        for OnDisk { topic, name, partition, group, options } in on_disk {
+            self.hosted.entry(topic).or_default().push(Hosted { group, name: name.into(), partition, options });
         }
         let mut change = self.applied.take_change();
         change.touched = change.image.topics().map(|topic| topic.id).chain(self.hosted.keys().copied()).collect();
@@ -185,26 +211,35 @@ impl Reconciler {
 
     /// Creates what is missing of a topic, and serves it when all of it is there.
     async fn serve(&mut self, topic: Arc<Topic>) {
-        let settings = match TopicSettings::resolve(&topic.configs, &self.defaults) {
+        let defaults = self.defaults.with_runtime(&self.snapshot.image, self.broker);
+        let settings = match TopicSettings::resolve(&topic.configs, &defaults) {
             Ok(settings) => settings,
             Err(error) => return error!(topic = %topic.name, "not served: {error}"),
         };
-        let existing: BTreeSet<GroupId> =
-            self.hosted.get(&topic.id).into_iter().flatten().map(|hosted| hosted.group).collect();
+        let existing: BTreeMap<GroupId, LogOptions> =
+            self.hosted.get(&topic.id).into_iter().flatten().map(|hosted| (hosted.group, hosted.options)).collect();
         let specs: Vec<_> = topic.partitions.iter().filter_map(|p| self.spec(&topic, p, &settings)).collect();
         if specs.len() < topic.partitions.len() {
             return warn!(topic = %topic.name, "not served: it has partitions on other brokers");
         }
         let (groups, name) = (&self.groups, &topic.name);
         let opened = specs.into_iter().map(|spec| {
-            let known = existing.contains(&spec.group);
+            let known = existing.get(&spec.group).copied();
             async move {
-                let (group, partition) = (spec.group, spec.partition);
+                let (group, partition, mut options) = (spec.group, spec.partition, spec.options);
                 let handle = match known {
-                    true => groups.partition(group).ok_or(RaftError::NoSuchGroup(group)),
-                    false => groups.create(spec).await,
+                    Some(_) => groups.partition(group).ok_or(RaftError::NoSuchGroup(group)),
+                    None => groups.create(spec).await,
                 };
-                (Hosted { group, name: Arc::clone(name), partition }, handle)
+                if let (Some(known), Ok(handle)) = (known, &handle)
+                    && known != options
+                    && let Err(error) = set_options(handle, options).await
+                {
+                    // It goes on with its old settings; the next change or start tries again.
+                    error!(topic = %name, partition = partition.0, "its new settings are not in force: {error}");
+                    options = known;
+                }
+                (Hosted { group, name: Arc::clone(name), partition, options }, handle)
             }
         });
         let opened: Vec<_> = stream::iter(opened).buffered(AT_ONCE).collect().await;
@@ -213,8 +248,10 @@ impl Reconciler {
             match handle {
                 Ok(handle) => {
                     partitions.push(handle);
-                    if !existing.contains(&host.group) {
-                        self.hosted.entry(topic.id).or_default().push(host);
+                    let hosted = self.hosted.entry(topic.id).or_default();
+                    match hosted.iter_mut().find(|known| known.group == host.group) {
+                        Some(known) => known.options = host.options,
+                        None => hosted.push(host),
                     }
                 }
                 Err(error) => error!(topic = %topic.name, partition = host.partition.0, "not served: {error}"),
@@ -246,4 +283,9 @@ impl Reconciler {
             options: LogOptions { flush, segment_bytes: settings.segment_bytes },
         })
     }
+}
+
+/// Changes the settings of a partition's log, which is opened for it.
+async fn set_options(partition: &Partition, options: LogOptions) -> Result<(), RaftError> {
+    Ok(partition.log().await?.set_options(options)?)
 }

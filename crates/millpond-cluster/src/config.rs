@@ -1,10 +1,14 @@
 //! Checking the values of topic settings, and what is in force on a topic.
 //!
-//! A value comes from the topic itself, else from the broker's configuration, else from the table.
+//! A value comes from the topic itself, else from what was set at run time on the broker or on all brokers, else from
+//! the broker's configuration, else from the table.
 
 use std::collections::BTreeMap;
 
-use crate::config_table::{Support, TOPIC_CONFIGS, TopicConfig, Valid, topic_config};
+use millpond_record::BrokerId;
+
+use crate::config_table::{Support, TOPIC_CONFIGS, TopicConfig, Valid, topic_config, topic_config_of_broker};
+use crate::image::Image;
 
 /// Why a topic setting is refused. All of them are INVALID_CONFIG to a client.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
@@ -25,6 +29,10 @@ pub enum ConfigError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConfigSource {
     Topic,
+    /// Set at run time on this broker.
+    RuntimeBroker,
+    /// Set at run time on all brokers.
+    RuntimeCluster,
     Broker,
     Default,
 }
@@ -34,6 +42,8 @@ impl ConfigSource {
     pub fn code(self) -> i8 {
         match self {
             Self::Topic => 1,
+            Self::RuntimeBroker => 2,
+            Self::RuntimeCluster => 3,
             Self::Broker => 4,
             Self::Default => 5,
         }
@@ -48,9 +58,20 @@ pub struct EffectiveConfig {
     pub source: ConfigSource,
 }
 
-/// What the broker's own configuration says about settings that topics inherit.
+/// The setting that a topic has from its creation on: a default that changes must not change how safe the writes of
+/// existing topics are. It is written into each new topic instead of being inherited.
+const FIXED_AT_CREATION: &str = "millpond.flush";
+
+/// What brokers say about settings that topics inherit, by the settings' names on topics.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct TopicDefaults(BTreeMap<String, String>);
+pub struct TopicDefaults {
+    /// By the broker's own configuration.
+    configured: BTreeMap<&'static str, String>,
+    /// Set at run time on all brokers.
+    cluster: BTreeMap<&'static str, String>,
+    /// Set at run time on this broker.
+    broker: BTreeMap<&'static str, String>,
+}
 
 impl TopicDefaults {
     /// Sets the value that topics inherit, by the setting's name on a topic.
@@ -58,11 +79,75 @@ impl TopicDefaults {
         let config = topic_config(name).ok_or_else(|| ConfigError::Unknown(name.to_owned()))?;
         check_supported(config, value)?;
         if same_value(value, config.default) {
-            self.0.remove(config.name);
+            self.configured.remove(config.name);
         } else {
-            self.0.insert(config.name.to_owned(), value.trim().to_owned());
+            self.configured.insert(config.name, value.trim().to_owned());
         }
         Ok(())
+    }
+
+    /// These defaults together with what the image says was set at run time, by the names of broker settings.
+    pub fn with_runtime(&self, image: &Image, broker: BrokerId) -> TopicDefaults {
+        let of = |settings: Option<&BTreeMap<String, String>>| {
+            let settings = settings.into_iter().flatten();
+            settings.filter_map(|(name, value)| Some((topic_config_of_broker(name)?.name, value.clone()))).collect()
+        };
+        TopicDefaults {
+            configured: self.configured.clone(),
+            cluster: of(image.broker_settings(None)),
+            broker: of(image.broker_settings(Some(broker))),
+        }
+    }
+
+    /// The values that a setting has on the broker, the one in force first; the last is the built-in default.
+    pub fn values<'a>(&'a self, config: &'static TopicConfig) -> impl Iterator<Item = (&'a str, ConfigSource)> {
+        let layers = [
+            (&self.broker, ConfigSource::RuntimeBroker),
+            (&self.cluster, ConfigSource::RuntimeCluster),
+            (&self.configured, ConfigSource::Broker),
+        ];
+        let set = layers.into_iter().filter_map(|(layer, source)| Some((layer.get(config.name)?.as_str(), source)));
+        set.chain([(config.default, ConfigSource::Default)])
+    }
+
+    /// The settings that a new topic gets of its own although nobody set them.
+    pub(crate) fn written_into_topics(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let config = topic_config(FIXED_AT_CREATION).into_iter();
+        config.filter_map(|config| {
+            let (value, source) = self.values(config).next()?;
+            (source != ConfigSource::Default).then_some((config.name, value))
+        })
+    }
+}
+
+/// A value that a setting has or would have, and under which name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Synonym {
+    pub name: &'static str,
+    pub value: String,
+    pub source: ConfigSource,
+}
+
+/// Where a topic's setting comes from: the value in force first, then what would be in force without it.
+pub fn topic_synonyms(
+    config: &'static TopicConfig,
+    own: &BTreeMap<String, String>,
+    defaults: &TopicDefaults,
+) -> Vec<Synonym> {
+    let own = own.get(config.name).map(|value| (config.name, value.as_str(), ConfigSource::Topic));
+    let fixed = config.name == FIXED_AT_CREATION;
+    let inherited = defaults.values(config).filter(|(_, source)| !fixed || *source == ConfigSource::Default);
+    let inherited = inherited.map(|(value, source)| (config.broker_name, value, source));
+    let all = own.into_iter().chain(inherited);
+    all.map(|(name, value, source)| Synonym { name, value: value.to_owned(), source }).collect()
+}
+
+impl TopicDefaults {
+    fn in_force(&self, config: &'static TopicConfig) -> (&str, ConfigSource) {
+        if config.name == FIXED_AT_CREATION {
+            return (config.default, ConfigSource::Default);
+        }
+        self.values(config).next().unwrap_or((config.default, ConfigSource::Default))
     }
 }
 
@@ -98,11 +183,8 @@ fn effective(
     own: &BTreeMap<String, String>,
     defaults: &TopicDefaults,
 ) -> EffectiveConfig {
-    let (value, source) = match (own.get(config.name), defaults.0.get(config.name)) {
-        (Some(value), _) => (value.as_str(), ConfigSource::Topic),
-        (None, Some(value)) => (value.as_str(), ConfigSource::Broker),
-        (None, None) => (config.default, ConfigSource::Default),
-    };
+    let own = own.get(config.name).map(|value| (value.as_str(), ConfigSource::Topic));
+    let (value, source) = own.unwrap_or_else(|| defaults.in_force(config));
     EffectiveConfig { config, value: value.to_owned(), source }
 }
 
@@ -215,7 +297,8 @@ impl TopicSettings {
     }
 }
 
-fn check_supported(config: &'static TopicConfig, value: &str) -> Result<(), ConfigError> {
+/// Checks a value, and that the broker acts on it.
+pub(crate) fn check_supported(config: &'static TopicConfig, value: &str) -> Result<(), ConfigError> {
     check_value(config, value)?;
     match config.support {
         Support::Refused(why) if !same_value(value, config.default) => {
@@ -227,7 +310,7 @@ fn check_supported(config: &'static TopicConfig, value: &str) -> Result<(), Conf
 }
 
 /// Whether two values mean the same, written this way or that.
-fn same_value(a: &str, b: &str) -> bool {
+pub(crate) fn same_value(a: &str, b: &str) -> bool {
     let (a, b) = (a.trim(), b.trim());
     match (a.parse::<f64>(), b.parse::<f64>()) {
         (Ok(_), Ok(_)) if a.parse::<i64>().is_ok() && b.parse::<i64>().is_ok() => a.parse::<i64>() == b.parse::<i64>(),
@@ -277,6 +360,7 @@ fn is_throttle_list(value: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::MetadataRecord;
 
     fn check(name: &str, value: Option<&str>) -> Result<(BTreeMap<String, String>, Vec<String>), ConfigError> {
         check_topic_configs(&[(name.to_owned(), value.map(str::to_owned))])
@@ -344,7 +428,7 @@ mod tests {
     #[test]
     fn the_topic_comes_before_the_broker_and_the_broker_before_the_table() {
         let mut defaults = TopicDefaults::default();
-        defaults.set("millpond.flush", "relaxed").expect("a good default");
+        defaults.set("millpond.validation", "deep").expect("a good default");
         defaults.set("max.message.bytes", "1000").expect("a good default");
         let own = BTreeMap::from([("max.message.bytes".to_owned(), "2000".to_owned())]);
         let all = effective_configs(&own, &defaults);
@@ -353,10 +437,45 @@ mod tests {
             (found.value.as_str(), found.source)
         };
         assert_eq!(of("max.message.bytes"), ("2000", ConfigSource::Topic));
-        assert_eq!(of("millpond.flush"), ("relaxed", ConfigSource::Broker));
+        assert_eq!(of("millpond.validation"), ("deep", ConfigSource::Broker));
         assert_eq!(of("cleanup.policy"), ("delete", ConfigSource::Default));
         let settings = TopicSettings::resolve(&own, &defaults).expect("checked values");
-        assert_eq!((settings.max_message_bytes, settings.flush), (2000, FlushSetting::Relaxed));
+        assert_eq!((settings.max_message_bytes, settings.validation), (2000, Validation::Deep));
         assert_eq!(settings.cleanup, CleanupPolicy { delete: true, compact: false });
+    }
+
+    #[test]
+    fn a_default_that_changes_leaves_the_flushing_of_existing_topics_alone() {
+        let mut defaults = TopicDefaults::default();
+        assert_eq!(defaults.written_into_topics().next(), None);
+        defaults.set("millpond.flush", "relaxed").expect("a good default");
+        assert_eq!(defaults.written_into_topics().collect::<Vec<_>>(), [("millpond.flush", "relaxed")]);
+        let settings = TopicSettings::resolve(&BTreeMap::new(), &defaults).expect("checked values");
+        assert_eq!(settings.flush, FlushSetting::Durable);
+    }
+
+    #[test]
+    fn what_is_set_at_run_time_comes_before_the_configuration_and_one_broker_before_all() {
+        let settings = |value: &str| BTreeMap::from([("message.max.bytes".to_owned(), value.to_owned())]);
+        let image = Image::default()
+            .apply(&[
+                MetadataRecord::FeatureLevel(1),
+                MetadataRecord::BrokerSettings(None, settings("3000")),
+                MetadataRecord::BrokerSettings(Some(BrokerId(7)), settings("4000")),
+            ])
+            .expect("applies");
+        let mut configured = TopicDefaults::default();
+        configured.set("max.message.bytes", "2000").expect("a good default");
+        let config = topic_config("max.message.bytes").expect("known");
+        let of = |broker| {
+            let defaults = configured.with_runtime(&image, BrokerId(broker));
+            topic_synonyms(config, &BTreeMap::new(), &defaults)
+                .into_iter()
+                .map(|synonym| (synonym.name, synonym.value, synonym.source.code()))
+                .collect::<Vec<_>>()
+        };
+        let row = |value: &str, source| ("message.max.bytes", value.to_owned(), source);
+        assert_eq!(of(7), [row("4000", 2), row("3000", 3), row("2000", 4), row("1048588", 5)]);
+        assert_eq!(of(8), [row("3000", 3), row("2000", 4), row("1048588", 5)]);
     }
 }

@@ -201,6 +201,11 @@ pub fn topic_config(name: &str) -> Option<&'static TopicConfig> {
     TOPIC_CONFIGS.get(at)
 }
 
+/// The row of the topic setting that inherits from a broker setting, by that one's name.
+pub fn topic_config_of_broker(name: &str) -> Option<&'static TopicConfig> {
+    TOPIC_CONFIGS.iter().find(|config| config.broker_name == name)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -11,6 +11,7 @@ use millpond_record::{BrokerId, GroupId, PartitionIndex, ProducerId, ReplicaId, 
 use rpds::RedBlackTreeMapSync;
 
 use crate::names::metric_name;
+use crate::quotas::{ClientQuota, QuotaEntity};
 use crate::record::{Broker, FEATURE_LEVEL, MetadataRecord, Partition, TopicRecord};
 
 /// The group that holds the metadata itself.
@@ -87,6 +88,10 @@ pub struct Image {
     /// Partitions whose topic's record is not there: it was removed (the partitions' removal follows), or
     /// compaction kept only a later version of it, which is still to come.
     orphans: RedBlackTreeMapSync<(TopicId, PartitionIndex), Partition>,
+    /// Set at run time on one broker, or on all (`None`); never an empty map.
+    broker_settings: RedBlackTreeMapSync<Option<BrokerId>, Arc<BTreeMap<String, String>>>,
+    /// Never one without limits.
+    client_quotas: RedBlackTreeMapSync<QuotaEntity, ClientQuota>,
     partition_count: u64,
     next_group: GroupId,
     next_replica: ReplicaId,
@@ -102,6 +107,8 @@ impl Default for Image {
             by_id: RedBlackTreeMapSync::new_sync(),
             by_metric_name: RedBlackTreeMapSync::new_sync(),
             orphans: RedBlackTreeMapSync::new_sync(),
+            broker_settings: RedBlackTreeMapSync::new_sync(),
+            client_quotas: RedBlackTreeMapSync::new_sync(),
             partition_count: 0,
             next_group: GroupId(METADATA_GROUP.0 + 1),
             next_replica: ReplicaId(FIRST_METADATA_REPLICA.0 + 1),
@@ -117,6 +124,8 @@ impl std::fmt::Debug for Image {
             .field("brokers", &self.brokers.values().collect::<Vec<_>>())
             .field("topics", &self.by_name.values().collect::<Vec<_>>())
             .field("orphans", &self.orphans.values().collect::<Vec<_>>())
+            .field("broker_settings", &self.broker_settings)
+            .field("client_quotas", &self.client_quotas)
             .field("next_group", &self.next_group)
             .field("next_replica", &self.next_replica)
             .field("next_producer_id", &self.next_producer_id)
@@ -173,6 +182,26 @@ impl Image {
     /// How many brokers are registered.
     pub fn broker_count(&self) -> usize {
         self.brokers.size()
+    }
+
+    /// What was set at run time on one broker, or on all (`None`), by the names of broker settings.
+    pub fn broker_settings(&self, broker: Option<BrokerId>) -> Option<&BTreeMap<String, String>> {
+        self.broker_settings.get(&broker).map(|settings| &**settings)
+    }
+
+    /// All quotas of clients.
+    pub fn client_quotas(&self) -> impl Iterator<Item = (&QuotaEntity, &ClientQuota)> {
+        self.client_quotas.iter()
+    }
+
+    /// The quota of an entity.
+    pub fn client_quota(&self, entity: &QuotaEntity) -> Option<&ClientQuota> {
+        self.client_quotas.get(entity)
+    }
+
+    /// How many entities have quotas.
+    pub fn client_quota_count(&self) -> usize {
+        self.client_quotas.size()
     }
 
     /// The group id that the next partition gets.
@@ -250,6 +279,16 @@ impl Change {
                 forward("producer ids", image.next_producer_id.0.unsigned_abs(), next.0.unsigned_abs())?;
                 image.next_producer_id = *next;
             }
+            MetadataRecord::BrokerSettings(broker, settings) if settings.is_empty() => {
+                image.broker_settings.remove_mut(broker);
+            }
+            MetadataRecord::BrokerSettings(broker, settings) => {
+                image.broker_settings.insert_mut(*broker, Arc::new(settings.clone()));
+            }
+            MetadataRecord::ClientQuota(entity, quota) if quota.is_empty() => {
+                image.client_quotas.remove_mut(entity);
+            }
+            MetadataRecord::ClientQuota(entity, quota) => image.client_quotas.insert_mut(entity.clone(), *quota),
         }
         Ok(())
     }

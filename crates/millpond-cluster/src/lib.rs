@@ -14,30 +14,45 @@
 //! | `config_table.rs` | every topic setting: type, default, range, documentation, what this broker does with it |
 //! | `config.rs` | checking values against the table, effective settings |
 //! | `topics.rs` | create and delete topics |
-//! | `placement.rs` | which broker gets which replica |
+//! | `grow.rs` | add partitions |
+//! | `alter_configs.rs` | change settings of topics and brokers |
+//! | `quotas.rs` | quotas of clients: set, describe, and which one counts |
+//! | `placement.rs`, `allocation.rs` | which broker gets which replica; the ids of new partitions |
 //! | `brokers.rs`, `producer_ids.rs` | register a broker; hand out a block of producer ids |
 
+mod allocation;
+mod alter_configs;
 mod batch;
 mod brokers;
 mod config;
 mod config_table;
+mod grow;
 mod image;
 mod names;
 mod placement;
 mod producer_ids;
+mod quotas;
 mod record;
 mod topics;
 
+pub use alter_configs::{
+    AlterConfigError, AlterConfigs, ConfigAlteration, ConfigOperation, ConfigResource, alter_configs,
+};
 pub use batch::{BatchFormatError, MAX_METADATA_BATCH_BYTES, decode_batch, encode_batch};
 pub use brokers::{BrokerError, register_broker};
 pub use config::{
-    CleanupPolicy, CompressionType, ConfigError, ConfigSource, EffectiveConfig, FlushSetting, TimestampType,
-    TopicDefaults, TopicSettings, Validation, check_topic_configs, effective_configs,
+    CleanupPolicy, CompressionType, ConfigError, ConfigSource, EffectiveConfig, FlushSetting, Synonym, TimestampType,
+    TopicDefaults, TopicSettings, Validation, check_topic_configs, effective_configs, topic_synonyms,
 };
-pub use config_table::{ConfigKind, Support, TOPIC_CONFIGS, TopicConfig, topic_config};
+pub use config_table::{ConfigKind, Support, TOPIC_CONFIGS, TopicConfig, topic_config, topic_config_of_broker};
+pub use grow::{CreatePartitions, GrownTopic, MorePartitions, create_partitions};
 pub use image::{ApplyError, FIRST_METADATA_REPLICA, Image, METADATA_GROUP, Topic};
 pub use names::{MAX_TOPIC_NAME_BYTES, TopicNameError, check_topic_name};
 pub use producer_ids::{PRODUCER_ID_BLOCK, ProducerIdBlock, ProducerIdError, allocate_producer_ids};
+pub use quotas::{
+    AlterClientQuotas, ClientQuota, EntityName, MAX_QUOTA_ENTITIES, QuotaAlteration, QuotaEntity, QuotaError,
+    QuotaFilter, QuotaScope, alter_client_quotas, describe_client_quotas, quota_for,
+};
 pub use record::{Broker, DirectoryId, FEATURE_LEVEL, MetadataRecord, Partition, RecordError, Replica, TopicRecord};
 pub use topics::{
     CreateTopics, CreatedTopic, DeleteTopics, DeletedTopic, NewTopic, TopicError, TopicLimits, TopicReference,

@@ -14,6 +14,8 @@
 //! 5 next group id      empty                                   CounterBody
 //! 6 next replica id    empty                                   CounterBody
 //! 7 next producer id   empty                                   CounterBody
+//! 8 broker settings    broker id, or empty for all brokers     SettingsBody
+//! 9 client quota       QuotaId                                 QuotaBody
 //! ```
 //!
 //! A broker that meets a type or a version that it does not know must stop, because its image would differ from the
@@ -24,6 +26,8 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use millpond_record::{BrokerId, GroupId, PartitionIndex, ProducerId, ReplicaId, TopicId};
 use prost::Message;
+
+use crate::quotas::{ClientQuota, EntityName, QuotaEntity};
 
 /// The feature level that this code writes and the highest that it can read. It gates formats: metadata records,
 /// what brokers say to each other, what compaction writes.
@@ -99,6 +103,10 @@ pub enum MetadataRecord {
     NextReplica(ReplicaId),
     /// The first producer id of the next block.
     NextProducerId(ProducerId),
+    /// What was set at run time on one broker, or on all (`None`), by the names of broker settings; none deletes it.
+    BrokerSettings(Option<BrokerId>, BTreeMap<String, String>),
+    /// The quota of an entity; one without limits deletes it.
+    ClientQuota(QuotaEntity, ClientQuota),
 }
 
 /// Why the bytes are not a metadata record that this broker may apply.
@@ -191,6 +199,33 @@ struct CounterBody {
     next: u64,
 }
 
+#[derive(Clone, PartialEq, prost::Message)]
+struct SettingsBody {
+    #[prost(btree_map = "string, string", tag = "1")]
+    settings: BTreeMap<String, String>,
+}
+
+/// Kinds: 0 not part of the entity, 1 the default, 2 named.
+#[derive(Clone, PartialEq, prost::Message)]
+struct QuotaId {
+    #[prost(uint32, tag = "1")]
+    user_kind: u32,
+    #[prost(string, tag = "2")]
+    user: String,
+    #[prost(uint32, tag = "3")]
+    client_kind: u32,
+    #[prost(string, tag = "4")]
+    client: String,
+}
+
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+struct QuotaBody {
+    #[prost(uint64, optional, tag = "1")]
+    produce: Option<u64>,
+    #[prost(uint64, optional, tag = "2")]
+    fetch: Option<u64>,
+}
+
 const KIND_FEATURE_LEVEL: u32 = 1;
 const KIND_BROKER: u32 = 2;
 const KIND_TOPIC: u32 = 3;
@@ -198,6 +233,9 @@ const KIND_PARTITION: u32 = 4;
 const KIND_NEXT_GROUP: u32 = 5;
 const KIND_NEXT_REPLICA: u32 = 6;
 const KIND_NEXT_PRODUCER_ID: u32 = 7;
+const KIND_BROKER_SETTINGS: u32 = 8;
+const KIND_CLIENT_QUOTA: u32 = 9;
+const KINDS: std::ops::RangeInclusive<u32> = KIND_FEATURE_LEVEL..=KIND_CLIENT_QUOTA;
 
 impl MetadataRecord {
     /// The record as key and value; a value of `None` deletes the key.
@@ -220,6 +258,16 @@ impl MetadataRecord {
                 // Never negative: allocation starts at 0 and checks for overflow.
                 (KIND_NEXT_PRODUCER_ID, Bytes::new(), Some(counter_body(id.0.unsigned_abs())))
             }
+            Self::BrokerSettings(broker, settings) => {
+                let body = SettingsBody { settings: settings.clone() };
+                let body = (!settings.is_empty()).then(|| body.encode_to_vec());
+                (KIND_BROKER_SETTINGS, broker.map_or_else(Bytes::new, broker_key), body)
+            }
+            Self::ClientQuota(entity, quota) => {
+                let body = QuotaBody { produce: quota.produce, fetch: quota.fetch };
+                let body = (!quota.is_empty()).then(|| body.encode_to_vec());
+                (KIND_CLIENT_QUOTA, quota_key(entity), body)
+            }
         };
         let key = RecordKey { kind, id, may_ignore: false }.encode_to_vec();
         let value = body.map(|body| RecordValue { version: VERSION, body: body.into() }.encode_to_vec());
@@ -230,7 +278,7 @@ impl MetadataRecord {
     pub fn decode(key: &[u8], value: Option<&[u8]>) -> Result<Option<Self>, RecordError> {
         let RecordKey { kind, id, may_ignore } =
             RecordKey::decode(key).map_err(|_| RecordError::MalformedKey("not a protobuf record key"))?;
-        if !(KIND_FEATURE_LEVEL..=KIND_NEXT_PRODUCER_ID).contains(&kind) {
+        if !KINDS.contains(&kind) {
             return if may_ignore { Ok(None) } else { Err(RecordError::UnknownType(kind)) };
         }
         let malformed = |what| RecordError::Malformed { kind, what };
@@ -241,6 +289,14 @@ impl MetadataRecord {
                 KIND_PARTITION => {
                     let (topic, index) = partition_from_key(&id).ok_or(malformed("bad id"))?;
                     Ok(Some(Self::PartitionRemoved(topic, index)))
+                }
+                KIND_BROKER_SETTINGS => {
+                    let broker = settings_from_key(&id).ok_or(malformed("bad id"))?;
+                    Ok(Some(Self::BrokerSettings(broker, BTreeMap::new())))
+                }
+                KIND_CLIENT_QUOTA => {
+                    let entity = quota_from_key(&id).ok_or(malformed("bad id"))?;
+                    Ok(Some(Self::ClientQuota(entity, ClientQuota::default())))
                 }
                 _ => Err(malformed("cannot be deleted")),
             };
@@ -305,6 +361,16 @@ fn decode_body(kind: u32, id: &[u8], body: Bytes) -> Result<MetadataRecord, Reco
         KIND_NEXT_PRODUCER_ID => {
             let next = i64::try_from(counter(body)?).map_err(|_| malformed("producer id above 2^63"))?;
             MetadataRecord::NextProducerId(ProducerId(next))
+        }
+        KIND_BROKER_SETTINGS => {
+            let broker = settings_from_key(id).ok_or(malformed("bad id"))?;
+            let SettingsBody { settings } = SettingsBody::decode(body).map_err(unreadable)?;
+            MetadataRecord::BrokerSettings(broker, settings)
+        }
+        KIND_CLIENT_QUOTA => {
+            let entity = quota_from_key(id).ok_or(malformed("bad id"))?;
+            let QuotaBody { produce, fetch } = QuotaBody::decode(body).map_err(unreadable)?;
+            MetadataRecord::ClientQuota(entity, ClientQuota { produce, fetch })
         }
         _ => return Err(RecordError::UnknownType(kind)),
     })
@@ -373,6 +439,33 @@ fn partition_from_key(id: &[u8]) -> Option<(TopicId, PartitionIndex)> {
     let (topic, index) = id.split_at_checked(16)?;
     let index = i32::from_be_bytes(index.try_into().ok()?);
     (index >= 0).then_some((topic_from_key(topic)?, PartitionIndex(index)))
+}
+
+/// The broker that settings belong to, or all brokers.
+fn settings_from_key(id: &[u8]) -> Option<Option<BrokerId>> {
+    if id.is_empty() { Some(None) } else { broker_from_key(id).map(Some) }
+}
+
+fn quota_key(entity: &QuotaEntity) -> Bytes {
+    let part = |name: &Option<EntityName>| match name {
+        None => (0, String::new()),
+        Some(EntityName::Default) => (1, String::new()),
+        Some(EntityName::Named(name)) => (2, name.clone()),
+    };
+    let ((user_kind, user), (client_kind, client)) = (part(&entity.user), part(&entity.client_id));
+    QuotaId { user_kind, user, client_kind, client }.encode_to_vec().into()
+}
+
+fn quota_from_key(id: &[u8]) -> Option<QuotaEntity> {
+    let part = |kind, name| match kind {
+        0 => Some(None),
+        1 => Some(Some(EntityName::Default)),
+        2 => Some(Some(EntityName::Named(name))),
+        _ => None,
+    };
+    let id = QuotaId::decode(id).ok()?;
+    let (user, client_id) = (part(id.user_kind, id.user)?, part(id.client_kind, id.client)?);
+    (user.is_some() || client_id.is_some()).then_some(QuotaEntity { user, client_id })
 }
 
 #[cfg(test)]

@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use millpond_record::{BrokerId, GroupId, PartitionIndex, ReplicaId, TopicId};
+use millpond_record::{BrokerId, GroupId, PartitionIndex, TopicId};
 
+use crate::allocation::Allocation;
 use crate::config::{ConfigError, EffectiveConfig, TopicDefaults, check_topic_configs, effective_configs};
 use crate::image::Image;
 use crate::names::{TopicNameError, check_topic_name, metric_name};
 use crate::placement::spread;
-use crate::record::{MetadataRecord, Partition, Replica, TopicRecord};
+use crate::record::{MetadataRecord, Partition, TopicRecord};
 
 /// A topic that a client asks for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -104,6 +105,12 @@ pub enum TopicError {
     /// INVALID_REQUEST
     #[error("neither a name nor an id says which topic to delete")]
     NeitherNameNorId,
+    /// INVALID_PARTITIONS
+    #[error("topic {name:?} has {has} partitions and cannot have {wanted}: partitions can only be added")]
+    NotMorePartitions { name: String, has: usize, wanted: i32 },
+    /// INVALID_REPLICA_ASSIGNMENT
+    #[error("{added} partitions are added and {assigned} assigned to brokers: it must be as many, or none")]
+    AssignmentCount { added: usize, assigned: usize },
 }
 
 /// A topic as it will be once the records are committed.
@@ -143,8 +150,7 @@ pub fn create_topics(
         limits,
         defaults,
         brokers: image.brokers().map(|broker| broker.id).collect(),
-        next_group: image.next_group(),
-        next_replica: image.next_replica(),
+        allocation: Allocation::new(image),
         partitions: 0,
         taken_ids: BTreeSet::new(),
         metric_names: BTreeMap::new(),
@@ -168,8 +174,7 @@ pub fn create_topics(
     if records.len() == opening {
         return CreateTopics { results, records: Vec::new() };
     }
-    records.push(MetadataRecord::NextGroup(creation.next_group));
-    records.push(MetadataRecord::NextReplica(creation.next_replica));
+    records.extend(creation.allocation.records());
     CreateTopics { results, records }
 }
 
@@ -179,8 +184,7 @@ struct Creation<'a> {
     limits: &'a TopicLimits,
     defaults: &'a TopicDefaults,
     brokers: Vec<BrokerId>,
-    next_group: GroupId,
-    next_replica: ReplicaId,
+    allocation: Allocation<'a>,
     partitions: u64,
     taken_ids: BTreeSet<TopicId>,
     metric_names: BTreeMap<String, String>,
@@ -192,13 +196,18 @@ impl Creation<'_> {
         let name = &wanted.name;
         self.check_name(name)?;
         let placed = self.place(wanted)?;
-        let (configs, notices) = check_topic_configs(&wanted.configs)?;
+        let (mut configs, notices) = check_topic_configs(&wanted.configs)?;
+        for (name, value) in self.defaults.written_into_topics() {
+            configs.entry(name.to_owned()).or_insert_with(|| value.to_owned());
+        }
 
         let id = self.new_id(random);
         let count = u32::try_from(placed.len()).expect("the number of partitions is limited");
         let replication_factor = placed.first().map_or(0, Vec::len);
-        let partitions: Vec<Partition> =
-            (0..).zip(placed).map(|(index, brokers)| self.partition(id, index, brokers)).collect();
+        let partitions: Vec<Partition> = (0..)
+            .zip(placed)
+            .map(|(at, brokers)| self.allocation.partition(id, PartitionIndex(at), &brokers))
+            .collect();
         self.partitions += u64::from(count);
         self.metric_names.insert(metric_name(name), name.clone());
         let topic = TopicRecord { id, name: name.clone(), configs: configs.clone(), partitions: count };
@@ -253,20 +262,11 @@ impl Creation<'_> {
             return Err(TopicError::InvalidReplicationFactor { wanted: asked, brokers });
         }
         self.check_room(u64::from(partitions))?;
-        Ok(spread(&self.brokers, self.next_group.0, partitions, replicas))
+        Ok(spread(&self.brokers, self.allocation.next_group().0, partitions, replicas))
     }
 
     fn check_room(&self, partitions: u64) -> Result<(), TopicError> {
-        let wanted = self.partitions + partitions;
-        let limit = u64::from(self.limits.max_partitions_per_request);
-        if wanted > limit {
-            return Err(TopicError::TooManyPartitions { wanted, limit });
-        }
-        let limit = self.limits.max_partitions;
-        if self.image.partition_count() + wanted > limit {
-            return Err(TopicError::ClusterFull { wanted, limit });
-        }
-        Ok(())
+        check_room(self.image, self.limits, self.partitions + partitions)
     }
 
     fn check_assignments(
@@ -288,31 +288,10 @@ impl Creation<'_> {
                 let (expected, found) = (first.len(), brokers.len());
                 return Err(TopicError::AssignmentUneven { partition, expected, found });
             }
-            let mut seen = BTreeSet::new();
-            for &broker in brokers {
-                if !seen.insert(broker) {
-                    return Err(TopicError::AssignmentRepeats { partition, broker });
-                }
-                if self.image.broker(broker).is_none() {
-                    return Err(TopicError::AssignmentUnknownBroker { partition, broker });
-                }
-            }
+            check_brokers(self.image, partition, brokers)?;
             placed.push(brokers.clone());
         }
         Ok(placed)
-    }
-
-    fn partition(&mut self, topic: TopicId, index: i32, brokers: Vec<BrokerId>) -> Partition {
-        let group = self.next_group;
-        self.next_group = GroupId(group.0 + 1);
-        let replicas = brokers.into_iter().map(|broker| {
-            let id = self.next_replica;
-            self.next_replica = ReplicaId(id.0 + 1);
-            let directory = self.image.broker(broker).expect("only registered brokers get replicas").directory;
-            Replica { id, broker, directory }
-        });
-        let replicas = replicas.collect();
-        Partition { topic, index: PartitionIndex(index), group, replicas, assignment_version: 1 }
     }
 
     /// A random id (UUID version 4) that no topic has and that no tool takes for an option (a leading '-').
@@ -332,6 +311,33 @@ impl Creation<'_> {
             bytes = u128::from_be_bytes(bytes).wrapping_add(1).to_be_bytes();
         }
     }
+}
+
+/// Whether one request may add `wanted` partitions.
+pub(crate) fn check_room(image: &Image, limits: &TopicLimits, wanted: u64) -> Result<(), TopicError> {
+    let limit = u64::from(limits.max_partitions_per_request);
+    if wanted > limit {
+        return Err(TopicError::TooManyPartitions { wanted, limit });
+    }
+    let limit = limits.max_partitions;
+    if image.partition_count() + wanted > limit {
+        return Err(TopicError::ClusterFull { wanted, limit });
+    }
+    Ok(())
+}
+
+/// A manual assignment names registered brokers, each once.
+pub(crate) fn check_brokers(image: &Image, partition: PartitionIndex, brokers: &[BrokerId]) -> Result<(), TopicError> {
+    let mut seen = BTreeSet::new();
+    for &broker in brokers {
+        if !seen.insert(broker) {
+            return Err(TopicError::AssignmentRepeats { partition, broker });
+        }
+        if image.broker(broker).is_none() {
+            return Err(TopicError::AssignmentUnknownBroker { partition, broker });
+        }
+    }
+    Ok(())
 }
 
 /// The digit '-' of base64url.

@@ -223,7 +223,7 @@ fn the_answer_gives_every_setting_with_its_source() {
     };
     assert_eq!(of("retention.ms"), ("12345".to_owned(), ConfigSource::Topic));
     assert_eq!(of("cleanup.policy"), ("delete".to_owned(), ConfigSource::Default));
-    assert_eq!(of("millpond.flush"), ("relaxed".to_owned(), ConfigSource::Broker));
+    assert_eq!(of("millpond.flush"), ("relaxed".to_owned(), ConfigSource::Topic), "written into the topic");
     assert_eq!(created.notices.len(), 1, "retention is not built yet, and the answer says so");
 }
 

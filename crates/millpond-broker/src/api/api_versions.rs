@@ -15,8 +15,8 @@ const FIRST_WITH_SOFTWARE: i16 = 3;
 /// From here on features with minimum 0 may be listed: older Java clients refuse them (KIP-1022).
 const FIRST_WITH_MINIMUM_ZERO: i16 = 4;
 
-/// Level 1 is the protocol of KIP-98. Clients speak the newer one (KIP-890) only where they read 2.
-const TRANSACTION_VERSION: i16 = 1;
+/// Level 0 is the lowest there is: transactions are not served. Clients speak the protocol of KIP-890 where they read 2.
+const TRANSACTION_VERSION: i16 = 0;
 
 fn handle(mut call: Call) -> Step {
     let request: ApiVersionsRequest = match call.decode() {

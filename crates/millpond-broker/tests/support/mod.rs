@@ -24,6 +24,7 @@ pub struct Served {
     tokio: tokio::runtime::Runtime,
     broker: Option<Broker>,
     folder: PathBuf,
+    config: BrokerConfig,
 }
 
 impl Served {
@@ -45,8 +46,21 @@ impl Served {
         let config = BrokerConfig::resolve(given).expect("good settings");
         let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         let tokio = tokio.expect("threads");
-        let broker = tokio.block_on(async { Broker::start(Runtime::real(RealDisk::shared()), config).await });
-        Served { tokio, broker: Some(broker.expect("it starts")), folder }
+        let mut served = Served { tokio, broker: None, folder, config };
+        served.launch();
+        served
+    }
+
+    fn launch(&mut self) {
+        let config = self.config.clone();
+        let broker = self.tokio.block_on(async { Broker::start(Runtime::real(RealDisk::shared()), config).await });
+        self.broker = Some(broker.expect("it starts"));
+    }
+
+    /// Stops the broker and starts it again on the same folder. Clients must connect anew.
+    pub fn restart(&mut self) {
+        self.stop();
+        self.launch();
     }
 
     pub fn client(&self) -> Client {

@@ -1,0 +1,86 @@
+//! CreatePartitions (KIP-195). Answers when the new partitions take writes, like CreateTopics.
+
+use millpond_cluster::{GrownTopic, MorePartitions, TopicError};
+use millpond_record::BrokerId;
+use millpond_wire::create_partitions::{
+    CreatePartitionsRequest, CreatePartitionsResponse, CreatePartitionsTopic, CreatePartitionsTopicResult,
+};
+use millpond_wire::{ApiKey, ErrorCode, Str};
+use tracing::info;
+
+use crate::dispatch::{Api, Call, Step};
+use crate::errors::{self, Fault};
+use crate::metadata::Snapshot;
+
+pub(crate) const API: Api =
+    Api { key: ApiKey::CREATE_PARTITIONS, advertised: (0, 3), served_from: 0, handle, pipelined: false };
+
+fn handle(mut call: Call) -> Step {
+    let request: CreatePartitionsRequest = match call.decode() {
+        Ok(request) => request,
+        Err(reason) => return Step::Close(reason),
+    };
+    let wanted: Vec<MorePartitions> = request.topics.iter().map(more_partitions).collect();
+    if request.validate_only {
+        let decision = call.shared.controller.validate_partitions(&call.snapshot.image, &wanted);
+        return Step::Reply(call.answer(&respond(&request, decision.results, None)));
+    }
+    Step::Stage(Box::pin(async move {
+        let response = match call.shared.controller.create_partitions(wanted).await {
+            Ok(decided) => {
+                let snapshot = match decided.index {
+                    Some(index) => Some(call.shared.metadata.settled(index).await),
+                    None => None,
+                };
+                respond(&request, decided.decision.results, snapshot.as_deref())
+            }
+            Err(error) => {
+                let fault = errors::controller(&error);
+                let results = request.topics.iter().map(|topic| answer(topic.name.clone(), Err(fault.clone())));
+                CreatePartitionsResponse { results: results.collect(), ..Default::default() }
+            }
+        };
+        Step::Reply(call.answer(&response))
+    }))
+}
+
+fn more_partitions(topic: &CreatePartitionsTopic) -> MorePartitions {
+    let assignments = topic.assignments.as_ref().map(|assignments| {
+        let brokers = assignments.iter().map(|assigned| assigned.broker_ids.iter().copied().map(BrokerId).collect());
+        brokers.collect()
+    });
+    MorePartitions { topic: topic.name.to_string(), count: topic.count, assignments }
+}
+
+/// `served`: where to look whether the new partitions serve.
+fn respond(
+    request: &CreatePartitionsRequest,
+    results: Vec<Result<GrownTopic, TopicError>>,
+    served: Option<&Snapshot>,
+) -> CreatePartitionsResponse {
+    let results = request.topics.iter().zip(results).map(|(topic, result)| {
+        let result = match result {
+            Err(error) => Err(errors::topic(&error)),
+            Ok(grown) if served.is_some_and(|snapshot| !serves(snapshot, &grown)) => {
+                Err(errors::not_served(&topic.name))
+            }
+            Ok(grown) => {
+                if served.is_some() {
+                    info!(topic = %topic.name, partitions = grown.partitions, "partitions added");
+                }
+                Ok(())
+            }
+        };
+        answer(topic.name.clone(), result)
+    });
+    CreatePartitionsResponse { results: results.collect(), ..Default::default() }
+}
+
+fn serves(snapshot: &Snapshot, grown: &GrownTopic) -> bool {
+    snapshot.topic_by_id(grown.id).is_some_and(|topic| topic.partitions.len() >= grown.partitions)
+}
+
+fn answer(name: Str, result: Result<(), Fault>) -> CreatePartitionsTopicResult {
+    let fault = result.err().unwrap_or(Fault { code: ErrorCode::NONE, message: None });
+    CreatePartitionsTopicResult { name, error_code: fault.code.0, error_message: fault.message }
+}

@@ -1,0 +1,267 @@
+//! CreatePartitions and the settings APIs against a whole broker: what is refused, and that changes take effect at once
+//! and outlive the broker.
+
+#![expect(clippy::disallowed_methods, reason = "drives a real process over real sockets")]
+
+mod support;
+
+use std::collections::BTreeMap;
+
+use millpond_wire::alter_configs::{self, AlterConfigsRequest};
+use millpond_wire::create_partitions::{
+    CreatePartitionsAssignment, CreatePartitionsRequest, CreatePartitionsTopic, CreatePartitionsTopicResult,
+};
+use millpond_wire::describe_configs::{DescribeConfigsRequest, DescribeConfigsResource, DescribeConfigsResourceResult};
+use millpond_wire::incremental_alter_configs::{AlterConfigsResource, AlterableConfig, IncrementalAlterConfigsRequest};
+use millpond_wire::list_config_resources::ListConfigResourcesRequest;
+use millpond_wire::metadata::{MetadataRequest, MetadataRequestTopic};
+use millpond_wire::{ErrorCode, Str};
+use support::{Client, Served, assert_code, batch, produce_request, values};
+
+const TOPIC: i8 = 2;
+const BROKER: i8 = 4;
+const SET: i8 = 0;
+const DELETE: i8 = 1;
+
+fn grow(
+    client: &mut Client,
+    topic: &str,
+    count: i32,
+    assignments: Option<&[&[i32]]>,
+    validate_only: bool,
+) -> CreatePartitionsTopicResult {
+    let assignments = assignments
+        .map(|all| all.iter().map(|brokers| CreatePartitionsAssignment { broker_ids: brokers.to_vec() }).collect());
+    let topics = vec![CreatePartitionsTopic { name: topic.into(), count, assignments }];
+    let request = CreatePartitionsRequest { topics, timeout_ms: 10_000, validate_only };
+    client.call(3, &request).results.remove(0)
+}
+
+fn partition_count(client: &mut Client, topic: &str) -> usize {
+    let topics = Some(vec![MetadataRequestTopic { name: Some(topic.into()), ..Default::default() }]);
+    client.call(9, &MetadataRequest { topics, ..Default::default() }).topics[0].partitions.len()
+}
+
+fn alter(client: &mut Client, kind: i8, name: &str, changes: &[(&str, i8, Option<&str>)]) -> ErrorCode {
+    let configs = changes.iter().map(|(name, operation, value)| AlterableConfig {
+        name: Str::from(*name),
+        config_operation: *operation,
+        value: value.map(Str::from),
+    });
+    let resource = AlterConfigsResource { resource_type: kind, resource_name: name.into(), configs: configs.collect() };
+    let request = IncrementalAlterConfigsRequest { resources: vec![resource], validate_only: false };
+    ErrorCode(client.call(1, &request).responses[0].error_code)
+}
+
+fn described(client: &mut Client, kind: i8, name: &str) -> BTreeMap<String, DescribeConfigsResourceResult> {
+    let resource =
+        DescribeConfigsResource { resource_type: kind, resource_name: name.into(), configuration_keys: None };
+    let request =
+        DescribeConfigsRequest { resources: vec![resource], include_synonyms: true, include_documentation: true };
+    let result = client.call(4, &request).results.remove(0);
+    assert_code(result.error_code, ErrorCode::NONE);
+    result.configs.into_iter().map(|config| (config.name.to_string(), config)).collect()
+}
+
+#[test]
+fn new_partitions_take_writes_when_the_answer_comes_and_the_old_ones_keep_theirs() {
+    let mut served = Served::start();
+    let mut client = served.client();
+    client.create("logs", 1, &[]);
+    client.produce("logs", -1, batch(&["kept"]));
+    assert_code(grow(&mut client, "logs", 3, None, true).error_code, ErrorCode::NONE);
+    assert_eq!(partition_count(&mut client, "logs"), 1, "nothing was asked for but whether it could be");
+    assert_code(grow(&mut client, "logs", 3, Some(&[&[1], &[1]]), false).error_code, ErrorCode::NONE);
+    let answer = client.call(9, &produce_request("logs", -1, vec![(2, batch(&["new"]))]));
+    assert_code(answer.responses[0].partition_responses[0].error_code, ErrorCode::NONE);
+    assert_eq!(values(&client.fetch("logs", 0, 0)), ["kept"]);
+    served.restart();
+    let mut client = served.client();
+    assert_eq!(partition_count(&mut client, "logs"), 3);
+    let answer = client.call(9, &produce_request("logs", -1, vec![(2, batch(&["more"]))]));
+    assert_eq!(answer.responses[0].partition_responses[0].base_offset, 1);
+}
+
+#[test]
+fn partitions_that_cannot_be_added_are_refused_with_kafkas_codes() {
+    let served = Served::start();
+    let mut client = served.client();
+    client.create("logs", 2, &[]);
+    for (topic, count, assignments, expected) in [
+        ("logs", 2, None, ErrorCode::INVALID_PARTITIONS),
+        ("logs", 0, None, ErrorCode::INVALID_PARTITIONS),
+        ("logs", 2_000_000, None, ErrorCode::POLICY_VIOLATION),
+        ("none", 3, None, ErrorCode::UNKNOWN_TOPIC_OR_PARTITION),
+        ("logs", 4, Some(&[&[1][..]][..]), ErrorCode::INVALID_REPLICA_ASSIGNMENT),
+        ("logs", 3, Some(&[&[7777]]), ErrorCode::INVALID_REPLICA_ASSIGNMENT),
+    ] {
+        let result = grow(&mut client, topic, count, assignments, false);
+        assert_code(result.error_code, expected);
+        assert!(result.error_message.is_some_and(|message| !message.is_empty()));
+    }
+    assert_eq!(partition_count(&mut client, "logs"), 2);
+}
+
+#[test]
+fn a_changed_setting_counts_for_the_next_batch_and_after_a_restart() {
+    let mut served = Served::start();
+    let mut client = served.client();
+    client.create("logs", 1, &[]);
+    let big = batch(&[&"x".repeat(1000)]);
+    let set = [("max.message.bytes", SET, Some("500")), ("message.timestamp.type", SET, Some("LogAppendTime"))];
+    assert_eq!(alter(&mut client, TOPIC, "logs", &set), ErrorCode::NONE);
+    assert_code(client.produce("logs", -1, big.clone()).error_code, ErrorCode::MESSAGE_TOO_LARGE);
+    let small = client.produce("logs", -1, batch(&["small"]));
+    assert!(small.error_code == 0 && small.log_append_time_ms > 0, "{small:?}");
+    served.restart();
+    let mut client = served.client();
+    assert_code(client.produce("logs", -1, big.clone()).error_code, ErrorCode::MESSAGE_TOO_LARGE);
+    assert_eq!(alter(&mut client, TOPIC, "logs", &[("max.message.bytes", DELETE, None)]), ErrorCode::NONE);
+    assert_code(client.produce("logs", -1, big).error_code, ErrorCode::NONE);
+}
+
+#[test]
+fn a_topic_goes_from_durable_to_relaxed_and_back_while_it_is_written_to() {
+    let mut served = Served::start();
+    let mut client = served.client();
+    client.create("logs", 1, &[]);
+    let mut offset = 0;
+    for flush in ["relaxed", "durable", "relaxed"] {
+        assert_eq!(alter(&mut client, TOPIC, "logs", &[("millpond.flush", SET, Some(flush))]), ErrorCode::NONE);
+        for _ in 0..3 {
+            assert_eq!(client.produce("logs", -1, batch(&[flush])).base_offset, offset);
+            offset += 1;
+        }
+        served.restart();
+        client = served.client();
+        let found = described(&mut client, TOPIC, "logs")["millpond.flush"].value.clone();
+        assert_eq!(found.as_deref(), Some(flush));
+    }
+    assert_eq!(client.fetch("logs", 0, 0).high_watermark, offset);
+}
+
+#[test]
+fn a_broker_setting_that_topics_inherit_changes_while_the_broker_runs() {
+    let mut served = Served::with(&[("num.partitions", "3")]);
+    let mut client = served.client();
+    client.create("logs", 1, &[]);
+    let big = batch(&[&"x".repeat(1000)]);
+    assert_eq!(alter(&mut client, BROKER, "", &[("message.max.bytes", SET, Some("800"))]), ErrorCode::NONE);
+    assert_code(client.produce("logs", -1, big.clone()).error_code, ErrorCode::MESSAGE_TOO_LARGE);
+    assert_eq!(alter(&mut client, BROKER, "1", &[("message.max.bytes", SET, Some("5000"))]), ErrorCode::NONE);
+    assert_code(client.produce("logs", -1, big.clone()).error_code, ErrorCode::NONE);
+    served.restart();
+    let mut client = served.client();
+    let broker = described(&mut client, BROKER, "1");
+    let sources: Vec<_> = broker["message.max.bytes"].synonyms.iter().map(|synonym| synonym.source).collect();
+    assert_eq!(sources, [2, 3, 5]);
+    let topic = &described(&mut client, TOPIC, "logs")["max.message.bytes"];
+    assert_eq!((topic.value.as_deref(), topic.config_source), (Some("5000"), 2));
+    let partitions = &broker["num.partitions"];
+    assert_eq!((partitions.value.as_deref(), partitions.config_source, partitions.read_only), (Some("3"), 4, true));
+    assert_eq!(described(&mut client, BROKER, "").keys().collect::<Vec<_>>(), ["message.max.bytes"]);
+    assert_eq!(alter(&mut client, BROKER, "1", &[("num.partitions", SET, Some("5"))]), ErrorCode::INVALID_REQUEST);
+    for name in ["1", ""] {
+        assert_eq!(alter(&mut client, BROKER, name, &[("message.max.bytes", DELETE, None)]), ErrorCode::NONE);
+    }
+    assert_eq!(described(&mut client, BROKER, "1")["message.max.bytes"].config_source, 5);
+}
+
+#[test]
+fn the_default_of_millpond_flush_is_for_new_topics_only() {
+    let mut served = Served::start();
+    let mut client = served.client();
+    client.create("before", 1, &[]);
+    assert_eq!(alter(&mut client, BROKER, "", &[("millpond.flush", SET, Some("relaxed"))]), ErrorCode::NONE);
+    client.create("after", 1, &[]);
+    served.restart();
+    let mut client = served.client();
+    for (topic, expected, source) in [("before", "durable", 5), ("after", "relaxed", 1)] {
+        let found = &described(&mut client, TOPIC, topic)["millpond.flush"];
+        assert_eq!((found.value.as_deref(), found.config_source), (Some(expected), source), "{topic}");
+    }
+}
+
+#[test]
+fn replacing_the_settings_of_a_topic_takes_back_the_others() {
+    let served = Served::start();
+    let mut client = served.client();
+    client.create("logs", 1, &[("retention.ms", "4000")]);
+    let mut replace = |configs: &[(&str, Option<&str>)], validate_only| {
+        let configs = configs.iter().map(|(name, value)| alter_configs::AlterableConfig {
+            name: Str::from(*name),
+            value: value.map(Str::from),
+        });
+        let resource = alter_configs::AlterConfigsResource {
+            resource_type: TOPIC,
+            resource_name: "logs".into(),
+            configs: configs.collect(),
+        };
+        let answer = client.call(2, &AlterConfigsRequest { resources: vec![resource], validate_only });
+        let topic = described(&mut client, TOPIC, "logs");
+        let own: Vec<_> = topic.into_values().filter(|config| config.config_source == 1).collect();
+        let own: Vec<_> =
+            own.iter().map(|config| format!("{}={}", config.name, config.value.clone().unwrap())).collect();
+        (ErrorCode(answer.responses[0].error_code), own.join(" "))
+    };
+    let before = "retention.ms=4000".to_owned();
+    assert_eq!(replace(&[("max.message.bytes", Some("7"))], true), (ErrorCode::NONE, before.clone()));
+    assert_eq!(replace(&[("no.such", Some("7"))], false), (ErrorCode::INVALID_CONFIG, before.clone()));
+    assert_eq!(replace(&[("retention.ms", None)], false), (ErrorCode::INVALID_REQUEST, before));
+    let after = "max.message.bytes=7".to_owned();
+    assert_eq!(replace(&[("max.message.bytes", Some("7"))], false), (ErrorCode::NONE, after));
+    assert_eq!(replace(&[], false), (ErrorCode::NONE, String::new()));
+}
+
+#[test]
+fn resources_that_are_not_there_or_have_no_settings_are_refused_with_a_sentence() {
+    let served = Served::start();
+    let mut client = served.client();
+    client.create("logs", 1, &[]);
+    let resource = |kind, name: &str| DescribeConfigsResource {
+        resource_type: kind,
+        resource_name: name.into(),
+        configuration_keys: None,
+    };
+    let asked = [
+        (resource(TOPIC, "none"), ErrorCode::UNKNOWN_TOPIC_OR_PARTITION),
+        (resource(TOPIC, "two words"), ErrorCode::INVALID_TOPIC_EXCEPTION),
+        (resource(TOPIC, ""), ErrorCode::INVALID_TOPIC_EXCEPTION),
+        (resource(BROKER, "7"), ErrorCode::INVALID_REQUEST),
+        (resource(BROKER, "x"), ErrorCode::INVALID_REQUEST),
+        (resource(8, "1"), ErrorCode::INVALID_REQUEST),
+        (resource(99, "x"), ErrorCode::INVALID_REQUEST),
+        (resource(TOPIC, "logs"), ErrorCode::NONE),
+        (resource(TOPIC, "logs"), ErrorCode::INVALID_REQUEST),
+    ];
+    let resources = asked.iter().map(|(resource, _)| resource.clone()).collect();
+    let answer = client.call(4, &DescribeConfigsRequest { resources, ..Default::default() });
+    for ((asked, expected), result) in asked.iter().zip(answer.results) {
+        assert_eq!(ErrorCode(result.error_code), *expected, "{asked:?}");
+    }
+    let keys = Some(vec!["retention.ms".into(), "no.such".into()]);
+    let some = DescribeConfigsResource { configuration_keys: keys, ..resource(TOPIC, "logs") };
+    let answer = client.call(4, &DescribeConfigsRequest { resources: vec![some], ..Default::default() });
+    let names: Vec<_> = answer.results[0].configs.iter().map(|config| config.name.as_str()).collect();
+    assert_eq!(names, ["retention.ms"]);
+    assert_eq!(alter(&mut client, TOPIC, "logs", &[("retention.ms", 9, Some("5"))]), ErrorCode::INVALID_REQUEST);
+}
+
+#[test]
+fn topics_and_brokers_are_listed_as_what_has_settings() {
+    let served = Served::start();
+    let mut client = served.client();
+    client.create("logs", 1, &[]);
+    let mut list = |version, types: &[i8]| {
+        let answer = client.call(version, &ListConfigResourcesRequest { resource_types: types.to_vec() });
+        let found = answer.config_resources.into_iter();
+        let found: Vec<_> = found.map(|found| (found.resource_type, found.resource_name.to_string())).collect();
+        (ErrorCode(answer.error_code), found)
+    };
+    let (topic, broker) = ((TOPIC, "logs".to_owned()), (BROKER, "1".to_owned()));
+    assert_eq!(list(1, &[]), (ErrorCode::NONE, vec![topic.clone(), broker.clone()]));
+    assert_eq!(list(1, &[BROKER]), (ErrorCode::NONE, vec![broker]));
+    assert_eq!(list(1, &[16, 32]), (ErrorCode::NONE, vec![]));
+    assert_eq!(list(1, &[99]), (ErrorCode::UNSUPPORTED_VERSION, vec![]));
+    assert_eq!(list(0, &[]), (ErrorCode::NONE, vec![]));
+}
