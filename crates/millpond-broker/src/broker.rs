@@ -25,6 +25,7 @@ use crate::memory::{FetchMemory, ProduceMemory};
 use crate::metadata::Metadata;
 use crate::metrics::Metrics;
 use crate::reconcile::{Applied, OnDisk, Reconciler};
+use crate::throttle::Throttle;
 
 /// How long requests in flight may take to be answered once the broker stops.
 const DRAIN_TIME: Duration = Duration::from_millis(700);
@@ -95,6 +96,7 @@ pub(crate) struct Shared {
     pub(crate) fetch_memory: FetchMemory,
     /// Turns to decompress batches.
     pub(crate) opening: Semaphore,
+    pub(crate) throttle: Throttle,
     pub(crate) metrics: Metrics,
     pub(crate) stopping: CancellationToken,
     data_dir: DataDir,
@@ -188,6 +190,7 @@ impl Broker {
             produce_memory: ProduceMemory::new(config.produce_memory_bytes),
             fetch_memory: FetchMemory::new(config.fetch_memory_bytes),
             opening: Semaphore::new(OPENING_AT_ONCE),
+            throttle: Throttle::new(runtime.now()),
             metrics: Metrics::new(),
             stopping,
             data_dir,

@@ -45,6 +45,8 @@ pub(crate) struct Connection {
     gathering: Gathering,
     /// A request that waits until everything before it is answered.
     held: Option<(Timing, Call)>,
+    /// The client is over its quota: nothing is handled until then.
+    muted: Option<Pin<Box<Sleep>>>,
     stage: Option<(Timing, BoxFuture<'static, Step>)>,
     pending: VecDeque<Pending>,
     out: VecDeque<Bytes>,
@@ -90,6 +92,7 @@ impl Connection {
             frames,
             gathering: Gathering::Idle,
             held: None,
+            muted: None,
             stage: None,
             pending: VecDeque::new(),
             out: VecDeque::new(),
@@ -140,11 +143,17 @@ impl Connection {
             if !self.reading {
                 return self.drained();
             }
+            let unmuted = self.muted.as_mut().is_some_and(|until| until.as_mut().poll(context).is_ready());
+            if unmuted {
+                self.muted = None;
+            }
             if self.may_handle() && (self.held.is_some() || !self.frames.wants_bytes()) {
                 continue; // An answer made room for the next request.
             }
             // While nothing may be handled this only fills the buffer up to the next whole frame, and sees the end.
-            if !self.frames.wants_bytes() || self.gather(context)?.is_pending() {
+            // A muted client takes no memory for what it sends next.
+            let gathers = self.muted.is_some() && self.frames.large_produce().is_some();
+            if !self.frames.wants_bytes() || gathers || self.gather(context)?.is_pending() {
                 return Ok(());
             }
             match self.frames.poll_read(Pin::new(&mut self.stream), context) {
@@ -193,7 +202,8 @@ impl Connection {
 
     /// Whether another request may be handled now.
     fn may_handle(&self) -> bool {
-        self.stage.is_none()
+        self.muted.is_none()
+            && self.stage.is_none()
             && (self.held.is_none() || self.pending.is_empty())
             && self.pending.len() < self.shared.config.max_pending
             && self.unsent_bytes < MAX_UNSENT_BYTES
@@ -221,13 +231,19 @@ impl Connection {
     fn take_step(&mut self, timing: Timing, step: Step) -> Result<(), CloseReason> {
         match step {
             Step::Stage(stage) => self.stage = Some((timing, stage)),
-            Step::Reply(reply) => {
-                self.unsent_bytes += reply.ready_bytes();
-                self.pending.push_back(Pending { timing, reply });
+            Step::Reply(reply) => self.take_reply(timing, reply),
+            Step::Throttled(reply, wait) => {
+                self.take_reply(timing, reply);
+                self.muted = Some(Box::pin(self.shared.runtime.sleep(wait)));
             }
             Step::Close(reason) => return Err(reason),
         }
         Ok(())
+    }
+
+    fn take_reply(&mut self, timing: Timing, reply: Reply) {
+        self.unsent_bytes += reply.ready_bytes();
+        self.pending.push_back(Pending { timing, reply });
     }
 
     fn handle_frames(&mut self, context: &mut Context<'_>) -> Result<(), CloseReason> {

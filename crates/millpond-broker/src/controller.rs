@@ -6,9 +6,10 @@
 use std::sync::Arc;
 
 use millpond_cluster::{
-    AlterConfigs, ConfigAlteration, ConfigResource, CreatePartitions, CreateTopics, DeletedTopic, Image,
-    MetadataRecord, MorePartitions, NewTopic, ProducerIdBlock, TopicDefaults, TopicError, TopicLimits, TopicReference,
-    allocate_producer_ids, alter_configs, create_partitions, create_topics, delete_topics, encode_batch,
+    AlterClientQuotas, AlterConfigs, ConfigAlteration, ConfigResource, CreatePartitions, CreateTopics, DeletedTopic,
+    Image, MetadataRecord, MorePartitions, NewTopic, ProducerIdBlock, QuotaAlteration, TopicDefaults, TopicError,
+    TopicLimits, TopicReference, allocate_producer_ids, alter_client_quotas, alter_configs, create_partitions,
+    create_topics, delete_topics, encode_batch,
 };
 use millpond_raft::MetadataGroup;
 use millpond_record::{BrokerId, ProducerId, RaftIndex, Timestamp};
@@ -43,6 +44,7 @@ type ReplyTo<D> = oneshot::Sender<Result<Decided<D>, ControllerError>>;
 enum Command {
     CreatePartitions { topics: Vec<MorePartitions>, reply: ReplyTo<CreatePartitions> },
     AlterConfigs { changes: ConfigChanges, reply: ReplyTo<AlterConfigs> },
+    AlterClientQuotas { changes: Vec<QuotaAlteration>, reply: ReplyTo<AlterClientQuotas> },
     CreateTopics { topics: Vec<NewTopic>, reply: oneshot::Sender<Result<Decided<CreateTopics>, ControllerError>> },
     DeleteTopics { topics: Vec<TopicReference>, reply: oneshot::Sender<Result<TopicsDeleted, ControllerError>> },
     ProducerId { reply: oneshot::Sender<Result<ProducerId, ControllerError>> },
@@ -121,6 +123,13 @@ impl Controller {
         alter_configs(image, &self.rules.defaults(image), changes)
     }
 
+    pub(crate) async fn alter_client_quotas(
+        &self,
+        changes: Vec<QuotaAlteration>,
+    ) -> Result<Decided<AlterClientQuotas>, ControllerError> {
+        self.ask(|reply| Command::AlterClientQuotas { changes, reply }).await
+    }
+
     /// What topics inherit on this broker.
     pub(crate) fn topic_defaults(&self, image: &Image) -> TopicDefaults {
         self.rules.defaults(image)
@@ -180,6 +189,11 @@ impl Task {
                 Command::AlterConfigs { changes, reply } => {
                     let image = self.applied.image();
                     let decision = alter_configs(&image, &self.rules.defaults(&image), &changes);
+                    let written = self.write(&decision.records).await;
+                    drop(reply.send(written.map(|index| Decided { decision, index })));
+                }
+                Command::AlterClientQuotas { changes, reply } => {
+                    let decision = alter_client_quotas(&self.applied.image(), &changes);
                     let written = self.write(&decision.records).await;
                     drop(reply.send(written.map(|index| Decided { decision, index })));
                 }

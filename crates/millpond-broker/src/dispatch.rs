@@ -1,16 +1,22 @@
 //! From a frame to the handler of its API: the table of APIs, the request header, and what a handler may answer.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use millpond_wire::{ApiKey, Decoder, Message, Request, RequestHeader, encode_response};
+use millpond_cluster::{QuotaScope, quota_for};
+use millpond_wire::{ApiKey, Decoder, Message, Request, RequestHeader, Str, encode_response};
 
 use crate::api;
 use crate::broker::Shared;
 use crate::frame::Frame;
 use crate::memory::{FetchShare, Share};
 use crate::metadata::{Snapshot, View};
+use crate::throttle::{self, Traffic};
+
+/// The user that a client without authentication is.
+const ANONYMOUS: &str = "ANONYMOUS";
 
 /// One API: its versions beside its handler.
 pub(crate) struct Api {
@@ -35,21 +41,36 @@ pub(crate) const APIS: &[Api] = &[
     api::create_topics::API,
     api::delete_topics::API,
     api::init_producer_id::API,
+    api::offset_for_leader_epoch::API,
     api::describe_configs::API,
     api::alter_configs::API,
     api::create_partitions::API,
     api::incremental_alter_configs::API,
+    api::describe_client_quotas::API,
+    api::alter_client_quotas::API,
+    api::describe_cluster::API,
+    api::describe_producers::API,
     api::list_config_resources::API,
+    api::describe_topic_partitions::API,
 ];
 
 /// What comes next for a request.
 pub(crate) enum Step {
     /// It has its answer, or a place in the order of answers.
     Reply(Reply),
+    /// It has its answer, and the client its quota used up: the connection is not read from for this long (KIP-219).
+    Throttled(Reply, Duration),
     /// It waits, and so do the requests behind it on its connection.
     Stage(BoxFuture<'static, Step>),
     /// The connection ends without an answer.
     Close(CloseReason),
+}
+
+impl Step {
+    /// The answer, after which the client must wait.
+    pub(crate) fn reply(reply: Reply, wait: Duration) -> Step {
+        if wait.is_zero() { Step::Reply(reply) } else { Step::Throttled(reply, wait) }
+    }
 }
 
 /// The answer to a request, or the promise of one.
@@ -99,6 +120,8 @@ pub(crate) struct Call {
     pub(crate) pinned_bytes: usize,
     /// The share of the memory for produce that it took while it arrived.
     pub(crate) share: Option<Share>,
+    /// Whose quota counts; not looked at while nobody has one.
+    client_id: Option<Str>,
     correlation_id: i32,
     api: usize,
     /// Stands behind the header.
@@ -132,6 +155,7 @@ impl Call {
             frame_bytes: frame.payload.len(),
             pinned_bytes: frame.pinned_bytes,
             share,
+            client_id: None,
             correlation_id: i32::from_be_bytes(correlation),
             api,
             body: Decoder::new(Bytes::new()),
@@ -145,9 +169,37 @@ impl Call {
         }
         let mut decoder = Decoder::new(frame.payload);
         match RequestHeader::decode(&mut decoder) {
-            Ok(_) => Ok(Call { body: decoder, ..call }),
+            Ok(header) => {
+                // It outlives the frame.
+                let client_id = header.client_id.filter(|_| call.snapshot.image.client_quota_count() > 0);
+                Ok(Call { body: decoder, client_id: client_id.as_ref().map(Str::detached), ..call })
+            }
             Err(error) => refused(format!("the header of its {key} {version} request is bad: {error}")),
         }
+    }
+
+    /// The quota of the client, and who shares it.
+    fn quota(&self, traffic: Traffic) -> Option<(QuotaScope, u64)> {
+        let image = &self.snapshot.image;
+        if image.client_quota_count() == 0 {
+            return None;
+        }
+        let client_id = self.client_id.as_deref().unwrap_or("");
+        quota_for(image, ANONYMOUS, client_id, |quota| match traffic {
+            Traffic::Produce => quota.produce,
+            Traffic::Fetch => quota.fetch,
+        })
+    }
+
+    /// The most bytes that the client's quota lets one answer to a fetch have.
+    pub(crate) fn fetch_limit(&self) -> usize {
+        self.quota(Traffic::Fetch).map_or(usize::MAX, |(_, quota)| throttle::fetch_limit(quota))
+    }
+
+    /// Counts what the client produced or fetched; how long it must wait to keep its quota.
+    pub(crate) fn count_traffic(&self, traffic: Traffic, bytes: usize) -> Duration {
+        let Some((scope, quota)) = self.quota(traffic) else { return Duration::ZERO };
+        self.shared.throttle.record(traffic, scope, quota, bytes, self.shared.runtime.now())
     }
 
     /// The place of the API in [`APIS`].
@@ -214,11 +266,17 @@ mod tests {
             (19, (2, 7)),
             (20, (1, 6)),
             (22, (0, 5)),
+            (23, (2, 4)),
             (32, (1, 4)),
             (33, (0, 2)),
             (37, (0, 3)),
             (44, (0, 1)),
+            (48, (0, 1)),
+            (49, (0, 1)),
+            (60, (0, 2)),
+            (61, (0, 0)),
             (74, (0, 1)),
+            (75, (0, 0)),
         ];
         let ours: Vec<_> = APIS.iter().map(|api| (api.key.0, api.advertised)).collect();
         assert_eq!(ours, surface);

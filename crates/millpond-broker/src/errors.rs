@@ -1,6 +1,6 @@
 //! Which Kafka error code an error of the layers below is. Nothing else in Millpond chooses error codes.
 
-use millpond_cluster::{AlterConfigError, BatchFormatError, ProducerIdError, TopicError, TopicNameError};
+use millpond_cluster::{AlterConfigError, BatchFormatError, ProducerIdError, QuotaError, TopicError, TopicNameError};
 use millpond_raft::{ProposeError, RaftError};
 use millpond_record::{BatchError, InvalidBatch, InvalidKind, Offset, RecordsError};
 use millpond_storage::{Frontiers, ReadError, SequenceError, StorageError};
@@ -88,6 +88,20 @@ pub(crate) fn alter_config(error: &AlterConfigError) -> Fault {
         | AlterConfigError::ResourceTwice
         | AlterConfigError::SettingTwice(_)
         | AlterConfigError::NotAtRunTime(_) => ErrorCode::INVALID_REQUEST,
+    };
+    Fault::new(code, error.to_string())
+}
+
+/// A quota that is not changed.
+pub(crate) fn quota(error: &QuotaError) -> Fault {
+    Fault::new(ErrorCode::INVALID_REQUEST, error.to_string())
+}
+
+/// A filter of quotas that nothing can fit.
+pub(crate) fn quota_filter(error: &QuotaError) -> Fault {
+    let code = match error {
+        QuotaError::UnknownEntityType(_) => ErrorCode::UNSUPPORTED_VERSION,
+        _ => ErrorCode::INVALID_REQUEST,
     };
     Fault::new(code, error.to_string())
 }

@@ -22,6 +22,7 @@ mod metadata;
 mod metrics;
 mod reconcile;
 mod settings;
+mod throttle;
 
 pub use broker::{Broker, FatalError, ShutdownError, StartError};
 pub use config::{BrokerConfig, ConfigError, HostPort};

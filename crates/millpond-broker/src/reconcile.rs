@@ -249,9 +249,13 @@ impl Reconciler {
                 Ok(handle) => {
                     partitions.push(handle);
                     let hosted = self.hosted.entry(topic.id).or_default();
-                    match hosted.iter_mut().find(|known| known.group == host.group) {
-                        Some(known) => known.options = host.options,
+                    match existing.get(&host.group) {
                         None => hosted.push(host),
+                        Some(before) if *before == host.options => {}
+                        Some(_) => {
+                            let known = hosted.iter_mut().filter(|known| known.group == host.group);
+                            known.for_each(|known| known.options = host.options);
+                        }
                     }
                 }
                 Err(error) => error!(topic = %topic.name, partition = host.partition.0, "not served: {error}"),

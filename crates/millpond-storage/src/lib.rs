@@ -40,6 +40,7 @@ pub use log::{
 };
 pub use meta::{DirectoryId, MetaProperties};
 pub use options::StorageOptions;
+pub use producer::ActiveProducer;
 pub use replay::{DamagedGroup, RecoveryReport};
 pub use stats::{SYNC_MICROS_BOUNDS, StorageStats};
 pub use types::{

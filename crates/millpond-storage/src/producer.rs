@@ -99,6 +99,19 @@ struct Producer {
     overlay: VecDeque<ProducerBatch>,
 }
 
+/// An idempotent producer that a log remembers, by its newest batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ActiveProducer {
+    /// The producer.
+    pub id: ProducerId,
+    /// Its epoch.
+    pub epoch: ProducerEpoch,
+    /// The sequence of its last record.
+    pub last_sequence: i32,
+    /// The leader's time of the append of its last batch.
+    pub last_append: Timestamp,
+}
+
 /// A batch that passed the sequence check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Checked {
@@ -246,6 +259,23 @@ impl Producers {
         if producer.overlay.is_empty() {
             self.producers.remove(&id);
         }
+    }
+
+    /// The producers that have a batch, committed or not, in order of their ids.
+    pub(crate) fn list(&self) -> Vec<ActiveProducer> {
+        let newest = |producer: &Producer| producer.overlay.back().or(producer.committed.back()).copied();
+        let described = self.producers.iter().filter_map(|(id, producer)| {
+            let last = newest(producer)?;
+            Some(ActiveProducer {
+                id: *id,
+                epoch: last.epoch,
+                last_sequence: last.last_sequence,
+                last_append: last.append_time,
+            })
+        });
+        let mut all: Vec<_> = described.collect();
+        all.sort_unstable_by_key(|producer| producer.id);
+        all
     }
 
     /// How many producers are remembered by committed batches.

@@ -23,6 +23,7 @@ use crate::dispatch::{Api, Call, Reply, Step};
 use crate::errors::{self, Fault};
 use crate::extent::next_offset;
 use crate::memory::FetchShare;
+use crate::throttle::{Traffic, throttle_time_ms};
 
 pub(crate) const API: Api = Api { key: ApiKey::FETCH, advertised: (4, 18), served_from: 4, handle, pipelined: false };
 
@@ -49,7 +50,8 @@ fn handle(mut call: Call) -> Step {
     Step::Stage(Box::pin(async move {
         let mut fetch = Fetch::new(&call, &request).await;
         fetch.run(&call).await;
-        Step::Reply(fetch.respond(&call, request.topics))
+        let throttle = call.count_traffic(Traffic::Fetch, fetch.bytes);
+        Step::reply(fetch.respond(&call, request.topics, throttle), throttle)
     }))
 }
 
@@ -87,7 +89,7 @@ struct Source {
 impl Fetch {
     async fn new(call: &Call, request: &FetchRequest) -> Fetch {
         let max_bytes = usize::try_from(request.max_bytes);
-        let limit = max_bytes.unwrap_or(0).min(call.shared.config.fetch_max_bytes as usize);
+        let limit = max_bytes.unwrap_or(0).min(call.shared.config.fetch_max_bytes as usize).min(call.fetch_limit());
         let mut opening = Vec::new();
         for topic in &request.topics {
             for partition in &topic.partitions {
@@ -205,7 +207,7 @@ impl Fetch {
         }
     }
 
-    fn respond(self, call: &Call, topics: Vec<FetchTopic>) -> Reply {
+    fn respond(self, call: &Call, topics: Vec<FetchTopic>, throttle: Duration) -> Reply {
         let (read_committed, share) = (self.read_committed, self.share);
         let mut slots = self.slots.into_iter();
         let responses = topics.into_iter().map(|topic| FetchableTopicResponse {
@@ -218,7 +220,11 @@ impl Fetch {
                 .map(|(partition, slot)| slot.respond(partition.partition, read_committed))
                 .collect(),
         });
-        let response = FetchResponse { responses: responses.collect(), ..FetchResponse::default() };
+        let response = FetchResponse {
+            responses: responses.collect(),
+            throttle_time_ms: throttle_time_ms(throttle),
+            ..FetchResponse::default()
+        };
         match call.answer(&response) {
             Reply::Ready(chunks, _) => Reply::Ready(chunks, Some(share)),
             other => other,

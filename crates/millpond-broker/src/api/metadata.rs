@@ -22,7 +22,7 @@ const EMPTY_ASKS_FOR_ALL: i16 = 0;
 /// From here on a topic may be asked for by its id.
 const FIRST_BY_ID: i16 = 12;
 /// Kafka's answer when authorized operations are not asked for.
-const NOT_ASKED: i32 = i32::MIN;
+pub(super) const NOT_ASKED: i32 = i32::MIN;
 
 /// Bits of Kafka's `AclOperation` codes.
 const fn operations(codes: &[u8]) -> i32 {
@@ -36,9 +36,9 @@ const fn operations(codes: &[u8]) -> i32 {
 }
 
 /// Read, write, create, delete, alter, describe, describe and alter configs: all that a topic knows. Nobody is refused.
-const TOPIC_OPERATIONS: i32 = operations(&[3, 4, 5, 6, 7, 8, 10, 11]);
+pub(super) const TOPIC_OPERATIONS: i32 = operations(&[3, 4, 5, 6, 7, 8, 10, 11]);
 /// Create, alter, describe, cluster action, describe and alter configs, idempotent write.
-const CLUSTER_OPERATIONS: i32 = operations(&[5, 7, 8, 9, 10, 11, 12]);
+pub(super) const CLUSTER_OPERATIONS: i32 = operations(&[5, 7, 8, 9, 10, 11, 12]);
 
 fn handle(mut call: Call) -> Step {
     let request: MetadataRequest = match call.decode() {

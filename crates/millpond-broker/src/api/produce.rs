@@ -29,6 +29,7 @@ use crate::dispatch::{Api, Call, Reply, Step};
 use crate::errors::{self, Fault};
 use crate::memory::Share;
 use crate::metadata::{ServedTopic, is_internal};
+use crate::throttle::{Traffic, throttle_time_ms};
 
 /// Versions 0 to 2 are advertised because librdkafka before 2.11.1 compresses only if they are; nobody sends them.
 pub(crate) const API: Api = Api { key: ApiKey::PRODUCE, advertised: (0, 13), served_from: 3, handle, pipelined: true };
@@ -56,6 +57,7 @@ fn begin(mut call: Call, share: Share) -> Step {
         Ok(request) => request,
         Err(reason) => return Step::Close(reason),
     };
+    let throttle = call.count_traffic(Traffic::Produce, call.frame_bytes);
     let acks = match request.acks {
         0 => Acks::None,
         1 => Acks::Leader,
@@ -65,7 +67,8 @@ fn begin(mut call: Call, share: Share) -> Step {
     if request.transactional_id.is_some() {
         return Step::Reply(refuse_all(&call, &request, errors::TRANSACTIONS_NOT_SERVED));
     }
-    let mut work = Work { acks, timeout_ms: request.timeout_ms, share: Arc::new(share), topics: Vec::new(), call };
+    let (timeout_ms, share) = (request.timeout_ms, Arc::new(share));
+    let mut work = Work { acks, timeout_ms, throttle, share, topics: Vec::new(), call };
     let twice = named_twice(&work.call, &request);
     let mut opening = false;
     for topic in request.topic_data {
@@ -115,6 +118,8 @@ struct Work {
     call: Call,
     acks: Acks,
     timeout_ms: i32,
+    /// How long the client must wait to keep its quota.
+    throttle: Duration,
     topics: Vec<TopicWork>,
     /// Also held by every batch until it is durable.
     share: Arc<Share>,
@@ -254,7 +259,8 @@ impl Work {
                 other => other,
             };
         }
-        Step::Reply(Reply::Later(Box::pin(self.answer())))
+        let throttle = self.throttle;
+        Step::reply(Reply::Later(Box::pin(self.answer())), throttle)
     }
 
     async fn answer(mut self) -> Reply {
@@ -268,7 +274,12 @@ impl Work {
             topic_id: topic.id,
             partition_responses: topic.partitions.into_iter().map(PartitionWork::response).collect(),
         });
-        self.call.answer(&ProduceResponse { responses: responses.collect(), ..Default::default() })
+        let response = ProduceResponse {
+            responses: responses.collect(),
+            throttle_time_ms: throttle_time_ms(self.throttle),
+            ..Default::default()
+        };
+        self.call.answer(&response)
     }
 
     /// Waits for the receipts, at most as long as the client wants to wait.

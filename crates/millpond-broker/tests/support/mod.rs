@@ -68,7 +68,7 @@ impl Served {
         let stream = TcpStream::connect(address).expect("it accepts");
         stream.set_read_timeout(Some(PATIENCE)).expect("a time limit");
         stream.set_nodelay(true).expect("no delay");
-        Client { stream, correlation: 0 }
+        Client { stream, correlation: 0, id: "test".into() }
     }
 
     /// Stops the broker; how long that took.
@@ -92,9 +92,15 @@ impl Drop for Served {
 pub struct Client {
     stream: TcpStream,
     correlation: i32,
+    id: Str,
 }
 
 impl Client {
+    /// Sends another client id from now on.
+    pub fn rename(&mut self, id: &str) {
+        self.id = Str::from(id);
+    }
+
     pub fn call<R: Request>(&mut self, version: i16, request: &R) -> R::Response {
         let id = self.send(version, request);
         self.receive::<R>(version, id)
@@ -103,7 +109,7 @@ impl Client {
     /// Sends a request; its correlation id.
     pub fn send<R: Request>(&mut self, version: i16, request: &R) -> i32 {
         self.correlation += 1;
-        let frame = encode_request(self.correlation, Some("test".into()), version, request).expect("it encodes");
+        let frame = encode_request(self.correlation, Some(self.id.clone()), version, request).expect("it encodes");
         self.send_bytes(&frame.to_bytes());
         self.correlation
     }

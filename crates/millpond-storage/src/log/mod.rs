@@ -42,6 +42,7 @@ pub use void::{VoidReason, log_start_payload};
 
 use crate::StorageError;
 use crate::journal::JournalEntry;
+use crate::producer::ActiveProducer;
 use crate::segment::{Segment, SegmentError};
 use crate::types::{Done, GroupRow, LogOptions, LogPosition, Vote};
 use persist::FileState;
@@ -230,6 +231,11 @@ impl Log {
     /// must do it at the same place of the log.
     pub fn expire_producers(&self, before: Timestamp) -> usize {
         self.state().producers.expire(before)
+    }
+
+    /// The idempotent producers that are remembered, in order of their ids.
+    pub fn producers(&self) -> Vec<ActiveProducer> {
+        self.state().producers.list()
     }
 
     /// How many idempotent producers are remembered.

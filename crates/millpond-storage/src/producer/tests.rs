@@ -185,3 +185,15 @@ proptest! {
         let _ = read_snapshot(&bytes);
     }
 }
+
+#[test]
+fn a_producer_is_listed_by_its_newest_batch_committed_or_not() {
+    let listed = |batches: &[(i16, i32, i32)], committed| {
+        let all = state(batches, committed).list();
+        all.into_iter().map(|one| (one.epoch.0, one.last_sequence, one.last_append.0)).collect::<Vec<_>>()
+    };
+    assert_eq!(listed(&[], 0), []);
+    assert_eq!(listed(&[(0, 0, 3), (0, 3, 1)], 2), [(0, 3, 1)]);
+    assert_eq!(listed(&[(0, 0, 3), (0, 3, 1)], 1), [(0, 3, 1)]);
+    assert_eq!(listed(&[(0, 0, 3), (1, 0, 5)], 0), [(1, 4, 1)]);
+}
