@@ -160,7 +160,8 @@ mod tests {
     #[test]
     fn a_client_waits_until_its_average_is_down_to_the_quota() {
         // Quota 1,000 bytes per second; (time in ms, bytes) one after the other, and the delay after the last one.
-        let rows: &[(&str, &[(u64, u64)], u64)] = &[
+        type Row = (&'static str, &'static [(u64, u64)], u64);
+        let rows: &[Row] = &[
             ("a burst of ten seconds' worth is free", &[(0, 10_000)], 0),
             ("a byte more costs its millisecond", &[(0, 10_001)], 1),
             ("twenty seconds' worth at once cost the other ten", &[(0, 20_000)], 10_000),
