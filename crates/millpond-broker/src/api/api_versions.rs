@@ -15,7 +15,7 @@ const FIRST_WITH_SOFTWARE: i16 = 3;
 /// From here on features with minimum 0 may be listed: older Java clients refuse them (KIP-1022).
 const FIRST_WITH_MINIMUM_ZERO: i16 = 4;
 
-/// Level 0 is the lowest there is: transactions are not served. Clients speak the protocol of KIP-890 where they read 2.
+/// Level 0, the lowest there is: transactions are not served. Clients speak the protocol of KIP-890 where they read 2.
 const TRANSACTION_VERSION: i16 = 0;
 
 fn handle(mut call: Call) -> Step {
