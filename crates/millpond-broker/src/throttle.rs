@@ -1,8 +1,8 @@
 //! How fast clients produce and fetch, against their quotas (KIP-13, KIP-55, KIP-219).
 //!
 //! As Kafka does with `quota.window.num` 11 and `quota.window.size.seconds` 1: what counts is the rate over the last
-//! ten to eleven seconds. A request that takes it above the quota is served, its answer says for how long the client should
-//! wait, and the connection is not read from for that long. That time brings the average back to the quota.
+//! ten to eleven seconds. A request that takes it above the quota is served, its answer says for how long the client
+//! should wait, and the connection is not read from for that long. That time brings the average back to the quota.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
