@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use millpond_record::GroupId;
 use millpond_runtime::{Disk, DiskLock, Runtime};
@@ -42,6 +42,8 @@ struct Inner {
     registry: Arc<Registry>,
     checkpointer: Arc<Checkpointer>,
     sweeper: Arc<Sweeper>,
+    /// Held while partition folders are made or renamed: work on the disk, for which the registry is not locked.
+    making: Mutex<()>,
     /// A folder was renamed since the data directory's entries were last synced.
     renamed: AtomicBool,
     closed: AtomicBool,
@@ -146,6 +148,7 @@ impl DataDir {
             registry,
             checkpointer,
             sweeper,
+            making: Mutex::new(()),
             renamed: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             lock: Mutex::new(Some(lock)),
@@ -171,20 +174,25 @@ impl DataDir {
             return Err(StorageError::BadTopicName(spec.topic));
         }
         let name = folder_name(&spec.topic, spec.partition);
-        let mut groups = inner.registry.lock();
-        if groups.contains(spec.group) {
-            return Err(StorageError::GroupExists(spec.group));
-        }
-        if let Some(owner) = groups.owner_of(&name) {
-            return Err(StorageError::FolderTaken { folder: name, owner });
+        let _making = inner.making();
+        {
+            let groups = inner.registry.lock();
+            if groups.contains(spec.group) {
+                return Err(StorageError::GroupExists(spec.group));
+            }
+            if let Some(owner) = groups.owner_of(&name) {
+                return Err(StorageError::FolderTaken { folder: name, owner });
+            }
         }
         inner.make_folder(&name, &spec)?;
-        inner.journal.submit(JournalEntry::Create { spec: spec.clone() }, Some(done))?;
         let row = GroupRow::new(&spec, inner.journal.next_sequence());
-        let log = Log::open(&inner.context, &row);
-        // The journal has the group, so it exists from here on, whether its log could be opened or not.
-        groups.insert(name, Slot::new(row, log.as_ref().ok().cloned(), true));
-        log
+        let log = Log::open(&inner.context, &row)?;
+        // Under one lock: a checkpoint whose position is behind the record finds the group.
+        let mut groups = inner.registry.lock();
+        inner.journal.submit(JournalEntry::Create { spec }, Some(done)).inspect_err(|_| log.retire())?;
+        let row = GroupRow { journal_sequence: inner.journal.next_sequence(), ..row };
+        groups.insert(name, Slot::new(row, Some(log.clone()), true));
+        Ok(log)
     }
 
     /// Deletes a group and its data for good. `done` is called when that is durable; the files go in the background
@@ -200,13 +208,13 @@ impl DataDir {
         let name = slot.folder().filter(|_| slot.retire()).ok_or(StorageError::NoSuchGroup(group))?;
         let mut folder = inner.root.join(&name);
         {
-            // Under the registry's lock, like the making of folders. The next group of this name finds it free.
-            let mut groups = inner.registry.lock();
+            // Not while a folder is made. The next group of this name finds it free.
+            let _making = inner.making();
             let deleted = inner.root.join(partition_folder::deleted_name(&name, group));
             // What counts is the journal's record. A folder that cannot be renamed keeps its name until it is removed.
             if inner.runtime.disk().rename(&folder, &deleted).is_ok() {
                 inner.renamed.store(true, Ordering::SeqCst);
-                groups.release_folder(&name);
+                inner.registry.lock().release_folder(&name);
                 folder = deleted;
             }
         }
@@ -307,6 +315,10 @@ impl Inner {
         if self.closed.load(Ordering::SeqCst) { Err(StorageError::Closed(self.root.clone())) } else { Ok(()) }
     }
 
+    fn making(&self) -> MutexGuard<'_, ()> {
+        self.making.lock().expect("nothing panics while it makes a folder")
+    }
+
     fn close(&self) -> Result<(), StorageError> {
         self.sweeper.stop();
         self.checkpointer.stop();
@@ -338,7 +350,11 @@ impl Inner {
             self.renamed.store(false, Ordering::SeqCst);
         }
         let owner = PartitionMetadata { group: spec.group, topic_id: spec.topic_id };
-        disk.create_dir_all(&folder).and_then(|()| owner.write(&*disk, &folder)).map_err(create_error)
+        disk.create_dir_all(&folder).and_then(|()| owner.write(&*disk, &folder)).map_err(|error| {
+            // The next try would set it aside. If it cannot be removed, it does.
+            let _ = disk.remove_dir_all(&folder);
+            create_error(error)
+        })
     }
 }
 
@@ -349,6 +365,7 @@ impl Drop for Inner {
         self.checkpointer.stop();
         self.context.stop();
         self.journal.stop();
+        self.journal.give_up();
     }
 }
 

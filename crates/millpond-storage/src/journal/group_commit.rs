@@ -75,6 +75,10 @@ pub(super) struct State {
     starved: bool,
     /// Why it may wait for long.
     stuck: Option<Arc<StorageError>>,
+    /// A round that found no room: the next one, as it is, once `try_again` is set. A file that a start has made is
+    /// filled by its records, so that this is no damage.
+    parked: Option<CommitRound>,
+    try_again: bool,
     pub(super) failed: Option<StorageError>,
     closed: bool,
     pub(super) scratch: BytesMut,
@@ -114,6 +118,8 @@ impl JournalHandle {
                 maker,
                 starved: false,
                 stuck: None,
+                parked: None,
+                try_again: false,
                 failed: None,
                 closed: false,
                 scratch: BytesMut::new(),
@@ -244,12 +250,18 @@ impl JournalHandle {
         if journal.is_stuck.load(Ordering::Acquire) { journal.lock().stuck.clone() } else { None }
     }
 
-    /// Lets the journal try again to make a file that it could not make, and gives why it could not.
+    /// Lets the journal try again to make a file or to write a round, if it could not, and gives why it could not.
     pub(crate) fn retry(&self) -> Option<StorageError> {
-        let blocked = self.0.lock().maker.blocked.take()?;
+        let why = {
+            let mut state = self.0.lock();
+            let blocked = state.maker.blocked.take().map(|blocked| blocked.why);
+            let parked = state.parked.is_some().then(|| state.stuck.clone()).flatten();
+            state.try_again |= state.parked.is_some();
+            blocked.or_else(|| parked.map(|why| (*why).clone()))?
+        };
         self.0.wake_files();
         self.0.wake_flush();
-        Some(blocked.why)
+        Some(why)
     }
 
     /// Ends the journal as after a failed sync: something else that must be durable cannot be made so.
@@ -271,8 +283,19 @@ impl JournalHandle {
         journal.lock().closed = true;
         self.stop();
         let (flush, files) = (FlushRounds(journal.clone()), FileRounds(journal.clone()));
+        let mut tried_again = false;
         loop {
             while run_one(&flush) {}
+            let parked = journal.lock().parked.is_some();
+            if parked && tried_again {
+                journal.fail(journal.failure(std::io::ErrorKind::StorageFull.into()));
+                continue;
+            }
+            if parked {
+                tried_again = true;
+                journal.lock().try_again = true;
+                continue;
+            }
             let starved = {
                 let state = journal.lock();
                 if let Some(error) = &state.failed {
@@ -301,6 +324,12 @@ impl JournalHandle {
                 driver.stop();
             }
         }
+    }
+
+    /// Gives up the round that waits for room: it holds on to the journal.
+    pub(crate) fn give_up(&self) {
+        let parked = self.0.lock().parked.take();
+        drop(parked);
     }
 
     /// Adds the journal's figures.
@@ -371,6 +400,25 @@ impl Journal {
         self.is_stuck.store(true, Ordering::Release);
     }
 
+    /// A round could not be written: it is the next one, whatever comes.
+    pub(super) fn park(&self, round: CommitRound, error: std::io::Error) {
+        let mut state = self.lock();
+        self.stick(&mut state, StorageError::io("write", &self.folder, error));
+        state.parked = Some(round);
+        state.try_again = false;
+    }
+
+    /// A round is on the disk.
+    pub(super) fn round_is_written(&self, scratch: Option<BytesMut>) {
+        let mut state = self.lock();
+        if let Some(scratch) = scratch {
+            state.scratch = scratch;
+        }
+        if !state.starved {
+            self.go_on(&mut state);
+        }
+    }
+
     /// There is a file, or will be.
     pub(super) fn go_on(&self, state: &mut State) {
         if state.stuck.take().is_some() {
@@ -410,6 +458,17 @@ impl Rounds for FlushRounds {
         let journal = &self.0;
         let mut guard = journal.lock();
         let state = &mut *guard;
+        if let Some(round) = state.parked.take() {
+            if state.failed.is_none() && !state.try_again {
+                state.parked = Some(round);
+                return None;
+            }
+            state.try_again = false;
+            if let Some(error) = state.failed.clone() {
+                return Some(Box::new(CommitRound::refused(journal.clone(), round.into_entries(), error)));
+            }
+            return Some(Box::new(round));
+        }
         if state.pending.is_empty() {
             return None;
         }

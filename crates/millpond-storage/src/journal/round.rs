@@ -11,6 +11,7 @@ use super::file::{FILE_HEADER_BYTES, FileHeader};
 use super::group_commit::{Journal, ReadyFile, State};
 use super::record::{JournalEntry, Place, encode};
 use crate::StorageError;
+use crate::log::is_passing;
 use crate::types::Done;
 
 /// A round takes at most this many bytes, so that its latency and the memory it pins are bounded.
@@ -137,7 +138,19 @@ pub(super) struct CommitRound {
     bytes: u64,
     scratch: BytesMut,
     micros: u64,
+    /// Parts that are on the disk.
+    written: usize,
+    /// Why the next one could not be written, though nothing of it was synced and it may be tried again.
+    blocked: Option<std::io::Error>,
     result: Result<(), StorageError>,
+}
+
+/// Why a part is not on the disk.
+enum PartError {
+    /// It could not be written.
+    Write(std::io::Error),
+    /// Its sync failed, which is final.
+    Sync(std::io::Error),
 }
 
 impl CommitRound {
@@ -153,14 +166,30 @@ impl CommitRound {
             bytes: plan.bytes,
             scratch: std::mem::take(scratch),
             micros: 0,
+            written: 0,
+            blocked: None,
             result: Ok(()),
         }))
     }
 
     /// Entries that came too late: the journal failed.
     pub(super) fn refused(journal: Arc<Journal>, entries: Vec<Pending>, error: StorageError) -> CommitRound {
-        let scratch = BytesMut::new();
-        CommitRound { journal, parts: Vec::new(), entries, bytes: 0, scratch, micros: 0, result: Err(error) }
+        CommitRound {
+            journal,
+            parts: Vec::new(),
+            entries,
+            bytes: 0,
+            scratch: BytesMut::new(),
+            micros: 0,
+            written: 0,
+            blocked: None,
+            result: Err(error),
+        }
+    }
+
+    /// The entries of a round that is given up.
+    pub(super) fn into_entries(self) -> Vec<Pending> {
+        self.entries
     }
 }
 
@@ -170,25 +199,35 @@ impl Round for CommitRound {
             return;
         }
         let begin = self.journal.runtime.now();
-        for part in &self.parts {
+        for part in &self.parts[self.written..] {
             let entries = &self.entries[part.entries.clone()];
-            if let Err(error) = write_part(part, entries, &mut self.scratch) {
-                self.result = Err(self.journal.failure(error));
-                break;
+            match write_part(part, entries, &mut self.scratch) {
+                Ok(()) => self.written += 1,
+                Err(PartError::Write(error)) if is_passing(&error) => {
+                    self.blocked = Some(error);
+                    break;
+                }
+                Err(PartError::Write(error) | PartError::Sync(error)) => {
+                    self.result = Err(self.journal.failure(error));
+                    break;
+                }
             }
         }
         let micros = (self.journal.runtime.now() - begin).as_micros();
         self.micros = u64::try_from(micros).unwrap_or(u64::MAX);
     }
 
-    fn complete(self: Box<Self>) {
+    fn complete(mut self: Box<Self>) {
+        if let Some(error) = self.blocked.take() {
+            let journal = self.journal.clone();
+            journal.park(*self, error);
+            return;
+        }
         let CommitRound { journal, entries, bytes, scratch, micros, result, .. } = *self;
         match &result {
             Ok(()) => {
                 journal.counters.round(entries.len() as u64, bytes, micros);
-                if scratch.capacity() <= KEPT_SCRATCH_BYTES {
-                    journal.lock().scratch = scratch;
-                }
+                journal.round_is_written(Some(scratch).filter(|scratch| scratch.capacity() <= KEPT_SCRATCH_BYTES));
             }
             // Before anyone hears of it, so that nobody can submit more after having heard.
             Err(error) => journal.fail(error.clone()),
@@ -202,7 +241,7 @@ impl Round for CommitRound {
 }
 
 /// Writes one part with one call and syncs its file.
-fn write_part(part: &Part, entries: &[Pending], scratch: &mut BytesMut) -> std::io::Result<()> {
+fn write_part(part: &Part, entries: &[Pending], scratch: &mut BytesMut) -> Result<(), PartError> {
     scratch.clear();
     if let Some(header) = &part.header {
         scratch.put_slice(&header.encode());
@@ -227,9 +266,9 @@ fn write_part(part: &Part, entries: &[Pending], scratch: &mut BytesMut) -> std::
     }
     slices.push(IoSlice::new(&scratch[from..]));
     if planted(PlantedFault::AcknowledgeBeforeSync) {
-        part.file.sync_data()?;
-        return part.file.write_all_at(&slices, part.position);
+        part.file.sync_data().map_err(PartError::Sync)?;
+        return part.file.write_all_at(&slices, part.position).map_err(PartError::Write);
     }
-    part.file.write_all_at(&slices, part.position)?;
-    part.file.sync_data()
+    part.file.write_all_at(&slices, part.position).map_err(PartError::Write)?;
+    part.file.sync_data().map_err(PartError::Sync)
 }

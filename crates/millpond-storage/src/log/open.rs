@@ -10,6 +10,7 @@
 //! | no producer snapshot that can be proven | headers are read from the oldest segment on | the same |
 
 use std::collections::{BTreeSet, VecDeque};
+use std::ffi::OsStr;
 use std::io::IoSlice;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
@@ -644,6 +645,10 @@ fn list(context: &LogContext, path: &Path) -> Result<Folder, StorageError> {
             Some((name, SegmentFile::Log)) => drop(folder.logs.insert(name)),
             Some((name, SegmentFile::Index)) => drop(folder.indexes.insert(name)),
             Some((name, SegmentFile::Snapshot)) => drop(folder.snapshots.insert(name)),
+            // A crash came before a file that replaces another was renamed.
+            None if Path::new(&entry.name).extension() == Some(OsStr::new("tmp")) => {
+                let _ = context.disk.remove_file(&path.join(&entry.name));
+            }
             None => {}
         }
     }

@@ -337,3 +337,59 @@ fn a_hold_is_kept_while_the_unwritten_batches_exceed_the_cache_and_not_longer() 
         }
     });
 }
+
+#[test]
+fn a_group_that_finds_no_room_for_its_folder_leaves_nothing_and_can_be_made_later() {
+    block_on(1, async {
+        let world = World::new(1);
+        let runtime = world.runtime_for(NODE);
+        let (data_dir, _) = open(&runtime).unwrap();
+        world.set_disk_faults(NODE, DiskFaults { capacity_bytes: 0, ..DiskFaults::default() });
+        for _ in 0..3 {
+            let refused = data_dir.create_group(spec(1, "topic1"), Box::new(|_| panic!("nothing was made")));
+            assert!(matches!(refused, Err(StorageError::Io { .. })));
+        }
+        world.set_disk_faults(NODE, DiskFaults::default());
+        let folders = runtime.disk().read_dir(super::root()).unwrap();
+        assert!(folders.iter().all(|entry| !entry.name.to_string_lossy().starts_with("topic1")), "{folders:?}");
+        let log = group(&world, &data_dir, spec(1, "topic1")).await;
+        produced(&world, &log, 1).await;
+    });
+}
+
+#[test]
+fn a_journal_that_finds_no_room_for_a_write_goes_on_with_that_write_when_there_is() {
+    for close in [false, true] {
+        block_on(1, async {
+            let world = World::new(1);
+            let runtime = world.runtime_for(NODE);
+            let (opened, fatal) = open_with(&runtime, small());
+            let (data_dir, _) = opened.unwrap();
+            // The file that a start makes is not filled ahead: its records make it longer.
+            let log = group(&world, &data_dir, spec(1, "topic1")).await;
+            world.set_disk_faults(NODE, DiskFaults { capacity_bytes: 0, ..DiskFaults::default() });
+            let told = Told::default();
+            produce(&log, &told).unwrap();
+            runtime.sleep(Duration::from_secs(5)).await;
+            assert!(!told.is_durable());
+            assert!(matches!(produce(&log, &Told::default()), Err(StorageError::Stalled { .. })));
+            let control = Told::default();
+            append(&log, 1, b"control", control.done()).unwrap();
+            assert!(data_dir.retry_writes().stalled.is_some());
+            runtime.sleep(Duration::from_secs(5)).await;
+            if close {
+                assert!(data_dir.close().is_err(), "what is in the queue cannot be written");
+                assert!(!told.is_durable() && !control.is_durable());
+                return;
+            }
+            world.set_disk_faults(NODE, DiskFaults::default());
+            until_it_goes_on(&runtime, &data_dir, &log).await;
+            assert!(told.wait(&world).await && control.wait(&world).await);
+            produced(&world, &log, 50).await;
+            assert_eq!(fatal.load(Ordering::SeqCst), 0);
+            world.crash(NODE, Crash::PowerCut);
+            let (data_dir, _) = open(&world.restart(NODE)).unwrap();
+            assert_eq!(count(&data_dir.log(GroupId(1)).unwrap().unwrap()), 52);
+        });
+    }
+}
