@@ -25,6 +25,13 @@ pub struct NewTopic {
     pub configs: Vec<(&'static str, String)>,
 }
 
+impl NewTopic {
+    /// Whether an acknowledgement of it does not survive the machine.
+    pub fn is_relaxed(&self) -> bool {
+        self.configs.iter().any(|(name, value)| *name == "millpond.flush" && value == "relaxed")
+    }
+}
+
 /// Creates a topic and comes back when it is known to exist. False when the broker refused it for good.
 pub async fn create_topic(client: &mut Client, topic: &NewTopic) -> bool {
     client.shared.history().set_topic(&topic.name, TopicState::Changing);

@@ -1,6 +1,7 @@
 //! The machine that the broker runs on: starts it, ends its lives, starts it again.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -11,12 +12,15 @@ use tokio::sync::Notify;
 
 use crate::client::Shared;
 use crate::scenario::{End, Scenario};
+use crate::trouble::{Afflicting, Affliction};
 
 /// The broker's node.
 pub const BROKER: NodeId = NodeId(1);
 /// The broker's ports.
 pub const KAFKA_PORT: u16 = 9092;
 const HTTP_PORT: u16 = 9094;
+/// The broker's data directory.
+const DATA: &str = "/data";
 
 /// How long a start may take without disk faults, in simulated time.
 const START_TIME: Duration = Duration::from_secs(120);
@@ -28,6 +32,9 @@ pub struct BrokerHost {
     shared: Shared,
     scenario: Scenario,
     rng: Rng,
+    troubles_rng: Rng,
+    /// The trouble of this life, if it has one.
+    affliction: Option<Affliction>,
 }
 
 /// What a life has become.
@@ -42,13 +49,14 @@ enum Life {
 impl BrokerHost {
     /// A machine that is off.
     pub fn new(shared: &Shared, scenario: &Scenario) -> BrokerHost {
-        BrokerHost { shared: shared.clone(), scenario: scenario.clone(), rng: shared.world.rng("broker host") }
+        let (rng, troubles_rng) = (shared.world.rng("broker host"), shared.world.rng("broker host's troubles"));
+        BrokerHost { shared: shared.clone(), scenario: scenario.clone(), rng, troubles_rng, affliction: None }
     }
 
     fn config(&self) -> BrokerConfig {
         let world = &self.shared.world;
         let address = |port| -> SocketAddr { world.address(BROKER, port) };
-        let mut config = BrokerConfig::resolve([("log.dir", "/data")]).expect("the name is a setting's");
+        let mut config = BrokerConfig::resolve([("log.dir", DATA)]).expect("the name is a setting's");
         config.kafka = address(KAFKA_PORT);
         config.http = address(HTTP_PORT);
         config.auto_create_topics = false;
@@ -88,6 +96,11 @@ impl BrokerHost {
         let world = self.shared.world.clone();
         // A crash that is ordered for an operation does not outlive the life that it is ordered in.
         world.restart(BROKER);
+        self.scenario.troubles.flip(&mut self.troubles_rng, &self.shared, Path::new(DATA));
+        self.affliction = self.scenario.troubles.affliction(&mut self.troubles_rng);
+        let usual = self.scenario.faults;
+        let begin = |affliction| Afflicting::begin(&self.client_runtime(), &self.shared, affliction, usual);
+        let afflicting = self.affliction.map(begin);
         if let End::AtOperation(number, kind) = end {
             world.crash_at_disk_op(BROKER, world.disk_op_count(BROKER) + number, kind);
         }
@@ -113,9 +126,19 @@ impl BrokerHost {
             (Life::Dead, _) => {}
         }
         world.cancel_disk_crash(BROKER);
+        drop(afflicting);
         if !world.is_alive(BROKER) {
             self.shared.history().crashed();
+            // A stop loses nothing, but for one that could not write.
+            let power = match end {
+                End::AtOperation(_, kind) | End::AtTime(_, kind) => kind == Crash::PowerCut,
+                End::Stop(_) => self.affliction.is_some() || self.scenario.faults.slow_sync > 0.0,
+            };
+            if power {
+                self.shared.history().lost_power();
+            }
         }
+        self.affliction = None;
     }
 
     /// The broker ended by itself, if there is a reason; then its process does.
@@ -148,7 +171,7 @@ impl BrokerHost {
         match result {
             Some(Ok(broker)) => Life::Running(broker),
             Some(Err(why)) => {
-                if self.is_quiet() {
+                if self.is_quiet() && self.affliction.is_none() {
                     self.shared.history().fail(format!("the broker does not start: {why}"));
                 }
                 Life::Ended(why)
@@ -206,7 +229,7 @@ impl BrokerHost {
                 world.crash(BROKER, Crash::PowerCut);
             }
             Some(Err(why)) => {
-                if self.is_quiet() {
+                if self.is_quiet() && self.affliction.is_none() {
                     self.shared.history().fail(format!("a stop is not clean: {why}"));
                 }
                 world.crash(BROKER, Crash::Kill);
@@ -243,5 +266,8 @@ impl BrokerHost {
     fn crash(&self, kind: Crash) {
         self.shared.world.crash(BROKER, kind);
         self.shared.history().crashed();
+        if kind == Crash::PowerCut {
+            self.shared.history().lost_power();
+        }
     }
 }

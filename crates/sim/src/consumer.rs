@@ -105,6 +105,10 @@ async fn fetch(
         if version < 13 && !is_still(&history, target, topic) {
             continue;
         }
+        if history.is_void(target.partition, known) {
+            // Asked for before a loss: it may be what is gone now.
+            continue;
+        }
         let result = check_partition(&mut history, target.partition, *offset, known, data);
         results.push((target.clone(), result));
     }
@@ -216,6 +220,9 @@ async fn check_offsets(client: &mut Client, target: &Target) {
     let expected = client.shared.history().first_at(target.partition, timestamp);
     if let Some((offset, found)) = list_offset(client, target, timestamp).await {
         let mut history = client.shared.history();
+        if history.is_void(target.partition, known) {
+            return;
+        }
         let text = match expected {
             Some(expected) if offset == -1 || offset > expected => format!("{expected} has it"),
             _ if offset >= 0 && found < timestamp => "that is before".to_owned(),
@@ -260,16 +267,24 @@ pub async fn consume(mut client: Client) {
                 let seek = client.rng.chance(0.03);
                 let next = if seek { client.rng.between(0, high_watermark as u64) as i64 } else { next };
                 positions.insert(target.partition, next);
+            } else if result == Err(ErrorCode::OFFSET_OUT_OF_RANGE) {
+                // Its end was lost.
+                positions.insert(target.partition, 0);
             }
         }
     }
 }
 
 /// Reads a partition from its start to its high watermark and tells the history that this is all. False when it could
-/// not.
+/// not; a partition that may be offline need not answer.
 pub async fn read_whole(client: &mut Client, target: &Target) -> bool {
     let mut position = 0;
+    let (mut refused, may_be_offline) = (0, is_offline(client, target));
     for _ in 0..10_000 {
+        if refused > 10 && may_be_offline {
+            client.note(&format!("{} of {} is offline", target.partition.index, target.topic));
+            return true;
+        }
         let limits = Limits { wait_ms: 0, min_bytes: 0, max_bytes: 1 << 20, partition_max_bytes: 1 << 20 };
         let wanted = [(target.clone(), position)];
         match fetch(client, &wanted, limits).await.and_then(|mut results| results.pop()) {
@@ -279,6 +294,10 @@ pub async fn read_whole(client: &mut Client, target: &Target) -> bool {
                 return true;
             }
             Some((_, Ok((next, _)))) => position = next,
+            Some((_, Err(_))) if may_be_offline => {
+                refused += 1;
+                client.pause(10, 100).await;
+            }
             Some((_, Err(code))) if !code.is_retriable() => {
                 client.shared.history().fail(format!("{}: cannot be read: {code}", target.partition));
                 return false;
@@ -287,4 +306,8 @@ pub async fn read_whole(client: &mut Client, target: &Target) -> bool {
         }
     }
     false
+}
+
+fn is_offline(client: &Client, target: &Target) -> bool {
+    client.shared.history().may_be_offline(&target.topic, target.partition.index)
 }

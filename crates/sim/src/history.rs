@@ -13,6 +13,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::losses::Losses;
 use crate::payload::RecordId;
 
 /// A partition of one topic; a topic that was deleted and made again is another one.
@@ -52,6 +53,8 @@ pub enum Promise {
     Durable,
     /// acks=1, given by the broker's life of this number.
     UntilCrash(u64),
+    /// acks=all of a relaxed topic, asked for when the partition might have had so many losses.
+    UntilPowerCut(u64),
 }
 
 /// A record as a consumer read it.
@@ -129,6 +132,7 @@ pub struct History {
     producer_ids: BTreeSet<i64>,
     counts: Counts,
     failures: Vec<String>,
+    pub(crate) losses: Losses,
 }
 
 /// What was known when a request was sent; the answer must not fall behind it.
@@ -136,12 +140,18 @@ pub struct History {
 pub struct Known {
     high_watermark: i64,
     leader_epoch: i32,
+    losses: u64,
 }
 
 impl Known {
     /// Whether the offset was below the high watermark.
     pub fn has(&self, offset: i64) -> bool {
         offset < self.high_watermark
+    }
+
+    /// How often something may have been lost by then.
+    pub(crate) fn losses(&self) -> u64 {
+        self.losses
     }
 }
 
@@ -202,6 +212,11 @@ impl History {
     /// Records were acknowledged at consecutive offsets.
     pub fn acknowledged(&mut self, partition: Partition, base_offset: i64, ids: &[RecordId], promise: Promise) {
         let life = self.life;
+        if let Promise::UntilPowerCut(losses) = promise
+            && losses != self.losses(partition)
+        {
+            return;
+        }
         let log = self.logs.entry(partition).or_default();
         for (offset, &id) in (base_offset..).zip(ids) {
             let other = match (log.durable.get(&offset), log.seen.get(&offset)) {
@@ -218,7 +233,7 @@ impl History {
                 attempt.acknowledged.get_or_insert(life);
             }
             match promise {
-                Promise::Durable => {
+                Promise::Durable | Promise::UntilPowerCut(_) => {
                     self.counts.durable += 1;
                     log.durable.insert(offset, id);
                     log.high_watermark = log.high_watermark.max(offset + 1);
@@ -235,14 +250,19 @@ impl History {
 
     /// What a request about a partition must not fall behind.
     pub fn known(&self, partition: Partition) -> Known {
-        self.logs.get(&partition).map_or(Known { high_watermark: 0, leader_epoch: 0 }, |log| Known {
+        let losses = self.losses(partition);
+        self.logs.get(&partition).map_or(Known { high_watermark: 0, leader_epoch: 0, losses }, |log| Known {
             high_watermark: log.high_watermark,
             leader_epoch: log.leader_epoch,
+            losses,
         })
     }
 
     /// An answer named a high watermark (also the latest offset), to a request sent when `known` was known.
     pub fn high_watermark(&mut self, partition: Partition, known: Known, offset: i64) {
+        if self.is_void(partition, known) {
+            return;
+        }
         let log = self.logs.entry(partition).or_default();
         if offset < known.high_watermark && !log.deleted {
             let text = format!("{partition}: the high watermark went back from {} to {offset}", known.high_watermark);
@@ -270,6 +290,9 @@ impl History {
 
     fn check_read(&mut self, partition: Partition, offset: i64, seen: Seen) -> Option<String> {
         let id = seen.id;
+        if let Some(text) = self.contradicts_former(partition, offset, seen) {
+            return Some(text);
+        }
         let log = self.logs.entry(partition).or_default();
         if let Some(before) = log.seen.get(&offset) {
             return (*before != seen).then(|| format!("{seen:?} is read where {before:?} was read before"));
@@ -302,6 +325,16 @@ impl History {
             return Some(format!("leader epoch {} between {below} and {above}", seen.epoch));
         }
         None
+    }
+
+    /// Forgets what is in a partition, all of which may be gone. Gives what was read of it.
+    pub(crate) fn forget(&mut self, partition: Partition) -> BTreeMap<i64, Seen> {
+        let Some(log) = self.logs.get_mut(&partition) else { return BTreeMap::new() };
+        log.durable.clear();
+        log.until_crash.clear();
+        log.high_watermark = 0;
+        log.attempts.values_mut().for_each(|attempt| attempt.offsets.clear());
+        std::mem::take(&mut log.seen)
     }
 
     /// A whole partition was read, from its start to `end`: nothing that was promised may be missing.
@@ -361,6 +394,9 @@ impl History {
             for index in 0..partitions {
                 self.logs.entry(Partition { topic: id, index }).or_default().deleted = true;
             }
+        }
+        if let TopicState::Present { id, partitions } = state {
+            self.created(name, id, partitions);
         }
         self.topics.insert(name.to_owned(), (version + 1, state));
     }

@@ -11,10 +11,12 @@ mod client;
 mod connection;
 mod consumer;
 mod history;
+mod losses;
 mod payload;
 mod producer;
 mod run;
 mod scenario;
+mod trouble;
 
 pub use history::{Counts, Delivery, History, Known, Partition, Promise, Seen, TopicState};
 pub use payload::RecordId;

@@ -59,6 +59,8 @@ pub struct Volume {
 #[derive(Clone, Debug)]
 struct Batch {
     target: Target,
+    /// What acks=all promises, as of when it was sent last.
+    promise: Promise,
     ids: Vec<RecordId>,
     delivery: Vec<Delivery>,
     bytes: Bytes,
@@ -167,7 +169,7 @@ impl Producer {
 
     /// Sends a request: what is to be sent again first, otherwise new batches. False when the connection is lost.
     async fn send_more(&mut self) -> bool {
-        let batches = if self.again.is_empty() {
+        let mut batches = if self.again.is_empty() {
             if self.client.shared.is_winding_down() || self.in_flight.len() >= MAX_IN_FLIGHT {
                 return true;
             }
@@ -187,7 +189,10 @@ impl Producer {
         // Before it is sent, because nobody knows from then on whether it arrives.
         let life = {
             let mut history = self.client.shared.history();
-            for batch in &batches {
+            for batch in &mut batches {
+                if history.is_relaxed(batch.target.partition) {
+                    batch.promise = Promise::UntilPowerCut(history.losses(batch.target.partition));
+                }
                 for (&id, &delivery) in batch.ids.iter().zip(&batch.delivery) {
                     history.sending(batch.target.partition, id, delivery);
                 }
@@ -222,6 +227,10 @@ impl Producer {
     /// One to three new batches for different partitions.
     fn new_batches(&mut self) -> Vec<Batch> {
         let mut all = targets(&self.client.shared.history());
+        if self.kind == Kind::Idempotent {
+            // A session cannot go on where its own end is lost.
+            all.retain(|target| !self.client.shared.history().is_relaxed(target.partition));
+        }
         let mut batches = Vec::new();
         let count = self.client.rng.between(1, 3);
         while batches.len() < count as usize && !all.is_empty() {
@@ -256,7 +265,7 @@ impl Producer {
             });
             *next += 1;
         }
-        Batch { target, ids, delivery, bytes: builder.build() }
+        Batch { target, promise: Promise::Durable, ids, delivery, bytes: builder.build() }
     }
 
     /// Receives one answer. False when the connection is lost.
@@ -280,7 +289,10 @@ impl Producer {
         let partition = batch.target.partition;
         match code {
             ErrorCode::NONE => {
-                let promise = if self.kind == Kind::Leader { Promise::UntilCrash(life) } else { Promise::Durable };
+                let promise = match self.kind {
+                    Kind::Leader => Promise::UntilCrash(life),
+                    _ => batch.promise,
+                };
                 self.client.shared.history().acknowledged(partition, base_offset, &batch.ids, promise);
             }
             // It is in the log; where, the broker does not remember.
@@ -290,6 +302,10 @@ impl Producer {
             }
             ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER if self.again.iter().any(|b| b.target.partition == partition) => {
                 self.put_back(batch);
+            }
+            // A partition whose files failed: nothing will become of what is to be sent again either.
+            _ if self.client.shared.history().may_be_offline(&batch.target.topic, partition.index) => {
+                self.again.retain(|other| other.target.partition != partition);
             }
             code if code.is_retriable() || code == ErrorCode::UNKNOWN_TOPIC_ID => self.put_back(batch),
             code => {

@@ -12,6 +12,7 @@ use crate::consumer::{consume, read_whole, targets};
 use crate::history::Counts;
 use crate::producer::Producer;
 use crate::scenario::Scenario;
+use crate::trouble::Troubles;
 
 /// How long clients may take to finish once nothing goes wrong any more, in simulated time.
 const CALM_TIME: Duration = Duration::from_secs(300);
@@ -53,9 +54,13 @@ pub fn run(options: &Options) -> Outcome {
         if let Some(fault) = options.plant {
             world.plant(fault);
         }
-        let scenario = Scenario::draw(&mut world.rng("scenario"));
+        let mut scenario = Scenario::draw(&mut world.rng("scenario"));
+        scenario.troubles = Troubles::draw(&mut world.rng("troubles"), &mut scenario);
         world.note(BROKER, &format!("{scenario:?}"));
         let shared = Shared::new(world.clone(), world.address(BROKER, KAFKA_PORT));
+        for topic in scenario.topics.iter().filter(|topic| topic.is_relaxed()) {
+            shared.history().is_to_be_relaxed(&topic.name);
+        }
         play(&shared, &scenario).await;
         let mut failures = world.failures();
         let history = shared.history();

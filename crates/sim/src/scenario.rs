@@ -4,6 +4,7 @@ use millpond_runtime::sim::{Crash, DiskFaults, NetworkDelays, Rng};
 
 use crate::admin::NewTopic;
 use crate::producer::{Kind, Volume};
+use crate::trouble::Troubles;
 
 /// One run.
 #[derive(Clone, Debug)]
@@ -18,6 +19,8 @@ pub struct Scenario {
     pub crashes: u32,
     /// What goes wrong on the disk until then.
     pub faults: DiskFaults,
+    /// What else goes wrong with it.
+    pub troubles: Troubles,
     /// The network's delays.
     pub delays: NetworkDelays,
     /// Bytes of a journal file.
@@ -78,6 +81,7 @@ impl Scenario {
             consumers: rng.between(1, 2) as usize,
             crashes: rng.between(2, 8) as u32,
             faults,
+            troubles: Troubles::default(),
             delays: NetworkDelays { usual_ms: rng.between(0, 5), ..NetworkDelays::default() },
             journal_file_bytes,
             journal_files: rng.between(3, 5) as u32,
