@@ -264,6 +264,7 @@ async fn open_data_dir(
         tail_cache_bytes: config.tail_cache_bytes,
         index_interval_bytes: config.index_interval_bytes,
         relaxed_sync_bytes: config.relaxed_sync_bytes,
+        segment_sync_bytes: config.segment_sync_bytes,
     };
     let on_fatal = move |error: &StorageError| report(&fatal, error.to_string());
     let (here, path) = (runtime.clone(), config.data_dir.clone());

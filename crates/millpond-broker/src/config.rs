@@ -134,6 +134,8 @@ pub struct BrokerConfig {
     pub journal_files: u32,
     /// `millpond.relaxed.sync.bytes`.
     pub relaxed_sync_bytes: u64,
+    /// `millpond.segment.sync.bytes`.
+    pub segment_sync_bytes: u64,
 }
 
 impl BrokerConfig {
@@ -246,6 +248,7 @@ impl Values {
             journal_file_bytes: self.number("millpond.journal.file.bytes"),
             journal_files: self.number("millpond.journal.files"),
             relaxed_sync_bytes: self.number("millpond.relaxed.sync.bytes"),
+            segment_sync_bytes: self.number("millpond.segment.sync.bytes"),
         }
     }
 }

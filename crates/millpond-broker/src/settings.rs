@@ -239,6 +239,12 @@ pub const SETTINGS: &[Setting] = &[
         whole(MIB, GIB, "bytes"),
         "Topics with millpond.flush=relaxed are synced in the background whenever they have written this much.",
     ),
+    setting(
+        "millpond.segment.sync.bytes",
+        "2097152",
+        whole(1, GIB, "bytes"),
+        "Where a sync covers this much of one partition, its segment is synced and the journal spared a second copy.",
+    ),
 ];
 
 /// The row of a setting.

@@ -22,8 +22,11 @@ pub struct StorageOptions {
     pub tail_cache_bytes: u64,
     /// Bytes of a segment between two entries of its index.
     pub index_interval_bytes: u32,
-    /// A relaxed log is synced in the background after this many unsynced bytes.
+    /// A checkpoint begins after this many bytes that are in segments and not in the journal: those of relaxed logs,
+    /// and those that were synced in their segments.
     pub relaxed_sync_bytes: u64,
+    /// Where a journal round has this many bytes of one log, the log's segment is synced instead of writing them twice.
+    pub segment_sync_bytes: u64,
 }
 
 impl StorageOptions {
@@ -66,6 +69,7 @@ impl Default for StorageOptions {
             tail_cache_bytes: 128 << 20,
             index_interval_bytes: 4096,
             relaxed_sync_bytes: 64 << 20,
+            segment_sync_bytes: 2 << 20,
         }
     }
 }

@@ -20,6 +20,8 @@ pub struct StorageStats {
     pub journal_sync_micros: [u64; SYNC_MICROS_BOUNDS.len() + 1],
     /// Sum of those times, in microseconds.
     pub journal_sync_micros_sum: u64,
+    /// Bytes of batches that were synced in their segments and not written to the journal.
+    pub journal_placed_bytes: u64,
     /// Times that a journal file was switched.
     pub journal_switches: u64,
     /// Times that the flush found no free file and waited for a checkpoint.
@@ -44,6 +46,7 @@ pub(crate) struct JournalCounters {
     bytes: AtomicU64,
     micros: [AtomicU64; SYNC_MICROS_BOUNDS.len() + 1],
     micros_sum: AtomicU64,
+    placed_bytes: AtomicU64,
     switches: AtomicU64,
     waits: AtomicU64,
 }
@@ -56,6 +59,10 @@ impl JournalCounters {
         let bucket = SYNC_MICROS_BOUNDS.partition_point(|bound| *bound < micros);
         self.micros[bucket].fetch_add(1, Relaxed);
         self.micros_sum.fetch_add(micros, Relaxed);
+    }
+
+    pub(crate) fn placed(&self, bytes: u64) {
+        self.placed_bytes.fetch_add(bytes, Relaxed);
     }
 
     pub(crate) fn switched(&self) {
@@ -74,6 +81,7 @@ impl JournalCounters {
             *count = counter.load(Relaxed);
         }
         stats.journal_sync_micros_sum = self.micros_sum.load(Relaxed);
+        stats.journal_placed_bytes = self.placed_bytes.load(Relaxed);
         stats.journal_switches = self.switches.load(Relaxed);
         stats.journal_waits = self.waits.load(Relaxed);
     }

@@ -202,7 +202,7 @@ struct WriterRound {
 impl Round for WriterRound {
     fn run(&mut self) {
         // A failure has been told to those who wait for it.
-        self.results.extend(self.logs.iter().map(|log| log.write_behind(TURN_BYTES)));
+        self.results.extend(self.logs.iter().map(|log| log.write_turn(TURN_BYTES)));
     }
 
     fn complete(self: Box<Self>) {

@@ -63,6 +63,7 @@ impl BrokerHost {
         config.journal_file_bytes = self.scenario.journal_file_bytes;
         config.journal_files = self.scenario.journal_files;
         config.tail_cache_bytes = self.scenario.tail_cache_bytes;
+        config.segment_sync_bytes = self.scenario.segment_sync_bytes;
         config.index_interval_bytes = self.scenario.index_interval_bytes;
         config
     }

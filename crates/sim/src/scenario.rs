@@ -31,6 +31,8 @@ pub struct Scenario {
     pub tail_cache_bytes: u64,
     /// Bytes between two index entries.
     pub index_interval_bytes: u32,
+    /// From how many bytes of a round on a segment is synced instead.
+    pub segment_sync_bytes: u64,
 }
 
 /// How a life of the broker ends.
@@ -87,6 +89,7 @@ impl Scenario {
             journal_files: rng.between(3, 5) as u32,
             tail_cache_bytes: (32 << 10) << rng.below(6),
             index_interval_bytes: 128 << rng.below(6),
+            segment_sync_bytes: rng.pick(&[1, 4 << 10, 32 << 10, u64::MAX]),
         }
     }
 

@@ -45,6 +45,7 @@ impl Settings {
             journal_files: rng.between(3, 5) as u32,
             tail_cache_bytes: rng.pick(&[4 << 10, 32 << 10, 1 << 20]),
             index_interval_bytes: 128 << rng.below(6),
+            segment_sync_bytes: rng.pick(&[1, 1 << 10, 8 << 10, u64::MAX]),
             ..StorageOptions::default()
         };
         let segment_bytes = (2 << 10) << rng.below(6);

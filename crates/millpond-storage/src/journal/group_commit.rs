@@ -7,12 +7,13 @@
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 
 use bytes::BytesMut;
 use millpond_runtime::{Driver, File, Round, Rounds, Runtime};
 
 use super::file::{FILE_HEADER_BYTES, path_of};
+use super::placing::{PlaceRound, Placement, Segments};
 use super::record::JournalEntry;
 use super::recycle::{self, FileRounds, Maker};
 use super::round::{CommitRound, CurrentFile, Pending};
@@ -51,6 +52,7 @@ pub(super) struct Journal {
     pub(super) file_bytes: u64,
     pub(super) max_files: u32,
     max_batch_bytes: u64,
+    segment_sync_bytes: u64,
     pub(super) counters: JournalCounters,
     state: Mutex<State>,
     pub(super) flush: OnceLock<Driver>,
@@ -65,6 +67,8 @@ pub(super) struct State {
     next_sequence: u64,
     pub(super) pending: VecDeque<Pending>,
     pub(super) pending_bytes: u64,
+    /// What the last round did to the front of `pending`.
+    pub(super) placement: Option<Placement>,
     pub(super) current: CurrentFile,
     /// Full files that the table does not cover yet, oldest first.
     pub(super) written: VecDeque<u64>,
@@ -107,11 +111,13 @@ impl JournalHandle {
             file_bytes: options.journal_file_bytes,
             max_files: options.journal_files,
             max_batch_bytes: options.max_batch_bytes(),
+            segment_sync_bytes: options.segment_sync_bytes,
             counters: JournalCounters::default(),
             state: Mutex::new(State {
                 next_sequence: start.next_sequence,
                 pending: VecDeque::new(),
                 pending_bytes: 0,
+                placement: None,
                 current: CurrentFile::new(first.ready, first.soft_limit, options.journal_file_bytes),
                 written: start.written.into(),
                 ready: VecDeque::new(),
@@ -156,6 +162,19 @@ impl JournalHandle {
     where
         I: IntoIterator<Item = JournalEntry> + AsRef<[JournalEntry]>,
     {
+        self.submit_from(entries, None, done)
+    }
+
+    /// As [`JournalHandle::submit_all`]; batches may be synced in these segments instead of being written here.
+    pub(crate) fn submit_from<I>(
+        &self,
+        entries: I,
+        segments: Option<Weak<dyn Segments>>,
+        done: Option<Done>,
+    ) -> Result<(), StorageError>
+    where
+        I: IntoIterator<Item = JournalEntry> + AsRef<[JournalEntry]>,
+    {
         let journal = &*self.0;
         assert!(!entries.as_ref().is_empty(), "`done` belongs to an entry");
         for entry in entries.as_ref() {
@@ -173,7 +192,8 @@ impl JournalHandle {
                 let (sequence, bytes) = (state.next_sequence, entry.record_bytes());
                 state.next_sequence += 1;
                 state.pending_bytes += bytes;
-                state.pending.push_back(Pending { entry, sequence, bytes, done: None });
+                let segments = segments.clone();
+                state.pending.push_back(Pending { entry, sequence, bytes, done: None, segments, refused: None });
             }
             state.pending.back_mut().expect("an entry was just appended").done = done;
         }
@@ -476,6 +496,11 @@ impl Rounds for FlushRounds {
             let entries = state.pending.drain(..).collect();
             state.pending_bytes = 0;
             return Some(Box::new(CommitRound::refused(journal.clone(), entries, error)));
+        }
+        if state.placement.is_none()
+            && let Some(round) = PlaceRound::of(journal, state, journal.segment_sync_bytes)
+        {
+            return Some(round);
         }
         let plan = state.plan();
         let ask = (plan.switched || plan.starved) && journal.wants_checkpoint(state, plan.starved);

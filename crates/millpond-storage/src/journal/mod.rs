@@ -4,6 +4,7 @@
 pub(crate) mod file;
 mod group_commit;
 pub(crate) mod kept;
+mod placing;
 pub(crate) mod record;
 mod recycle;
 mod round;
@@ -12,4 +13,5 @@ pub(crate) mod scan;
 mod tests;
 
 pub(crate) use group_commit::{JournalHandle, JournalStart};
+pub(crate) use placing::Segments;
 pub(crate) use record::JournalEntry;

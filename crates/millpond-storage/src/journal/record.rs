@@ -89,6 +89,8 @@ pub(crate) enum Kind {
     Delete = 7,
     /// payload: options.
     Options = 8,
+    /// index, term, append time, as an [`Kind::Append`] without its batch: that is in the segment, synced.
+    Placed = 10,
 }
 
 impl Kind {
@@ -102,6 +104,7 @@ impl Kind {
             6 => Kind::Create,
             7 => Kind::Delete,
             8 => Kind::Options,
+            10 => Kind::Placed,
             _ => return None,
         })
     }
@@ -112,6 +115,8 @@ impl Kind {
 pub(crate) enum JournalEntry {
     /// An entry of the group's log.
     Append { group: GroupId, index: RaftIndex, term: Term, append_time: Timestamp, batch: StampedBatch },
+    /// An entry of the group's log that was synced in its segment, with all before it, ahead of this record.
+    Placed { group: GroupId, index: RaftIndex, term: Term, append_time: Timestamp },
     /// Entries after this one go; all of them with `None`.
     Truncate { group: GroupId, after: Option<RaftIndex> },
     /// The replica voted.
@@ -133,6 +138,7 @@ impl JournalEntry {
     pub(crate) fn group(&self) -> GroupId {
         match self {
             JournalEntry::Append { group, .. }
+            | JournalEntry::Placed { group, .. }
             | JournalEntry::Truncate { group, .. }
             | JournalEntry::Vote { group, .. }
             | JournalEntry::Purge { group, .. }
@@ -146,6 +152,7 @@ impl JournalEntry {
     fn kind(&self) -> Kind {
         match self {
             JournalEntry::Append { .. } => Kind::Append,
+            JournalEntry::Placed { .. } => Kind::Placed,
             JournalEntry::Truncate { .. } => Kind::Truncate,
             JournalEntry::Vote { .. } => Kind::Vote,
             JournalEntry::Purge { .. } => Kind::Purge,
@@ -160,7 +167,10 @@ impl JournalEntry {
     pub(crate) fn record_bytes(&self) -> u64 {
         let payload = match self {
             JournalEntry::Append { batch, .. } => batch.size_bytes(),
-            JournalEntry::Truncate { .. } | JournalEntry::Vote { .. } | JournalEntry::Delete { .. } => 0,
+            JournalEntry::Placed { .. }
+            | JournalEntry::Truncate { .. }
+            | JournalEntry::Vote { .. }
+            | JournalEntry::Delete { .. } => 0,
             JournalEntry::Purge { membership, .. } => PAYLOAD_CRC_BYTES + 1 + 8 + 4 + membership.len(),
             JournalEntry::LogStart { .. } => PAYLOAD_CRC_BYTES + 1 + 8,
             JournalEntry::Create { spec } => PAYLOAD_CRC_BYTES + 1 + 16 + 8 + 4 + OPTIONS_BYTES + 2 + spec.topic.len(),
@@ -190,6 +200,9 @@ pub(crate) fn encode<'a>(entry: &'a JournalEntry, place: Place, out: &mut BytesM
             (index, term, append_time) = (i.0, t.0, time.0);
             out.put_slice(batch.head());
             tail = Some(batch.tail());
+        }
+        JournalEntry::Placed { index: i, term: t, append_time: time, .. } => {
+            (index, term, append_time) = (i.0, t.0, time.0);
         }
         JournalEntry::Truncate { after, .. } => {
             if let Some(after) = after {
@@ -357,6 +370,10 @@ fn decode_kind(kind: Kind, header: &RecordHeader, payload: &[u8]) -> Result<Jour
             let batch = StampedBatch::from_slice(payload).map_err(|_| FieldError::Value)?;
             let (index, term) = (RaftIndex(header.index), Term(header.term));
             return Ok(JournalEntry::Append { group, index, term, append_time: Timestamp(header.append_time), batch });
+        }
+        Kind::Placed => {
+            let (index, term) = (RaftIndex(header.index), Term(header.term));
+            JournalEntry::Placed { group, index, term, append_time: Timestamp(header.append_time) }
         }
         Kind::Truncate => {
             let after = (header.flags & FLAG_INDEX != 0).then_some(RaftIndex(header.index));

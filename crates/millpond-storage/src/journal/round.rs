@@ -2,20 +2,21 @@
 
 use std::io::IoSlice;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use millpond_runtime::{File, PlantedFault, Round, planted};
 
 use super::file::{FILE_HEADER_BYTES, FileHeader};
 use super::group_commit::{Journal, ReadyFile, State};
+use super::placing::Segments;
 use super::record::{JournalEntry, Place, encode};
 use crate::StorageError;
 use crate::log::is_passing;
 use crate::types::Done;
 
 /// A round takes at most this many bytes, so that its latency and the memory it pins are bounded.
-const MAX_ROUND_BYTES: u64 = 64 << 20;
+pub(super) const MAX_ROUND_BYTES: u64 = 64 << 20;
 
 /// A batch's tail up to this length is copied behind its header: one more slice for the kernel costs more.
 const COPY_TAIL_BYTES: usize = 1024;
@@ -41,6 +42,10 @@ pub(super) struct Pending {
     pub(super) sequence: u64,
     pub(super) bytes: u64,
     pub(super) done: Option<Done>,
+    /// Where a batch may be synced instead.
+    pub(super) segments: Option<Weak<dyn Segments>>,
+    /// What `done` is told although the record is durable.
+    pub(super) refused: Option<StorageError>,
 }
 
 /// What a round writes into one file.
@@ -68,7 +73,18 @@ impl State {
     /// Lays the pending entries out over the current file and, if there is one, the next.
     pub(super) fn plan(&mut self) -> Plan {
         let mut plan = Plan::default();
-        while let Some(next) = self.pending.front() {
+        while let Some(next) = self.pending.front_mut() {
+            if let Some(placement) = &self.placement {
+                if !placement.ends_before(next.sequence) {
+                    let before = next.bytes;
+                    placement.settle(next);
+                    self.pending_bytes -= before - next.bytes;
+                } else if placement.is_worth_it() && !plan.entries.is_empty() {
+                    break;
+                } else {
+                    self.placement = None;
+                }
+            }
             if !plan.entries.is_empty() && plan.bytes + next.bytes > MAX_ROUND_BYTES {
                 break;
             }
@@ -96,6 +112,10 @@ impl State {
             plan.entries.push(next);
             plan.parts.last_mut().expect("the part was just begun").entries.end = plan.entries.len();
         }
+        self.placement = self.placement.take().filter(|placement| match self.pending.front() {
+            Some(next) => !placement.ends_before(next.sequence),
+            None => false,
+        });
         plan
     }
 }
@@ -234,7 +254,7 @@ impl Round for CommitRound {
         }
         for pending in entries {
             if let Some(done) = pending.done {
-                done(result.clone());
+                done(pending.refused.map_or(result.clone(), Err));
             }
         }
     }

@@ -11,8 +11,12 @@ use crate::StorageError;
 use crate::cache::{own_cost, unpinned};
 use crate::journal::JournalEntry;
 use crate::producer::{Checked, Producers};
-use crate::types::Done;
+use crate::types::{Done, FlushMode};
 use crate::writer::WRITE_BEHIND_BYTES;
+
+/// A relaxed append is written where it is made while the log has no more unwritten bytes than this: the system takes
+/// them in microseconds, and the way over the writer's thread and back takes longer.
+const AT_ONCE_BYTES: u64 = 64 << 10;
 
 /// The entries of one call on their way into the log.
 struct Appending<'a> {
@@ -106,7 +110,7 @@ impl Log {
         append: impl FnOnce(&mut LogState, &mut Appending<'_>) -> Result<T, StorageError>,
     ) -> Result<T, StorageError> {
         let mut appending = Appending::new(self, entries);
-        let (result, urgent, done) = {
+        let (result, urgent, at_once, done) = {
             let mut state = self.state();
             self.check_open(&state)?;
             let result = append(&mut state, &mut appending);
@@ -118,10 +122,13 @@ impl Log {
                 state.failed = Some(error.clone());
             }
             let (urgent, done) = if result.is_ok() { appending.finish(&mut state, done)? } else { (false, None) };
-            (result, urgent, done)
+            let relaxed = state.options.flush == FlushMode::Relaxed;
+            (result, urgent, relaxed && state.dirty_bytes <= AT_ONCE_BYTES, done)
         };
         self.context.cache.make_room();
-        if let Some(log) = self.me.upgrade() {
+        if !(at_once && self.write_at_once())
+            && let Some(log) = self.me.upgrade()
+        {
             self.context.writer.dirty(&log, urgent);
         }
         if let Some(done) = done {
@@ -356,7 +363,8 @@ impl<'a> Appending<'a> {
     }
 
     fn submit(self, state: &mut LogState, done: Option<Done>) -> Result<(), StorageError> {
-        let submitted = self.log.context.journal.submit(self.records, done);
+        let segments = self.log.me.clone();
+        let submitted = self.log.context.journal.submit_from(self.records, segments, done);
         if let Err(error) = &submitted {
             // What is in the log already may not be served as appended: the journal's failure is final.
             state.failed = Some(error.clone());

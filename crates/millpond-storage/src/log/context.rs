@@ -2,12 +2,12 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 
 use millpond_runtime::{Disk, Runtime};
 
 use crate::cache::TailCache;
-use crate::journal::{JournalEntry, JournalHandle};
+use crate::journal::{JournalEntry, JournalHandle, Segments};
 use crate::writer::Writer;
 use crate::{Done, StorageError, StorageOptions};
 
@@ -20,6 +20,14 @@ pub(crate) trait JournalSink: Send + Sync {
     ///
     /// When the journal failed or is closed: final. `done` is dropped then.
     fn submit(&self, entries: Vec<JournalEntry>, done: Option<Done>) -> Result<(), StorageError>;
+
+    /// As [`JournalSink::submit`]; what is behind `segments` may have the batches synced there instead.
+    fn submit_from(
+        &self,
+        entries: Vec<JournalEntry>,
+        segments: Weak<dyn Segments>,
+        done: Option<Done>,
+    ) -> Result<(), StorageError>;
 
     /// The sequence number that the next entry gets.
     fn next_sequence(&self) -> u64;
@@ -34,6 +42,15 @@ pub(crate) trait JournalSink: Send + Sync {
 impl JournalSink for JournalHandle {
     fn submit(&self, entries: Vec<JournalEntry>, done: Option<Done>) -> Result<(), StorageError> {
         self.submit_all(entries, done)
+    }
+
+    fn submit_from(
+        &self,
+        entries: Vec<JournalEntry>,
+        segments: Weak<dyn Segments>,
+        done: Option<Done>,
+    ) -> Result<(), StorageError> {
+        JournalHandle::submit_from(self, entries, Some(segments), done)
     }
 
     fn next_sequence(&self) -> u64 {
@@ -60,7 +77,7 @@ pub(crate) struct LogContext {
     pub(crate) cache: TailCache,
     pub(crate) writer: Arc<Writer>,
     closing: AtomicBool,
-    /// Bytes that relaxed logs wrote since a checkpoint was last asked for.
+    /// Bytes in segments only, since a checkpoint was last asked for.
     unsynced_bytes: AtomicU64,
     checkpoint_wanted: OnceLock<CheckpointWanted>,
 }
@@ -89,15 +106,15 @@ impl LogContext {
         context
     }
 
-    /// Whom to ask for a checkpoint when relaxed logs have written [`StorageOptions::relaxed_sync_bytes`] since the
-    /// last.
+    /// Whom to ask for a checkpoint when [`StorageOptions::relaxed_sync_bytes`] were written since the last that no
+    /// journal holds.
     pub(crate) fn on_checkpoint_wanted(&self, wanted: impl Fn() + Send + Sync + 'static) {
         let set = self.checkpoint_wanted.set(Box::new(wanted));
         assert!(set.is_ok(), "the data directory sets this once");
     }
 
-    /// Relaxed batches were written that no journal holds.
-    pub(crate) fn relaxed_written(&self, bytes: u64) {
+    /// Batches were written to a segment that no journal holds.
+    pub(crate) fn unjournaled_written(&self, bytes: u64) {
         let before = self.unsynced_bytes.fetch_add(bytes, Ordering::Relaxed);
         if before + bytes >= self.options.relaxed_sync_bytes {
             self.unsynced_bytes.store(0, Ordering::Relaxed);

@@ -124,6 +124,9 @@ impl Log {
             return Err(self.corrupt(why));
         }
         let last = row.last.map(|last| last.index);
+        if let Some(missing) = recovery.missing {
+            return Err(self.corrupt(format!("it ends with {last:?}, before entry {missing}, which was synced")));
+        }
         if let Some(purged) = row.purged
             && last.is_none_or(|last| last < purged.index)
         {

@@ -6,10 +6,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::IoSlice;
-use std::sync::Arc;
+use std::path::Path;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, MutexGuard, TryLockError};
 
-use millpond_record::{FilePosition, RaftIndex, StampedBatch};
+use millpond_record::{FilePosition, LogId, RaftIndex, StampedBatch};
 use millpond_runtime::write_atomically;
 
 use super::Log;
@@ -18,6 +19,7 @@ use super::stall::is_too_many_files;
 use super::state::{Cut, LogState};
 use crate::StorageError;
 use crate::index::{INDEX_HEADER_BYTES, IndexEntry, IndexHeader, Trailer, entry_position};
+use crate::journal::Segments;
 use crate::segment::{Segment, SegmentError, SegmentFile, SegmentFiles, SegmentName};
 use crate::types::{Done, FlushMode, GroupRow, SegmentPosition};
 
@@ -44,9 +46,11 @@ pub(crate) struct FileState {
     pub(crate) present: BTreeSet<SegmentName>,
     /// Segments written since the last sync, by the very handles that wrote: a handle opened later need not hear of an
     /// error between.
-    unsynced: BTreeMap<SegmentName, (Arc<Segment>, SegmentFiles)>,
+    unsynced: BTreeMap<SegmentName, Unsynced>,
     /// A file was made or removed since the folder was last synced.
     pub(crate) folder_changed: bool,
+    /// The folder itself was synced into the data directory.
+    entered: bool,
     /// Producer snapshots, oldest first.
     pub(crate) snapshots: Vec<SegmentName>,
     /// Bytes written since the system was asked to begin writing out: segment, from, to.
@@ -60,8 +64,17 @@ impl FileState {
 
     /// The segment must be synced.
     pub(crate) fn written(&mut self, segment: &Arc<Segment>, files: SegmentFiles) {
-        self.unsynced.entry(segment.name).or_insert((segment.clone(), files));
+        let unsynced = self.unsynced.entry(segment.name);
+        unsynced.or_insert_with(|| Unsynced { segment: segment.clone(), files, log_synced: false }).log_synced = false;
     }
+}
+
+/// A segment that must be synced.
+struct Unsynced {
+    segment: Arc<Segment>,
+    files: SegmentFiles,
+    /// Its log file was synced since it was last written; its index was not.
+    log_synced: bool,
 }
 
 /// The next thing to do to the files.
@@ -171,7 +184,53 @@ impl Log {
     /// Writes what is dirty, up to about `max_bytes`. Blocks. A failure stalls the log or sets it aside, see
     /// [`Log::write_failed`].
     pub(crate) fn write_behind(&self, max_bytes: u64) -> Result<Written, StorageError> {
-        let result = self.write_steps(&mut self.files(), max_bytes);
+        self.write_dirty(self.files(), max_bytes)
+    }
+
+    /// As [`Log::write_behind`], for the writer of all logs: it does not wait while the files of a durable log are
+    /// synced. Who syncs them lists the log again: see [`Log::files_are_free`].
+    pub(crate) fn write_turn(&self, max_bytes: u64) -> Result<Written, StorageError> {
+        if self.state().options.flush == FlushMode::Relaxed {
+            return self.write_behind(max_bytes);
+        }
+        match self.files.try_lock() {
+            Ok(files) => self.write_dirty(files, max_bytes),
+            Err(TryLockError::WouldBlock) => Ok(Written { acks: Vec::new(), more: false }),
+            Err(TryLockError::Poisoned(files)) => self.write_dirty(files.into_inner(), max_bytes),
+        }
+    }
+
+    /// Writes what is dirty, if that needs no file to be made and nobody is at the files. False if something is left to
+    /// the writer.
+    pub(super) fn write_at_once(&self) -> bool {
+        let Ok(files) = self.files.try_lock() else { return false };
+        let able = {
+            let state = self.state();
+            let active = state.segments.last().map(|segment| segment.name);
+            state.stall.is_none() && active.is_some_and(|name| files.unsynced.contains_key(&name))
+        };
+        if !able {
+            return false;
+        }
+        let Ok(Written { acks, more }) = self.write_dirty(files, u64::MAX) else { return false };
+        for done in acks {
+            done(Ok(()));
+        }
+        !more
+    }
+
+    /// The writer may have passed this log by while its files were synced.
+    fn files_are_free(&self) {
+        if self.dirty_bytes() > 0
+            && let Some(log) = self.me.upgrade()
+        {
+            self.context.writer.dirty(&log, false);
+        }
+    }
+
+    fn write_dirty(&self, mut files: MutexGuard<'_, FileState>, max_bytes: u64) -> Result<Written, StorageError> {
+        let result = self.write_steps(&mut files, max_bytes);
+        drop(files);
         match result {
             Ok(more) => {
                 self.write_succeeded();
@@ -222,7 +281,7 @@ impl Log {
                     self.context.cache.written(write.cost, self.me.clone(), last);
                 }
                 if write.relaxed {
-                    self.context.relaxed_written(bytes);
+                    self.context.unjournaled_written(bytes);
                 }
                 Ok(Some(bytes))
             }
@@ -347,9 +406,11 @@ impl Log {
     /// or a write failed for good. What a write says that may do better later: nothing is lost, the batches are in
     /// the tail cache still.
     pub(crate) fn sync_segments(&self) -> Result<GroupRow, StorageError> {
+        self.sync_ahead()?;
         let result = self.sync_steps(&mut self.files());
         let (row, acks) = result.map_err(|error| self.write_failed(error))?;
         self.write_succeeded();
+        self.files_are_free();
         for done in acks {
             done(Ok(()));
         }
@@ -388,6 +449,24 @@ impl Log {
         }
     }
 
+    /// Syncs the files of a relaxed log without keeping its writer, whose appends wait for it, from them: what is left
+    /// for the sync that counts is little. A durable log is not synced twice side by side: only one would hear of an
+    /// error, and the other might acknowledge.
+    fn sync_ahead(&self) -> Result<(), StorageError> {
+        let logs: Vec<SegmentFiles> = {
+            let files = self.files();
+            let state = self.state();
+            if state.options.flush != FlushMode::Relaxed || state.set_aside {
+                return Ok(());
+            }
+            files.unsynced.values().map(|unsynced| unsynced.files.clone()).collect()
+        };
+        for files in logs {
+            files.log.sync_data().map_err(|error| self.sync_failed(self.sync_error(&self.folder, error)))?;
+        }
+        Ok(())
+    }
+
     fn write_up_to(&self, files: &mut FileState, row: &GroupRow, truncations: u64) -> Result<(), StorageError> {
         let next = row.last.map_or(RaftIndex(0), |last| RaftIndex(last.index.0 + 1));
         loop {
@@ -418,28 +497,36 @@ impl Log {
             closed @ StorageError::LogClosed(_) => closed,
             error => self.sync_failed(error),
         };
-        for (segment, handles) in std::mem::take(&mut files.unsynced).into_values() {
+        for Unsynced { segment, files: handles, .. } in std::mem::take(&mut files.unsynced).into_values() {
             for (kind, file) in [(SegmentFile::Log, &handles.log), (SegmentFile::Index, &handles.index)] {
                 file.sync_data().map_err(|error| failed(segment.io("sync", kind, error)))?;
             }
             // Opened again when it is written or read: a log that rests holds no file open.
             segment.release();
         }
+        self.sync_folder(files)
+    }
+
+    fn sync_folder(&self, files: &mut FileState) -> Result<(), StorageError> {
         if files.folder_changed {
-            let result = self.context.disk.sync_dir(&self.folder);
-            let io = |error| SegmentError::Io {
-                operation: "sync",
-                path: self.folder.to_path_buf(),
-                source: Arc::new(error),
-            };
-            match result {
-                // It was not even opened.
-                Err(error) if is_too_many_files(&error) => return Err(self.segment_error(io(error))),
-                Err(error) => return Err(failed(io(error))),
-                Ok(()) => files.folder_changed = false,
-            }
+            self.sync_dir(&self.folder)?;
+            files.folder_changed = false;
         }
         Ok(())
+    }
+
+    fn sync_dir(&self, path: &Path) -> Result<(), StorageError> {
+        match self.context.disk.sync_dir(path) {
+            Ok(()) => Ok(()),
+            // It was not even opened.
+            Err(error) if is_too_many_files(&error) => Err(self.sync_error(path, error)),
+            Err(error) => Err(self.sync_failed(self.sync_error(path, error))),
+        }
+    }
+
+    fn sync_error(&self, path: &Path, error: std::io::Error) -> StorageError {
+        let path = path.to_path_buf();
+        self.segment_error(SegmentError::Io { operation: "sync", path, source: Arc::new(error) })
     }
 
     /// Syncs what was written and lets go of all files: they are opened again when they are needed.
@@ -526,4 +613,60 @@ impl Log {
             oldest.release();
         }
     }
+}
+
+impl Segments for Log {
+    fn place(&self, last: LogId) -> bool {
+        let mut files = self.files();
+        loop {
+            {
+                let state = self.state();
+                if !state.may_place(last) || state.stall.is_some() || self.retired.load(Ordering::Acquire) {
+                    return false;
+                }
+                if state.next_unwritten > last.index {
+                    break;
+                }
+            }
+            if !matches!(self.step(&mut files), Ok(Some(_))) {
+                return false;
+            }
+        }
+        for unsynced in files.unsynced.values().filter(|unsynced| !unsynced.log_synced) {
+            // It only begins what the sync completes.
+            if let Ok(length) = unsynced.files.log.len() {
+                drop(unsynced.files.log.start_writeback(0, length));
+            }
+        }
+        true
+    }
+
+    fn sync_placed(&self, bytes: u64) -> Result<bool, StorageError> {
+        // The mutex is held throughout: of two syncs side by side only one hears of an error.
+        let mut files = self.files();
+        if self.state().set_aside {
+            return Err(StorageError::SetAside(self.identity.group));
+        }
+        // All files: an older one that loses its end takes with it what follows.
+        for unsynced in files.unsynced.values_mut().filter(|unsynced| !unsynced.log_synced) {
+            let synced = unsynced.files.log.sync_data();
+            synced.map_err(|error| self.sync_failed(self.sync_error(&self.folder, error)))?;
+            unsynced.log_synced = true;
+        }
+        // A checkpoint syncs the entries of all partition folders, but perhaps none has come since this one was made.
+        let entered = files.entered || self.sync_dir(&self.context.root).map_or_else(unless_final, |()| Ok(true))?;
+        files.entered = entered;
+        let placed = entered && self.sync_folder(&mut files).map_or_else(unless_final, |()| Ok(true))?;
+        drop(files);
+        self.files_are_free();
+        if placed {
+            self.context.unjournaled_written(bytes);
+        }
+        Ok(placed)
+    }
+}
+
+/// What could not be tried leaves the log as it is.
+fn unless_final(error: StorageError) -> Result<bool, StorageError> {
+    if matches!(error, StorageError::SetAside(_)) { Err(error) } else { Ok(false) }
 }

@@ -124,6 +124,13 @@ fn broken_before(state: &LogState, at: usize, index: RaftIndex) -> Option<usize>
     (!whole).then_some(before)
 }
 
+/// The segments lack an entry that was synced there.
+fn missing(state: &mut LogState, index: RaftIndex) {
+    if let Some(recovery) = &mut state.recovery {
+        recovery.missing = recovery.missing.max(Some(index));
+    }
+}
+
 /// The journal has the entry that the log has.
 fn journaled(state: &mut LogState, index: RaftIndex) {
     if let Some(recovery) = &mut state.recovery {
@@ -183,6 +190,11 @@ impl Log {
                     }
                     Action::Skip => return Ok((Replayed::Skipped, false)),
                     Action::SkipAsLost => return Ok((Replayed::Lost, false)),
+                    Action::Refuse if recovery.missing.is_some() => {
+                        // It goes with what it follows.
+                        missing(state, index);
+                        return Ok((Replayed::Skipped, false));
+                    }
                     Action::Refuse => {
                         let last = state.last.map(|last| last.to_string()).unwrap_or_default();
                         return Err(self.corrupt(format!(
@@ -208,8 +220,25 @@ impl Log {
                 journaled(state, index);
                 self.context.cache.appended(cost);
             }
+            JournalEntry::Placed { index, term, .. } => {
+                let (place, other) = state.place(index, false);
+                match decide(place, term, other, tolerates_gaps) {
+                    Action::SkipSame => journaled(state, index),
+                    Action::Skip => {}
+                    Action::SkipAsLost => return Ok((Replayed::Lost, false)),
+                    // Its batch was in the segment, and is not.
+                    Action::CutAndAppend | Action::Append | Action::Refuse => missing(state, index),
+                }
+                return Ok((Replayed::Skipped, false));
+            }
             JournalEntry::Truncate { after, .. } => {
                 let kept = after.map_or(RaftIndex(0), |after| RaftIndex(after.0 + 1));
+                let next = state.next_index();
+                if let Some(recovery) = &mut state.recovery {
+                    // What lies behind the cut need not be there; what lies before it must be.
+                    let before = kept.0.checked_sub(1).map(RaftIndex).filter(|_| kept > next);
+                    recovery.missing = recovery.missing.and_then(|missing| Some(missing.min(before?)));
+                }
                 // It may be replayed once more, over what is appended now.
                 state.journaled_checkpoints = JOURNALED_CHECKPOINTS;
                 if let Some(recovery) = &mut state.recovery {

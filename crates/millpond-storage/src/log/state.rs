@@ -93,6 +93,9 @@ pub(crate) struct Recovery {
     pub(crate) cuts: BTreeSet<RaftIndex>,
     /// Batches may be missing that no journal has: the log is or was relaxed.
     pub(crate) tolerates_gaps: bool,
+    /// The last entry that the journal says is in the segments and that is not there: a truncation explains it, whose
+    /// record comes in the replay, or it is lost.
+    pub(crate) missing: Option<RaftIndex>,
 }
 
 /// An append to a relaxed log that is not reported flushed.
@@ -246,6 +249,23 @@ impl LogState {
     /// Whether an append is reported when its segment write is done, in order, rather than by the journal alone.
     pub(crate) fn acks_by_write(&self) -> bool {
         self.options.flush == FlushMode::Relaxed || self.unjournaled.is_some() || !self.relaxed_acks.is_empty()
+    }
+
+    /// Whether entry `last` may be made durable by a sync of the segments and a short record in the journal. Not where
+    /// a start might not find it by its row, and not while it may be replayed that the log was truncated: what comes
+    /// after a truncation must be in the journal then, as for [`JOURNALED_CHECKPOINTS`].
+    pub(crate) fn may_place(&self, last: LogId) -> bool {
+        let found =
+            self.synced.is_some() || self.segments.first().is_some_and(|first| first.name.first_index == RaftIndex(0));
+        found
+            && self.options.flush == FlushMode::Durable
+            && !self.acks_by_write()
+            && self.journaled_checkpoints == 0
+            && self.cut.is_none()
+            && self.recovery.is_none()
+            && self.failed.is_none()
+            && !self.set_aside
+            && self.log_id_at(last.index) == Some(last)
     }
 
     /// Starts a segment behind the log's end if the next batch needs one.

@@ -4,6 +4,7 @@ mod faults;
 mod meta;
 mod model;
 mod partition_folder;
+mod placing;
 mod stalls;
 mod table;
 
@@ -35,6 +36,7 @@ fn small() -> StorageOptions {
         journal_file_bytes: StorageOptions::MIN_JOURNAL_FILE_BYTES,
         journal_files: 4,
         tail_cache_bytes: 1 << 20,
+        segment_sync_bytes: u64::MAX,
         ..StorageOptions::default()
     }
 }

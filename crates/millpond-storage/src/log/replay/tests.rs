@@ -138,3 +138,61 @@ fn a_replayed_vote_never_goes_back() {
         assert_eq!(log.vote(), vote(101, false));
     });
 }
+
+/// What the journal says of an entry that was synced in its segment.
+fn placed(index: u64, term: u64) -> JournalEntry {
+    JournalEntry::Placed { group: GROUP, index: RaftIndex(index), term: Term(term), append_time: Timestamp(5) }
+}
+
+/// Recovers a log of indexes 0 to 4 (all of term 1), replays the records and ends the recovery; gives its last index.
+fn recovered(records: Vec<JournalEntry>) -> Result<u64, StorageError> {
+    let out = std::sync::Arc::new(std::sync::Mutex::new(None));
+    let seen = out.clone();
+    with_log(1, small_options(), durable(1 << 20), |mut bench: Bench| async move {
+        for _ in 0..5 {
+            bench.put(1, 1, 8, 0);
+        }
+        bench.checkpoint();
+        bench.crash(Crash::Kill, 0);
+        let log = Log::recover(&bench.context, &bench.table).unwrap();
+        let vote = Vote { term: Term(9), replica: ReplicaId(7), committed: true };
+        log.replay(JournalEntry::Vote { group: GROUP, vote }).unwrap();
+        for record in records {
+            log.replay(record).unwrap();
+        }
+        let finished = log.finish_recovery();
+        *seen.lock().unwrap() = Some(finished.map(|()| log.row().last.unwrap().index.0));
+    });
+    out.lock().unwrap().take().unwrap()
+}
+
+fn truncate(after: u64) -> JournalEntry {
+    JournalEntry::Truncate { group: GROUP, after: Some(RaftIndex(after)) }
+}
+
+#[test]
+fn an_entry_that_was_synced_in_its_segment_and_is_there_changes_nothing() {
+    assert_eq!(recovered(vec![placed(3, 1), placed(4, 1)]).unwrap(), 4);
+}
+
+#[test]
+fn an_entry_that_was_synced_in_its_segment_and_is_missing_is_a_loss() {
+    for records in [
+        vec![placed(5, 1)],
+        vec![placed(8, 1), record(9, 1, 9)],
+        // A truncation behind it explains nothing.
+        vec![placed(6, 1), record(7, 1, 7), truncate(5)],
+        vec![placed(4, 2)],
+    ] {
+        let error = recovered(records).unwrap_err();
+        assert!(error.to_string().contains("which was synced"), "{error}");
+    }
+}
+
+#[test]
+fn a_truncation_explains_why_a_synced_entry_and_what_followed_it_are_missing() {
+    let records = vec![placed(7, 1), record(8, 1, 8), truncate(4), record(5, 3, 5)];
+    assert_eq!(recovered(records).unwrap(), 5);
+    let records = vec![placed(7, 1), truncate(6), record(7, 3, 7), truncate(3), record(4, 4, 4)];
+    assert_eq!(recovered(records).unwrap(), 4);
+}

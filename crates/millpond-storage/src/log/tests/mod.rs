@@ -9,7 +9,7 @@ mod relaxed;
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 
 use bytes::Bytes;
 use millpond_record::{
@@ -20,7 +20,7 @@ use millpond_runtime::sim::{Crash, NodeId, World, block_on};
 
 use super::context::JournalSink;
 use super::{AppendEntry, Body, Entries, Log, LogContext, Outcome, Proposal, Read, ReadError, StoredEntry};
-use crate::journal::JournalEntry;
+use crate::journal::{JournalEntry, Segments};
 use crate::types::{Done, FlushMode, GroupRow, GroupSpec, LogOptions, Vote};
 use crate::{StorageError, StorageOptions};
 
@@ -47,6 +47,15 @@ impl JournalSink for TestJournal {
         let place = state.entries.len();
         state.waiting.extend(done.map(|done| (place, done)));
         Ok(())
+    }
+
+    fn submit_from(
+        &self,
+        entries: Vec<JournalEntry>,
+        _: Weak<dyn Segments>,
+        done: Option<Done>,
+    ) -> Result<(), StorageError> {
+        self.submit(entries, done)
     }
 
     fn next_sequence(&self) -> u64 {
