@@ -154,6 +154,16 @@ pub trait File: Send + Sync + 'static {
         Ok(())
     }
 
+    /// Reads exactly so many bytes from a position into memory of its own, which need not be filled with zeros first.
+    ///
+    /// # Errors
+    /// As for [`File::read_exact_at`].
+    fn read_vec_at(&self, length: usize, position: u64) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; length];
+        self.read_exact_at(&mut bytes, position)?;
+        Ok(bytes)
+    }
+
     /// Writes all slices one behind the other from a position on.
     ///
     /// # Errors

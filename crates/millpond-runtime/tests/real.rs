@@ -34,6 +34,19 @@ fn more_slices_than_the_system_takes_at_once_are_all_written_in_order() {
 }
 
 #[test]
+fn a_read_into_new_memory_gives_exactly_what_was_asked_for_or_says_that_the_file_ends() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = RealDisk.open(&folder.path().join("file"), OpenMode::CreateNew).unwrap();
+    let bytes: Vec<u8> = (0..100_000u32).map(|i| (i % 251) as u8).collect();
+    file.write_all_at(&[IoSlice::new(&bytes)], 0).unwrap();
+    for (length, position) in [(0, 0), (1, 0), (4_097, 10), (100_000, 0), (1, 99_999), (0, 100_000)] {
+        assert_eq!(file.read_vec_at(length, position as u64).unwrap(), bytes[position..position + length]);
+    }
+    let error = file.read_vec_at(2, 99_999).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+}
+
+#[test]
 fn a_map_of_an_empty_file_is_empty() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("file");

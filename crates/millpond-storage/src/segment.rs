@@ -313,10 +313,8 @@ impl SegmentView {
         };
         let start = entries.first().map(|entry| entry.position).filter(|start| *start < end && end <= self.end);
         let start = start.ok_or_else(|| self.segment.index_error(IndexError::Order))?;
-        let mut bytes = vec![0; (end - start) as usize];
-        self.log
-            .read_exact_at(&mut bytes, u64::from(start))
-            .map_err(|error| self.segment.io("read", SegmentFile::Log, error))?;
+        let bytes = self.log.read_vec_at((end - start) as usize, u64::from(start));
+        let bytes = bytes.map_err(|error| self.segment.io("read", SegmentFile::Log, error))?;
         let batches = self.prove(&bytes, &entries, end_hash)?;
         Ok(Block { bytes: Bytes::from(bytes), batches, next_entry: next })
     }

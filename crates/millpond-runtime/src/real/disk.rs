@@ -122,6 +122,21 @@ impl File for RealFile {
         self.0.read_at(buffer, position)
     }
 
+    fn read_vec_at(&self, length: usize, position: u64) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::with_capacity(length);
+        while bytes.len() < length {
+            let at = position + bytes.len() as u64;
+            match rustix::io::pread(&self.0, rustix::buffer::spare_capacity(&mut bytes), at) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        // The allocation may have been larger than asked for.
+        bytes.truncate(length);
+        Ok(bytes)
+    }
+
     fn write_all_at(&self, slices: &[IoSlice<'_>], position: u64) -> io::Result<()> {
         write_all(slices, position, |slices, position| Ok(rustix::io::pwritev(&self.0, slices, position)?))
     }

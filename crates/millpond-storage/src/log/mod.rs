@@ -70,6 +70,8 @@ pub struct Log {
     state: Mutex<LogState>,
     /// Taken before `state` by whoever touches the files.
     files: Mutex<FileState>,
+    /// Set while a checkpoint syncs the files, which may take long.
+    syncing: AtomicBool,
     /// Closed segments that are open for reads, the longest unused first.
     recent: Mutex<VecDeque<Arc<Segment>>>,
     /// Whether it waits in the writer's queues: of urgent logs, of dirty ones.

@@ -278,6 +278,7 @@ impl Log {
             me: me.clone(),
             state: Mutex::new(state),
             files: Mutex::new(files),
+            syncing: AtomicBool::new(false),
             recent: Mutex::default(),
             queued: AtomicBool::new(false),
             listed: AtomicBool::new(false),

@@ -492,6 +492,13 @@ impl Log {
 
     /// Syncs the files that were written since the last sync.
     pub(super) fn sync(&self, files: &mut FileState) -> Result<(), StorageError> {
+        self.syncing.store(true, Ordering::Release);
+        let synced = self.sync_files(files);
+        self.syncing.store(false, Ordering::Release);
+        synced
+    }
+
+    fn sync_files(&self, files: &mut FileState) -> Result<(), StorageError> {
         // This copy no longer holds what it said.
         let failed = |error: SegmentError| match self.segment_error(error) {
             closed @ StorageError::LogClosed(_) => closed,
@@ -617,6 +624,10 @@ impl Log {
 
 impl Segments for Log {
     fn place(&self, last: LogId) -> bool {
+        // A writer is soon done. A checkpoint may take long, and all logs wait for this round.
+        if self.syncing.load(Ordering::Acquire) {
+            return false;
+        }
         let mut files = self.files();
         loop {
             {
