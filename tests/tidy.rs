@@ -288,6 +288,7 @@ fn sources() -> Vec<Source> {
                     folders.push(entry.path());
                 }
             } else if name != "Cargo.lock"
+                && name != ".git"
                 && let Ok(text) = fs::read_to_string(entry.path())
             {
                 found.push(Source { path, text });
