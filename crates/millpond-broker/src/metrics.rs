@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
-use millpond_storage::{GroupRow, SYNC_MICROS_BOUNDS, StorageStats};
+use millpond_record::BatchHeader;
+use millpond_storage::{GroupRow, ROUND_BYTES_BOUNDS, ROUND_RECORDS_BOUNDS, SYNC_MICROS_BOUNDS, StorageStats};
 
 use crate::dispatch::APIS;
 use crate::metadata::Snapshot;
 
-/// Partitions whose log ends are listed, so that a broker with very many of them still answers in a short text.
+/// Partitions whose offsets are listed, so that a broker with very many of them still answers in a short text.
 const MAX_LISTED_PARTITIONS: usize = 2_000;
 
 /// Upper bounds of the request latency buckets, in seconds.
@@ -24,6 +25,10 @@ pub(crate) struct Metrics {
     pub(crate) bytes_in: Counter,
     pub(crate) bytes_out: Counter,
     pub(crate) connections_refused: Counter,
+    pub(crate) fetched_bytes: Counter,
+    produced_batches: Counter,
+    produced_records: Counter,
+    produced_bytes: Counter,
     connections: Gauge,
     /// By place in [`APIS`].
     request_seconds: Vec<Histogram>,
@@ -40,6 +45,10 @@ impl Metrics {
         };
         describe("millpond_bytes_in_total", "Bytes received from Kafka clients.");
         describe("millpond_bytes_out_total", "Bytes sent to Kafka clients.");
+        describe("millpond_produced_batches_total", "Record batches accepted from producers.");
+        describe("millpond_produced_records_total", "Records in those batches.");
+        describe("millpond_produced_bytes_total", "Bytes of those batches, compressed as they are stored.");
+        describe("millpond_fetched_bytes_total", "Bytes of record batches read for consumers.");
         describe("millpond_connections_refused_total", "Connections closed on arrival (max.connections).");
         recorder.describe_gauge("millpond_connections".into(), None, "Open Kafka connections.".into());
         let text = "Time from a request's last byte to its answer's first, by API.";
@@ -49,6 +58,10 @@ impl Metrics {
             bytes_in: counter(&recorder, "millpond_bytes_in_total"),
             bytes_out: counter(&recorder, "millpond_bytes_out_total"),
             connections_refused: counter(&recorder, "millpond_connections_refused_total"),
+            produced_batches: counter(&recorder, "millpond_produced_batches_total"),
+            produced_records: counter(&recorder, "millpond_produced_records_total"),
+            produced_bytes: counter(&recorder, "millpond_produced_bytes_total"),
+            fetched_bytes: counter(&recorder, "millpond_fetched_bytes_total"),
             connections: recorder.register_gauge(&Key::from_name("millpond_connections"), &METADATA),
             request_seconds: APIS.iter().map(|api| seconds(api.key.name().unwrap_or("unknown"))).collect(),
             handle: recorder.handle(),
@@ -60,6 +73,13 @@ impl Metrics {
         if let Some(histogram) = self.request_seconds.get(api) {
             histogram.record(took.as_secs_f64());
         }
+    }
+
+    /// Counts a batch that was accepted from a producer.
+    pub(crate) fn produced(&self, header: &BatchHeader) {
+        self.produced_batches.increment(1);
+        self.produced_records.increment(u64::from(header.record_count.unsigned_abs()));
+        self.produced_bytes.increment(u64::from(header.size_bytes));
     }
 
     /// Counts a connection until the guard is dropped.
@@ -140,15 +160,35 @@ impl Page<'_> {
         ] {
             self.figure(name, "gauge", about, value);
         }
-        let name = "millpond_journal_sync_seconds";
-        self.head(name, "histogram", "Time of a journal round's write and sync.");
+        self.histogram(
+            ("millpond_journal_sync_seconds", "Time of a journal round's write and sync."),
+            &stats.journal_sync_micros,
+            &SYNC_MICROS_BOUNDS.map(|micros| micros as f64 / 1e6),
+            stats.journal_sync_micros_sum as f64 / 1e6,
+        );
+        self.histogram(
+            ("millpond_journal_round_records", "Records of a journal round."),
+            &stats.journal_round_records,
+            &ROUND_RECORDS_BOUNDS.map(|records| records as f64),
+            stats.journal_records as f64,
+        );
+        self.histogram(
+            ("millpond_journal_round_bytes", "Bytes of a journal round."),
+            &stats.journal_round_bytes,
+            &ROUND_BYTES_BOUNDS.map(|bytes| bytes as f64),
+            stats.journal_bytes as f64,
+        );
+    }
+
+    /// A histogram; `counts` has one bucket more than there are bounds.
+    fn histogram(&mut self, (name, about): (&str, &str), counts: &[u64], bounds: &[f64], sum: f64) {
+        self.head(name, "histogram", about);
         let mut total = 0;
-        for (count, micros) in stats.journal_sync_micros.iter().zip(SYNC_MICROS_BOUNDS) {
+        for (count, bound) in counts.iter().zip(bounds) {
             total += count;
-            let _ = writeln!(self.0, "{name}_bucket{{le=\"{}\"}} {total}", micros as f64 / 1e6);
+            let _ = writeln!(self.0, "{name}_bucket{{le=\"{bound}\"}} {total}");
         }
-        total += stats.journal_sync_micros.last().copied().unwrap_or(0);
-        let sum = stats.journal_sync_micros_sum as f64 / 1e6;
+        total += counts.last().copied().unwrap_or(0);
         let _ = writeln!(self.0, "{name}_bucket{{le=\"+Inf\"}} {total}\n{name}_sum {sum}\n{name}_count {total}\n");
     }
 
@@ -156,11 +196,23 @@ impl Page<'_> {
         let leaders: usize = snapshot.topics().map(|topic| topic.partitions.len()).sum();
         self.figure("millpond_topics", "gauge", "Topics.", snapshot.topics().count() as u64);
         self.figure("millpond_leaders", "gauge", "Partitions that this broker leads.", leaders as u64);
-        self.head("millpond_log_end_offset", "gauge", "The offset that the partition's next record gets.");
-        for row in groups.iter().take(MAX_LISTED_PARTITIONS) {
-            // Topic names have no character that would need an escape.
-            let (topic, partition, end) = (&row.topic, row.partition, row.log_end);
-            let _ = writeln!(self.0, "millpond_log_end_offset{{topic=\"{topic}\",partition=\"{partition}\"}} {end}");
+        let listed = &groups[..groups.len().min(MAX_LISTED_PARTITIONS)];
+        let unlisted = (groups.len() - listed.len()) as u64;
+        self.figure("millpond_unlisted_partitions", "gauge", "Partitions beyond those that are listed.", unlisted);
+        for (name, about, offset) in [
+            (
+                "millpond_log_end_offset",
+                "The offset that the next record gets.",
+                (|row| row.log_end) as fn(&GroupRow) -> _,
+            ),
+            ("millpond_log_start_offset", "The first offset that can be read.", |row| row.log_start),
+        ] {
+            self.head(name, "gauge", about);
+            for row in listed {
+                // Topic names have no character that would need an escape.
+                let (topic, partition, at) = (&row.topic, row.partition, offset(row));
+                let _ = writeln!(self.0, "{name}{{topic=\"{topic}\",partition=\"{partition}\"}} {at}");
+            }
         }
     }
 }

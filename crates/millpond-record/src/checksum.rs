@@ -10,13 +10,40 @@ pub fn crc32c(parts: &[&[u8]]) -> u32 {
         [] => 0,
         [whole] => crc_fast::crc32_iscsi(whole),
         _ => {
-            let mut digest = Digest::new(CrcAlgorithm::Crc32Iscsi);
+            let mut digest = Crc32c::new();
             for part in parts {
                 digest.update(part);
             }
-            // The digest holds checksums of any width; this algorithm fills the low 32 bits.
-            digest.finalize() as u32
+            digest.finish()
         }
+    }
+}
+
+/// The CRC-32C of bytes that come in pieces.
+#[derive(Clone)]
+pub struct Crc32c(Digest);
+
+impl Crc32c {
+    /// That of no bytes.
+    pub fn new() -> Crc32c {
+        Crc32c(Digest::new(CrcAlgorithm::Crc32Iscsi))
+    }
+
+    /// Takes the next bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The checksum of all bytes so far.
+    pub fn finish(&self) -> u32 {
+        // The digest holds checksums of any width; this algorithm fills the low 32 bits.
+        self.0.finalize() as u32
+    }
+}
+
+impl Default for Crc32c {
+    fn default() -> Crc32c {
+        Crc32c::new()
     }
 }
 

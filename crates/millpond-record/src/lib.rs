@@ -19,7 +19,7 @@ mod varint;
 
 pub use batch::{Attributes, BatchError, BatchHeader, BatchView, HEADER_BYTES, TimestampType};
 pub use builder::BatchBuilder;
-pub use checksum::{crc32c, rewrite_crc, verify_crc};
+pub use checksum::{Crc32c, crc32c, rewrite_crc, verify_crc};
 pub use codec::{Codec, CodecError, DecompressLimit, compress, decompress};
 pub use ids::{
     BrokerId, FilePosition, GroupId, InvalidTopicId, LeaderEpoch, LogId, Offset, PartitionIndex, ProducerEpoch,

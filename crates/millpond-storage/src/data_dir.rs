@@ -25,7 +25,7 @@ use crate::writer::WriteTroubles;
 use crate::{OpenError, StorageError};
 
 /// Locked while the directory is open.
-const LOCK_FILE: &str = "millpond.lock";
+pub(crate) const LOCK_FILE: &str = "millpond.lock";
 
 /// An open data directory. Clones name the same one.
 ///
@@ -72,7 +72,12 @@ impl DataDir {
         options.check()?;
         let disk = runtime.disk();
         let root = path.to_path_buf();
-        disk.create_dir_all(&root).map_err(|error| OpenError::io("create", &root, error))?;
+        disk.create_dir_all(&root).map_err(|error| match error.kind() {
+            io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory => {
+                OpenError::NotADataDirectory { path: root.clone(), why: "it, or a part of its path, is a file" }
+            }
+            _ => OpenError::io("create", &root, error),
+        })?;
         let lock = lock(&*disk, &root)?;
         let folder = scan::folder_of(&root);
         let found = found(runtime, &*disk, &root, &folder, &options)?;
@@ -384,7 +389,8 @@ fn sync_ancestors(disk: &dyn Disk, root: &Path) -> Result<(), OpenError> {
     Ok(())
 }
 
-fn lock(disk: &dyn Disk, root: &Path) -> Result<Box<dyn DiskLock>, OpenError> {
+/// Takes the lock of a data directory.
+pub(crate) fn lock(disk: &dyn Disk, root: &Path) -> Result<Box<dyn DiskLock>, OpenError> {
     let path = root.join(LOCK_FILE);
     disk.lock_exclusive(&path).map_err(|error| match error.kind() {
         io::ErrorKind::WouldBlock => OpenError::Locked(root.to_path_buf()),

@@ -181,6 +181,14 @@ pub enum OpenError {
         /// What does not fit.
         what: String,
     },
+    /// There is nothing of ours.
+    #[error("{path} is not a data directory: {why}")]
+    NotADataDirectory {
+        /// The path that was named.
+        path: PathBuf,
+        /// What is missing.
+        why: &'static str,
+    },
     /// A setting is out of range.
     #[error("{0}")]
     Options(String),

@@ -41,7 +41,7 @@ pub(crate) const INDEX_ENTRY_BYTES: usize = 48;
 const MAGIC: [u8; 4] = *b"MPix";
 const VERSION: u32 = 1;
 const TRAILER_MARK: i64 = -1;
-const TRAILER_CRC_AT: usize = 20;
+pub(crate) const TRAILER_CRC_AT: usize = 20;
 
 const _: () = {
     assert!(INDEX_HEADER_BYTES == 4 + 4 + 8 + 8 + 4 + 4);
@@ -207,7 +207,8 @@ impl Trailer {
         bytes
     }
 
-    fn decode(bytes: &[u8; INDEX_ENTRY_BYTES]) -> Option<Trailer> {
+    /// The trailer that an entry's place holds, if it is one; its CRC is not looked at.
+    pub(crate) fn decode(bytes: &[u8; INDEX_ENTRY_BYTES]) -> Option<Trailer> {
         let entry = IndexEntry::decode(bytes);
         (entry.offset == Offset(TRAILER_MARK)).then_some(Trailer {
             next_index: entry.index,

@@ -9,6 +9,7 @@
 mod cache;
 mod checkpoint;
 mod data_dir;
+mod dump;
 mod error;
 mod fields;
 #[cfg(any(test, fuzzing))]
@@ -30,9 +31,11 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod types;
+mod verify;
 mod writer;
 
 pub use data_dir::DataDir;
+pub use dump::{DumpError, DumpItem, DumpKind, DumpValue, dump};
 pub use error::{OpenError, StorageError};
 pub use log::{
     AppendEntry, Body, ColdEntries, ColdRead, Entries, Found, Frontiers, Log, Outcome, Proposal, Read, ReadError,
@@ -42,8 +45,9 @@ pub use meta::{DirectoryId, MetaProperties};
 pub use options::StorageOptions;
 pub use producer::ActiveProducer;
 pub use replay::{DamagedGroup, RecoveryReport};
-pub use stats::{SYNC_MICROS_BOUNDS, StorageStats};
+pub use stats::{ROUND_BYTES_BOUNDS, ROUND_RECORDS_BOUNDS, SYNC_MICROS_BOUNDS, StorageStats};
 pub use types::{
     Done, EpochStart, FlushMode, GroupRow, GroupSpec, Hold, LogOptions, LogPosition, SegmentPosition, Vote,
 };
+pub use verify::{Finding, Severity, VerifySummary, verify};
 pub use writer::WriteTroubles;

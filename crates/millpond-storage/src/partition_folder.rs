@@ -22,7 +22,8 @@ use std::path::Path;
 use millpond_record::{GroupId, TopicId};
 use millpond_runtime::{Disk, OpenMode};
 
-const METADATA_FILE: &str = "partition.metadata";
+/// Says whose folder it is.
+pub(crate) const METADATA_FILE: &str = "partition.metadata";
 const MAX_METADATA_BYTES: u64 = 4 << 10;
 
 /// What the name of a folder in the data directory means.

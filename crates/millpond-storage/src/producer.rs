@@ -24,7 +24,7 @@
 //! position up to which the state is that of committed batches. Opening a log reads the newest one that it can prove
 //! and then the batch headers behind it.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use millpond_record::{BatchHeader, LogId, Offset, ProducerEpoch, ProducerId, RaftIndex, Term, Timestamp};
@@ -313,6 +313,39 @@ impl Producers {
         let crc = crc32fast::hash(&out);
         out.put_u32_le(crc);
         out.freeze()
+    }
+}
+
+/// One remembered batch of a producer, for who prints it.
+pub(crate) struct RememberedBatch {
+    pub(crate) epoch: ProducerEpoch,
+    pub(crate) first_sequence: i32,
+    pub(crate) last_sequence: i32,
+    pub(crate) base_offset: Offset,
+    pub(crate) next_offset: Offset,
+    pub(crate) index: RaftIndex,
+}
+
+impl Producers {
+    /// Tells the committed batches of every producer, by producer id, with the append time of each producer's last one.
+    pub(crate) fn each_committed<E>(
+        &self,
+        found: &mut dyn FnMut(ProducerId, RememberedBatch, Timestamp) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let ids: BTreeSet<ProducerId> = self.by_last_index.values().copied().collect();
+        for (id, batch) in ids.iter().flat_map(|id| self.producers[id].committed.iter().map(move |batch| (*id, batch)))
+        {
+            let remembered = RememberedBatch {
+                epoch: batch.epoch,
+                first_sequence: batch.first_sequence,
+                last_sequence: batch.last_sequence,
+                base_offset: batch.base_offset,
+                next_offset: Offset(batch.last_offset.0.saturating_add(1)),
+                index: batch.index,
+            };
+            found(id, remembered, batch.append_time)?;
+        }
+        Ok(())
     }
 }
 

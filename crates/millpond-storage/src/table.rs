@@ -44,7 +44,7 @@ const COVERED_FROM: usize = 16;
 const _: () = assert!(VERSION_AT == MAGIC.len() && CRC_AT == VERSION_AT + 4 && COVERED_FROM == CRC_AT + 4);
 
 /// A file that is longer is not one of ours: 16 million groups.
-const MAX_TABLE_BYTES: u64 = 4 << 30;
+pub(crate) const MAX_TABLE_BYTES: u64 = 4 << 30;
 
 /// The fewest bytes that a row can have.
 const MIN_ROW_BYTES: usize = 8 + 8 + 16 + 4 + 2 + 17 + 1 + 4 + 4 + 16 + 1 + 1 + 1 + 4 + 8 + 1 + 5;
@@ -133,6 +133,24 @@ impl Table {
     ) -> io::Result<()> {
         write_atomically(disk, &root.join(TABLE_FILE), &Table::encode(replay_from, rows))
     }
+}
+
+/// What of a table can be read, and what is wrong with it: for a person who has to judge a damaged one.
+pub(crate) fn read_as_far_as_possible(bytes: &[u8]) -> (Option<ReplayFrom>, Vec<GroupRow>, Option<TableError>) {
+    let wrong = Table::decode(bytes).err();
+    let mut rows = Vec::new();
+    let Some(covered) = bytes.get(COVERED_FROM..).filter(|_| bytes.starts_with(MAGIC)) else {
+        return (None, rows, wrong);
+    };
+    if matches!(wrong, Some(TableError::Newer(_))) {
+        return (None, rows, wrong);
+    }
+    let mut fields = FieldReader::new(covered);
+    let (Ok(file_number), Ok(sequence), Ok(count)) = (fields.u64(), fields.u64(), fields.u32()) else {
+        return (None, rows, wrong);
+    };
+    rows.extend((0..count).map_while(|_| read_row(&mut fields).ok()));
+    (Some(ReplayFrom { file_number, sequence }), rows, wrong)
 }
 
 fn put_row(out: &mut BytesMut, row: &GroupRow) {

@@ -6,7 +6,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// A partitioned, replicated log that speaks the Kafka protocol.
 #[derive(Debug, Parser)]
-#[command(name = "millpond", version, arg_required_else_help = true)]
+#[command(name = "millpond", version, arg_required_else_help = true, after_help = OVERVIEW)]
+#[command(disable_help_subcommand = true)]
 pub(crate) struct Arguments {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -16,6 +17,81 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     /// Run a broker until SIGTERM or SIGINT.
     Broker(BrokerArguments),
+    /// Read everything in a stopped broker's data directory, change nothing, and say what is damaged.
+    Verify(VerifyArguments),
+    /// Print a file of a data directory: segment, index, snapshot, journal, groups.table, …
+    Dump(DumpArguments),
+    /// Explain the settings.
+    #[command(subcommand, after_help = CONFIG_EXAMPLES)]
+    Config(ConfigCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Say what a setting means, its unit, default and range; without a name, of all.
+    Explain(ExplainArguments),
+}
+
+const OVERVIEW: &str = "\
+Examples:
+  millpond broker --data-dir /var/lib/millpond
+  millpond verify --data-dir /var/lib/millpond
+  millpond dump /var/lib/millpond/groups.table
+  millpond config explain num.partitions";
+
+const CONFIG_EXAMPLES: &str = "\
+Example:
+  millpond config explain num.partitions";
+
+#[derive(Args, Debug)]
+#[command(after_help = CONFIG_EXAMPLES)]
+pub(crate) struct ExplainArguments {
+    /// The name of a broker's or a topic's setting
+    pub(crate) name: Option<String>,
+}
+
+const DUMP_EXAMPLES: &str = "\
+Examples:
+  millpond dump /var/lib/millpond/groups.table
+  millpond dump /var/lib/millpond/logs-0/00000000000000000000.0000000000.log --offset 1000 --limit 20
+  millpond dump /var/lib/millpond/journal/0000000000000001.wal --json
+
+A file is known by its name, or by what it begins with. Each line is one thing in it: a batch, an entry, a record, a
+row. A damaged file is printed up to the damage, which is then named; the exit status is 1.";
+
+#[derive(Args, Debug)]
+#[command(after_help = DUMP_EXAMPLES)]
+pub(crate) struct DumpArguments {
+    /// The file
+    pub(crate) file: PathBuf,
+    /// Begin with what holds this offset
+    #[arg(long, value_name = "OFFSET")]
+    pub(crate) offset: Option<i64>,
+    /// Print at most so many things
+    #[arg(long, value_name = "N")]
+    pub(crate) limit: Option<u64>,
+    /// Print each thing as a JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+const VERIFY_EXAMPLES: &str = "\
+Example:
+  millpond verify --data-dir /var/lib/millpond
+
+Every file is read: meta.properties, groups.table, the journal, and of each partition its segments batch by batch, its
+indexes and producer snapshots. Nothing is written. Each finding is one line with the file, the byte and the offset:
+  damage           something is not as it was written; the exit status is 1
+  needs recovery   a crash left it so, and the next start mends it without loss
+  note             worth knowing, and right as it is
+A broker that is running has its directory locked, and is refused.";
+
+#[derive(Args, Debug)]
+#[command(after_help = VERIFY_EXAMPLES)]
+pub(crate) struct VerifyArguments {
+    /// The data directory of a stopped broker
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: PathBuf,
 }
 
 const EXAMPLES: &str = "\
@@ -106,7 +182,9 @@ mod tests {
     fn short_options_override_set_and_keep_their_settings_names() {
         let line =
             ["millpond", "broker", "--kafka", "127.0.0.1:1", "--set", "listeners=127.0.0.1:2", "--set", "a = b=c"];
-        let Command::Broker(arguments) = Arguments::try_parse_from(line).expect("a good command line").command;
+        let Command::Broker(arguments) = Arguments::try_parse_from(line).expect("a good command line").command else {
+            panic!("another command");
+        };
         let settings = arguments.settings();
         let settings: Vec<_> = settings.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
         assert_eq!(settings, [("listeners", "127.0.0.1:2"), ("a", "b=c"), ("listeners", "127.0.0.1:1")]);

@@ -2,24 +2,50 @@
 
 mod arguments;
 mod config_file;
+mod dump;
+mod explain;
 mod logging;
+mod mistakes;
+mod output;
 mod run;
+mod verify;
 
 use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::arguments::{Arguments, Command};
+use crate::arguments::{Arguments, Command, ConfigCommand};
 
 fn main() -> ExitCode {
-    let Command::Broker(arguments) = Arguments::parse().command;
-    match run::broker(&arguments) {
-        Ok(()) => ExitCode::SUCCESS,
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return refuse(&error),
+    };
+    let result = match &arguments.command {
+        Command::Broker(arguments) => run::broker(arguments).map(|()| ExitCode::SUCCESS),
+        Command::Verify(arguments) => verify::run(arguments),
+        Command::Dump(arguments) => dump::run(arguments),
+        Command::Config(ConfigCommand::Explain(arguments)) => explain::run(arguments),
+    };
+    match result {
+        Ok(status) => status,
         Err(error) => {
             // One sentence, whatever the log format: this is what a user sees when the broker does not start.
             eprintln!("millpond: {}", sentence(&error));
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Says what is wrong with the command line, in one sentence; or prints the help that was asked for.
+fn refuse(error: &clap::Error) -> ExitCode {
+    let line: Vec<String> = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
+    match mistakes::sentence(error, &line) {
+        Some(sentence) => {
+            eprintln!("millpond: {sentence}");
+            ExitCode::from(2)
+        }
+        None => error.exit(),
     }
 }
 

@@ -192,6 +192,7 @@ impl Fetch {
         match read {
             Ok(chunks) => {
                 let bytes = chunks.iter().map(Bytes::len).sum();
+                call.shared.metrics.fetched_bytes.increment(bytes as u64);
                 self.budget = self.budget.saturating_sub(bytes);
                 self.bytes += bytes;
                 self.share.grow(bytes);

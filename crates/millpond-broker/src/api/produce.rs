@@ -254,6 +254,7 @@ impl Work {
         for partition in self.topics.iter_mut().flat_map(|topic| &mut topic.partitions) {
             partition.state = match std::mem::replace(&mut partition.state, State::Taken) {
                 State::Valid(partition, proposal) => {
+                    self.call.shared.metrics.produced(&proposal.header);
                     State::Waiting(partition.propose(proposal, self.acks, Some(self.share.clone())))
                 }
                 other => other,

@@ -14,7 +14,10 @@
 //! has records. It is written together with the first of them, so a header that does not carry the number in the file's
 //! name belongs to the file's former life: the file is empty.
 
+use std::io;
 use std::path::{Path, PathBuf};
+
+use millpond_runtime::{Disk, OpenMode};
 
 /// Bytes before the first record.
 pub(crate) const FILE_HEADER_BYTES: usize = 4096;
@@ -100,6 +103,15 @@ impl FileHeader {
             newer => HeaderFound::Newer(newer),
         }
     }
+}
+
+/// Whether both copies of a file's header are whole and say the same. A start needs only one of them.
+pub(crate) fn whole_copies(disk: &dyn Disk, path: &Path, number: u64) -> io::Result<bool> {
+    let mut bytes = vec![0; FILE_HEADER_BYTES];
+    disk.open(path, OpenMode::Read)?.read_exact_at(&mut bytes, 0)?;
+    let first = FileHeader::parse(&bytes);
+    let own = matches!(first, HeaderFound::Header(header) if header.number == number);
+    Ok(own && first == FileHeader::parse(&bytes[SECOND_COPY..]))
 }
 
 /// The path of a journal file.

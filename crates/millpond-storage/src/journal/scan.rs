@@ -34,7 +34,9 @@ pub(crate) struct FoundRecord<'a> {
     pub(crate) bytes: &'a [u8],
     /// What that file's header begins its checksums with.
     pub(crate) salt: u32,
-    path: &'a Path,
+    /// Where it begins in its file.
+    pub(crate) position: u64,
+    pub(crate) path: &'a Path,
 }
 
 impl FoundRecord<'_> {
@@ -113,7 +115,6 @@ pub(crate) fn scan(
 }
 
 /// Reads one file as [`scan`] does; the sequence number after its last record, or `None` if it has no header.
-#[cfg(any(test, fuzzing))]
 pub(crate) fn scan_one(
     file: &dyn File,
     number: u64,
@@ -147,9 +148,10 @@ fn scan_file(
         if header.back == 0 && sequence > file.first_sequence {
             last_write = position;
         }
+        let begins = position;
         position += u64::from(header.length);
         sequence += 1;
-        visit(FoundRecord { header, bytes, salt: file.salt, path })?;
+        visit(FoundRecord { header, position: begins, bytes, salt: file.salt, path })?;
     }
     // Everything before the write that a later record belongs to was synced before that write began.
     if let Some(proof) = reader.find_later_write(position, &file, sequence).map_err(read_error)? {
@@ -277,6 +279,23 @@ fn write_again(file: &dyn File, range: Range<u64>) -> io::Result<()> {
         position += bytes as u64;
     }
     Ok(())
+}
+
+/// Whether a record of the journal begins behind the last whole one: the last write did not reach the disk in full, or
+/// was damaged there. `number` is the last file of the scan.
+pub(crate) fn unfinished_record(
+    disk: &dyn Disk,
+    path: &Path,
+    number: u64,
+    scanned: &Scanned,
+) -> Result<bool, OpenError> {
+    let read_error = |error| OpenError::io("read", path, error);
+    let file = disk.open(path, OpenMode::Read).map_err(read_error)?;
+    let mut reader = FileReader::open(&*file).map_err(read_error)?;
+    let at = scanned.last_write.end.max(FILE_HEADER_BYTES as u64);
+    let bytes = reader.get(at, RECORD_HEADER_BYTES).map_err(read_error)?;
+    let header = bytes.and_then(|bytes| bytes.first_chunk()).map(RecordHeader::read);
+    Ok(header.is_some_and(|header| header.file_number == number && header.sequence == scanned.next_sequence))
 }
 
 /// The journal's folder in a data directory.

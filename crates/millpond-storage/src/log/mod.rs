@@ -35,7 +35,7 @@ use millpond_record::{GroupId, LeaderEpoch, LogId, Offset, PartitionIndex, RaftI
 pub(crate) use context::LogContext;
 pub(crate) use persist::Written;
 pub use read::{ColdEntries, ColdRead, Entries, Read, ReadError};
-pub(crate) use replay::Replayed;
+pub(crate) use replay::{Action, Replayed, Where, decide};
 pub(crate) use stall::{is_passing, is_too_many_files};
 pub use types::{AppendEntry, Body, Found, Frontiers, Outcome, Proposal, SequenceError, Stored, StoredEntry};
 pub use void::{VoidReason, log_start_payload};

@@ -29,7 +29,7 @@ pub(crate) enum Replayed {
 
 /// Where a replayed entry would be in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Where {
+pub(crate) enum Where {
     /// At or below P.
     Purged,
     /// Where the log has an entry.
@@ -59,7 +59,7 @@ enum Gaps {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Action {
+pub(crate) enum Action {
     SkipSame,
     Skip,
     CutAndAppend,
@@ -100,7 +100,8 @@ impl TermIs {
     }
 }
 
-fn decide(place: Where, term: Term, other: Term, tolerated: bool) -> Action {
+/// What becomes of an entry.
+pub(crate) fn decide(place: Where, term: Term, other: Term, tolerated: bool) -> Action {
     let gaps = if tolerated { Gaps::Tolerated } else { Gaps::Impossible };
     let row =
         DECISIONS.iter().find(|row| row.0 == place && row.1.fits(term, other) && (row.2 == Gaps::Any || row.2 == gaps));

@@ -5,7 +5,7 @@ use std::time::Duration;
 use millpond_record::GroupId;
 use millpond_runtime::sim::{Crash, World, block_on};
 
-use super::{NODE, Told, append, entries, open, spec, vote};
+use super::{NODE, Told, append, assert_undamaged, entries, open, spec, vote};
 use crate::{DataDir, StorageError};
 
 /// What was reported when the node died.
@@ -97,6 +97,7 @@ fn run(operation: u64, kind: Crash) -> bool {
                 continue;
             }
             let context = format!("crash {kind:?} at operation {operation}, start {start}");
+            assert_undamaged(&runtime, &context);
             let (data_dir, report) = open(&runtime).unwrap_or_else(|error| panic!("{context}: {error}"));
             assert!(start > 0 || report.clean || !reported.closed || report.journal_records == 0, "{context}");
             let first = check(&data_dir, 1, &reported.appended, &context);

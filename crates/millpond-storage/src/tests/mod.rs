@@ -24,13 +24,13 @@ use crate::log::{AppendEntry, Body, Entries, Log};
 use crate::types::{Done, GroupSpec, LogOptions, Vote};
 use crate::{DataDir, OpenError, RecoveryReport, StorageError, StorageOptions};
 
-const NODE: NodeId = NodeId(1);
+pub(crate) const NODE: NodeId = NodeId(1);
 
-fn root() -> &'static Path {
+pub(crate) fn root() -> &'static Path {
     Path::new("/srv/millpond/data")
 }
 
-fn small() -> StorageOptions {
+pub(crate) fn small() -> StorageOptions {
     StorageOptions {
         node_id: BrokerId(3),
         journal_file_bytes: StorageOptions::MIN_JOURNAL_FILE_BYTES,
@@ -41,12 +41,12 @@ fn small() -> StorageOptions {
     }
 }
 
-fn open(runtime: &Runtime) -> Result<(DataDir, RecoveryReport), OpenError> {
+pub(crate) fn open(runtime: &Runtime) -> Result<(DataDir, RecoveryReport), OpenError> {
     open_with(runtime, small()).0
 }
 
 /// Opens a directory and counts its fatal errors.
-fn open_with(
+pub(crate) fn open_with(
     runtime: &Runtime,
     options: StorageOptions,
 ) -> (Result<(DataDir, RecoveryReport), OpenError>, Arc<AtomicU64>) {
@@ -58,7 +58,7 @@ fn open_with(
     (DataDir::open(runtime, root(), options, on_fatal), fatal)
 }
 
-fn spec(group: u64, topic: &str) -> GroupSpec {
+pub(crate) fn spec(group: u64, topic: &str) -> GroupSpec {
     GroupSpec {
         group: GroupId(group),
         topic: topic.to_owned(),
@@ -69,9 +69,22 @@ fn spec(group: u64, topic: &str) -> GroupSpec {
     }
 }
 
+/// What a crash left holds no damage: a start mends it.
+fn assert_undamaged(runtime: &Runtime, context: &str) {
+    let mut damages = Vec::new();
+    let verified = crate::verify(&*runtime.disk(), root(), &mut |finding| {
+        if finding.severity == crate::Severity::Damage {
+            damages.push(finding.to_string());
+        }
+    });
+    assert!(damages.is_empty(), "{context}: {damages:?}");
+    // Before the first start was through there is nothing to verify.
+    assert!(matches!(verified, Ok(_) | Err(OpenError::NotADataDirectory { .. })), "{context}: {verified:?}");
+}
+
 /// What a `done` said: nothing yet, durable, failed.
 #[derive(Clone, Default)]
-struct Told(Arc<AtomicU8>);
+pub(crate) struct Told(Arc<AtomicU8>);
 
 impl Told {
     /// One that was told already.
@@ -79,7 +92,7 @@ impl Told {
         Told(Arc::new(AtomicU8::new(1)))
     }
 
-    fn done(&self) -> Done {
+    pub(crate) fn done(&self) -> Done {
         let told = self.0.clone();
         Box::new(move |result| {
             let before = told.swap(if result.is_ok() { 1 } else { 2 }, Ordering::SeqCst);
@@ -92,7 +105,7 @@ impl Told {
     }
 
     /// Waits for the answer; false when it failed or the node is dead.
-    async fn wait(&self, world: &World) -> bool {
+    pub(crate) async fn wait(&self, world: &World) -> bool {
         let deadline = world.elapsed_ms() + 60_000;
         while self.0.load(Ordering::SeqCst) == 0 && world.is_alive(NODE) {
             assert!(world.elapsed_ms() < deadline, "`done` was not called");
@@ -108,7 +121,7 @@ fn append(log: &Log, term: u64, payload: &[u8], done: Done) -> Result<(), Storag
     log.append(vec![AppendEntry { index: log.next_index(), term: Term(term), body }], done).map(drop)
 }
 
-fn vote(log: &Log, term: u64, done: Done) {
+pub(crate) fn vote(log: &Log, term: u64, done: Done) {
     log.save_vote(Vote { term: Term(term), replica: ReplicaId(7), committed: true }, done);
 }
 

@@ -10,7 +10,7 @@ use millpond_runtime::Runtime;
 use millpond_runtime::sim::{Crash, World, block_on};
 use proptest::prelude::*;
 
-use super::{NODE, Told, append, entries, open, spec, vote};
+use super::{NODE, Told, append, assert_undamaged, entries, open, spec, vote};
 use crate::{DataDir, Log};
 
 #[derive(Clone, Debug)]
@@ -208,6 +208,7 @@ impl Test {
     /// Opens the directory, again if it dies meanwhile, and holds what is found against the model.
     fn start(&mut self) {
         let (data_dir, report) = loop {
+            assert_undamaged(&self.runtime, "after a crash or a stop");
             match open(&self.runtime) {
                 Ok(opened) => break opened,
                 Err(error) => assert!(!self.world.is_alive(NODE), "the start is refused: {error}"),
