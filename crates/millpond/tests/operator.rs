@@ -69,7 +69,7 @@ fn dump_prints_files_of_a_running_broker_and_ends_at_damage() {
     let log = folder.path().join("logs-0/00000000000000000000.0000000000.log");
     let path = log.to_str().expect("a plain path");
     let (out, _, success) = told(&["dump", path]);
-    assert!(success && out.lines().count() == 6 && out.contains("offset=8 last_offset=9 records=2"), "{out}");
+    assert!(success && out.lines().count() == 8 && out.contains("offset=8 last_offset=9 records=2"), "{out}");
     let (out, _, _) = told(&["dump", path, "--offset", "5", "--limit", "2", "--json"]);
     let lines: Vec<_> = out.lines().collect();
     assert!(lines.len() == 3 && lines[1].contains("\"offset\":4,") && lines[2].contains("\"offset\":6,"), "{out}");

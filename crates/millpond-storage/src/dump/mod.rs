@@ -1,7 +1,7 @@
 //! Prints any file of a data directory for a person: what it holds, in order, up to its end or to what is damaged.
 //!
-//! A file is known by its name, or, when it was renamed or copied elsewhere, by what it begins with. Nothing else of the
-//! directory is looked at, so a file may be dumped while a broker runs.
+//! A file is known by its name, or, when it was renamed or copied elsewhere, by what it begins with. Nothing else of
+//! the directory is looked at, so a file may be dumped while a broker runs.
 
 mod files;
 mod journal;

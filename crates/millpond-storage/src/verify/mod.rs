@@ -6,7 +6,8 @@
 //! 4. what a start would replay, played through without writing anything ([`course`]).
 //!
 //! What a start after a crash mends by itself (a torn last write, segments that are ahead of the table) *needs
-//! recovery* and is no damage. Memory: the table, one window of a file, and per group with news in the journal a few numbers.
+//! recovery* and is no damage. Memory: the table, one window of a file, and per group with news in the
+//! journal a few numbers.
 
 mod course;
 mod journal;

@@ -279,6 +279,12 @@ impl Verifier<'_> {
             Part::Active(position) => position,
             Part::Newer => 0,
         };
+        let mut segment = OneSegment { path: &path, file: &*file, name, proven: trailer.is_some(), replaced };
+        let end = synced.min(length);
+        if !self.synced_part(&mut segment, end, &mut expected, &mut check, walked, course) {
+            (walked.expected, walked.broken) = (None, true);
+            return matches!(part, Part::Closed | Part::Reworked);
+        }
         if length < synced {
             let what = format!("it has {length} bytes, but the table says that {synced} are synced");
             match course {
@@ -286,16 +292,10 @@ impl Verifier<'_> {
                 None => self.damage(&path, At::byte(length), what),
             }
         }
-        let mut segment = OneSegment { path: &path, file: &*file, name, proven: trailer.is_some(), replaced };
-        let end = synced.min(length);
-        if !self.synced_part(&mut segment, end, &mut expected, &mut check, walked, course) {
-            (walked.expected, walked.broken) = (None, true);
-            return matches!(part, Part::Closed | Part::Reworked);
-        }
         if let Some(trailer) = trailer {
             self.end_of_closed(&segment, &check, &expected, &trailer, part);
         }
-        if let Part::Active(_) = part {
+        if matches!(part, Part::Active(_)) && length >= synced {
             self.end_of_active(&segment, end, &expected, walked, course);
         }
         if matches!(part, Part::Active(_) | Part::Newer) && length > end {
