@@ -123,8 +123,7 @@ fn the_page_of_metrics_and_its_documentation_name_the_same_figures() {
     assert_eq!(client.produce("logs", 0, -1, batch(&["x", "y"])).0, 0);
     assert_eq!(client.read_all("logs", 0).len(), 2);
     let (_, page) = broker.metrics_when("millpond_log_end_offset{topic=\"logs\",partition=\"0\"} 2");
-    for line in ["millpond_produced_batches_total 1", "millpond_produced_records_total 2", "millpond_stalled_logs 0"]
-    {
+    for line in ["millpond_produced_batches_total 1", "millpond_produced_records_total 2", "millpond_stalled_logs 0"] {
         assert!(page.lines().any(|found| found == line), "{line} in\n{page}");
     }
     let served = page.lines().filter_map(|line| line.strip_prefix("# TYPE "));
