@@ -77,6 +77,9 @@ fn record(found: &FoundRecord<'_>) -> Result<DumpItem, OpenError> {
                 .with_some("raft_only", header.attributes.is_raft_only().then_some(true))
                 .with("append_time", append_time.0)
         }
+        JournalEntry::Placed { index, term, append_time, .. } => {
+            begin("placed").with("index", index.0).with("term", term.0).with("append_time", append_time.0)
+        }
         JournalEntry::Truncate { after, .. } => begin("truncate").with_some("after", after.map(|after| after.0)),
         JournalEntry::Vote { vote, .. } => {
             begin("vote").with("term", vote.term.0).with("replica", vote.replica.0).with("committed", vote.committed)

@@ -20,6 +20,8 @@ pub(super) struct Course {
     pub(super) terms: Vec<(Term, RaftIndex)>,
     /// The segments are not what the row says from here on, and a record must explain it.
     pub(super) diverged_at: Option<RaftIndex>,
+    /// The segments lack an entry up to here that was synced in them.
+    missing: Option<RaftIndex>,
     /// Something was found already: what follows from it is not told again.
     pub(super) over: bool,
     purged: Option<RaftIndex>,
@@ -36,6 +38,7 @@ impl Course {
             log_end: Some(row.log_end),
             terms: row.epochs.iter().map(|epoch| (epoch.term, epoch.index)).collect(),
             diverged_at: None,
+            missing: None,
             over: row.set_aside,
             purged: row.purged.map(|purged| purged.index),
             vote: row.vote,
@@ -97,6 +100,11 @@ impl Course {
                 let (place, other) = self.place(index, continues);
                 match decide(place, term, other, self.tolerates_gaps) {
                     Action::Skip | Action::SkipSame | Action::SkipAsLost => return None,
+                    // It goes with what it follows.
+                    Action::Refuse if self.missing.is_some() => {
+                        self.missing = self.missing.max(Some(index));
+                        return None;
+                    }
                     Action::Refuse => {
                         self.over = true;
                         let last = self.last.map_or("nothing".into(), |last| last.to_string());
@@ -115,8 +123,22 @@ impl Course {
                 }
                 self.found(LogId { term, index }, header.next_offset());
             }
+            JournalEntry::Placed { index, term, .. } => {
+                let (place, other) = self.place(index, false);
+                match decide(place, term, other, self.tolerates_gaps) {
+                    Action::Skip | Action::SkipSame | Action::SkipAsLost => {}
+                    // Its batch was in the segment, and is not.
+                    Action::CutAndAppend | Action::Append | Action::Refuse => {
+                        self.missing = self.missing.max(Some(index));
+                    }
+                }
+            }
             JournalEntry::Truncate { after, .. } => {
                 let kept = after.map_or(RaftIndex(0), |after| RaftIndex(after.0 + 1));
+                let next = self.last.map_or(RaftIndex(0), |last| RaftIndex(last.index.0 + 1));
+                // What lies behind the cut need not be there; what lies before it must be.
+                let before = kept.0.checked_sub(1).map(RaftIndex).filter(|_| kept > next);
+                self.missing = self.missing.and_then(|missing| Some(missing.min(before?)));
                 if self.last.is_some_and(|last| last.index >= kept) {
                     self.cut_at(kept);
                 }
@@ -152,6 +174,8 @@ impl Verifier<'_> {
         if let Some(index) = course.diverged_at {
             let what = format!("from entry {index} on its segments differ from the table, and no record explains it");
             self.damage(&path, At::FILE, what);
+        } else if let Some(missing) = course.missing {
+            self.damage(&path, At::FILE, format!("it {ends}, before entry {missing}, which was synced"));
         } else if course.purged > last {
             self.damage(&path, At::FILE, format!("after the replay it {ends}, before P"));
         } else if row.committed.map(|committed| committed.index) > last && !course.tolerates_gaps {

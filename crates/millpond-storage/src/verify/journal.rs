@@ -43,10 +43,12 @@ impl Outline {
                 None
             }
             JournalEntry::Truncate { after, .. } => Some(after.map_or(RaftIndex(0), |after| RaftIndex(after.0 + 1))),
-            JournalEntry::Append { index, term, .. } => rows.get(&group).and_then(|row| {
-                let at = row.epochs.partition_point(|epoch| epoch.index <= index).checked_sub(1)?;
-                (row.last.is_some_and(|last| index <= last.index) && row.epochs[at].term < term).then_some(index)
-            }),
+            JournalEntry::Append { index, term, .. } | JournalEntry::Placed { index, term, .. } => {
+                rows.get(&group).and_then(|row| {
+                    let at = row.epochs.partition_point(|epoch| epoch.index <= index).checked_sub(1)?;
+                    (row.last.is_some_and(|last| index <= last.index) && row.epochs[at].term < term).then_some(index)
+                })
+            }
             _ => None,
         };
         if let Some(cut) = cut.filter(|_| !covered) {
