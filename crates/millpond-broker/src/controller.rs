@@ -16,8 +16,12 @@ use millpond_record::{BrokerId, ProducerId, RaftIndex, Timestamp};
 use millpond_runtime::Runtime;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::disk_space::DiskWatch;
 use crate::errors::ControllerError;
 use crate::reconcile::Applied;
+
+/// What a new partition takes on disk: its folder, its first files and its rows in the table.
+const PARTITION_BYTES: usize = 16 << 10;
 
 /// Commands that may wait for the controller; senders beyond it wait.
 const MAILBOX: usize = 1024;
@@ -72,6 +76,7 @@ impl Controller {
         rules: TopicRules,
         group: MetadataGroup,
         applied: Arc<Applied>,
+        disk: Arc<DiskWatch>,
     ) -> Controller {
         let (commands, mailbox) = mpsc::channel(MAILBOX);
         let rules = Arc::new(rules);
@@ -80,6 +85,7 @@ impl Controller {
             rules: Arc::clone(&rules),
             group,
             applied,
+            disk,
             producer_ids: ProducerIdBlock { first: ProducerId(0), count: 0 },
         };
         runtime.spawn(task.run(mailbox));
@@ -170,6 +176,7 @@ struct Task {
     rules: Arc<TopicRules>,
     group: MetadataGroup,
     applied: Arc<Applied>,
+    disk: Arc<DiskWatch>,
     /// What is left of the block that this broker took.
     producer_ids: ProducerIdBlock,
 }
@@ -204,6 +211,10 @@ impl Task {
 
     async fn create_topics(&self, topics: Vec<NewTopic>) -> Result<Decided<CreateTopics>, ControllerError> {
         let decision = self.rules.decide(&self.runtime, &self.applied.image(), &topics);
+        let partitions = decision.results.iter().flatten().map(|topic| topic.partitions.len()).sum::<usize>();
+        if partitions > 0 {
+            self.disk.take(partitions * PARTITION_BYTES)?;
+        }
         let index = self.write(&decision.records).await?;
         Ok(Decided { decision, index })
     }

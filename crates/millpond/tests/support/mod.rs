@@ -9,12 +9,13 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use millpond_record::{BatchBuilder, DecompressLimit, records};
 use millpond_wire::create_topics::{CreatableTopic, CreateTopicsRequest};
+use millpond_wire::delete_topics::DeleteTopicsRequest;
 use millpond_wire::fetch::{FetchPartition, FetchRequest, FetchTopic};
 use millpond_wire::produce::{PartitionProduceData, ProduceRequest, TopicProduceData};
 use millpond_wire::{Decoder, Message, Records, Request, ResponseHeader, encode_request};
 
 /// How long anything here may take before the test fails.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// An empty folder that goes with its value.
 pub struct Folder(PathBuf);
@@ -82,7 +83,12 @@ pub struct Broker {
 
 impl Broker {
     pub fn start(folder: &Path, more: &[&str]) -> Broker {
-        let mut child = command(folder, more).stderr(Stdio::inherit()).spawn().expect("the binary runs");
+        Broker::run(command(folder, more))
+    }
+
+    /// Starts a broker with a command that ends in one.
+    pub fn run(mut command: Command) -> Broker {
+        let mut child = command.stderr(Stdio::inherit()).spawn().expect("the binary runs");
         let mut ready = String::new();
         let stdout = child.stdout.take().expect("it is piped");
         BufReader::new(stdout).read_line(&mut ready).expect("a line or the end");
@@ -187,6 +193,13 @@ impl Client {
         };
         let response = self.call(7, &CreateTopicsRequest { topics: vec![topic], ..Default::default() });
         assert_eq!(response.topics[0].error_code, 0, "{:?}", response.topics[0]);
+    }
+
+    /// Deletes a topic.
+    pub fn delete_topic(&mut self, name: &str) {
+        let names = vec![name.to_owned().into()];
+        let request = DeleteTopicsRequest { topic_names: names, timeout_ms: 10_000, ..Default::default() };
+        assert_eq!(self.call(5, &request).responses[0].error_code, 0);
     }
 
     /// Produces one batch; the error code and its base offset.
