@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use millpond_wire::ErrorCode;
+use millpond_wire::delete_topics::DeleteTopicsRequest;
 use support::{Broker, Folder, PATIENCE, batch, command};
 
 const MOUNT_AND_RUN: &str = "mount -t tmpfs -o size=64m tmpfs \"$0\" && exec \"$@\"";
@@ -60,9 +61,11 @@ fn a_full_disk_refuses_produce_in_time_loses_nothing_and_recovers_without_a_rest
     assert_eq!(broker.get("/ready").0, "HTTP/1.1 200 OK", "it serves readers");
     let read = client.read_all("kept", 0);
     assert_eq!(read.len() as i64, written);
-    assert!(read.iter().zip(0..).all(|((offset, value), at)| *offset == at && value.len() == small.len()));
+    assert!(read.iter().zip(0_i64..).all(|((offset, value), at)| *offset == at && value.len() == small.len()));
 
-    client.delete_topic("dropped");
+    let names = vec!["dropped".into()];
+    let request = DeleteTopicsRequest { topic_names: names, timeout_ms: 10_000, ..Default::default() };
+    assert_eq!(client.call(5, &request).responses[0].error_code, 0);
     let start = Instant::now();
     while client.produce("kept", 0, -1, batch(&["after"])).0 != 0 {
         assert!(start.elapsed() < PATIENCE, "it does not recover");

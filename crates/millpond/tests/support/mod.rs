@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use millpond_record::{BatchBuilder, DecompressLimit, records};
 use millpond_wire::create_topics::{CreatableTopic, CreateTopicsRequest};
-use millpond_wire::delete_topics::DeleteTopicsRequest;
 use millpond_wire::fetch::{FetchPartition, FetchRequest, FetchTopic};
 use millpond_wire::produce::{PartitionProduceData, ProduceRequest, TopicProduceData};
 use millpond_wire::{Decoder, Message, Records, Request, ResponseHeader, encode_request};
@@ -193,13 +192,6 @@ impl Client {
         };
         let response = self.call(7, &CreateTopicsRequest { topics: vec![topic], ..Default::default() });
         assert_eq!(response.topics[0].error_code, 0, "{:?}", response.topics[0]);
-    }
-
-    /// Deletes a topic.
-    pub fn delete_topic(&mut self, name: &str) {
-        let names = vec![name.to_owned().into()];
-        let request = DeleteTopicsRequest { topic_names: names, timeout_ms: 10_000, ..Default::default() };
-        assert_eq!(self.call(5, &request).responses[0].error_code, 0);
     }
 
     /// Produces one batch; the error code and its base offset.
