@@ -42,9 +42,8 @@ unsafe impl GlobalAlloc for Counting {
 static ALLOCATOR: Counting = Counting;
 
 const MIB: usize = 1 << 20;
-/// What a decoded request may take (8 MiB), eight times for what handling it takes; twice the largest frame and answer
-/// on both sides of the connection.
-const BOUND: usize = 8 * 8 * MIB + 32 * MIB;
+/// What any of them may take, on both sides of the connection.
+const BOUND: usize = 128 * MIB;
 
 /// Sends a frame and waits for its answer, or for the end of the connection; what was allocated at most meanwhile.
 fn peak_of(served: &Served, frame: &[u8]) -> (usize, bool) {
