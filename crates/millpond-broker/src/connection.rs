@@ -151,6 +151,15 @@ impl Connection {
         self.finish(context)
     }
 
+    /// Whether the client waits for the broker: for an answer, for memory, for the end of a throttle.
+    fn is_waited_for(&self) -> bool {
+        self.stage.is_some()
+            || self.held.is_some()
+            || !self.pending.is_empty()
+            || self.muted.is_some()
+            || matches!(self.gathering, Gathering::Waiting(_))
+    }
+
     /// Hands over what a client sent before it left: every batch that arrived whole is written, as in Kafka. Nobody
     /// waits for an answer any more.
     fn finish(&mut self, context: &mut Context<'_>) -> Poll<CloseReason> {
@@ -158,6 +167,7 @@ impl Connection {
         self.out.clear();
         self.shares.clear();
         loop {
+            self.muted = None;
             self.pending.clear();
             self.unsent_bytes = 0;
             self.held.take_if(|(_, call)| !call.is_pipelined());
@@ -180,7 +190,7 @@ impl Connection {
 
     /// Closes the connection of a client that was waited for long enough.
     fn look_at_client(&mut self, context: &mut Context<'_>) -> Result<(), CloseReason> {
-        let owes = self.frames.is_between() || !self.out.is_empty();
+        let owes = self.frames.is_gathering() || !self.out.is_empty();
         if owes {
             // An idle client's next look may be far.
             let soon = self.shared.runtime.now() + PACE_WINDOW;
@@ -192,7 +202,7 @@ impl Connection {
             let look = Look {
                 moved: self.received_bytes + self.sent_bytes,
                 owes,
-                working: self.stage.is_some() || self.held.is_some() || !self.pending.is_empty(),
+                working: self.is_waited_for(),
                 memory_short: self.shared.produce_memory.is_short() || self.shared.answer_memory.is_short(),
             };
             match self.patience.look(self.shared.runtime.now(), look) {
@@ -225,7 +235,7 @@ impl Connection {
             }
             // While nothing may be handled this only fills the buffer up to the next whole frame, and sees the end.
             // A muted client takes no memory for what it sends next.
-            let gathers = self.muted.is_some() && self.frames.large_produce().is_some();
+            let gathers = self.muted.is_some() && self.frames.large_frame().is_some();
             if !self.frames.wants_bytes() || gathers || self.gather(context)?.is_pending() {
                 return Ok(());
             }

@@ -190,7 +190,10 @@ impl Task {
                 Command::DeleteTopics { topics, reply } => drop(reply.send(self.delete_topics(&topics).await)),
                 Command::CreatePartitions { topics, reply } => {
                     let decision = create_partitions(&self.applied.image(), &topics, &self.rules.limits);
-                    let written = self.write(&decision.records).await;
+                    let written = match self.take_room(&decision.records) {
+                        Ok(()) => self.write(&decision.records).await,
+                        Err(error) => Err(error),
+                    };
                     drop(reply.send(written.map(|index| Decided { decision, index })));
                 }
                 Command::AlterConfigs { changes, reply } => {
@@ -211,10 +214,7 @@ impl Task {
 
     async fn create_topics(&self, topics: Vec<NewTopic>) -> Result<Decided<CreateTopics>, ControllerError> {
         let decision = self.rules.decide(&self.runtime, &self.applied.image(), &topics);
-        let partitions = decision.results.iter().flatten().map(|topic| topic.partitions.len()).sum::<usize>();
-        if partitions > 0 {
-            self.disk.take(partitions * PARTITION_BYTES)?;
-        }
+        self.take_room(&decision.records)?;
         let index = self.write(&decision.records).await?;
         Ok(Decided { decision, index })
     }
@@ -235,6 +235,15 @@ impl Task {
         self.producer_ids.first = ProducerId(id.0 + 1);
         self.producer_ids.count -= 1;
         Ok(id)
+    }
+
+    /// Takes room on the disk for the partitions that these records make.
+    fn take_room(&self, records: &[MetadataRecord]) -> Result<(), ControllerError> {
+        let partitions = records.iter().filter(|record| matches!(record, MetadataRecord::Partition(_))).count();
+        if partitions > 0 {
+            self.disk.take(partitions * PARTITION_BYTES)?;
+        }
+        Ok(())
     }
 
     /// Writes records to group 0 as one batch; they are applied when this returns.

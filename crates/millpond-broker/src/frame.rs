@@ -132,9 +132,9 @@ impl FrameReader {
         }
     }
 
-    /// Whether a part of a frame is there.
-    pub(crate) fn is_between(&self) -> bool {
-        self.wants_bytes() && (self.own.is_some() || !self.shared.is_empty())
+    /// Whether a large frame has begun to arrive, for which memory was taken.
+    pub(crate) fn is_gathering(&self) -> bool {
+        self.own.is_some() && self.wants_bytes()
     }
 
     /// The length at the front of the shared buffer, once it and what it is the length of are there.

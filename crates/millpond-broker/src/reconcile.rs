@@ -161,13 +161,7 @@ impl Reconciler {
     /// The first pass, over everything: `on_disk` are the groups that the data directory holds, group 0 aside.
     pub(crate) async fn start(&mut self, on_disk: impl Iterator<Item = OnDisk>) {
         for OnDisk { topic, name, partition, group, options } in on_disk {
-            self.hosted.entry(topic).or_default().push(Hosted {
-                topic,
-                group,
-                name: name.into(),
-                partition,
-                options,
-            });
+            self.hosted.entry(topic).or_default().push(Hosted { topic, group, name: name.into(), partition, options });
         }
         let mut change = self.applied.take_change();
         change.touched = change.image.topics().map(|topic| topic.id).chain(self.hosted.keys().copied()).collect();
