@@ -1,4 +1,5 @@
 //! A `millpond` process and a minimal client for it, made of nothing but the wire and record crates.
+#![allow(dead_code, reason = "each test file uses a part of it")]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
