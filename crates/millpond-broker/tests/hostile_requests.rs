@@ -127,7 +127,7 @@ fn a_request_of_very_many_elements_takes_a_bounded_memory_and_the_broker_goes_on
         assert!(peak <= BOUND, "{what}: {} bytes made {peak}", frame.len());
         seen.push(format!("{what}: frame {} KiB, peak {} KiB", frame.len() >> 10, peak >> 10));
     }
-    println!("{}", seen.join("\n"));
+    eprintln!("{}", seen.join("\n"));
     let mut client: Client = served.client();
     assert_eq!(client.produce("logs", -1, support::batch(&["x"])).error_code, 0);
 }
