@@ -1,7 +1,7 @@
 //! A broker from start to stop: data directory, groups, metadata, listeners.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,14 +14,16 @@ use millpond_storage::{DataDir, OpenError, StorageError, StorageOptions};
 use millpond_wire::Str;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
+use crate::accept::{NoRoom, Room, accept};
 use crate::config::{BrokerConfig, HostPort};
 use crate::connection::Connection;
 use crate::controller::{self, Controller, TopicRules};
+use crate::disk_space::{DiskWatch, Thresholds, journal_file_bytes};
 use crate::errors::ControllerError;
 use crate::http;
-use crate::memory::{FetchMemory, ProduceMemory};
+use crate::memory::{AnswerMemory, ProduceMemory};
 use crate::metadata::Metadata;
 use crate::metrics::Metrics;
 use crate::reconcile::{Applied, OnDisk, Reconciler};
@@ -29,8 +31,8 @@ use crate::throttle::Throttle;
 
 /// How long requests in flight may take to be answered once the broker stops.
 const DRAIN_TIME: Duration = Duration::from_millis(700);
-/// A pause after a failed accept: the reason (too many open files) does not go away at once.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Between two looks at the free space.
+const DISK_INTERVAL: Duration = Duration::from_secs(1);
 /// How often storage tries again what it could not write; it does so less often by itself.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// Every so many of these the figures are kept up, and what has not gone away is told again.
@@ -93,11 +95,12 @@ pub(crate) struct Shared {
     pub(crate) metadata: Arc<Metadata>,
     pub(crate) controller: Controller,
     pub(crate) produce_memory: ProduceMemory,
-    pub(crate) fetch_memory: FetchMemory,
+    pub(crate) answer_memory: AnswerMemory,
     /// Turns to decompress batches.
     pub(crate) opening: Semaphore,
     pub(crate) throttle: Throttle,
     pub(crate) metrics: Metrics,
+    pub(crate) disk: Arc<DiskWatch>,
     pub(crate) stopping: CancellationToken,
     data_dir: DataDir,
     fatal: watch::Receiver<Option<FatalError>>,
@@ -111,8 +114,8 @@ impl Shared {
     pub(crate) fn render_metrics(&self) -> String {
         let snapshot = self.metadata.snapshot();
         let (stats, groups) = (self.data_dir.stats(), self.data_dir.groups());
-        let memory = (self.produce_memory.in_flight_bytes(), self.fetch_memory.in_use_bytes() as u64);
-        self.metrics.render(&stats, memory, &snapshot, &groups)
+        let memory = (self.produce_memory.in_flight_bytes(), self.answer_memory.in_use_bytes() as u64);
+        self.metrics.render(&stats, memory, &self.disk, &snapshot, &groups)
     }
 }
 
@@ -122,8 +125,8 @@ pub struct Broker {
     groups: Groups,
     kafka: SocketAddr,
     http: SocketAddr,
-    /// One permit for each connection that may be open.
-    room: Arc<Semaphore>,
+    /// The places of the Kafka connections.
+    room: Arc<Room>,
     fatal: watch::Receiver<Option<FatalError>>,
 }
 
@@ -144,6 +147,11 @@ impl Broker {
         for (name, value) in &config.topic_defaults {
             defaults.set(name, value)?;
         }
+        let stopping = CancellationToken::new();
+        // Ends what was spawned when the start fails or is given up.
+        let unless_started = stopping.clone().drop_guard();
+        let serving = http::Serving::start(&runtime, http_listener, stopping.clone());
+
         let (fatal_sender, fatal) = watch::channel(None);
         let fatal_sender = Arc::new(fatal_sender);
         let data_dir = open_data_dir(&runtime, &config, Arc::clone(&fatal_sender)).await?;
@@ -156,6 +164,11 @@ impl Broker {
         let group = groups.metadata(FIRST_METADATA_REPLICA, config.node_id, applied.clone()).await?;
         register(&runtime, &config, kafka, &data_dir, &group, &applied).await?;
 
+        let disk = Arc::new(DiskWatch::new(Thresholds {
+            warn_free_bytes: config.disk_warn_free_bytes,
+            min_free_bytes: config.disk_min_free_bytes,
+        }));
+        look_at_disk(&runtime, &data_dir, &disk).await;
         let metadata = Arc::new(Metadata::new());
         let node = config.node_id;
         let mut reconciler =
@@ -169,8 +182,7 @@ impl Broker {
             options: row.options,
         });
         reconciler.start(on_disk).await;
-        runtime.spawn(reconciler.run());
-        let stopping = CancellationToken::new();
+        runtime.spawn(reconciler.run(runtime.clone()));
         runtime.spawn(watch_metadata_group(group.clone(), stopping.clone(), fatal_sender));
 
         let rules = TopicRules {
@@ -183,25 +195,28 @@ impl Broker {
             defaults,
         };
         let shared = Arc::new(Shared {
-            controller: Controller::start(&runtime, rules, group, applied),
+            controller: Controller::start(&runtime, rules, group, applied, Arc::clone(&disk)),
             node,
             cluster_id: data_dir.meta().cluster_id.as_str().into(),
             metadata,
             produce_memory: ProduceMemory::new(config.produce_memory_bytes),
-            fetch_memory: FetchMemory::new(config.fetch_memory_bytes),
+            answer_memory: AnswerMemory::new(config.answer_memory_bytes),
             opening: Semaphore::new(OPENING_AT_ONCE),
             throttle: Throttle::new(runtime.now()),
             metrics: Metrics::new(),
+            disk,
             stopping,
             data_dir,
             fatal: fatal.clone(),
             runtime: runtime.clone(),
             config,
         });
-        let room = Arc::new(Semaphore::new(shared.config.max_connections));
-        runtime.spawn(accept(Arc::clone(&shared), kafka_listener, Arc::clone(&room)));
-        runtime.spawn(http::serve(Arc::clone(&shared), http_listener));
+        let room = Room::new(shared.config.max_connections, shared.config.max_connections_per_ip);
+        serve_kafka(&shared, kafka_listener, Arc::clone(&room));
         runtime.spawn(upkeep(Arc::clone(&shared)));
+        runtime.spawn(watch_disk(Arc::clone(&shared)));
+        serving.ready(&shared);
+        unless_started.disarm();
         Ok(Broker { shared, groups, kafka, http, room, fatal })
     }
 
@@ -237,8 +252,7 @@ impl Broker {
     pub async fn shutdown(self) -> Result<(), ShutdownError> {
         let Broker { shared, groups, room, .. } = self;
         shared.stopping.cancel();
-        let all = u32::try_from(shared.config.max_connections).unwrap_or(u32::MAX);
-        if shared.runtime.timeout(DRAIN_TIME, room.acquire_many(all)).await.is_err() {
+        if shared.runtime.timeout(DRAIN_TIME, room.emptied()).await.is_err() {
             warn!("some requests were not answered before the stop");
         }
         groups.shutdown().await;
@@ -256,10 +270,15 @@ async fn open_data_dir(
     config: &BrokerConfig,
     fatal: Arc<watch::Sender<Option<FatalError>>>,
 ) -> Result<DataDir, StartError> {
+    let total = total_bytes(runtime, &config.data_dir).await;
+    let journal_file_bytes = journal_file_bytes(config.journal_file_bytes, config.journal_files, total);
+    if journal_file_bytes < config.journal_file_bytes {
+        info!(journal_file_bytes, "the file system is small, and so are the journal's files");
+    }
     let options = StorageOptions {
         node_id: config.node_id,
         cluster_id: None,
-        journal_file_bytes: config.journal_file_bytes,
+        journal_file_bytes,
         journal_files: config.journal_files,
         tail_cache_bytes: config.tail_cache_bytes,
         index_interval_bytes: config.index_interval_bytes,
@@ -295,6 +314,17 @@ async fn open_data_dir(
         error!("a folder that belongs to no known partition was set aside as {stray}: look into it, then remove it");
     }
     Ok(data_dir)
+}
+
+/// The size of the file system that the data directory is on, or will be.
+async fn total_bytes(runtime: &Runtime, path: &Path) -> u64 {
+    let (disk, path) = (runtime.disk(), path.to_owned());
+    let looking = runtime.blocking(move || {
+        let existing = path.ancestors().find(|path| disk.exists(path).unwrap_or(false));
+        disk.space(existing.unwrap_or(Path::new("."))).map(|space| space.total_bytes)
+    });
+    // Opening the directory says what is wrong with it.
+    looking.await.unwrap_or(u64::MAX)
 }
 
 /// Keeps the first fatal error.
@@ -347,29 +377,43 @@ async fn watch_metadata_group(
     }
 }
 
-async fn accept(shared: Arc<Shared>, listener: Listener, room: Arc<Semaphore>) {
+/// Accepts Kafka clients until the broker stops.
+fn serve_kafka(shared: &Arc<Shared>, listener: Listener, room: Arc<Room>) {
+    let (refusing, serving) = (Arc::clone(shared), Arc::clone(shared));
+    let refused = move |why, peer: SocketAddr| {
+        refusing.metrics.connections_refused.increment(1);
+        let limit = match why {
+            NoRoom::InAll => "max.connections",
+            NoRoom::FromAddress => "max.connections.per.ip",
+        };
+        debug!(%peer, "connection closed on arrival: {limit} are open");
+    };
+    let serve = move |stream, peer| Connection::new(Arc::clone(&serving), stream, peer).serve();
+    let (runtime, stopping) = (shared.runtime.clone(), shared.stopping.clone());
+    shared.runtime.spawn(accept(runtime, stopping, listener, room, refused, serve));
+}
+
+/// Looks at the free space for as long as the broker runs.
+async fn watch_disk(shared: Arc<Shared>) {
     loop {
-        let accepted = tokio::select! {
+        tokio::select! {
             biased;
             () = shared.stopping.cancelled() => return,
-            accepted = listener.accept() => accepted,
-        };
-        match accepted {
-            Ok((stream, peer)) => match Arc::clone(&room).try_acquire_owned() {
-                Ok(place) => {
-                    let connection = Connection::new(Arc::clone(&shared), stream, peer);
-                    shared.runtime.spawn(async move {
-                        connection.serve().await;
-                        drop(place);
-                    });
-                }
-                Err(_) => shared.metrics.connections_refused.increment(1),
-            },
-            Err(error) => {
-                warn!("connection not accepted: {error}");
-                shared.runtime.sleep(ACCEPT_PAUSE).await;
-            }
+            () = shared.runtime.sleep(DISK_INTERVAL) => {}
         }
+        look_at_disk(&shared.runtime, &shared.data_dir, &shared.disk).await;
+    }
+}
+
+async fn look_at_disk(runtime: &Runtime, data_dir: &DataDir, disk: &Arc<DiskWatch>) {
+    let (data_dir, disk) = (data_dir.clone(), Arc::clone(disk));
+    let looking = runtime.blocking(move || {
+        // In this order: what is written between the two counts twice rather than not at all.
+        let promised = data_dir.unwritten_bytes();
+        data_dir.space().map(|space| disk.looked(space, promised))
+    });
+    if let Err(error) = looking.await {
+        warn!("the disk's free space is not known: {error}");
     }
 }
 

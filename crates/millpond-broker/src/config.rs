@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use millpond_record::BrokerId;
 
@@ -116,16 +117,24 @@ pub struct BrokerConfig {
     pub request_max_bytes: u32,
     /// `queued.max.request.bytes`.
     pub produce_memory_bytes: u64,
-    /// `millpond.fetch.memory.bytes`.
-    pub fetch_memory_bytes: u64,
+    /// `millpond.answer.memory.bytes`.
+    pub answer_memory_bytes: u64,
     /// `max.connections`.
     pub max_connections: usize,
+    /// `max.connections.per.ip`.
+    pub max_connections_per_ip: usize,
+    /// `connections.max.idle.ms`.
+    pub max_idle: Duration,
     /// `fetch.max.bytes`.
     pub fetch_max_bytes: u32,
     /// `millpond.connection.max.pending`.
     pub max_pending: usize,
     /// `millpond.tail.cache.bytes`.
     pub tail_cache_bytes: u64,
+    /// `millpond.disk.warn.free.bytes`.
+    pub disk_warn_free_bytes: u64,
+    /// `millpond.disk.min.free.bytes`.
+    pub disk_min_free_bytes: u64,
     /// `log.index.interval.bytes`.
     pub index_interval_bytes: u32,
     /// `millpond.journal.file.bytes`.
@@ -239,11 +248,15 @@ impl Values {
             topic_defaults,
             request_max_bytes: self.number("socket.request.max.bytes"),
             produce_memory_bytes: self.number("queued.max.request.bytes"),
-            fetch_memory_bytes: self.number("millpond.fetch.memory.bytes"),
+            answer_memory_bytes: self.number("millpond.answer.memory.bytes"),
             max_connections: self.number("max.connections"),
+            max_connections_per_ip: self.number("max.connections.per.ip"),
+            max_idle: Duration::from_millis(self.number("connections.max.idle.ms")),
             fetch_max_bytes: self.number("fetch.max.bytes"),
             max_pending: self.number("millpond.connection.max.pending"),
             tail_cache_bytes: self.number("millpond.tail.cache.bytes"),
+            disk_warn_free_bytes: self.number("millpond.disk.warn.free.bytes"),
+            disk_min_free_bytes: self.number("millpond.disk.min.free.bytes"),
             index_interval_bytes: self.number("log.index.interval.bytes"),
             journal_file_bytes: self.number("millpond.journal.file.bytes"),
             journal_files: self.number("millpond.journal.files"),

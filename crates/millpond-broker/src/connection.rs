@@ -24,15 +24,16 @@ use tracing::{debug, info};
 use crate::broker::Shared;
 use crate::dispatch::{self, Call, CloseReason, Reply, Step};
 use crate::frame::FrameReader;
-use crate::memory::{FetchShare, Share};
+use crate::memory::{AnswerShare, Share};
 use crate::metadata::View;
+use crate::patience::{Look, PACE_WINDOW, Patience};
 
 /// Chunks in one vectored write; more than this the system refuses (IOV_MAX is 1024) or does not reward.
 const WRITE_CHUNKS: usize = 512;
 /// Handling stops while this many response bytes wait, be it for their turn or for a client that does not read.
 const MAX_UNSENT_BYTES: usize = 4 << 20;
 
-/// How long a large produce may take to arrive while it holds memory that others wait for.
+/// How long a large request may take to arrive.
 const GATHER_TIME: Duration = Duration::from_secs(60);
 
 pub(crate) struct Connection {
@@ -41,7 +42,7 @@ pub(crate) struct Connection {
     peer: SocketAddr,
     view: View,
     frames: FrameReader,
-    /// Memory for a large produce that is being read.
+    /// Memory for a large request that is being read.
     gathering: Gathering,
     /// A request that waits until everything before it is answered.
     held: Option<(Timing, Call)>,
@@ -50,15 +51,21 @@ pub(crate) struct Connection {
     stage: Option<(Timing, BoxFuture<'static, Step>)>,
     pending: VecDeque<Pending>,
     out: VecDeque<Bytes>,
-    /// What responses in `out` hold of the memory for fetches, and at which count of sent bytes they give it back.
-    shares: VecDeque<(u64, FetchShare)>,
+    /// What responses in `out` hold of the memory for answers, and at which count of sent bytes they give it back.
+    shares: VecDeque<(u64, AnswerShare)>,
     /// Bytes that were ever put into `out`, and taken out of it.
     queued_bytes: u64,
     sent_bytes: u64,
     /// Response bytes that are not sent: those in `out`, and those that wait for their turn.
     unsent_bytes: usize,
-    /// Set at the end of the stream, and when the broker stops: nothing more is read.
+    /// Cleared when the broker stops: nothing more is read.
     reading: bool,
+    /// The client is gone; what it sent before with acks=0 is still written.
+    left: Option<CloseReason>,
+    received_bytes: u64,
+    patience: Patience,
+    /// When the client is looked at again.
+    look_at: Pin<Box<Sleep>>,
 }
 
 /// What a request is measured by when it is answered.
@@ -68,7 +75,7 @@ struct Timing {
     start: Instant,
 }
 
-/// A large produce has its share of the memory before it is read, so that what waits in line is not in memory already.
+/// A large request has its share of the memory before it is read, so that what waits in line is not in memory already.
 enum Gathering {
     Idle,
     Waiting(BoxFuture<'static, Share>),
@@ -84,6 +91,9 @@ impl Connection {
     pub(crate) fn new(shared: Arc<Shared>, stream: Stream, peer: SocketAddr) -> Connection {
         let frames = FrameReader::new(shared.config.request_max_bytes as usize);
         let view = shared.metadata.view();
+        let max_idle = shared.config.max_idle;
+        let patience = Patience::new(shared.runtime.now(), max_idle);
+        let look_at = Box::pin(shared.runtime.sleep(max_idle));
         Connection {
             shared,
             stream,
@@ -101,6 +111,10 @@ impl Connection {
             sent_bytes: 0,
             unsent_bytes: 0,
             reading: true,
+            left: None,
+            received_bytes: 0,
+            patience,
+            look_at,
         }
     }
 
@@ -127,10 +141,79 @@ impl Connection {
     }
 
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<CloseReason> {
-        match self.advance(context) {
-            Ok(()) => Poll::Pending,
-            Err(reason) => Poll::Ready(reason),
+        if self.left.is_none() {
+            match self.advance_present(context) {
+                Err(reason @ (CloseReason::Left | CloseReason::Io(_))) => self.left = Some(reason),
+                Err(reason) => return Poll::Ready(reason),
+                Ok(()) => return Poll::Pending,
+            }
         }
+        self.finish(context)
+    }
+
+    /// Whether the client waits for the broker: for an answer, for memory, for the end of a throttle.
+    fn is_waited_for(&self) -> bool {
+        self.stage.is_some()
+            || self.held.is_some()
+            || !self.pending.is_empty()
+            || self.muted.is_some()
+            || matches!(self.gathering, Gathering::Waiting(_))
+    }
+
+    /// Hands over what a client sent before it left: every batch that arrived whole is written, as in Kafka. Nobody
+    /// waits for an answer any more.
+    fn finish(&mut self, context: &mut Context<'_>) -> Poll<CloseReason> {
+        self.gathering = Gathering::Idle;
+        self.out.clear();
+        self.shares.clear();
+        loop {
+            self.muted = None;
+            self.pending.clear();
+            self.unsent_bytes = 0;
+            self.held.take_if(|(_, call)| !call.is_pipelined());
+            self.stage.take_if(|(timing, _)| !dispatch::APIS[timing.api].pipelined);
+            if let Err(reason) = self.run_stage(context).and_then(|()| self.handle_frames(context)) {
+                return Poll::Ready(reason);
+            }
+            if self.stage.is_some() && self.reading {
+                return Poll::Pending;
+            }
+            if !self.reading || (self.held.is_none() && self.frames.wants_bytes()) {
+                return Poll::Ready(self.left.take().unwrap_or(CloseReason::Left));
+            }
+        }
+    }
+
+    fn advance_present(&mut self, context: &mut Context<'_>) -> Result<(), CloseReason> {
+        self.advance(context).and_then(|()| self.look_at_client(context))
+    }
+
+    /// Closes the connection of a client that was waited for long enough.
+    fn look_at_client(&mut self, context: &mut Context<'_>) -> Result<(), CloseReason> {
+        let owes = self.frames.is_gathering() || !self.out.is_empty();
+        if owes {
+            // An idle client's next look may be far.
+            let soon = self.shared.runtime.now() + PACE_WINDOW;
+            if self.look_at.deadline() > soon {
+                self.look_at.as_mut().reset(soon);
+            }
+        }
+        while self.look_at.as_mut().poll(context).is_ready() {
+            let look = Look {
+                moved: self.received_bytes + self.sent_bytes,
+                owes,
+                working: self.is_waited_for(),
+                memory_short: self.shared.produce_memory.is_short() || self.shared.answer_memory.is_short(),
+            };
+            match self.patience.look(self.shared.runtime.now(), look) {
+                Ok(next) => self.look_at.as_mut().reset(next),
+                Err(why) => {
+                    self.shared.metrics.connections_timed_out.increment(1);
+                    return Err(CloseReason::Refused(why.to_string()));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Does all that can be done without waiting. On return each thing that is waited for has the waker.
@@ -152,7 +235,7 @@ impl Connection {
             }
             // While nothing may be handled this only fills the buffer up to the next whole frame, and sees the end.
             // A muted client takes no memory for what it sends next.
-            let gathers = self.muted.is_some() && self.frames.large_produce().is_some();
+            let gathers = self.muted.is_some() && self.frames.large_frame().is_some();
             if !self.frames.wants_bytes() || gathers || self.gather(context)?.is_pending() {
                 return Ok(());
             }
@@ -160,17 +243,21 @@ impl Connection {
                 Poll::Pending => return Ok(()),
                 Poll::Ready(Err(error)) => return Err(CloseReason::Io(error)),
                 Poll::Ready(Ok(0)) => return Err(CloseReason::Left),
-                Poll::Ready(Ok(read)) => self.shared.metrics.bytes_in.increment(read as u64),
+                Poll::Ready(Ok(read)) => {
+                    self.shared.metrics.bytes_in.increment(read as u64);
+                    self.received_bytes += read as u64;
+                    self.patience.moved(self.shared.runtime.now());
+                }
             }
         }
     }
 
-    /// Takes memory for a large produce before it is read, and sees that it arrives in time.
+    /// Takes memory for a large request before it is read, and sees that it arrives in time.
     fn gather(&mut self, context: &mut Context<'_>) -> Result<Poll<()>, CloseReason> {
         loop {
             match &mut self.gathering {
                 Gathering::Idle => {
-                    let Some(bytes) = self.frames.large_produce() else { return Ok(Poll::Ready(())) };
+                    let Some(bytes) = self.frames.large_frame() else { return Ok(Poll::Ready(())) };
                     match self.shared.produce_memory.try_take(bytes) {
                         Some(share) => self.begin_gathering(share),
                         None => {
@@ -255,13 +342,16 @@ impl Connection {
                     None => return Ok(()),
                 },
             };
+            if self.left.is_some() && !call.is_pipelined() {
+                continue;
+            }
             if !call.is_pipelined() && !self.pending.is_empty() {
                 self.held = Some((timing, call));
                 return Ok(());
             }
             self.view.refresh();
             call.snapshot = self.view.snapshot();
-            let step = dispatch::handle(call);
+            let step = dispatch::begin(call);
             self.take_step(timing, step)?;
             self.run_stage(context)?;
         }
@@ -340,6 +430,7 @@ impl Connection {
     }
 
     fn sent(&mut self, mut written: usize) {
+        self.patience.moved(self.shared.runtime.now());
         self.unsent_bytes -= written;
         self.sent_bytes += written as u64;
         while self.shares.front().is_some_and(|(until, _)| *until <= self.sent_bytes) {

@@ -16,8 +16,12 @@ use millpond_record::{BrokerId, ProducerId, RaftIndex, Timestamp};
 use millpond_runtime::Runtime;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::disk_space::DiskWatch;
 use crate::errors::ControllerError;
 use crate::reconcile::Applied;
+
+/// What a new partition takes on disk: its folder, its first files and its rows in the table.
+const PARTITION_BYTES: usize = 16 << 10;
 
 /// Commands that may wait for the controller; senders beyond it wait.
 const MAILBOX: usize = 1024;
@@ -72,6 +76,7 @@ impl Controller {
         rules: TopicRules,
         group: MetadataGroup,
         applied: Arc<Applied>,
+        disk: Arc<DiskWatch>,
     ) -> Controller {
         let (commands, mailbox) = mpsc::channel(MAILBOX);
         let rules = Arc::new(rules);
@@ -80,6 +85,7 @@ impl Controller {
             rules: Arc::clone(&rules),
             group,
             applied,
+            disk,
             producer_ids: ProducerIdBlock { first: ProducerId(0), count: 0 },
         };
         runtime.spawn(task.run(mailbox));
@@ -170,6 +176,7 @@ struct Task {
     rules: Arc<TopicRules>,
     group: MetadataGroup,
     applied: Arc<Applied>,
+    disk: Arc<DiskWatch>,
     /// What is left of the block that this broker took.
     producer_ids: ProducerIdBlock,
 }
@@ -183,7 +190,10 @@ impl Task {
                 Command::DeleteTopics { topics, reply } => drop(reply.send(self.delete_topics(&topics).await)),
                 Command::CreatePartitions { topics, reply } => {
                     let decision = create_partitions(&self.applied.image(), &topics, &self.rules.limits);
-                    let written = self.write(&decision.records).await;
+                    let written = match self.take_room(&decision.records) {
+                        Ok(()) => self.write(&decision.records).await,
+                        Err(error) => Err(error),
+                    };
                     drop(reply.send(written.map(|index| Decided { decision, index })));
                 }
                 Command::AlterConfigs { changes, reply } => {
@@ -204,6 +214,7 @@ impl Task {
 
     async fn create_topics(&self, topics: Vec<NewTopic>) -> Result<Decided<CreateTopics>, ControllerError> {
         let decision = self.rules.decide(&self.runtime, &self.applied.image(), &topics);
+        self.take_room(&decision.records)?;
         let index = self.write(&decision.records).await?;
         Ok(Decided { decision, index })
     }
@@ -224,6 +235,15 @@ impl Task {
         self.producer_ids.first = ProducerId(id.0 + 1);
         self.producer_ids.count -= 1;
         Ok(id)
+    }
+
+    /// Takes room on the disk for the partitions that these records make.
+    fn take_room(&self, records: &[MetadataRecord]) -> Result<(), ControllerError> {
+        let partitions = records.iter().filter(|record| matches!(record, MetadataRecord::Partition(_))).count();
+        if partitions > 0 {
+            self.disk.take(partitions * PARTITION_BYTES)?;
+        }
+        Ok(())
     }
 
     /// Writes records to group 0 as one batch; they are applied when this returns.

@@ -11,7 +11,7 @@ use millpond_wire::{ApiKey, Decoder, Message, Request, RequestHeader, Str, encod
 use crate::api;
 use crate::broker::Shared;
 use crate::frame::Frame;
-use crate::memory::{FetchShare, Share};
+use crate::memory::{AnswerShare, Share};
 use crate::metadata::{Snapshot, View};
 use crate::throttle::{self, Traffic};
 
@@ -75,8 +75,8 @@ impl Step {
 
 /// The answer to a request, or the promise of one.
 pub(crate) enum Reply {
-    /// The response with its length and header, and what its record bytes hold of the memory for fetches.
-    Ready(Vec<Bytes>, Option<FetchShare>),
+    /// The response with its length and header, and what it holds of the memory for answers.
+    Ready(Vec<Bytes>, Option<AnswerShare>),
     /// A request without response (acks=0).
     Nothing,
     /// A request without response that failed: closing is the only way to tell the client.
@@ -122,11 +122,23 @@ pub(crate) struct Call {
     pub(crate) share: Option<Share>,
     /// Whose quota counts; not looked at while nobody has one.
     client_id: Option<Str>,
+    /// What the decoded request, and the handling of it, hold of the memory for answers.
+    work: AnswerShare,
     correlation_id: i32,
     api: usize,
     /// Stands behind the header.
     body: Decoder,
 }
+
+/// What a decoded request may take in memory beside its text and records. A hundred thousand partitions fit; no client
+/// names as many at once.
+const MAX_DECODED_BYTES: usize = 8 << 20;
+/// What handling a request takes for each byte of its decoded form, that form included: state for each partition, and
+/// the answer before it is encoded. As `tests/hostile_requests.rs` measures it: 20 where Metadata is to create each of
+/// very many topics, 12 for partitions of Fetch, less for others.
+const WORK_PER_DECODED_BYTE: usize = 20;
+/// The same of Produce, for which 5 is measured.
+const PRODUCE_WORK_PER_DECODED_BYTE: usize = 8;
 
 /// API key, version, correlation id: where every request header begins.
 const FIXED_HEADER_BYTES: usize = 8;
@@ -156,6 +168,7 @@ impl Call {
             pinned_bytes: frame.pinned_bytes,
             share,
             client_id: None,
+            work: shared.answer_memory.share(),
             correlation_id: i32::from_be_bytes(correlation),
             api,
             body: Decoder::new(Bytes::new()),
@@ -216,10 +229,28 @@ impl Call {
         self.version > APIS[self.api].advertised.1
     }
 
-    /// The request's body. Bytes behind its end are ignored, as Kafka does.
+    /// The request's body, counted in the memory for answers for as long as the call lives. Bytes behind its end are
+    /// ignored, as Kafka does.
     pub(crate) fn decode<R: Request>(&mut self) -> Result<R, CloseReason> {
         let mut decoder = std::mem::replace(&mut self.body, Decoder::new(Bytes::new()));
-        R::decode(&mut decoder, self.version)
+        let request = self.decode_from(&mut decoder)?;
+        // From here on its bytes are counted with what was made of them, not with what is arriving.
+        self.share = None;
+        self.work.grow(self.frame_bytes + decoder.decoded_bytes() * WORK_PER_DECODED_BYTE);
+        Ok(request)
+    }
+
+    /// As [`Call::decode`], for a produce that has memory already: gives also what handling it may take beyond the
+    /// bytes of its frame, and leaves the body to be read again.
+    pub(crate) fn decode_uncounted<R: Request>(&self) -> Result<(R, usize), CloseReason> {
+        let mut decoder = self.body.clone();
+        let request = self.decode_from(&mut decoder)?;
+        Ok((request, decoder.decoded_bytes() * PRODUCE_WORK_PER_DECODED_BYTE))
+    }
+
+    fn decode_from<R: Request>(&self, decoder: &mut Decoder) -> Result<R, CloseReason> {
+        decoder.limit_decoded_bytes(MAX_DECODED_BYTES);
+        R::decode(decoder, self.version)
             .map_err(|error| CloseReason::Refused(format!("its {} {} request is bad: {error}", R::KEY, self.version)))
     }
 
@@ -231,15 +262,31 @@ impl Call {
     /// The response in another version than the request's: the fallback of ApiVersions.
     pub(crate) fn answer_in<M: Message>(&self, version: i16, response: &M) -> Reply {
         match encode_response(self.correlation_id, version, response) {
-            Ok(chunks) => Reply::Ready(chunks.into_vec(), None),
+            Ok(chunks) => {
+                let chunks = chunks.into_vec();
+                let mut share = self.shared.answer_memory.share();
+                share.grow(chunks.iter().map(Bytes::len).sum());
+                Reply::Ready(chunks, Some(share))
+            }
             // A response has only what we put there, so this is a bug; it must not take down more than the connection.
             Err(error) => Reply::Close(format!("the answer to {} {version} cannot be written: {error}", M::KEY)),
         }
     }
 }
 
-/// Hands a request to its handler.
-pub(crate) fn handle(call: Call) -> Step {
+/// Hands a request to its handler; all but produce, which has a budget of its own, wait while the memory for answers is
+/// used up.
+pub(crate) fn begin(call: Call) -> Step {
+    if call.is_pipelined() || !call.shared.answer_memory.is_short() {
+        return handle(call);
+    }
+    Step::Stage(Box::pin(async move {
+        call.shared.answer_memory.room().await;
+        handle(call)
+    }))
+}
+
+fn handle(call: Call) -> Step {
     if call.is_too_new() {
         return Step::Reply(api::api_versions::too_new(&call));
     }

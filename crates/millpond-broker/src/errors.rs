@@ -6,6 +6,8 @@ use millpond_record::{BatchError, InvalidBatch, InvalidKind, Offset, RecordsErro
 use millpond_storage::{Frontiers, ReadError, SequenceError, StorageError};
 use millpond_wire::{ErrorCode, Str};
 
+use crate::disk_space::DiskFull;
+
 /// An error as a response tells it.
 #[derive(Clone, Debug)]
 pub(crate) struct Fault {
@@ -39,12 +41,15 @@ pub(crate) enum ControllerError {
     Batch(#[from] BatchFormatError),
     #[error(transparent)]
     ProducerIds(#[from] ProducerIdError),
+    #[error(transparent)]
+    DiskFull(#[from] DiskFull),
 }
 
 pub(crate) fn controller(error: &ControllerError) -> Fault {
     let code = match error {
         ControllerError::Stopped => ErrorCode::NOT_CONTROLLER,
         ControllerError::Group(error) => return raft(error),
+        ControllerError::DiskFull(error) => return disk_full(error),
         ControllerError::Batch(_) => ErrorCode::POLICY_VIOLATION,
         ControllerError::ProducerIds(_) => ErrorCode::UNKNOWN_SERVER_ERROR,
     };
@@ -106,6 +111,11 @@ pub(crate) fn quota_filter(error: &QuotaError) -> Fault {
     Fault::new(code, error.to_string())
 }
 
+/// No room for more. See [`crate::disk_space`] for why it is this code.
+pub(crate) fn disk_full(error: &DiskFull) -> Fault {
+    Fault::new(ErrorCode::POLICY_VIOLATION, error.to_string())
+}
+
 /// A request, or a part of it, that asks for what cannot be.
 pub(crate) fn invalid_request(why: impl Into<String>) -> Fault {
     Fault::new(ErrorCode::INVALID_REQUEST, why.into())
@@ -115,6 +125,12 @@ pub(crate) fn invalid_request(why: impl Into<String>) -> Fault {
 pub(crate) fn not_served(topic: &str) -> Fault {
     let message =
         format!("topic {topic:?} exists, but not all of its partitions could be made; the broker's log says why");
+    Fault::new(ErrorCode::KAFKA_STORAGE_ERROR, message)
+}
+
+/// A topic that is gone from the metadata, but whose data could not be deleted.
+pub(crate) fn not_deleted(topic: &str) -> Fault {
+    let message = format!("topic {topic:?} is gone, but its data could not be deleted yet; the broker's log says why");
     Fault::new(ErrorCode::KAFKA_STORAGE_ERROR, message)
 }
 

@@ -49,15 +49,8 @@ pub(crate) struct Frame {
     pub(crate) payload: Bytes,
     /// Size of the allocation that a slice of the payload keeps alive.
     pub(crate) pinned_bytes: usize,
-    /// It had a buffer of its own, for which [`FrameReader::large_produce`] was asked.
+    /// It had a buffer of its own, for which [`FrameReader::large_frame`] was asked.
     pub(crate) is_large: bool,
-}
-
-/// What the first bytes of a frame say.
-#[derive(Clone, Copy)]
-struct Announced {
-    total: usize,
-    is_produce: bool,
 }
 
 pub(crate) struct FrameReader {
@@ -94,7 +87,7 @@ impl FrameReader {
             self.last_was_large = true;
             return Ok(Some(Frame { payload, pinned_bytes, is_large: true }));
         }
-        let Some(Announced { total, .. }) = self.announced()? else { return Ok(None) };
+        let Some(total) = self.announced()? else { return Ok(None) };
         if self.shared.len() >= LENGTH_BYTES + total {
             self.shared.advance(LENGTH_BYTES);
             self.last_was_large = false;
@@ -109,7 +102,7 @@ impl FrameReader {
         match &self.own {
             Some(own) => own.buffer.len() < own.total,
             None => match self.announced() {
-                Ok(Some(Announced { total, .. })) => self.shared.len() < LENGTH_BYTES + total,
+                Ok(Some(total)) => self.shared.len() < LENGTH_BYTES + total,
                 Ok(None) => true,
                 Err(_) => false,
             },
@@ -119,7 +112,7 @@ impl FrameReader {
     /// Moves the beginning of a large frame to a buffer of its own. The frame is not complete, so all that is in the
     /// shared buffer belongs to it.
     fn begin_large_frame(&mut self) {
-        let Ok(Some(Announced { total, .. })) = self.announced() else { return };
+        let Ok(Some(total)) = self.announced() else { return };
         if self.own.is_none() && total >= OWN_BUFFER_FROM {
             self.shared.advance(LENGTH_BYTES);
             let mut buffer = BytesMut::with_capacity(total.min(EAGER_BYTES));
@@ -129,18 +122,23 @@ impl FrameReader {
         }
     }
 
-    /// The bytes of the large Produce that is about to be gathered: memory for it should be there before it is read.
-    pub(crate) fn large_produce(&self) -> Option<usize> {
+    /// The bytes of the large frame that is about to be gathered: memory for it should be there before it is read.
+    pub(crate) fn large_frame(&self) -> Option<usize> {
         match self.announced() {
-            Ok(Some(Announced { total, is_produce: true })) if self.own.is_none() && total >= OWN_BUFFER_FROM => {
+            Ok(Some(total)) if self.own.is_none() && total >= OWN_BUFFER_FROM => {
                 Some(total).filter(|total| self.shared.len() < LENGTH_BYTES + total)
             }
             _ => None,
         }
     }
 
-    /// The length at the front of the shared buffer and whether it is that of a Produce, once both are there.
-    fn announced(&self) -> Result<Option<Announced>, BadLength> {
+    /// Whether a large frame has begun to arrive, for which memory was taken.
+    pub(crate) fn is_gathering(&self) -> bool {
+        self.own.is_some() && self.wants_bytes()
+    }
+
+    /// The length at the front of the shared buffer, once it and what it is the length of are there.
+    fn announced(&self) -> Result<Option<usize>, BadLength> {
         let Some(bytes) = self.shared.first_chunk::<LENGTH_BYTES>() else { return Ok(None) };
         let length = i32::from_be_bytes(*bytes);
         let within = |max| match usize::try_from(length) {
@@ -150,8 +148,7 @@ impl FrameReader {
         within(self.max)?;
         let Some(key) = self.shared.get(LENGTH_BYTES..LENGTH_BYTES + 2) else { return Ok(None) };
         let is_produce = key == ApiKey::PRODUCE.0.to_be_bytes();
-        let total = within(if is_produce { self.max } else { self.max.min(MAX_OTHER_BYTES) })?;
-        Ok(Some(Announced { total, is_produce }))
+        within(if is_produce { self.max } else { self.max.min(MAX_OTHER_BYTES) }).map(Some)
     }
 
     /// Reads once; `Ok(0)` is the end of the stream. Only called while [`FrameReader::wants_bytes`].
@@ -181,7 +178,7 @@ impl FrameReader {
     /// Makes room for the rest of the frame, or, where its length is not known yet, for a read that is worth it.
     fn make_room(&mut self) {
         let wanted = match self.announced() {
-            Ok(Some(Announced { total, .. })) => LENGTH_BYTES + total,
+            Ok(Some(total)) => LENGTH_BYTES + total,
             _ => self.shared.len() + ROOM_BYTES,
         };
         if self.shared.capacity() >= wanted {
@@ -280,7 +277,7 @@ mod tests {
         let mut context = Context::from_waker(Waker::noop());
         let mut input: &[u8] = &[&(90_i32 << 20).to_be_bytes()[..], &[0, 0]].concat();
         assert!(reader.poll_read(Pin::new(&mut input), &mut context).is_ready());
-        assert_eq!(reader.large_produce(), Some(90 << 20));
+        assert_eq!(reader.large_frame(), Some(90 << 20));
         assert!(reader.next_frame().expect("a good length").is_none() && reader.wants_bytes());
         assert!(reader.poll_read(Pin::new(&mut &b"x"[..]), &mut context).is_ready());
         assert!(reader.own.as_ref().expect("a large frame").buffer.capacity() <= EAGER_BYTES + 64);

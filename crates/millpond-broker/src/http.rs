@@ -1,7 +1,7 @@
 //! The HTTP port: `/live` (the process answers), `/ready` (it takes requests), `/metrics` (figures for Prometheus).
 
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,76 +12,79 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use millpond_runtime::{Listener, Stream};
-use tokio::sync::Semaphore;
+use millpond_runtime::{Listener, Runtime, Stream};
+use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
+use crate::accept::{Room, accept};
 use crate::broker::Shared;
 
 /// Connections at once. Who scrapes needs one.
 const MAX_CONNECTIONS: usize = 64;
 /// A connection is closed after this time, whatever it does.
 const MAX_CONNECTION_TIME: Duration = Duration::from_secs(300);
-/// A pause after a failed accept: the reason (too many open files) does not go away at once.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Accepts connections until the broker stops.
-pub(crate) async fn serve(shared: Arc<Shared>, listener: Listener) {
-    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    loop {
-        let accepted = tokio::select! {
+/// The HTTP port from before the data directory is opened, which may take a while after a kill, until the stop.
+pub(crate) struct Serving {
+    runtime: Runtime,
+    stopping: CancellationToken,
+    /// Set when the broker takes requests.
+    broker: OnceLock<Arc<Shared>>,
+}
+
+impl Serving {
+    /// Accepts connections until `stopping`.
+    pub(crate) fn start(runtime: &Runtime, listener: Listener, stopping: CancellationToken) -> Arc<Serving> {
+        let (accepting, ended) = (runtime.clone(), stopping.clone());
+        let serving = Arc::new(Serving { runtime: runtime.clone(), stopping, broker: OnceLock::new() });
+        let here = Arc::clone(&serving);
+        let room = Room::new(MAX_CONNECTIONS, MAX_CONNECTIONS);
+        let refused = |_, peer| debug!(%peer, "HTTP connection closed on arrival: {MAX_CONNECTIONS} are open");
+        let serve = move |stream, _| Arc::clone(&here).connection(stream);
+        runtime.spawn(accept(accepting, ended, listener, room, refused, serve));
+        serving
+    }
+
+    /// The broker takes requests.
+    pub(crate) fn ready(&self, broker: &Arc<Shared>) {
+        // Called once; a second call would name the same broker.
+        let _ = self.broker.set(Arc::clone(broker));
+    }
+
+    async fn connection(self: Arc<Serving>, stream: Stream) {
+        let (runtime, stopping) = (self.runtime.clone(), self.stopping.clone());
+        let service = service_fn(move |request| {
+            let serving = Arc::clone(&self);
+            async move { Ok::<_, Infallible>(serving.respond(&request).await) }
+        });
+        let served = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+        tokio::select! {
             biased;
-            () = shared.stopping.cancelled() => return,
-            accepted = listener.accept() => accepted,
-        };
-        match accepted {
-            Ok((stream, _)) => {
-                // Without room the connection is closed: it is dropped here.
-                if let Ok(place) = Arc::clone(&room).try_acquire_owned() {
-                    let shared_here = Arc::clone(&shared);
-                    shared.runtime.spawn(async move {
-                        connection(shared_here, stream).await;
-                        drop(place);
-                    });
+            served = runtime.timeout(MAX_CONNECTION_TIME, served) => {
+                if let Ok(Err(error)) = served {
+                    debug!("HTTP connection ended: {error}");
                 }
             }
-            Err(error) => {
-                debug!("HTTP connection not accepted: {error}");
-                shared.runtime.sleep(ACCEPT_PAUSE).await;
-            }
+            () = stopping.cancelled() => {}
         }
     }
-}
 
-async fn connection(shared: Arc<Shared>, stream: Stream) {
-    let runtime = shared.runtime.clone();
-    let stopping = shared.stopping.clone();
-    let service = service_fn(move |request| {
-        let response = respond(&shared, &request);
-        async move { Ok::<_, Infallible>(response) }
-    });
-    let served = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
-    tokio::select! {
-        biased;
-        served = runtime.timeout(MAX_CONNECTION_TIME, served) => {
-            if let Ok(Err(error)) = served {
-                debug!("HTTP connection ended: {error}");
-            }
+    async fn respond(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+        if request.method() != Method::GET && request.method() != Method::HEAD {
+            return text(StatusCode::METHOD_NOT_ALLOWED, "only GET is served\n".into());
         }
-        () = stopping.cancelled() => {}
-    }
-}
-
-fn respond(shared: &Shared, request: &Request<Incoming>) -> Response<Full<Bytes>> {
-    if request.method() != Method::GET && request.method() != Method::HEAD {
-        return text(StatusCode::METHOD_NOT_ALLOWED, "only GET is served\n".into());
-    }
-    match request.uri().path() {
-        "/live" => text(StatusCode::OK, "live\n".into()),
-        "/ready" if shared.is_ready() => text(StatusCode::OK, "ready\n".into()),
-        "/ready" => text(StatusCode::SERVICE_UNAVAILABLE, "not ready\n".into()),
-        "/metrics" => text(StatusCode::OK, shared.render_metrics()),
-        _ => text(StatusCode::NOT_FOUND, "served are /live, /ready and /metrics\n".into()),
+        match (request.uri().path(), self.broker.get()) {
+            ("/live", _) => text(StatusCode::OK, "live\n".into()),
+            ("/ready", Some(broker)) if broker.is_ready() => text(StatusCode::OK, "ready\n".into()),
+            ("/ready", _) => text(StatusCode::SERVICE_UNAVAILABLE, "not ready\n".into()),
+            ("/metrics", Some(broker)) => {
+                // With thousands of partitions the page takes milliseconds, in which no connection may wait.
+                let broker = Arc::clone(broker);
+                text(StatusCode::OK, self.runtime.blocking(move || broker.render_metrics()).await)
+            }
+            ("/metrics", None) => text(StatusCode::SERVICE_UNAVAILABLE, "the broker is starting\n".into()),
+            _ => text(StatusCode::NOT_FOUND, "served are /live, /ready and /metrics\n".into()),
+        }
     }
 }
 

@@ -6,12 +6,14 @@
 //! The produce path, in the order of the files: `frame`, `connection`, `dispatch`, `api/produce`, the partition's gate
 //! (`millpond-raft`), and back through the receipt to `connection`. The fetch path: `api/fetch`, the log's tail cache.
 
+mod accept;
 mod api;
 mod broker;
 mod config;
 mod config_resources;
 mod connection;
 mod controller;
+mod disk_space;
 mod dispatch;
 mod errors;
 mod extent;
@@ -20,6 +22,7 @@ mod http;
 mod memory;
 mod metadata;
 mod metrics;
+mod patience;
 mod reconcile;
 mod settings;
 mod throttle;

@@ -1,20 +1,25 @@
-//! The byte budgets of requests and responses.
+//! The byte budgets of requests and answers.
 //!
-//! [`ProduceMemory`] (`queued.max.request.bytes`) is for produce requests. A large one takes its share before it is
-//! read from the connection, a small one before it is handled; it is given back when the batches are durable, even
-//! where `acks` let them be answered before. Who gets none waits in line, and its connection is not read meanwhile: TCP
-//! slows the client down, nobody gets an error.
+//! [`ProduceMemory`] (`queued.max.request.bytes`) is for requests that arrive: produce requests until their batches are
+//! durable, even where `acks` let them be answered before, and any large request until it is whole. A large one takes
+//! its share before it is read from the connection, a small produce before it is handled. Who gets none waits in line,
+//! and its connection is not read meanwhile: TCP slows the client down, nobody gets an error.
 //!
-//! [`FetchMemory`] (`millpond.fetch.memory.bytes`) is for record bytes on their way to clients. Nobody waits for it:
-//! when it is used up, by clients that read slowly, a fetch is answered with its first batch alone.
+//! [`AnswerMemory`] (`millpond.answer.memory.bytes`) is for what the broker makes of requests: their decoded form, what
+//! handling them takes, and answers on their way to clients, records above all. It is counted as it is used. While it
+//! is used up no other request than produce is begun, and clients that read slowly are closed
+//! ([`crate::patience`]), so it comes back.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 pub(crate) struct ProduceMemory {
     permits: Arc<Semaphore>,
+    /// Requests that wait in line.
+    waiting: AtomicUsize,
     budget: u32,
     unit: u64,
 }
@@ -30,7 +35,7 @@ impl ProduceMemory {
         // Permits are counted in 32 bits; a budget beyond 4 GiB is counted in larger units.
         let unit = bytes.div_ceil(u64::from(u32::MAX)).max(1);
         let budget = u32::try_from(bytes / unit).expect("the unit is chosen so that it fits");
-        ProduceMemory { permits: Arc::new(Semaphore::new(budget as usize)), budget, unit }
+        ProduceMemory { permits: Arc::new(Semaphore::new(budget as usize)), waiting: AtomicUsize::new(0), budget, unit }
     }
 
     /// A request larger than the whole budget passes when it is alone.
@@ -47,8 +52,14 @@ impl ProduceMemory {
 
     /// A share, when it is there.
     pub(crate) async fn take(&self, bytes: usize) -> Share {
+        let _waiting = Waiting::count(&self.waiting);
         // The semaphore is never closed; if it were, a request would rather pass than be lost.
         Share { _permit: Arc::clone(&self.permits).acquire_many_owned(self.permits_for(bytes)).await.ok() }
+    }
+
+    /// Whether somebody waits, or soon will.
+    pub(crate) fn is_short(&self) -> bool {
+        self.permits.available_permits() == 0 || self.waiting.load(Ordering::Relaxed) > 0
     }
 
     /// Bytes in use, to the unit.
@@ -57,49 +68,101 @@ impl ProduceMemory {
     }
 }
 
-pub(crate) struct FetchMemory {
-    used: Arc<AtomicUsize>,
-    budget: usize,
+/// One more who waits, until it is dropped.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl Waiting<'_> {
+    fn count(waiting: &AtomicUsize) -> Waiting<'_> {
+        waiting.fetch_add(1, Ordering::Relaxed);
+        Waiting(waiting)
+    }
 }
 
-/// Record bytes of one response; dropping it gives them back.
-pub(crate) struct FetchShare {
-    used: Arc<AtomicUsize>,
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+pub(crate) struct AnswerMemory(Arc<Account>);
+
+struct Account {
+    used: AtomicUsize,
+    budget: usize,
+    freed: Notify,
+}
+
+/// What one request or answer holds; dropping it gives it back.
+pub(crate) struct AnswerShare {
+    account: Arc<Account>,
     bytes: usize,
 }
 
-impl FetchMemory {
+impl AnswerMemory {
     /// `bytes`: the whole budget.
-    pub(crate) fn new(bytes: u64) -> FetchMemory {
-        FetchMemory { used: Arc::default(), budget: usize::try_from(bytes).unwrap_or(usize::MAX) }
-    }
-
-    /// What a response may take now beside its first batch.
-    pub(crate) fn available_bytes(&self) -> usize {
-        self.budget.saturating_sub(self.in_use_bytes())
+    pub(crate) fn new(bytes: u64) -> AnswerMemory {
+        let budget = usize::try_from(bytes).unwrap_or(usize::MAX);
+        AnswerMemory(Arc::new(Account { used: AtomicUsize::new(0), budget, freed: Notify::new() }))
     }
 
     pub(crate) fn in_use_bytes(&self) -> usize {
-        self.used.load(Ordering::Relaxed)
+        self.0.used.load(Ordering::SeqCst)
     }
 
-    /// A share that grows with what is read.
-    pub(crate) fn share(&self) -> FetchShare {
-        FetchShare { used: Arc::clone(&self.used), bytes: 0 }
+    /// Whether the budget is used up: nothing new should be begun.
+    pub(crate) fn is_short(&self) -> bool {
+        self.in_use_bytes() >= self.0.budget
+    }
+
+    /// Waits until there is room again.
+    pub(crate) async fn room(&self) {
+        loop {
+            let mut freed = pin!(self.0.freed.notified());
+            freed.as_mut().enable();
+            if !self.is_short() {
+                return;
+            }
+            freed.await;
+        }
+    }
+
+    /// An empty share.
+    pub(crate) fn share(&self) -> AnswerShare {
+        AnswerShare { account: Arc::clone(&self.0), bytes: 0 }
     }
 }
 
-impl FetchShare {
-    /// Counts bytes that were read.
+impl AnswerShare {
+    /// Counts bytes that are in memory already, whether the budget has them or not.
     pub(crate) fn grow(&mut self, bytes: usize) {
         self.bytes += bytes;
-        self.used.fetch_add(bytes, Ordering::Relaxed);
+        self.account.used.fetch_add(bytes, Ordering::SeqCst);
+    }
+
+    /// Takes as much of `wanted` as there is. `None` when the budget is used up.
+    pub(crate) fn reserve(&mut self, wanted: usize) -> Option<usize> {
+        let budget = self.account.budget;
+        let more = |used: usize| (used < budget).then(|| used + wanted.min(budget - used));
+        let before = self.account.used.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more).ok()?;
+        let granted = wanted.min(budget - before);
+        self.bytes += granted;
+        Some(granted)
+    }
+
+    /// Gives a part back.
+    pub(crate) fn shrink(&mut self, bytes: usize) {
+        let bytes = bytes.min(self.bytes);
+        self.bytes -= bytes;
+        let before = self.account.used.fetch_sub(bytes, Ordering::SeqCst);
+        if before >= self.account.budget && before - bytes < self.account.budget {
+            self.account.freed.notify_waiters();
+        }
     }
 }
 
-impl Drop for FetchShare {
+impl Drop for AnswerShare {
     fn drop(&mut self) {
-        self.used.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.shrink(self.bytes);
     }
 }
 
@@ -120,14 +183,42 @@ mod tests {
     }
 
     #[test]
-    fn what_responses_hold_comes_back_when_they_are_gone() {
-        let memory = FetchMemory::new(1000);
+    fn what_answers_hold_comes_back_when_they_are_gone() {
+        let memory = AnswerMemory::new(1000);
         let mut share = memory.share();
         share.grow(300);
+        assert!(!memory.is_short());
         share.grow(900);
-        assert_eq!((memory.in_use_bytes(), memory.available_bytes()), (1200, 0));
+        assert_eq!((memory.in_use_bytes(), memory.is_short()), (1200, true));
+        share.shrink(1100);
+        assert_eq!(memory.in_use_bytes(), 100);
         drop(share);
-        assert_eq!(memory.available_bytes(), 1000);
+        assert_eq!(memory.in_use_bytes(), 0);
+    }
+
+    #[test]
+    fn a_reservation_gets_what_is_there_and_nothing_of_a_budget_that_is_used_up() {
+        let memory = AnswerMemory::new(1000);
+        let (mut first, mut second) = (memory.share(), memory.share());
+        assert_eq!(first.reserve(600), Some(600));
+        assert_eq!(second.reserve(600), Some(400));
+        assert_eq!(first.reserve(1), None);
+        second.shrink(100);
+        assert_eq!(first.reserve(0), Some(0));
+        assert_eq!(first.reserve(600), Some(100));
+    }
+
+    #[test]
+    fn who_waits_for_room_is_woken_when_there_is_some() {
+        let memory = AnswerMemory::new(1000);
+        let mut share = memory.share();
+        share.grow(1500);
+        let mut room = Box::pin(memory.room());
+        assert_eq!(room.as_mut().now_or_never(), None);
+        share.shrink(500);
+        assert_eq!(room.as_mut().now_or_never(), None, "exactly used up");
+        share.shrink(1);
+        assert_eq!(room.as_mut().now_or_never(), Some(()));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! partitions it creates take writes. So metadata never names a leader that does not serve yet. Each connection keeps a
 //! [`View`]: as long as nothing changed, looking at it costs one atomic load.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use millpond_cluster::{Image, Topic, TopicSettings};
@@ -34,6 +35,8 @@ pub(crate) struct Snapshot {
     pub(crate) image: Image,
     /// Every batch of group 0 up to this index is applied, and what it asks for is done here.
     pub(crate) settled: Option<RaftIndex>,
+    /// Topics that are deleted, and whose data could not be deleted yet.
+    pub(crate) undeleted: Arc<BTreeSet<TopicId>>,
     by_name: RedBlackTreeMapSync<Arc<str>, Arc<ServedTopic>>,
     by_id: RedBlackTreeMapSync<TopicId, Arc<ServedTopic>>,
 }
@@ -43,6 +46,7 @@ impl Snapshot {
         Snapshot {
             image: Image::default(),
             settled: None,
+            undeleted: Arc::default(),
             by_name: RedBlackTreeMapSync::new_sync(),
             by_id: RedBlackTreeMapSync::new_sync(),
         }

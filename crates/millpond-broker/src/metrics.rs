@@ -10,6 +10,7 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, Prometheu
 use millpond_record::BatchHeader;
 use millpond_storage::{GroupRow, ROUND_BYTES_BOUNDS, ROUND_RECORDS_BOUNDS, SYNC_MICROS_BOUNDS, StorageStats};
 
+use crate::disk_space::DiskWatch;
 use crate::dispatch::APIS;
 use crate::metadata::Snapshot;
 
@@ -29,6 +30,7 @@ pub(crate) struct Metrics {
     produced_batches: Counter,
     produced_records: Counter,
     produced_bytes: Counter,
+    pub(crate) connections_timed_out: Counter,
     connections: Gauge,
     /// By place in [`APIS`].
     request_seconds: Vec<Histogram>,
@@ -49,7 +51,8 @@ impl Metrics {
         describe("millpond_produced_records_total", "Records in those batches.");
         describe("millpond_produced_bytes_total", "Bytes of those batches, compressed as they are stored.");
         describe("millpond_fetched_bytes_total", "Bytes of record batches read for consumers.");
-        describe("millpond_connections_refused_total", "Connections closed on arrival (max.connections).");
+        describe("millpond_connections_refused_total", "Connections closed on arrival.");
+        describe("millpond_connections_timed_out_total", "Connections closed because the client did nothing for long.");
         recorder.describe_gauge("millpond_connections".into(), None, "Open Kafka connections.".into());
         let text = "Time from a request's last byte to its answer's first, by API.";
         recorder.describe_histogram("millpond_request_seconds".into(), None, text.into());
@@ -62,6 +65,7 @@ impl Metrics {
             produced_records: counter(&recorder, "millpond_produced_records_total"),
             produced_bytes: counter(&recorder, "millpond_produced_bytes_total"),
             fetched_bytes: counter(&recorder, "millpond_fetched_bytes_total"),
+            connections_timed_out: counter(&recorder, "millpond_connections_timed_out_total"),
             connections: recorder.register_gauge(&Key::from_name("millpond_connections"), &METADATA),
             request_seconds: APIS.iter().map(|api| seconds(api.key.name().unwrap_or("unknown"))).collect(),
             handle: recorder.handle(),
@@ -93,18 +97,21 @@ impl Metrics {
         self.handle.run_upkeep();
     }
 
-    /// All figures as Prometheus reads them. `memory`: bytes of produce requests and of fetched records in flight.
+    /// All figures as Prometheus reads them. `memory`: bytes of produce requests and of answers in flight.
     pub(crate) fn render(
         &self,
         storage: &StorageStats,
-        (produce_bytes, fetch_bytes): (u64, u64),
+        (produce_bytes, answer_bytes): (u64, u64),
+        disk: &DiskWatch,
         snapshot: &Snapshot,
         groups: &[GroupRow],
     ) -> String {
         let mut text = self.handle.render();
         let mut page = Page(&mut text);
         page.figure("millpond_produce_in_flight_bytes", "gauge", "Bytes of produce requests in flight.", produce_bytes);
-        page.figure("millpond_fetch_in_flight_bytes", "gauge", "Record bytes on their way to clients.", fetch_bytes);
+        let about = "Bytes of requests that are handled and of answers on their way to clients.";
+        page.figure("millpond_answers_in_flight_bytes", "gauge", about, answer_bytes);
+        page.disk(disk);
         page.storage(storage);
         page.partitions(snapshot, groups);
         text
@@ -140,6 +147,16 @@ impl Page<'_> {
     fn figure(&mut self, name: &str, kind: &str, about: &str, value: u64) {
         self.head(name, kind, about);
         let _ = writeln!(self.0, "{name} {value}\n");
+    }
+
+    fn disk(&mut self, disk: &DiskWatch) {
+        let Some((free, total, refused)) = disk.figures() else { return };
+        self.figure("millpond_disk_free_bytes", "gauge", "Free bytes of the data directory's file system.", free);
+        self.figure("millpond_disk_total_bytes", "gauge", "Bytes of that file system.", total);
+        let about = "0: enough free space, 1: below the warning, 2: below the reserve, produce is refused.";
+        self.figure("millpond_disk_level", "gauge", about, disk.level() as u64);
+        let about = "Produce and CreateTopics requests refused because the disk is full.";
+        self.figure("millpond_disk_refused_total", "counter", about, refused);
     }
 
     fn storage(&mut self, stats: &StorageStats) {

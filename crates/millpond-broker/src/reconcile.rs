@@ -5,20 +5,25 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream;
 use millpond_cluster::{FlushSetting, Image, MetadataRecord, Topic, TopicDefaults, TopicSettings, decode_batch};
 use millpond_raft::{Applier, ApplyError, Groups, Partition, RaftError};
 use millpond_record::{BrokerId, GroupId, PartitionIndex, RaftIndex, StampedBatch, TopicId};
-use millpond_storage::{FlushMode, GroupSpec, LogOptions};
+use millpond_runtime::Runtime;
+use millpond_storage::{FlushMode, GroupSpec, LogOptions, StorageError};
 use tokio::sync::Notify;
 use tracing::{error, info, warn};
 
 use crate::metadata::{Metadata, ServedTopic, Snapshot};
 
-/// Groups that are created or deleted at once; their journal records share rounds.
-const AT_ONCE: usize = 1024;
+/// Groups that are created or deleted at once; their journal records share rounds. Each takes a blocking thread, of
+/// which the runtime has 512: cold reads must find some whatever topics are made.
+const AT_ONCE: usize = 128;
+/// Between two attempts to delete what could not be deleted.
+const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The image as group 0 has applied it, and what the reconciler has not looked at yet.
 #[derive(Default)]
@@ -103,6 +108,7 @@ fn touched_topic(record: &MetadataRecord) -> Option<TopicId> {
 
 /// A group that this broker hosts.
 struct Hosted {
+    topic: TopicId,
     group: GroupId,
     name: Arc<str>,
     partition: PartitionIndex,
@@ -128,6 +134,8 @@ pub(crate) struct Reconciler {
     snapshot: Snapshot,
     /// The groups on disk, by topic: what must go when the topic does.
     hosted: BTreeMap<TopicId, Vec<Hosted>>,
+    /// Groups whose deletion failed, to be tried again.
+    undeleted: Vec<Hosted>,
 }
 
 impl Reconciler {
@@ -138,13 +146,22 @@ impl Reconciler {
         broker: BrokerId,
         defaults: TopicDefaults,
     ) -> Reconciler {
-        Reconciler { applied, metadata, groups, broker, defaults, snapshot: Snapshot::empty(), hosted: BTreeMap::new() }
+        Reconciler {
+            applied,
+            metadata,
+            groups,
+            broker,
+            defaults,
+            snapshot: Snapshot::empty(),
+            hosted: BTreeMap::new(),
+            undeleted: Vec::new(),
+        }
     }
 
     /// The first pass, over everything: `on_disk` are the groups that the data directory holds, group 0 aside.
     pub(crate) async fn start(&mut self, on_disk: impl Iterator<Item = OnDisk>) {
         for OnDisk { topic, name, partition, group, options } in on_disk {
-            self.hosted.entry(topic).or_default().push(Hosted { group, name: name.into(), partition, options });
+            self.hosted.entry(topic).or_default().push(Hosted { topic, group, name: name.into(), partition, options });
         }
         let mut change = self.applied.take_change();
         change.touched = change.image.topics().map(|topic| topic.id).chain(self.hosted.keys().copied()).collect();
@@ -152,9 +169,13 @@ impl Reconciler {
     }
 
     /// Follows group 0 for as long as the broker runs.
-    pub(crate) async fn run(mut self) {
+    pub(crate) async fn run(mut self, runtime: Runtime) {
         loop {
-            self.applied.changed.notified().await;
+            tokio::select! {
+                biased;
+                () = self.applied.changed.notified() => {}
+                () = runtime.sleep(RETRY_INTERVAL), if !self.undeleted.is_empty() => {}
+            }
             let change = self.applied.take_change();
             self.settle(change).await;
         }
@@ -163,7 +184,7 @@ impl Reconciler {
     async fn settle(&mut self, change: Change) {
         self.snapshot.image = change.image;
         let image = self.snapshot.image.clone();
-        let mut strays = Vec::new();
+        let mut strays = std::mem::take(&mut self.undeleted);
         for id in &change.touched {
             let wanted = image.topic_by_id(*id);
             let keep: BTreeSet<GroupId> = wanted.iter().flat_map(|topic| self.groups_here(topic)).collect();
@@ -180,7 +201,8 @@ impl Reconciler {
         }
         if !strays.is_empty() {
             self.metadata.publish(self.snapshot.clone());
-            self.delete(strays).await;
+            self.undeleted = self.delete(strays).await;
+            self.snapshot.undeleted = Arc::new(self.undeleted.iter().map(|host| host.topic).collect());
         }
         let wanted: Vec<_> = change.touched.iter().filter_map(|id| image.topic_by_id(*id)).cloned().collect();
         for topic in wanted {
@@ -198,15 +220,24 @@ impl Reconciler {
         topic.partitions.iter().filter(here).map(|partition| partition.group)
     }
 
-    async fn delete(&self, strays: Vec<Hosted>) {
+    /// Deletes groups, and gives those that are still there.
+    async fn delete(&self, strays: Vec<Hosted>) -> Vec<Hosted> {
         let groups = &self.groups;
         let deleted = strays.into_iter().map(|stray| async move {
             match groups.delete(stray.group).await {
-                Ok(()) => info!(topic = %stray.name, partition = stray.partition.0, "partition deleted"),
-                Err(error) => error!(topic = %stray.name, partition = stray.partition.0, "not deleted: {error}"),
+                // It is unknown where an earlier attempt got further than it could tell.
+                Ok(()) | Err(RaftError::NoSuchGroup(_) | RaftError::Storage(StorageError::NoSuchGroup(_))) => {
+                    info!(topic = %stray.name, partition = stray.partition.0, "partition deleted");
+                    None
+                }
+                Err(error) => {
+                    error!(topic = %stray.name, partition = stray.partition.0, "not deleted: {error}");
+                    Some(stray)
+                }
             }
         });
-        stream::iter(deleted).buffer_unordered(AT_ONCE).collect::<()>().await;
+        let left: Vec<_> = stream::iter(deleted).buffer_unordered(AT_ONCE).collect().await;
+        left.into_iter().flatten().collect()
     }
 
     /// Creates what is missing of a topic, and serves it when all of it is there.
@@ -222,7 +253,7 @@ impl Reconciler {
         if specs.len() < topic.partitions.len() {
             return warn!(topic = %topic.name, "not served: it has partitions on other brokers");
         }
-        let (groups, name) = (&self.groups, &topic.name);
+        let (groups, name, id) = (&self.groups, &topic.name, topic.id);
         let opened = specs.into_iter().map(|spec| {
             let known = existing.get(&spec.group).copied();
             async move {
@@ -239,7 +270,7 @@ impl Reconciler {
                     error!(topic = %name, partition = partition.0, "its new settings are not in force: {error}");
                     options = known;
                 }
-                (Hosted { group, name: Arc::clone(name), partition, options }, handle)
+                (Hosted { topic: id, group, name: Arc::clone(name), partition, options }, handle)
             }
         });
         let opened: Vec<_> = stream::iter(opened).buffered(AT_ONCE).collect().await;

@@ -189,11 +189,11 @@ pub const SETTINGS: &[Setting] = &[
         "Memory for produce requests, from their arrival until their data is written. Clients beyond it simply wait.",
     ),
     setting(
-        "millpond.fetch.memory.bytes",
+        "millpond.answer.memory.bytes",
         "268435456",
         whole(MIB, 1 << 40, "bytes"),
-        "Memory for records on their way to clients. When slow readers have used it up, a fetch gets its first batch \
-         only.",
+        "Memory for requests that are handled and for answers, records above all, on their way to clients. While slow \
+         readers have used it up, other requests than produce wait, and the slow readers are closed.",
     ),
     setting(
         "max.connections",
@@ -201,6 +201,18 @@ pub const SETTINGS: &[Setting] = &[
         whole(1, 1_000_000, "connections"),
         "Client connections at once, at most half of the files that the process may have open; further ones are closed \
          on arrival.",
+    ),
+    setting(
+        "max.connections.per.ip",
+        "2147483647",
+        whole(1, INT_MAX, "connections"),
+        "Client connections at once from one address; further ones are closed on arrival.",
+    ),
+    setting(
+        "connections.max.idle.ms",
+        "600000",
+        whole(1000, INT_MAX, "milliseconds"),
+        "A connection on which nothing came and nothing was read for this long is closed.",
     ),
     setting(
         "fetch.max.bytes",
@@ -219,6 +231,19 @@ pub const SETTINGS: &[Setting] = &[
         "268435456",
         whole(MIB, 1 << 40, "bytes"),
         "Memory for the most recent batches of all partitions together.",
+    ),
+    setting(
+        "millpond.disk.warn.free.bytes",
+        "4294967296",
+        whole(0, 1 << 50, "bytes"),
+        "Below this much free space the broker warns; at most a fifth of the file system. 0 turns it off.",
+    ),
+    setting(
+        "millpond.disk.min.free.bytes",
+        "1073741824",
+        whole(0, 1 << 50, "bytes"),
+        "Below this much free space produce and new topics are refused, until there is more; at most a tenth of the \
+         file system. 0 turns it off.",
     ),
     setting(
         "log.index.interval.bytes",

@@ -97,11 +97,13 @@ impl Groups {
         Ok(partition)
     }
 
-    /// Deletes a partition with its data. What is queued for it is refused. Durable when this returns.
+    /// Deletes a partition with its data. What is queued for it is refused. Durable when this returns; may be called
+    /// again when it fails.
     pub async fn delete(&self, group: GroupId) -> Result<(), RaftError> {
         let removed = self.0.partitions.write().unwrap_or_else(PoisonError::into_inner).remove(&group);
-        let partition = removed.ok_or(RaftError::NoSuchGroup(group))?;
-        partition.close();
+        if let Some(partition) = removed {
+            partition.close();
+        }
         let data_dir = self.0.shared.data_dir.clone();
         self.durable(group, move |done| data_dir.delete_group(group, done)).await
     }

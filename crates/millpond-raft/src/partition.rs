@@ -190,6 +190,11 @@ impl Partition {
         Receipt::waiting(flight)
     }
 
+    /// Whether it has stopped because something went wrong: it answers nothing but errors until the next start.
+    pub fn has_failed(&self) -> bool {
+        self.0.failure.get().is_some()
+    }
+
     /// Follows the frontiers of the log.
     pub fn watch(&self) -> watch::Receiver<PartitionState> {
         let inner = &self.0;

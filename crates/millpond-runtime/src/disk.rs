@@ -19,6 +19,15 @@ pub enum OpenMode {
     CreateNew,
 }
 
+/// The space of a file system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DiskSpace {
+    /// Bytes that this process may still write.
+    pub available_bytes: u64,
+    /// Bytes in all, used ones included.
+    pub total_bytes: u64,
+}
+
 /// One entry of a folder.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct DirEntry {
@@ -114,11 +123,11 @@ pub trait Disk: Send + Sync + 'static {
     /// `WouldBlock` when another holder has it; what the system reports.
     fn lock_exclusive(&self, path: &Path) -> io::Result<Box<dyn DiskLock>>;
 
-    /// Bytes that this process may still write to the file system of `path`.
+    /// The space of the file system of `path`.
     ///
     /// # Errors
     /// What the system reports.
-    fn available_bytes(&self, path: &Path) -> io::Result<u64>;
+    fn space(&self, path: &Path) -> io::Result<DiskSpace>;
 
     /// Maps a file for random reads. The file must not become shorter while the map lives; whether the map shows later
     /// writes is not defined (the real one does, the simulated one does not).

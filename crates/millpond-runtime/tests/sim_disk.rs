@@ -285,7 +285,7 @@ fn a_full_disk_refuses_growth_and_takes_overwrites() {
         world.set_disk_faults(NODE, DiskFaults { capacity_bytes: 1000, ..DiskFaults::default() });
         let file = disk.open(path("/a"), OpenMode::Create).unwrap();
         write(&*file, &[1; 900], 0);
-        assert_eq!(disk.available_bytes(path("/")).unwrap(), 100);
+        assert_eq!(disk.space(path("/")).unwrap().available_bytes, 100);
         let error = file.write_all_at(&[IoSlice::new(&[2; 200])], 900).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::StorageFull);
         assert!(file.len().unwrap() <= 1100);

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use millpond_record::GroupId;
-use millpond_runtime::{Disk, DiskLock, Runtime};
+use millpond_runtime::{Disk, DiskLock, DiskSpace, Runtime};
 
 use crate::checkpoint::Checkpointer;
 use crate::journal::scan::{self, ReplayFrom};
@@ -301,6 +301,20 @@ impl DataDir {
         let held_back = self.0.checkpointer.retry();
         troubles.stalled = troubles.stalled.or(held_back).or(blocked);
         troubles
+    }
+
+    /// The space of the file system that the directory is on. Blocking.
+    ///
+    /// # Errors
+    ///
+    /// What the system reports.
+    pub fn space(&self) -> io::Result<DiskSpace> {
+        self.0.runtime.disk().space(&self.0.root)
+    }
+
+    /// Bytes that were appended and are not written to their segments yet.
+    pub fn unwritten_bytes(&self) -> u64 {
+        self.0.context.cache.dirty_bytes()
     }
 
     /// Counters.

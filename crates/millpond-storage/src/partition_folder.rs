@@ -7,6 +7,8 @@
 //! | `<topic>-<partition>.<number>.stray` | no group is known that has it; set aside, and left to the operator |
 //!
 //! A topic's name may contain dots, but a partition folder ends in a dash and digits, so the three cannot be mixed up.
+//! Where the longer names do not fit a file system's 255 bytes, the topic is cut short in them: the group says whose
+//! the folder is.
 //!
 //! `partition.metadata`, written once and never synced by itself (the journal and `groups.table` know the same):
 //!
@@ -31,8 +33,8 @@ const MAX_METADATA_BYTES: u64 = 4 << 10;
 pub(crate) enum FolderName {
     /// `<topic>-<partition>`.
     Partition,
-    /// The folder of a group that is being deleted, and its name before.
-    Deleted { group: GroupId, name: String },
+    /// The folder of a group that is being deleted.
+    Deleted { group: GroupId },
     /// Set aside.
     Stray,
     /// Not ours.
@@ -44,10 +46,10 @@ impl FolderName {
         let suffixed = |suffix: &str| {
             let (name, number) = name.strip_suffix(suffix)?.rsplit_once('.')?;
             is_partition(name).then_some(())?;
-            Some((name.to_owned(), number.parse().ok()?))
+            number.parse().ok()
         };
-        if let Some((name, group)) = suffixed(".deleted") {
-            return FolderName::Deleted { group: GroupId(group), name };
+        if let Some(group) = suffixed(".deleted") {
+            return FolderName::Deleted { group: GroupId(group) };
         }
         if suffixed(".stray").is_some() {
             return FolderName::Stray;
@@ -62,12 +64,26 @@ fn is_partition(name: &str) -> bool {
 
 /// The name that a group's folder has while the group is being deleted.
 pub(crate) fn deleted_name(name: &str, group: GroupId) -> String {
-    format!("{name}.{group}.deleted")
+    with_suffix(name, &format!(".{group}.deleted"))
 }
 
 /// The name under which a folder is set aside for the `number`th time.
 pub(crate) fn stray_name(name: &str, number: u64) -> String {
-    format!("{name}.{number}.stray")
+    with_suffix(name, &format!(".{number}.stray"))
+}
+
+/// The longest name of a file or folder, in bytes.
+const MAX_NAME_BYTES: usize = 255;
+
+fn with_suffix(name: &str, suffix: &str) -> String {
+    let room = MAX_NAME_BYTES - suffix.len();
+    match name.rsplit_once('-') {
+        Some((topic, partition)) if name.len() > room => {
+            let topic = &topic[..topic.floor_char_boundary(room.saturating_sub(partition.len() + 1))];
+            format!("{topic}-{partition}{suffix}")
+        }
+        _ => format!("{name}{suffix}"),
+    }
 }
 
 /// Sets a folder aside under the first free name and gives that name.

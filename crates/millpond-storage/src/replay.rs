@@ -287,11 +287,12 @@ impl Recovery<'_> {
         let list_error = |error| OpenError::io("list", self.root, error);
         let entries = self.disk.read_dir(self.root).map_err(list_error)?;
         let names = entries.iter().filter(|entry| entry.is_dir).filter_map(|entry| entry.name.to_str());
+        let folder_of: BTreeMap<GroupId, &String> = live.iter().map(|(folder, group)| (*group, folder)).collect();
         let (mut returned, mut unknown) = (Vec::new(), Vec::new());
         for name in names {
             match FolderName::parse(name) {
-                FolderName::Deleted { group, name: before } if live.get(&before) == Some(&group) => {
-                    returned.push((name, before));
+                FolderName::Deleted { group } => {
+                    returned.extend(folder_of.get(&group).map(|before| (name, (*before).clone())));
                 }
                 FolderName::Partition if !live.contains_key(name) => unknown.push(name),
                 _ => {}

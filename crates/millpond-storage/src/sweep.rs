@@ -59,7 +59,7 @@ impl Sweeper {
     fn is_leftover(&self, name: &str) -> bool {
         match FolderName::parse(name) {
             // A group that is still known is one whose deletion is not durable yet.
-            FolderName::Deleted { group, .. } => self.registry.slot(group).is_none(),
+            FolderName::Deleted { group } => self.registry.slot(group).is_none(),
             _ => false,
         }
     }

@@ -37,6 +37,8 @@ pub enum DecodeError {
     Varint { at: usize },
     #[error("the tagged field {tag} that ends at byte {at} of the frame is longer than its content")]
     TaggedField { at: usize, tag: u32 },
+    #[error("at byte {at} of the frame its arrays would take more than {max_bytes} bytes of memory")]
+    TooManyElements { at: usize, max_bytes: usize },
     #[error("{left} bytes are left behind the message")]
     TrailingBytes { left: usize },
     #[error("API key {} is unknown", .0.0)]
@@ -53,12 +55,34 @@ pub struct Decoder {
     /// Where reading must stop: the end of the frame, or of the tagged field being read.
     end: usize,
     flexible: bool,
+    /// What the arrays so far have been given.
+    decoded_bytes: usize,
+    max_decoded_bytes: usize,
 }
 
 impl Decoder {
     pub fn new(frame: Bytes) -> Decoder {
         let end = frame.len();
-        Decoder { frame, at: 0, end, flexible: false }
+        Decoder { frame, at: 0, end, flexible: false, decoded_bytes: 0, max_decoded_bytes: usize::MAX }
+    }
+
+    /// Refuses a message whose arrays would take more than this many bytes, whatever its frame justifies.
+    pub fn limit_decoded_bytes(&mut self, max: usize) {
+        self.max_decoded_bytes = max;
+    }
+
+    /// Bytes that the arrays read so far take in memory: with the frame, that is what a decoded message holds.
+    pub fn decoded_bytes(&self) -> usize {
+        self.decoded_bytes
+    }
+
+    /// Counts room for more elements of an array before it is taken.
+    fn count_elements<T>(&mut self, more: usize) -> Result<(), DecodeError> {
+        self.decoded_bytes = self.decoded_bytes.saturating_add(more.saturating_mul(size_of::<T>()));
+        if self.decoded_bytes > self.max_decoded_bytes {
+            return Err(DecodeError::TooManyElements { at: self.at, max_bytes: self.max_decoded_bytes });
+        }
+        Ok(())
     }
 
     /// The bytes not yet read.
@@ -273,10 +297,13 @@ impl Decoder {
         }
         // The count is only a claim until the elements are read, and arrays nest: see MAX_BYTES_PER_FRAME_BYTE.
         let first = (FIRST_RESERVATION_BYTES / size_of::<T>()).max(1);
+        self.count_elements::<T>(count.min(first))?;
         let mut elements = Vec::with_capacity(count.min(first));
         for _ in 0..count {
             if elements.len() == elements.capacity() {
-                elements.reserve_exact(elements.len().min(count - elements.len()));
+                let more = elements.len().min(count - elements.len());
+                self.count_elements::<T>(more)?;
+                elements.reserve_exact(more);
             }
             elements.push(T::read(self, version)?);
         }

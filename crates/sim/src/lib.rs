@@ -18,6 +18,7 @@ mod run;
 mod scenario;
 mod trouble;
 
+pub use connection::{Connection, ConnectionError};
 pub use history::{Counts, Delivery, History, Known, Partition, Promise, Seen, TopicState};
 pub use payload::RecordId;
 pub use run::{Options, Outcome, run};

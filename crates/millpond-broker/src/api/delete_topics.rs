@@ -24,12 +24,17 @@ fn handle(mut call: Call) -> Step {
     Step::Stage(Box::pin(async move {
         let responses = match call.shared.controller.delete_topics(references.clone()).await {
             Ok(deleted) => {
-                if let Some(index) = deleted.index {
-                    call.shared.metadata.settled(index).await;
-                }
+                let snapshot = match deleted.index {
+                    Some(index) => call.shared.metadata.settled(index).await,
+                    None => call.shared.metadata.snapshot(),
+                };
                 let answers = references.iter().zip(deleted.results);
                 answers
                     .map(|(reference, result)| match result {
+                        Ok(topic) if snapshot.undeleted.contains(&topic.id) => {
+                            let fault = errors::not_deleted(&topic.name);
+                            answer(Some(topic.name.as_str().into()), topic.id, fault.code, fault.message)
+                        }
                         Ok(topic) => {
                             info!(topic = topic.name, "topic deleted");
                             answer(Some(topic.name.as_str().into()), topic.id, ErrorCode::NONE, None)

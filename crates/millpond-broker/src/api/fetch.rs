@@ -22,7 +22,7 @@ use tokio::sync::watch;
 use crate::dispatch::{Api, Call, Reply, Step};
 use crate::errors::{self, Fault};
 use crate::extent::next_offset;
-use crate::memory::FetchShare;
+use crate::memory::AnswerShare;
 use crate::throttle::{Traffic, throttle_time_ms};
 
 pub(crate) const API: Api = Api { key: ApiKey::FETCH, advertised: (4, 18), served_from: 4, handle, pipelined: false };
@@ -65,7 +65,9 @@ struct Fetch {
     budget: usize,
     bytes: usize,
     max_wait: Duration,
-    share: FetchShare,
+    share: AnswerShare,
+    /// The memory for answers was used up before everything was read.
+    starved: bool,
 }
 
 /// One partition of the request.
@@ -81,6 +83,7 @@ struct Slot {
 }
 
 struct Source {
+    partition: Partition,
     log: Arc<Log>,
     watch: watch::Receiver<PartitionState>,
     frontiers: Frontiers,
@@ -103,9 +106,9 @@ impl Fetch {
             read_committed: request.isolation_level == READ_COMMITTED,
             // More than may be read is never waited for.
             min_bytes: usize::try_from(request.min_bytes).unwrap_or(0).min(limit),
-            // Where slow readers have used up the memory, only the first batch fits.
-            budget: limit.min(call.shared.fetch_memory.available_bytes()),
-            share: call.shared.fetch_memory.share(),
+            budget: limit,
+            share: call.shared.answer_memory.share(),
+            starved: false,
             bytes: 0,
             max_wait: Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0)),
         }
@@ -155,6 +158,7 @@ impl Fetch {
     /// Enough was read, nothing can be waited for, or an error is to be told at once.
     fn is_done(&self) -> bool {
         self.bytes >= self.min_bytes
+            || self.starved
             || self.slots.is_empty()
             || self.slots.iter().any(|slot| slot.source.is_err() || slot.limited)
     }
@@ -164,7 +168,14 @@ impl Fetch {
         let whole_first = self.bytes == 0;
         let slot = &mut self.slots[at];
         let Ok(source) = &mut slot.source else { return };
-        source.frontiers = source.watch.borrow_and_update().frontiers;
+        let state = *source.watch.borrow_and_update();
+        if !state.serving {
+            let fault =
+                if source.partition.has_failed() { ErrorCode::KAFKA_STORAGE_ERROR } else { absent(call.version) };
+            slot.source = Err(fault.into());
+            return;
+        }
+        source.frontiers = state.frontiers;
         let beyond = slot.offset > source.frontiers.log_end;
         if beyond || slot.offset < source.frontiers.log_start {
             // What is watched changes with the commit; a producer with acks=1 knows of the log's end before that, and a
@@ -180,7 +191,12 @@ impl Fetch {
         if slot.offset >= end {
             return;
         }
-        let max_bytes = self.budget.min(slot.max_bytes - slot.bytes.min(slot.max_bytes));
+        let wanted = self.budget.min(slot.max_bytes - slot.bytes.min(slot.max_bytes));
+        // Taken before it is read. Without any the answer goes out as it is, and the next request waits for memory.
+        let Some(max_bytes) = self.share.reserve(wanted) else {
+            self.starved = true;
+            return;
+        };
         let read = match source.log.read(slot.offset, end, max_bytes, whole_first) {
             Ok(Read::Ready(chunks)) => Ok(chunks),
             Ok(Read::Cold(cold)) => {
@@ -195,7 +211,9 @@ impl Fetch {
                 call.shared.metrics.fetched_bytes.increment(bytes as u64);
                 self.budget = self.budget.saturating_sub(bytes);
                 self.bytes += bytes;
-                self.share.grow(bytes);
+                // The first batch comes whole, however little there was.
+                self.share.grow(bytes.saturating_sub(max_bytes));
+                self.share.shrink(max_bytes.saturating_sub(bytes));
                 slot.bytes += bytes;
                 if self.bytes < self.min_bytes {
                     // Only a fetch that goes on to wait needs to know where it stands.
@@ -204,12 +222,15 @@ impl Fetch {
                 }
                 slot.chunks.extend(chunks);
             }
-            Err(fault) => slot.source = Err(fault),
+            Err(fault) => {
+                self.share.shrink(max_bytes);
+                slot.source = Err(fault);
+            }
         }
     }
 
     fn respond(self, call: &Call, topics: Vec<FetchTopic>, throttle: Duration) -> Reply {
-        let (read_committed, share) = (self.read_committed, self.share);
+        let read_committed = self.read_committed;
         let mut slots = self.slots.into_iter();
         let responses = topics.into_iter().map(|topic| FetchableTopicResponse {
             topic: topic.topic,
@@ -226,10 +247,8 @@ impl Fetch {
             throttle_time_ms: throttle_time_ms(throttle),
             ..FetchResponse::default()
         };
-        match call.answer(&response) {
-            Reply::Ready(chunks, _) => Reply::Ready(chunks, Some(share)),
-            other => other,
-        }
+        // The answer counts all of its bytes; what was read needs no share of its own any more.
+        call.answer(&response)
     }
 }
 
@@ -276,18 +295,15 @@ impl Slot {
     }
 }
 
-/// Completes with the partition's place when its state changes; never for a partition that failed.
+/// Completes with the partition's place when its state changes or it is no more; never where there is none.
 async fn changed(
     at: usize,
     watch: Option<watch::Receiver<PartitionState>>,
 ) -> (usize, watch::Receiver<PartitionState>) {
-    if let Some(mut watch) = watch
-        && watch.changed().await.is_ok()
-    {
-        return (at, watch);
-    }
-    // The partition is gone; the deadline answers.
-    std::future::pending().await
+    let Some(mut watch) = watch else { return std::future::pending().await };
+    // An error says that nobody will change it any more; its last value tells why.
+    let _ = watch.changed().await;
+    (at, watch)
 }
 
 async fn source(call: &Call, topic: &FetchTopic, asked: &FetchPartition) -> Result<Source, Fault> {
@@ -296,14 +312,19 @@ async fn source(call: &Call, topic: &FetchTopic, asked: &FetchPartition) -> Resu
     check_leader_epoch(LeaderEpoch(asked.current_leader_epoch), partition.leader_epoch())?;
     let watch = partition.watch();
     let frontiers = watch.borrow().frontiers;
-    Ok(Source { log, watch, frontiers })
+    Ok(Source { partition: partition.clone(), log, watch, frontiers })
+}
+
+/// What a topic that is not there is answered.
+fn absent(version: i16) -> ErrorCode {
+    if version >= FIRST_BY_ID { ErrorCode::UNKNOWN_TOPIC_ID } else { ErrorCode::UNKNOWN_TOPIC_OR_PARTITION }
 }
 
 fn find<'a>(call: &'a Call, topic: &FetchTopic, asked: &FetchPartition) -> Result<&'a Partition, ErrorCode> {
     let served = if call.version >= FIRST_BY_ID {
-        call.snapshot.topic_by_id(TopicId(topic.topic_id)).ok_or(ErrorCode::UNKNOWN_TOPIC_ID)?
+        call.snapshot.topic_by_id(TopicId(topic.topic_id)).ok_or(absent(call.version))?
     } else {
-        call.snapshot.topic(&topic.topic).ok_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)?
+        call.snapshot.topic(&topic.topic).ok_or(absent(call.version))?
     };
     served.partition(PartitionIndex(asked.partition)).ok_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)
 }

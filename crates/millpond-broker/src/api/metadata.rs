@@ -1,14 +1,15 @@
 //! Metadata: brokers, topics, leaders; and a topic is created when a client asks for it (`auto.create.topics.enable`).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use millpond_cluster::{NewTopic, check_topic_name};
+use millpond_cluster::{NewTopic, TopicError, check_topic_name};
 use millpond_record::TopicId;
 use millpond_wire::metadata::{
     MetadataRequest, MetadataRequestTopic, MetadataResponse, MetadataResponseBroker, MetadataResponsePartition,
     MetadataResponseTopic,
 };
 use millpond_wire::{ApiKey, ErrorCode, Str};
+use tracing::warn;
 
 use crate::dispatch::{Api, Call, Step};
 use crate::errors;
@@ -21,6 +22,8 @@ pub(crate) const API: Api =
 const EMPTY_ASKS_FOR_ALL: i16 = 0;
 /// From here on a topic may be asked for by its id.
 const FIRST_BY_ID: i16 = 12;
+/// From here on replicas that do not serve are named.
+const FIRST_WITH_OFFLINE: i16 = 5;
 /// Kafka's answer when authorized operations are not asked for.
 pub(super) const NOT_ASKED: i32 = i32::MIN;
 
@@ -47,30 +50,45 @@ fn handle(mut call: Call) -> Step {
     };
     let missing = topics_to_create(&call, &request);
     if missing.is_empty() {
-        let response = respond(&call, &call.snapshot, &request, &BTreeSet::new());
+        let response = respond(&call, &call.snapshot, &request, &BTreeMap::new());
         return Step::Reply(call.answer(&response));
     }
     Step::Stage(Box::pin(async move {
-        let created: BTreeSet<Str> = missing.iter().cloned().collect();
-        let topics = missing.into_iter().map(|name| NewTopic {
+        let topics = missing.iter().map(|name| NewTopic {
             name: name.to_string(),
             partitions: -1,
             replication_factor: -1,
             ..NewTopic::default()
         });
-        let snapshot = match call.shared.controller.create_topics(topics.collect()).await {
-            Ok(created) => match created.index {
-                Some(index) => call.shared.metadata.settled(index).await,
-                None => call.shared.metadata.snapshot(),
-            },
+        let (snapshot, codes) = match call.shared.controller.create_topics(topics.collect()).await {
+            Ok(created) => {
+                let codes = missing.iter().zip(&created.decision.results).map(|(name, result)| {
+                    let code = match result {
+                        // Clients expect that a topic which was just created answers with a retriable error first, as
+                        // in Kafka; they ask again at once, and find it. Somebody else may have created it just now.
+                        Ok(_) | Err(TopicError::Exists(_)) => ErrorCode::LEADER_NOT_AVAILABLE,
+                        Err(error) => {
+                            warn!(topic = %name, "not created on demand: {error}");
+                            errors::topic(error).code
+                        }
+                    };
+                    (name.clone(), code)
+                });
+                let codes = codes.collect();
+                let snapshot = match created.index {
+                    Some(index) => call.shared.metadata.settled(index).await,
+                    None => call.shared.metadata.snapshot(),
+                };
+                (snapshot, codes)
+            }
             Err(error) => {
-                tracing::warn!("topics were not created on demand: {error}");
-                call.shared.metadata.snapshot()
+                warn!(topics = missing.len(), "not created on demand: {error}");
+                let code = errors::controller(&error).code;
+                let codes = missing.iter().map(|name| (name.clone(), code));
+                (call.shared.metadata.snapshot(), codes.collect())
             }
         };
-        // Clients expect that a topic which was just created answers with a retriable error first, as in Kafka; they
-        // ask again at once, and find it.
-        let response = respond(&call, &snapshot, &request, &created);
+        let response = respond(&call, &snapshot, &request, &codes);
         Step::Reply(call.answer(&response))
     }))
 }
@@ -88,9 +106,15 @@ fn topics_to_create(call: &Call, request: &MetadataRequest) -> Vec<Str> {
     missing.map(Str::detached).collect()
 }
 
-fn respond(call: &Call, snapshot: &Snapshot, request: &MetadataRequest, created: &BTreeSet<Str>) -> MetadataResponse {
+/// `codes`: what topics that the request was to create are answered.
+fn respond(
+    call: &Call,
+    snapshot: &Snapshot,
+    request: &MetadataRequest,
+    codes: &BTreeMap<Str, ErrorCode>,
+) -> MetadataResponse {
     let operations = if request.include_topic_authorized_operations { TOPIC_OPERATIONS } else { NOT_ASKED };
-    let answer = Answer { snapshot, version: call.version, node: call.shared.node.0, operations, created };
+    let answer = Answer { snapshot, version: call.version, node: call.shared.node.0, operations, codes };
     let topics = match request.topics.as_deref() {
         None => answer.all(),
         Some([]) if call.version == EMPTY_ASKS_FOR_ALL => answer.all(),
@@ -124,8 +148,8 @@ struct Answer<'a> {
     version: i16,
     node: i32,
     operations: i32,
-    /// Topics that this request has created.
-    created: &'a BTreeSet<Str>,
+    /// Topics that this request was to create, and what came of it.
+    codes: &'a BTreeMap<Str, ErrorCode>,
 }
 
 impl Answer<'_> {
@@ -146,10 +170,10 @@ impl Answer<'_> {
                 }
             },
             None => self.failed(asked, ErrorCode::INVALID_REQUEST),
-            Some(name) => match self.snapshot.topic(name) {
-                Some(_) if self.created.contains(name) => self.failed(asked, ErrorCode::LEADER_NOT_AVAILABLE),
-                Some(topic) => self.served(topic),
-                None => self.failed(asked, self.absent(name)),
+            Some(name) => match (self.codes.get(name), self.snapshot.topic(name)) {
+                (Some(code), _) => self.failed(asked, *code),
+                (None, Some(topic)) => self.served(topic),
+                (None, None) => self.failed(asked, self.absent(name)),
             },
         }
     }
@@ -177,6 +201,18 @@ impl Answer<'_> {
         let described = topic.topic.partitions.iter().zip(&topic.partitions);
         let partitions = described.map(|(described, served)| {
             let replicas: Vec<i32> = described.replicas.iter().map(|replica| replica.broker.0).collect();
+            if served.has_failed() {
+                // No other replica could lead; clients wait for one rather than send what would be refused.
+                return MetadataResponsePartition {
+                    error_code: ErrorCode::LEADER_NOT_AVAILABLE.0,
+                    partition_index: described.index.0,
+                    leader_id: -1,
+                    leader_epoch: served.leader_epoch().0,
+                    offline_replicas: if self.version >= FIRST_WITH_OFFLINE { replicas.clone() } else { Vec::new() },
+                    replica_nodes: replicas,
+                    ..MetadataResponsePartition::default()
+                };
+            }
             MetadataResponsePartition {
                 partition_index: described.index.0,
                 leader_id: self.node,

@@ -38,34 +38,52 @@ pub(crate) const API: Api = Api { key: ApiKey::PRODUCE, advertised: (0, 13), ser
 const FIRST_BY_ID: i16 = 13;
 /// From here on batches may be compressed with zstd (KIP-110).
 const FIRST_WITH_ZSTD: i16 = 7;
+/// Work on a request that its share does not count beside the frame; a few hundred partitions.
+const FREE_WORK_BYTES: usize = 128 << 10;
 /// The most bytes that a compressed batch may hold where it is opened.
 const DECOMPRESS_LIMIT: DecompressLimit = DecompressLimit(128 << 20);
 
 fn handle(mut call: Call) -> Step {
-    match call.share.take().or_else(|| call.shared.produce_memory.try_take(call.frame_bytes)) {
-        Some(share) => begin(call, share),
-        None => Step::Stage(Box::pin(async move {
-            let share = call.shared.produce_memory.take(call.frame_bytes).await;
-            begin(call, share)
-        })),
+    let bytes = call.frame_bytes;
+    match call.share.take().or_else(|| call.shared.produce_memory.try_take(bytes)) {
+        Some(share) => begin(call, share, bytes),
+        None => begin_with(call, bytes),
     }
 }
 
-/// Validates and proposes what needs no decompression; all of it, in most requests.
-fn begin(mut call: Call, share: Share) -> Step {
-    let request: ProduceRequest = match call.decode() {
-        Ok(request) => request,
+/// Begins when the memory is there.
+fn begin_with(call: Call, bytes: usize) -> Step {
+    Step::Stage(Box::pin(async move {
+        let share = call.shared.produce_memory.take(bytes).await;
+        begin(call, share, bytes)
+    }))
+}
+
+/// Validates and proposes what needs no decompression; all of it, in most requests. `bytes` is what the share is for.
+fn begin(call: Call, share: Share, bytes: usize) -> Step {
+    let (request, work_bytes) = match call.decode_uncounted::<ProduceRequest>() {
+        Ok(decoded) => decoded,
         Err(reason) => return Step::Close(reason),
     };
+    let wanted = call.frame_bytes + work_bytes.saturating_sub(FREE_WORK_BYTES);
+    if wanted > bytes {
+        // Very many partitions with next to no records: more memory than the frame says. It is decoded again when there
+        // is as much, so that what waits is the frame alone.
+        drop((request, share));
+        return begin_with(call, wanted);
+    }
     let throttle = call.count_traffic(Traffic::Produce, call.frame_bytes);
     let acks = match request.acks {
         0 => Acks::None,
         1 => Acks::Leader,
         -1 => Acks::All,
-        _ => return Step::Reply(refuse_all(&call, &request, ErrorCode::INVALID_REQUIRED_ACKS)),
+        _ => return Step::Reply(refuse_all(&call, &request, &ErrorCode::INVALID_REQUIRED_ACKS.into())),
     };
     if request.transactional_id.is_some() {
-        return Step::Reply(refuse_all(&call, &request, errors::TRANSACTIONS_NOT_SERVED));
+        return Step::Reply(refuse_all(&call, &request, &errors::TRANSACTIONS_NOT_SERVED.into()));
+    }
+    if let Err(full) = call.shared.disk.take(call.frame_bytes) {
+        return Step::Reply(refuse_all(&call, &request, &errors::disk_full(&full)));
     }
     let (timeout_ms, share) = (request.timeout_ms, Arc::new(share));
     let mut work = Work { acks, timeout_ms, throttle, share, topics: Vec::new(), call };
@@ -369,14 +387,19 @@ fn refused(index: i32, refusal: Refusal) -> PartitionProduceResponse {
 }
 
 /// Every partition of the request gets the same error.
-fn refuse_all(call: &Call, request: &ProduceRequest, code: ErrorCode) -> Reply {
+fn refuse_all(call: &Call, request: &ProduceRequest, fault: &Fault) -> Reply {
     if request.acks == 0 {
-        return Reply::Close(format!("a produce with acks=0 failed: {code}"));
+        let (code, message) = (fault.code, fault.message.as_deref().unwrap_or(""));
+        return Reply::Close(format!("a produce with acks=0 failed: {code} {message}"));
     }
     let responses = request.topic_data.iter().map(|topic| TopicProduceResponse {
         name: topic.name.clone(),
         topic_id: topic.topic_id,
-        partition_responses: topic.partition_data.iter().map(|data| refused(data.index, code.into())).collect(),
+        partition_responses: topic
+            .partition_data
+            .iter()
+            .map(|data| refused(data.index, fault.clone().into()))
+            .collect(),
     });
     call.answer(&ProduceResponse { responses: responses.collect(), ..Default::default() })
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use rustix::fs::FlockOperation;
 
-use crate::disk::{DirEntry, Disk, DiskLock, File, Map, OpenMode};
+use crate::disk::{DirEntry, Disk, DiskLock, DiskSpace, File, Map, OpenMode};
 
 /// Slices that one `pwritev` takes at most (`IOV_MAX` on Linux).
 const MAX_SLICES: usize = 1024;
@@ -91,9 +91,10 @@ impl Disk for RealDisk {
         Ok(Box::new(RealLock { _file: file }))
     }
 
-    fn available_bytes(&self, path: &Path) -> io::Result<u64> {
+    fn space(&self, path: &Path) -> io::Result<DiskSpace> {
         let file_system = rustix::fs::statvfs(path)?;
-        Ok(file_system.f_bavail.saturating_mul(file_system.f_frsize))
+        let bytes = |blocks: u64| blocks.saturating_mul(file_system.f_frsize);
+        Ok(DiskSpace { available_bytes: bytes(file_system.f_bavail), total_bytes: bytes(file_system.f_blocks) })
     }
 
     fn map(&self, path: &Path) -> io::Result<Arc<dyn Map>> {

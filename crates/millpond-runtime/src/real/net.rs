@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 
-/// Connections that the kernel keeps until they are accepted.
-const BACKLOG: i32 = 1024;
+/// Connections that the kernel keeps until they are accepted; it takes fewer where net.core.somaxconn is lower.
+const BACKLOG: i32 = 4096;
 
 /// Listens. `SO_REUSEADDR`, because a restarted broker must get its port back while old connections linger.
 pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {

@@ -341,3 +341,51 @@ fn data_without_meta_properties_and_a_missing_table_are_refused() {
         assert!(matches!(&error, OpenError::Damaged { path, .. } if *path == table), "{error}");
     });
 }
+
+#[test]
+fn a_group_with_the_longest_of_names_is_deleted_and_its_name_is_free_at_once() {
+    block_on(1, async {
+        let world = World::new(1);
+        let runtime = world.runtime_for(NODE);
+        let (data_dir, _) = open(&runtime).unwrap();
+        let topic = "x".repeat(249);
+        for group in 1..4 {
+            fill(&world, &data_dir, group, &topic, 3).await;
+            let told = Told::default();
+            data_dir.delete_group(GroupId(group), told.done()).unwrap();
+            assert!(data_dir.log(GroupId(group)).unwrap().is_none());
+            if group == 2 {
+                assert!(told.wait(&world).await);
+            }
+        }
+        fill(&world, &data_dir, 9, &topic, 5).await;
+        data_dir.close().unwrap();
+        let (data_dir, _) = open(&runtime).unwrap();
+        assert_filled(&data_dir, 9, 5);
+        while folders(&*runtime.disk()) != [format!("{topic}-0")] {
+            runtime.sleep(Duration::from_millis(10)).await;
+        }
+    });
+}
+
+#[test]
+fn a_power_cut_before_a_deletion_is_durable_brings_a_group_with_the_longest_of_names_back() {
+    for seed in 0..20 {
+        block_on(seed, async {
+            let world = World::new(seed);
+            let runtime = world.runtime_for(NODE);
+            let topic = "y".repeat(249);
+            let (data_dir, _) = open(&runtime).unwrap();
+            fill(&world, &data_dir, 1, &topic, 3).await;
+            data_dir.delete_group(GroupId(1), Told::default().done()).unwrap();
+            // The rename may have been kept, the journal's record is not.
+            runtime.disk().sync_dir(root()).unwrap();
+            world.crash(NODE, Crash::PowerCut);
+            drop(data_dir);
+            let runtime = world.restart(NODE);
+            let (data_dir, report) = open(&runtime).unwrap();
+            assert!(report.strays.is_empty(), "{:?}", report.strays);
+            assert_filled(&data_dir, 1, 3);
+        });
+    }
+}

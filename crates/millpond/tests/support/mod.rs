@@ -1,4 +1,5 @@
 //! A `millpond` process and a minimal client for it, made of nothing but the wire and record crates.
+#![allow(dead_code, reason = "each test file uses a part of it")]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -14,7 +15,7 @@ use millpond_wire::produce::{PartitionProduceData, ProduceRequest, TopicProduceD
 use millpond_wire::{Decoder, Message, Records, Request, ResponseHeader, encode_request};
 
 /// How long anything here may take before the test fails.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// An empty folder that goes with its value.
 pub struct Folder(PathBuf);
@@ -82,7 +83,12 @@ pub struct Broker {
 
 impl Broker {
     pub fn start(folder: &Path, more: &[&str]) -> Broker {
-        let mut child = command(folder, more).stderr(Stdio::inherit()).spawn().expect("the binary runs");
+        Broker::run(command(folder, more))
+    }
+
+    /// Starts a broker with a command that ends in one.
+    pub fn run(mut command: Command) -> Broker {
+        let mut child = command.stderr(Stdio::inherit()).spawn().expect("the binary runs");
         let mut ready = String::new();
         let stdout = child.stdout.take().expect("it is piped");
         BufReader::new(stdout).read_line(&mut ready).expect("a line or the end");

@@ -28,6 +28,9 @@ use std::path::{Component, Path};
 
 use super::super::rng::{Rng, mix, mix_bytes};
 
+/// The longest name of a file or folder, as on the usual file systems.
+const MAX_NAME_BYTES: usize = 255;
+
 /// What the page cache and the disk exchange.
 pub(super) const PAGE_BYTES: usize = 4096;
 /// What the disk writes whole or not at all.
@@ -114,6 +117,9 @@ impl Image {
 
     /// The folder that holds the path's last component, and that component.
     fn place<'p>(&self, path: &'p Path) -> io::Result<(FolderId, &'p OsStr)> {
+        if path.file_name().is_some_and(|name| name.len() > MAX_NAME_BYTES) {
+            return Err(io::ErrorKind::InvalidFilename.into());
+        }
         let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
         Ok((self.folder(path.parent().unwrap_or(Path::new("")))?, name))
     }

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use super::locked;
 use super::node::SimRuntime;
 use super::rng::{Rng, mix_bytes};
-use crate::disk::{DirEntry, Disk, DiskLock, File, Map, OpenMode};
+use crate::disk::{DirEntry, Disk, DiskLock, DiskSpace, File, Map, OpenMode};
 use image::{FileId, Image};
 
 /// How a node ends.
@@ -377,8 +377,11 @@ impl Disk for SimDisk {
         Ok(Box::new(SimLock { node: self.node.clone(), path: path.to_owned() }))
     }
 
-    fn available_bytes(&self, _path: &Path) -> io::Result<u64> {
-        self.look(|state| Ok(state.faults.capacity_bytes.saturating_sub(state.image.used_bytes())))
+    fn space(&self, _path: &Path) -> io::Result<DiskSpace> {
+        self.look(|state| {
+            let total_bytes = state.faults.capacity_bytes;
+            Ok(DiskSpace { available_bytes: total_bytes.saturating_sub(state.image.used_bytes()), total_bytes })
+        })
     }
 
     fn map(&self, path: &Path) -> io::Result<Arc<dyn Map>> {
