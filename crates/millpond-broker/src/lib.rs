@@ -24,6 +24,7 @@ mod metadata;
 mod metrics;
 mod patience;
 mod reconcile;
+mod retention;
 mod settings;
 mod throttle;
 

@@ -16,6 +16,8 @@
 //! has not written yet is bounded here: every proposal comes with a [`Hold`] on the broker's memory for produce, which
 //! is let go when the batch is durable, whatever its `acks`, and that bounds both.
 
+mod retention;
+
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -25,6 +27,8 @@ use millpond_record::{BrokerId, GroupId, LeaderEpoch, Offset, RaftIndex, RaftOnl
 use millpond_runtime::{PlantedFault, Runtime, planted};
 use millpond_storage::{DataDir, Frontiers, GroupRow, Hold, Log, Outcome, Proposal, StorageError, Vote};
 use tokio::sync::{oneshot, watch};
+
+pub use retention::Retention;
 
 use crate::error::{ProposeError, RaftError};
 use crate::membership::single_voter;
@@ -104,10 +108,14 @@ enum Phase {
 }
 
 struct Queued {
-    proposal: Proposal,
-    acks: Acks,
-    hold: Option<Hold>,
+    work: Work,
     flight: Arc<Flight>,
+}
+
+/// What is proposed.
+enum Work {
+    Batch { proposal: Proposal, acks: Acks, hold: Option<Hold> },
+    LogStart(Offset),
 }
 
 impl std::fmt::Debug for Partition {
@@ -170,18 +178,22 @@ impl Partition {
     /// `hold`, a share of a memory budget, is dropped when the batch is durable or will never be, which may be long
     /// after the receipt of a batch with `acks` below all has resolved.
     pub fn propose(&self, proposal: Proposal, acks: Acks, hold: Option<Hold>) -> Receipt {
+        self.submit(Work::Batch { proposal, acks, hold })
+    }
+
+    fn submit(&self, work: Work) -> Receipt {
         let inner = &self.0;
         let mut gate = inner.lock_gate();
         if let Some(why) = inner.failure.get() {
             return Receipt::ready(Err(ProposeError::Fatal(Arc::clone(why))));
         }
         match gate.phase {
-            Phase::Serving => return inner.append(proposal, acks, hold, None),
+            Phase::Serving => return inner.do_work(work, None),
             Phase::Closed => return Receipt::ready(Err(ProposeError::Closed)),
             Phase::Asleep | Phase::Opening | Phase::Open | Phase::Waking => {}
         }
         let flight = Arc::new(Flight::default());
-        gate.queue.push_back(Queued { proposal, acks, hold, flight: Arc::clone(&flight) });
+        gate.queue.push_back(Queued { work, flight: Arc::clone(&flight) });
         match gate.phase {
             Phase::Asleep => inner.start_opening(&mut gate),
             Phase::Open => inner.start_waking(&mut gate),
@@ -347,8 +359,8 @@ impl Inner {
             return;
         }
         // Appended while the gate is held, so that nothing overtakes the queue.
-        while let Some(Queued { proposal, acks, hold, flight }) = gate.queue.pop_front() {
-            self.append(proposal, acks, hold, Some(flight));
+        while let Some(Queued { work, flight }) = gate.queue.pop_front() {
+            self.do_work(work, Some(flight));
         }
         gate.phase = Phase::Serving;
     }
@@ -396,6 +408,14 @@ impl Inner {
             }
         }
         Ok(())
+    }
+
+    /// Appends what was proposed. The caller holds the gate.
+    fn do_work(self: &Arc<Self>, work: Work, flight: Option<Arc<Flight>>) -> Receipt {
+        match work {
+            Work::Batch { proposal, acks, hold } => self.append(proposal, acks, hold, flight),
+            Work::LogStart(offset) => self.append_log_start(offset, flight.unwrap_or_default()),
+        }
     }
 
     /// Appends a batch. The caller holds the gate.

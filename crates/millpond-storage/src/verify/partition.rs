@@ -433,8 +433,9 @@ impl Verifier<'_> {
         } else if check.next < check.limit {
             let what = format!("{} entries of its index lead nowhere", check.limit - check.next);
             self.damage(segment.path, At::FILE, what);
-        } else if check.limit > 0 && append_time != trailer.append_time {
-            self.damage(segment.path, At::FILE, "the trailer of its index has another append time than the last entry");
+        } else if check.limit > 0 && append_time > trailer.append_time {
+            let what = "the trailer of its index has an earlier append time than one of its entries";
+            self.damage(segment.path, At::FILE, what);
         }
     }
 

@@ -304,7 +304,7 @@ impl IndexCheck {
         let what = match next {
             Some(entry) if entry.position == position => {
                 self.next += 1;
-                self.cursor.append_time = entry.append_time;
+                self.cursor.append_time = self.cursor.append_time.max(entry.append_time);
                 let raft_only = batch.header.attributes.is_raft_only();
                 let bytes = if raft_only { batch.header.size_bytes } else { 0 };
                 let same = (entry.offset, entry.index, entry.raft_only_bytes, entry.max_timestamp_before)
