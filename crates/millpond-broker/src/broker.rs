@@ -8,7 +8,7 @@ use std::time::Duration;
 use millpond_cluster::{Broker as BrokerRecord, BrokerError, DirectoryId, FIRST_METADATA_REPLICA, METADATA_GROUP};
 use millpond_cluster::{TopicDefaults, TopicLimits, register_broker};
 use millpond_raft::{Groups, MetadataGroup, RaftError};
-use millpond_record::BrokerId;
+use millpond_record::{BrokerId, Timestamp};
 use millpond_runtime::{Listener, Runtime};
 use millpond_storage::{DataDir, OpenError, StorageError, StorageOptions};
 use millpond_wire::Str;
@@ -25,6 +25,7 @@ use crate::memory::{FetchMemory, ProduceMemory};
 use crate::metadata::Metadata;
 use crate::metrics::Metrics;
 use crate::reconcile::{Applied, OnDisk, Reconciler};
+use crate::retention;
 use crate::throttle::Throttle;
 
 /// How long requests in flight may take to be answered once the broker stops.
@@ -106,6 +107,11 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn is_ready(&self) -> bool {
         !self.stopping.is_cancelled() && self.fatal.borrow().is_none()
+    }
+
+    /// Lets the data directory free what waits for a checkpoint.
+    pub(crate) fn want_checkpoint(&self) {
+        self.data_dir.want_checkpoint();
     }
 
     pub(crate) fn render_metrics(&self) -> String {
@@ -202,6 +208,7 @@ impl Broker {
         runtime.spawn(accept(Arc::clone(&shared), kafka_listener, Arc::clone(&room)));
         runtime.spawn(http::serve(Arc::clone(&shared), http_listener));
         runtime.spawn(upkeep(Arc::clone(&shared)));
+        runtime.spawn(retention::run(Arc::clone(&shared)));
         Ok(Broker { shared, groups, kafka, http, room, fatal })
     }
 
@@ -265,6 +272,7 @@ async fn open_data_dir(
         index_interval_bytes: config.index_interval_bytes,
         relaxed_sync_bytes: config.relaxed_sync_bytes,
         segment_sync_bytes: config.segment_sync_bytes,
+        opened_at: Timestamp(runtime.wall_clock()),
     };
     let on_fatal = move |error: &StorageError| report(&fatal, error.to_string());
     let (here, path) = (runtime.clone(), config.data_dir.clone());

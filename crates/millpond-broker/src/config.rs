@@ -132,6 +132,8 @@ pub struct BrokerConfig {
     pub journal_file_bytes: u64,
     /// `millpond.journal.files`.
     pub journal_files: u32,
+    /// `log.retention.check.interval.ms`.
+    pub retention_check_interval_ms: u64,
     /// `millpond.relaxed.sync.bytes`.
     pub relaxed_sync_bytes: u64,
     /// `millpond.segment.sync.bytes`.
@@ -247,6 +249,7 @@ impl Values {
             index_interval_bytes: self.number("log.index.interval.bytes"),
             journal_file_bytes: self.number("millpond.journal.file.bytes"),
             journal_files: self.number("millpond.journal.files"),
+            retention_check_interval_ms: self.number("log.retention.check.interval.ms"),
             relaxed_sync_bytes: self.number("millpond.relaxed.sync.bytes"),
             segment_sync_bytes: self.number("millpond.segment.sync.bytes"),
         }

@@ -21,6 +21,7 @@ mod memory;
 mod metadata;
 mod metrics;
 mod reconcile;
+mod retention;
 mod settings;
 mod throttle;
 

@@ -274,17 +274,13 @@ impl Reconciler {
         settings: &TopicSettings,
     ) -> Option<GroupSpec> {
         let replica = partition.replicas.iter().find(|replica| replica.broker == self.broker)?;
-        let flush = match settings.flush {
-            FlushSetting::Durable => FlushMode::Durable,
-            FlushSetting::Relaxed => FlushMode::Relaxed,
-        };
         Some(GroupSpec {
             group: partition.group,
             topic: topic.name.to_string(),
             partition: partition.index,
             topic_id: topic.id,
             replica: replica.id,
-            options: LogOptions { flush, segment_bytes: settings.segment_bytes },
+            options: log_options(settings),
         })
     }
 }
@@ -292,4 +288,17 @@ impl Reconciler {
 /// Changes the settings of a partition's log, which is opened for it.
 async fn set_options(partition: &Partition, options: LogOptions) -> Result<(), RaftError> {
     Ok(partition.log().await?.set_options(options)?)
+}
+
+/// What a topic's settings ask of its logs.
+pub(crate) fn log_options(settings: &TopicSettings) -> LogOptions {
+    LogOptions {
+        flush: match settings.flush {
+            FlushSetting::Durable => FlushMode::Durable,
+            FlushSetting::Relaxed => FlushMode::Relaxed,
+        },
+        segment_bytes: settings.segment_bytes,
+        segment_ms: settings.segment_ms,
+        segment_jitter_ms: settings.segment_jitter_ms,
+    }
 }

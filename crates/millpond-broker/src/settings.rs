@@ -170,6 +170,26 @@ pub const SETTINGS: &[Setting] = &[
         "A log file is closed and a new one begun when it would grow beyond this.",
     ),
     topic_default(
+        "log.retention.ms",
+        "retention.ms",
+        "604800000",
+        whole(-1, i64::MAX, "milliseconds"),
+        "How long records are kept; -1 keeps them for ever.",
+    ),
+    topic_default(
+        "log.retention.bytes",
+        "retention.bytes",
+        "-1",
+        whole(-1, i64::MAX, "bytes"),
+        "How much of a partition is kept, in whole segments; -1 is no limit.",
+    ),
+    setting(
+        "log.retention.check.interval.ms",
+        "300000",
+        whole(1, 1 << 40, "milliseconds"),
+        "How often the broker looks for records to delete; the first time at most 30 seconds after the start.",
+    ),
+    topic_default(
         "min.insync.replicas",
         "min.insync.replicas",
         "1",

@@ -242,6 +242,14 @@ pub struct TopicSettings {
     pub min_insync_replicas: u32,
     /// 1 MiB to 2^31 - 1 bytes.
     pub segment_bytes: u32,
+    /// At least 1 millisecond.
+    pub segment_ms: u64,
+    /// Milliseconds by which `segment_ms` is shortened at most.
+    pub segment_jitter_ms: u64,
+    /// Milliseconds; `None` keeps records for ever.
+    pub retention_ms: Option<u64>,
+    /// Bytes of a partition; `None` is no limit.
+    pub retention_bytes: Option<u64>,
     pub flush: FlushSetting,
     pub validation: Validation,
 }
@@ -285,6 +293,12 @@ impl TopicSettings {
             timestamp_after_max_ms: whole("message.timestamp.after.max.ms")?,
             min_insync_replicas: small("min.insync.replicas")?,
             segment_bytes: small("segment.bytes")?,
+            segment_ms: u64::try_from(whole("segment.ms")?).expect("the table limits this setting to 1 and above"),
+            segment_jitter_ms: u64::try_from(whole("segment.jitter.ms")?)
+                .expect("the table keeps it from falling below 0"),
+            // -1 is no limit.
+            retention_ms: u64::try_from(whole("retention.ms")?).ok(),
+            retention_bytes: u64::try_from(whole("retention.bytes")?).ok(),
             flush: match value("millpond.flush")?.as_str() {
                 "relaxed" => FlushSetting::Relaxed,
                 _ => FlushSetting::Durable,
@@ -397,6 +411,11 @@ mod tests {
             ("message.timestamp.type", "LogAppendTime"),
             ("message.timestamp.before.max.ms", "9223372036854775807"),
             ("segment.bytes", "1048576"),
+            ("segment.ms", "1000"),
+            ("segment.jitter.ms", "100"),
+            ("retention.ms", "-1"),
+            ("retention.bytes", "12345"),
+            ("cleanup.policy", "delete"),
             ("compression.type", "zstd"),
             ("millpond.flush", "relaxed"),
         ] {
@@ -407,12 +426,12 @@ mod tests {
 
     #[test]
     fn a_setting_that_does_nothing_yet_is_accepted_with_a_sentence_that_says_so() {
-        for (name, value) in [("retention.ms", "12345"), ("cleanup.policy", "delete,compact"), ("segment.ms", "1000")] {
+        for (name, value) in [("cleanup.policy", "delete,compact"), ("min.compaction.lag.ms", "1000")] {
             let (configs, notices) = check(name, Some(value)).expect("a good value");
             assert_eq!(configs.get(name).map(String::as_str), Some(value));
             assert!(notices.len() == 1 && notices[0].contains(name), "{notices:?}");
         }
-        let (_, notices) = check("retention.ms", Some("604800000")).expect("the default");
+        let (_, notices) = check("delete.retention.ms", Some("86400000")).expect("the default");
         assert_eq!(notices, Vec::<String>::new());
     }
 

@@ -75,7 +75,6 @@ pub struct TopicConfig {
 const INT_MAX: i64 = i32::MAX as i64;
 const LONG_MAX: &str = "9223372036854775807";
 
-const NO_RETENTION: &str = "this version of millpond deletes no old records yet, so more is kept than asked for";
 const NO_COMPACTION: &str = "this version of millpond does not compact yet, so more is kept than asked for";
 const NO_TIERS: &str = "millpond has no tiered storage";
 const NO_LEVELS: &str = "millpond compresses at each codec's default level";
@@ -175,21 +174,19 @@ pub const TOPIC_CONFIGS: &[TopicConfig] = topic_configs! {
         "Whether remote data is deleted when remote storage is disabled.";
     "remote.storage.enable" < "remote.storage.enable": Boolean = "false", Valid::Boolean, Refused(NO_TIERS),
         "Whether closed segments go to remote storage.";
-    "retention.bytes" < "log.retention.bytes": Long = "-1", Whole(-1, i64::MAX), Recorded(NO_RETENTION),
+    "retention.bytes" < "log.retention.bytes": Long = "-1", Whole(-1, i64::MAX), Honoured,
         "How many bytes of a partition are kept; -1 is no limit.";
-    "retention.ms" < "log.retention.ms": Long = "604800000", Whole(-1, i64::MAX), Recorded(NO_RETENTION),
+    "retention.ms" < "log.retention.ms": Long = "604800000", Whole(-1, i64::MAX), Honoured,
         "How long records are kept, in milliseconds; -1 is for ever.";
     "segment.bytes" < "log.segment.bytes": Int = "1073741824", Whole(1 << 20, INT_MAX), Honoured,
         "A segment is closed when the next batch would take it beyond this many bytes.";
     "segment.index.bytes" < "log.index.size.max.bytes": Int = "10485760", Whole(4, INT_MAX),
         Refused("millpond's indexes grow with their segment and are not preallocated"),
         "The size of a segment's index, in bytes.";
-    "segment.jitter.ms" < "log.roll.jitter.ms": Long = "0", Whole(0, i64::MAX),
-        Recorded("this version of millpond closes a segment by size only"),
+    "segment.jitter.ms" < "log.roll.jitter.ms": Long = "0", Whole(0, i64::MAX), Honoured,
         "By how much segment.ms is shortened at random, in milliseconds.";
-    "segment.ms" < "log.roll.ms": Long = "604800000", Whole(1, i64::MAX),
-        Recorded("this version of millpond closes a segment by size only"),
-        "A segment is closed after this time even if it is not full, in milliseconds.";
+    "segment.ms" < "log.roll.ms": Long = "604800000", Whole(1, i64::MAX), Honoured,
+        "A segment is closed by the first append after this time, even if it is not full, in milliseconds.";
     "unclean.leader.election.enable" < "unclean.leader.election.enable": Boolean = "false", Valid::Boolean,
         Refused("millpond never elects a replica that may lack acknowledged records; an operator can, by command"),
         "Whether a replica that lacks acknowledged records may lead when no other is left.";

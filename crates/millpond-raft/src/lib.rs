@@ -31,6 +31,6 @@ pub use error::{ProposeError, RaftError};
 pub use groups::Groups;
 pub use metadata::MetadataGroup;
 pub use millpond_storage::Proposal;
-pub use partition::{Acks, Partition, PartitionState};
+pub use partition::{Acks, Partition, PartitionState, Retention};
 pub use receipt::{Receipt, Written};
 pub use state_machine::{Applier, ApplyError};

@@ -6,7 +6,8 @@
 //! 2. sync every open log's segments and capture its row (it covers at least the records before that position);
 //! 3. make the data directory's folder entries durable;
 //! 4. replace `groups.table` by one that says: replay from that position;
-//! 5. free the files before it.
+//! 5. free the files before it;
+//! 6. remove the segments that the table now has below P and below the log start.
 //!
 //! A crash between any two of them leaves the old table, the journal files it needs, and segments that hold more than
 //! the table says; replay skips what is there already.
@@ -151,11 +152,13 @@ impl Checkpointer {
             rows.push(row);
         }
         let replay_from = if held_back.is_some() { *written } else { position };
+        let mut is_written = false;
         match self.disk.sync_dir(&self.root) {
             Ok(()) => match Table::write(&*self.disk, &self.root, replay_from, rows.iter()) {
                 Ok(()) => {
                     *written = replay_from;
                     self.count.fetch_add(1, Ordering::Relaxed);
+                    is_written = true;
                 }
                 // The old table is there still, and so is what it needs.
                 Err(error) if is_passing(&error) => {
@@ -178,6 +181,14 @@ impl Checkpointer {
                 }
                 if !self.journal.lend_file(&error, queued) {
                     return Err(error);
+                }
+            }
+        }
+        if is_written && at_most.is_none() {
+            // Last, because the journal does not wait for it. A stop leaves it to the next start.
+            for (slot, row) in slots.iter().zip(&rows) {
+                if let Some(log) = slot.open_log() {
+                    log.remove_below(row);
                 }
             }
         }

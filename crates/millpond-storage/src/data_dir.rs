@@ -20,7 +20,7 @@ use crate::replay::{self, RecoveryReport};
 use crate::stats::StorageStats;
 use crate::sweep::Sweeper;
 use crate::table::{TABLE_FILE, Table};
-use crate::types::{Done, GroupRow, GroupSpec, Hold, folder_name, is_topic_name};
+use crate::types::{Done, GroupRow, GroupSpec, Hold, Retained, folder_name, is_topic_name};
 use crate::writer::WriteTroubles;
 use crate::{OpenError, StorageError};
 
@@ -237,6 +237,16 @@ impl DataDir {
     /// All groups, in the order of their ids; opens nothing.
     pub fn groups(&self) -> Vec<GroupRow> {
         self.0.registry.slots().iter().filter_map(|slot| slot.row()).collect()
+    }
+
+    /// What retention must know of a group's log; opens nothing. `None` when there is no such group.
+    pub fn retained(&self, group: GroupId) -> Option<Retained> {
+        self.0.registry.slot(group)?.retained()
+    }
+
+    /// Asks for a checkpoint: it removes the segments below the log start that wait for one. Does not wait for it.
+    pub fn want_checkpoint(&self) {
+        self.0.checkpointer.force();
     }
 
     /// The log of a group, opened (and after a crash recovered) if it is not open; `None` when there is no such group.

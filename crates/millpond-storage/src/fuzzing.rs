@@ -62,6 +62,7 @@ fn entries(kinds: &[u8]) -> Vec<JournalEntry> {
                 index: RaftIndex(index as u64),
                 term: Term(1),
                 append_time: Timestamp(1),
+                begins_segment: false,
                 batch: raft_only_batch(
                     RaftOnlyKind::Blank,
                     &vec![*kind; usize::from(*kind)],

@@ -12,7 +12,7 @@
 //!                                               40  8  running hash over all batches before it in the segment
 //! trailer of a closed segment, 48 bytes
 //!   0  8  -1                                    24  8  max timestamp of all batches, or -1
-//!   8  8  the Raft index after the last         32  8  append time of the last entry, or -1
+//!   8  8  the Raft index after the last         32  8  append time of the last batch, or -1
 //!  16  4  length of the log file                40  8  running hash over all batches
 //!  20  4  CRC-32 of the file without this field
 //! ```
@@ -90,6 +90,16 @@ fn le32(bytes: &[u8], at: usize) -> u32 {
 
 fn le64(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
+}
+
+/// The time that retention counts from: that of the newest record, at most that of the last append, so that a timestamp
+/// of the future keeps nothing for ever. Where no record has a time it is that of the last append.
+pub(crate) fn newest(max_timestamp: Timestamp, last_append: Timestamp) -> Timestamp {
+    match (max_timestamp < Timestamp(0), last_append < Timestamp(0)) {
+        (true, _) => last_append,
+        (false, true) => max_timestamp,
+        (false, false) => max_timestamp.min(last_append),
+    }
 }
 
 /// The header of an index file.
@@ -185,6 +195,11 @@ pub(crate) struct Trailer {
 }
 
 impl Trailer {
+    /// See [`newest`].
+    pub(crate) fn newest(&self) -> Timestamp {
+        newest(self.max_timestamp, self.append_time)
+    }
+
     /// The trailer's bytes with its CRC left out.
     fn encode_open(&self) -> [u8; INDEX_ENTRY_BYTES] {
         IndexEntry {
@@ -235,7 +250,7 @@ pub(crate) struct SegmentCursor {
     pub(crate) position: u32,
     pub(crate) hash: u64,
     pub(crate) max_timestamp: Timestamp,
-    /// Append time of the last index entry.
+    /// The latest append time of a batch.
     pub(crate) append_time: Timestamp,
     /// Position of the last index entry.
     pub(crate) last_entry: Option<u32>,
@@ -287,9 +302,9 @@ impl SegmentCursor {
         });
         if entry.is_some() {
             self.last_entry = Some(self.position);
-            self.append_time = append_time;
             self.entries += 1;
         }
+        self.append_time = self.append_time.max(append_time);
         self.hash = running_hash(self.hash, index, head);
         // The time of a Raft-only batch is the broker's own: a look-up by time is after records.
         if !raft_only {

@@ -24,6 +24,7 @@ mod partition_folder;
 mod producer;
 mod registry;
 mod replay;
+mod retention;
 mod segment;
 mod stats;
 mod sweep;
@@ -38,16 +39,17 @@ pub use data_dir::DataDir;
 pub use dump::{DumpError, DumpItem, DumpKind, DumpValue, dump};
 pub use error::{OpenError, StorageError};
 pub use log::{
-    AppendEntry, Body, ColdEntries, ColdRead, Entries, Found, Frontiers, Log, Outcome, Proposal, Read, ReadError,
-    SequenceError, Stored, StoredEntry, VoidReason, log_start_payload,
+    AppendEntry, Body, ColdEntries, ColdRead, Entries, Found, Freeing, Frontiers, Log, Outcome, Proposal, Read,
+    ReadError, SequenceError, Stored, StoredEntry, VoidReason, log_start_payload,
 };
 pub use meta::{DirectoryId, MetaProperties};
 pub use options::StorageOptions;
 pub use producer::ActiveProducer;
 pub use replay::{DamagedGroup, RecoveryReport};
+pub use retention::{Limits, SegmentFacts, may_move_log_start, new_log_start};
 pub use stats::{ROUND_BYTES_BOUNDS, ROUND_RECORDS_BOUNDS, SYNC_MICROS_BOUNDS, StorageStats};
 pub use types::{
-    Done, EpochStart, FlushMode, GroupRow, GroupSpec, Hold, LogOptions, LogPosition, SegmentPosition, Vote,
+    Done, EpochStart, FlushMode, GroupRow, GroupSpec, Hold, LogOptions, LogPosition, Retained, SegmentPosition, Vote,
 };
 pub use verify::{Finding, Severity, VerifySummary, verify};
 pub use writer::WriteTroubles;

@@ -1,6 +1,6 @@
 //! The settings of a data directory.
 
-use millpond_record::BrokerId;
+use millpond_record::{BrokerId, Timestamp};
 
 use crate::OpenError;
 use crate::journal::file::FILE_HEADER_BYTES;
@@ -27,6 +27,9 @@ pub struct StorageOptions {
     pub relaxed_sync_bytes: u64,
     /// Where a journal round has this many bytes of one log, the log's segment is synced instead of writing them twice.
     pub segment_sync_bytes: u64,
+    /// The time at which the directory is opened. A batch that is found without the time of its append was appended
+    /// before that, whatever its records say; so a timestamp of the future cannot keep it for ever.
+    pub opened_at: Timestamp,
 }
 
 impl StorageOptions {
@@ -70,6 +73,7 @@ impl Default for StorageOptions {
             index_interval_bytes: 4096,
             relaxed_sync_bytes: 64 << 20,
             segment_sync_bytes: 2 << 20,
+            opened_at: Timestamp(i64::MAX),
         }
     }
 }

@@ -10,7 +10,7 @@ use millpond_runtime::Disk;
 use crate::StorageError;
 use crate::log::{Log, LogContext};
 use crate::partition_folder::PartitionMetadata;
-use crate::types::GroupRow;
+use crate::types::{GroupRow, Retained};
 
 /// All groups. A group whose deletion is not durable yet is among them.
 #[derive(Default)]
@@ -111,6 +111,13 @@ impl Slot {
             return None;
         }
         Some(state.log.as_ref().map_or_else(|| state.row.clone(), |log| log.row()))
+    }
+
+    /// What retention must know of the log; `None` once the group is being deleted, or where the log is set aside.
+    pub(crate) fn retained(&self) -> Option<Retained> {
+        let state = self.state();
+        let known = !state.deleted && !state.row.set_aside;
+        known.then(|| state.log.as_ref().map_or(state.row.retained, |log| log.retained()))
     }
 
     pub(crate) fn open_log(&self) -> Option<Arc<Log>> {

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytes::Bytes;
-use millpond_record::{BatchHeader, BatchView, HEADER_BYTES, Offset, RaftIndex, Term, verify_crc};
+use millpond_record::{BatchHeader, BatchView, HEADER_BYTES, Offset, RaftIndex, Term, Timestamp, verify_crc};
 use millpond_runtime::{Disk, File, OpenMode};
 
 use crate::index::{self, IndexEntry, IndexError, IndexSource, SegmentCursor, Trailer, running_hash};
@@ -119,11 +119,71 @@ pub(crate) struct Segment {
     opened: Mutex<Opened>,
     /// Kept when the files are let go.
     trailer: OnceLock<Trailer>,
+    /// Of a closed segment: bytes of its log, and see [`index::newest`].
+    log_bytes: OnceLock<u64>,
+    newest: OnceLock<Timestamp>,
+    /// Set before its files are removed because all of it is below the log start.
+    removed: AtomicBool,
 }
 
 impl Segment {
     pub(crate) fn new(disk: Arc<dyn Disk>, folder: Arc<Path>, retired: Arc<AtomicBool>, name: SegmentName) -> Segment {
-        Segment { name, disk, folder, retired, opened: Mutex::default(), trailer: OnceLock::new() }
+        Segment {
+            name,
+            disk,
+            folder,
+            retired,
+            opened: Mutex::default(),
+            trailer: OnceLock::new(),
+            log_bytes: OnceLock::new(),
+            newest: OnceLock::new(),
+            removed: AtomicBool::new(false),
+        }
+    }
+
+    /// The segment was closed with this end.
+    pub(crate) fn close(&self, trailer: &Trailer) {
+        // A segment is closed once; one that is cut again is another value.
+        let _ = self.log_bytes.set(trailer.log_bytes.into());
+        let _ = self.newest.set(trailer.newest());
+    }
+
+    /// What is known of a closed segment that was not opened yet.
+    pub(crate) fn know(&self, log_bytes: u64, newest: Option<Timestamp>) {
+        let _ = self.log_bytes.set(log_bytes);
+        if let Some(newest) = newest {
+            let _ = self.newest.set(newest);
+        }
+    }
+
+    /// Bytes of its log once it is closed.
+    pub(crate) fn log_bytes(&self) -> u64 {
+        self.log_bytes.get().copied().unwrap_or(0)
+    }
+
+    /// See [`index::newest`]; `None` while its index was not read.
+    pub(crate) fn known_newest(&self) -> Option<Timestamp> {
+        self.newest.get().copied()
+    }
+
+    /// See [`index::newest`]; reads the index of a closed segment if need be.
+    pub(crate) fn newest(&self) -> Result<Timestamp, SegmentError> {
+        match self.newest.get() {
+            Some(newest) => Ok(*newest),
+            None => {
+                let newest = self.trailer()?.newest();
+                Ok(*self.newest.get_or_init(|| newest))
+            }
+        }
+    }
+
+    /// Its files are about to be removed.
+    pub(crate) fn mark_removed(&self) {
+        self.removed.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn is_removed(&self) -> bool {
+        self.removed.load(Ordering::Acquire)
     }
 
     /// The path of one of its files.

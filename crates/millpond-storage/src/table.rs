@@ -13,7 +13,9 @@
 //!       committed: present 1 [term 8, index 8], last: present 1 [term 8, index 8],
 //!       durable: present 1 [base offset 8, first index 8, position 8],
 //!       epochs 4, each: term 8, index 8, offset 8,
-//!       journal sequence 8, set aside 1, options: flush 1, segment bytes 4
+//!       journal sequence 8, set aside 1, options: flush 1, segment bytes 4, segment ms 8, segment jitter ms 8,
+//!       retained: bytes 8, oldest segment's bytes 8, its newest time: present 1 [8],
+//!       first append 8 and last append 8 of the active segment, freeable 1
 //! ```
 //!
 //! `crc` is CRC-32 over all that follows it. The file is written whole and swapped in by a rename; a start reads the
@@ -24,14 +26,16 @@ use std::io;
 use std::path::Path;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use millpond_record::{FilePosition, GroupId, LogId, Offset, PartitionIndex, RaftIndex, ReplicaId, Term, TopicId};
+use millpond_record::{
+    FilePosition, GroupId, LogId, Offset, PartitionIndex, RaftIndex, ReplicaId, Term, Timestamp, TopicId,
+};
 use millpond_runtime::{Disk, write_atomically};
 
 use crate::OpenError;
 use crate::fields::{FieldError, FieldReader, put_bytes, put_string};
-use crate::journal::record::{put_options, read_options};
+use crate::journal::record::{OPTIONS_BYTES, put_options, read_options};
 use crate::journal::scan::ReplayFrom;
-use crate::types::{EpochStart, GroupRow, LogPosition, SegmentPosition, Vote, is_topic_name};
+use crate::types::{EpochStart, GroupRow, LogPosition, Retained, SegmentPosition, Vote, is_topic_name};
 
 /// The file's name in the data directory.
 pub(crate) const TABLE_FILE: &str = "groups.table";
@@ -47,7 +51,7 @@ const _: () = assert!(VERSION_AT == MAGIC.len() && CRC_AT == VERSION_AT + 4 && C
 pub(crate) const MAX_TABLE_BYTES: u64 = 4 << 30;
 
 /// The fewest bytes that a row can have.
-const MIN_ROW_BYTES: usize = 8 + 8 + 16 + 4 + 2 + 17 + 1 + 4 + 4 + 16 + 1 + 1 + 1 + 4 + 8 + 1 + 5;
+const MIN_ROW_BYTES: usize = 8 + 8 + 16 + 4 + 2 + 17 + 1 + 4 + 4 + 16 + 1 + 1 + 1 + 4 + 8 + 1 + OPTIONS_BYTES + 34;
 const EPOCH_BYTES: usize = 24;
 
 /// The table in memory.
@@ -191,6 +195,16 @@ fn put_row(out: &mut BytesMut, row: &GroupRow) {
     out.put_u64_le(row.journal_sequence);
     out.put_u8(row.set_aside.into());
     put_options(out, &row.options);
+    let Retained { bytes, oldest_bytes, oldest_newest, active_since, last_append, freeable } = row.retained;
+    out.put_u64_le(bytes);
+    out.put_u64_le(oldest_bytes);
+    out.put_u8(oldest_newest.is_some().into());
+    if let Some(newest) = oldest_newest {
+        out.put_i64_le(newest.0);
+    }
+    out.put_i64_le(active_since.0);
+    out.put_i64_le(last_append.0);
+    out.put_u8(freeable.into());
 }
 
 fn put_log_id(out: &mut BytesMut, log_id: LogId) {
@@ -261,5 +275,13 @@ fn read_row(fields: &mut FieldReader<'_>) -> Result<GroupRow, FieldError> {
         journal_sequence,
         set_aside,
         options: read_options(fields)?,
+        retained: Retained {
+            bytes: fields.u64()?,
+            oldest_bytes: fields.u64()?,
+            oldest_newest: read_option(fields, |fields| fields.i64().map(Timestamp))?,
+            active_since: Timestamp(fields.i64()?),
+            last_append: Timestamp(fields.i64()?),
+            freeable: fields.flag()?,
+        },
     })
 }

@@ -1,7 +1,9 @@
 //! The values that cross the storage layer's boundary: what a group is, and what is known of it without opening it.
 
 use bytes::Bytes;
-use millpond_record::{FilePosition, GroupId, LogId, Offset, PartitionIndex, RaftIndex, ReplicaId, Term, TopicId};
+use millpond_record::{
+    FilePosition, GroupId, LogId, Offset, PartitionIndex, RaftIndex, ReplicaId, Term, Timestamp, TopicId,
+};
 
 use crate::StorageError;
 
@@ -31,11 +33,17 @@ pub struct LogOptions {
     pub flush: FlushMode,
     /// A segment is closed when the next batch would take it beyond this many bytes (Kafka's `segment.bytes`).
     pub segment_bytes: u32,
+    /// A segment is closed by the first append that comes more than this many milliseconds after the segment's own
+    /// first one (Kafka's `segment.ms`).
+    pub segment_ms: u64,
+    /// By how much that time may be shorter, by a draw for each segment (Kafka's `segment.jitter.ms`): the segments of
+    /// logs that were filled at the same time are not all closed at once.
+    pub segment_jitter_ms: u64,
 }
 
 impl Default for LogOptions {
     fn default() -> LogOptions {
-        LogOptions { flush: FlushMode::Durable, segment_bytes: 1 << 30 }
+        LogOptions { flush: FlushMode::Durable, segment_bytes: 1 << 30, segment_ms: u64::MAX, segment_jitter_ms: 0 }
     }
 }
 
@@ -115,6 +123,37 @@ pub struct SegmentPosition {
     pub position: FilePosition,
 }
 
+/// What a log keeps, as far as retention must know it without opening the log. Segments that lie wholly below the log
+/// start are left out of account.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Retained {
+    /// Bytes of all segments.
+    pub bytes: u64,
+    /// Bytes of the oldest one.
+    pub oldest_bytes: u64,
+    /// The time of the newest record in the oldest one, at most that of its last append. `None` when only the segment
+    /// knows.
+    pub oldest_newest: Option<Timestamp>,
+    /// When the active segment's first batch was appended; [`Timestamp::NONE`] while it is empty.
+    pub active_since: Timestamp,
+    /// When the active segment's last batch was appended; [`Timestamp::NONE`] while it is empty.
+    pub last_append: Timestamp,
+    /// There are segments wholly below the log start, which can be removed.
+    pub freeable: bool,
+}
+
+impl Retained {
+    /// Of an empty log.
+    pub const NOTHING: Retained = Retained {
+        bytes: 0,
+        oldest_bytes: 0,
+        oldest_newest: None,
+        active_since: Timestamp::NONE,
+        last_append: Timestamp::NONE,
+        freeable: false,
+    };
+}
+
 /// One group as `groups.table` keeps it: enough to answer for it without opening its folder.
 ///
 /// A row describes the log after every journal record of the group with a sequence number below `journal_sequence`,
@@ -157,6 +196,8 @@ pub struct GroupRow {
     pub set_aside: bool,
     /// The log's settings.
     pub options: LogOptions,
+    /// What retention needs to know of the log.
+    pub retained: Retained,
 }
 
 impl GroupRow {
@@ -181,6 +222,7 @@ impl GroupRow {
             journal_sequence,
             set_aside: false,
             options: spec.options,
+            retained: Retained::NOTHING,
         }
     }
 

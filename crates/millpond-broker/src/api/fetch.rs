@@ -185,7 +185,7 @@ impl Fetch {
             Ok(Read::Ready(chunks)) => Ok(chunks),
             Ok(Read::Cold(cold)) => {
                 let read = call.shared.runtime.blocking(move || cold.run()).await;
-                read.map_err(|error| errors::storage(&error))
+                read.map_err(|error| errors::read(&error))
             }
             Err(error) => Err(errors::read(&error)),
         };

@@ -65,6 +65,8 @@ const PAYLOAD_CRC_BYTES: usize = 4;
 const FLAG_INDEX: u8 = 1;
 /// Flag of a vote: it is committed.
 const FLAG_COMMITTED: u8 = 2;
+/// Flag of an append: the entry begins a segment. Replay closes segments where they were closed before.
+const FLAG_SEGMENT: u8 = 4;
 
 /// Version byte of the payloads of the rare kinds.
 const PAYLOAD_VERSION: u8 = 1;
@@ -73,7 +75,7 @@ const PAYLOAD_VERSION: u8 = 1;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Kind {
-    /// index, term, append time; payload: the batch.
+    /// index, term, append time, [`FLAG_SEGMENT`]; payload: the batch.
     Append = 1,
     /// index (with [`FLAG_INDEX`]): the last entry that stays.
     Truncate = 2,
@@ -114,7 +116,14 @@ impl Kind {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum JournalEntry {
     /// An entry of the group's log.
-    Append { group: GroupId, index: RaftIndex, term: Term, append_time: Timestamp, batch: StampedBatch },
+    Append {
+        group: GroupId,
+        index: RaftIndex,
+        term: Term,
+        append_time: Timestamp,
+        begins_segment: bool,
+        batch: StampedBatch,
+    },
     /// An entry of the group's log that was synced in its segment, with all before it, ahead of this record.
     Placed { group: GroupId, index: RaftIndex, term: Term, append_time: Timestamp },
     /// Entries after this one go; all of them with `None`.
@@ -196,8 +205,9 @@ pub(crate) fn encode<'a>(entry: &'a JournalEntry, place: Place, out: &mut BytesM
     out.put_bytes(0, RECORD_HEADER_BYTES);
     let (mut index, mut term, mut append_time, mut flags, mut tail) = (0, 0, 0, 0, None);
     match entry {
-        JournalEntry::Append { index: i, term: t, append_time: time, batch, .. } => {
+        JournalEntry::Append { index: i, term: t, append_time: time, begins_segment, batch, .. } => {
             (index, term, append_time) = (i.0, t.0, time.0);
+            flags = if *begins_segment { FLAG_SEGMENT } else { 0 };
             out.put_slice(batch.head());
             tail = Some(batch.tail());
         }
@@ -369,7 +379,8 @@ fn decode_kind(kind: Kind, header: &RecordHeader, payload: &[u8]) -> Result<Jour
         Kind::Append => {
             let batch = StampedBatch::from_slice(payload).map_err(|_| FieldError::Value)?;
             let (index, term) = (RaftIndex(header.index), Term(header.term));
-            return Ok(JournalEntry::Append { group, index, term, append_time: Timestamp(header.append_time), batch });
+            let (append_time, begins_segment) = (Timestamp(header.append_time), header.flags & FLAG_SEGMENT != 0);
+            return Ok(JournalEntry::Append { group, index, term, append_time, begins_segment, batch });
         }
         Kind::Placed => {
             let (index, term) = (RaftIndex(header.index), Term(header.term));
@@ -408,8 +419,8 @@ fn decode_kind(kind: Kind, header: &RecordHeader, payload: &[u8]) -> Result<Jour
     Ok(entry)
 }
 
-/// Bytes of [`LogOptions`] on disk: flush mode, segment bytes.
-pub(crate) const OPTIONS_BYTES: usize = 1 + 4;
+/// Bytes of [`LogOptions`] on disk: flush mode, segment bytes, segment ms, its jitter.
+pub(crate) const OPTIONS_BYTES: usize = 1 + 4 + 8 + 8;
 
 pub(crate) fn put_options(out: &mut BytesMut, options: &LogOptions) {
     out.put_u8(match options.flush {
@@ -417,9 +428,12 @@ pub(crate) fn put_options(out: &mut BytesMut, options: &LogOptions) {
         FlushMode::Relaxed => 1,
     });
     out.put_u32_le(options.segment_bytes);
+    out.put_u64_le(options.segment_ms);
+    out.put_u64_le(options.segment_jitter_ms);
 }
 
 pub(crate) fn read_options(fields: &mut FieldReader<'_>) -> Result<LogOptions, FieldError> {
     let flush = if fields.flag()? { FlushMode::Relaxed } else { FlushMode::Durable };
-    Ok(LogOptions { flush, segment_bytes: fields.u32()? })
+    let segment_bytes = fields.u32()?;
+    Ok(LogOptions { flush, segment_bytes, segment_ms: fields.u64()?, segment_jitter_ms: fields.u64()? })
 }

@@ -19,7 +19,7 @@ use crate::writer::WRITE_BEHIND_BYTES;
 const AT_ONCE_BYTES: u64 = 64 << 10;
 
 /// The entries of one call on their way into the log.
-struct Appending<'a> {
+pub(super) struct Appending<'a> {
     log: &'a Log,
     records: Vec<JournalEntry>,
     cost: u64,
@@ -103,7 +103,7 @@ impl Log {
     }
 
     /// Lets `append` put entries into the log, hands them to the journal, and sees to the rest when the mutex is free.
-    fn appending<T>(
+    pub(super) fn appending<T>(
         &self,
         entries: usize,
         done: Done,
@@ -216,7 +216,7 @@ impl<'a> Appending<'a> {
         self.check_term(state, entry.term)
     }
 
-    fn check_term(&self, state: &LogState, term: Term) -> Result<(), StorageError> {
+    pub(super) fn check_term(&self, state: &LogState, term: Term) -> Result<(), StorageError> {
         let last = state.last.map_or(Term(0), |last| last.term);
         if term < last || term > Term::MAX {
             return Err(self.log.corrupt(format!("an entry of term {term} cannot follow one of term {last}")));
@@ -291,7 +291,7 @@ impl<'a> Appending<'a> {
         })
     }
 
-    fn raft_only(
+    pub(super) fn raft_only(
         &mut self,
         state: &mut LogState,
         term: Term,
@@ -324,7 +324,8 @@ impl<'a> Appending<'a> {
         self.cost += cost;
         if batch.header().attributes.is_raft_only() || state.journals_data() {
             let group = self.log.identity.group;
-            self.records.push(JournalEntry::Append { group, index, term, append_time, batch });
+            let begins_segment = state.begins_segment(index);
+            self.records.push(JournalEntry::Append { group, index, term, append_time, begins_segment, batch });
         } else {
             state.unjournaled = Some(index);
         }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
+use millpond_record::{BatchHeader, Timestamp};
 use millpond_runtime::{Disk, Runtime};
 
 use crate::cache::TailCache;
@@ -134,6 +135,12 @@ impl LogContext {
     pub(crate) fn stop(&self) {
         self.closing.store(true, Ordering::Release);
         self.writer.stop();
+    }
+
+    /// When a batch was appended at the latest, as far as the batch tells.
+    pub(crate) fn append_time_of(&self, header: &BatchHeader) -> Timestamp {
+        let newest = header.max_timestamp;
+        if newest < Timestamp(0) { self.options.opened_at } else { newest.min(self.options.opened_at) }
     }
 
     pub(crate) fn closing(&self) -> bool {

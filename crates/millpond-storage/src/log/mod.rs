@@ -14,6 +14,7 @@ mod open;
 mod persist;
 mod read;
 mod replay;
+mod retain;
 mod stall;
 mod state;
 mod times;
@@ -36,6 +37,7 @@ pub(crate) use context::LogContext;
 pub(crate) use persist::Written;
 pub use read::{ColdEntries, ColdRead, Entries, Read, ReadError};
 pub(crate) use replay::{Action, Replayed, Where, decide};
+pub use retain::Freeing;
 pub(crate) use stall::{is_passing, is_too_many_files};
 pub use types::{AppendEntry, Body, Found, Frontiers, Outcome, Proposal, SequenceError, Stored, StoredEntry};
 pub use void::{VoidReason, log_start_payload};
@@ -92,6 +94,10 @@ impl Log {
 
     fn files(&self) -> MutexGuard<'_, FileState> {
         self.files.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn recent(&self) -> MutexGuard<'_, VecDeque<Arc<Segment>>> {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn check_readable(&self, state: &LogState) -> Result<(), StorageError> {
@@ -195,6 +201,13 @@ impl Log {
         self.context.journal.max_batch_bytes()
     }
 
+    /// The index of the first entry that the log has.
+    #[cfg(test)]
+    pub(crate) fn first_index(&self) -> RaftIndex {
+        let state = self.state();
+        state.segments.first().map_or(state.next_index(), |segment| segment.name.first_index)
+    }
+
     /// The log's settings.
     pub fn options(&self) -> LogOptions {
         self.state().options
@@ -279,6 +292,7 @@ impl Log {
             journal_sequence: self.context.journal.next_sequence(),
             set_aside: state.set_aside,
             options: state.options,
+            retained: state.retained(),
         }
     }
 }

@@ -9,7 +9,7 @@
 //! | its index is missing or damaged | rebuilt | rebuilt |
 //! | no producer snapshot that can be proven | headers are read from the oldest segment on | the same |
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ffi::OsStr;
 use std::io::IoSlice;
 use std::path::Path;
@@ -45,9 +45,10 @@ struct Tracking {
 
 /// What a log's folder holds.
 #[derive(Default)]
-struct Folder {
-    logs: BTreeSet<SegmentName>,
-    indexes: BTreeSet<SegmentName>,
+pub(super) struct Folder {
+    /// With their lengths in bytes.
+    pub(super) logs: BTreeMap<SegmentName, u64>,
+    pub(super) indexes: BTreeSet<SegmentName>,
     snapshots: BTreeSet<SegmentName>,
 }
 
@@ -61,7 +62,9 @@ impl Log {
     /// [`StorageError::Corrupt`] if the segments are not what the row says, [`StorageError::SetAside`], I/O.
     pub(crate) fn open(context: &Arc<LogContext>, row: &GroupRow) -> Result<Arc<Log>, StorageError> {
         let (log, folder) = Log::load(context, row)?;
-        if folder.logs.last().copied() > name_of(row) || !log.resume(row).map_err(|error| log.segment_error(error))? {
+        if folder.logs.keys().next_back().copied() > name_of(row)
+            || !log.resume(row).map_err(|error| log.segment_error(error))?
+        {
             // A log that was not opened between a crash and the clean stop: what it had beyond its row was never taken
             // up.
             let log = Log::recover(context, row)?;
@@ -187,14 +190,18 @@ impl Log {
             };
             let Some((last, _)) = entries.last() else { break };
             next = RaftIndex(last.index.0 + 1);
+            let state = self.state();
             let records = entries.into_iter().map(|(id, batch)| JournalEntry::Append {
                 group: self.identity.group,
                 index: id.index,
                 term: id.term,
-                append_time: batch.header().max_timestamp,
+                append_time: self.context.append_time_of(&batch.header()),
+                begins_segment: state.begins_segment(id.index),
                 batch,
             });
-            self.context.journal.submit(records.collect(), None)?;
+            let records = records.collect();
+            drop(state);
+            self.context.journal.submit(records, None)?;
         }
         Ok(())
     }
@@ -205,24 +212,30 @@ impl Log {
             return Err(StorageError::SetAside(row.group));
         }
         let path: Arc<Path> = context.root.join(row.folder()).into();
-        let found = list(context, &path)?;
+        let mut found = list(context, &path)?;
         let retired = Arc::new(AtomicBool::new(false));
         let maker = SegmentMaker { disk: context.disk.clone(), folder: path.clone(), retired: retired.clone() };
         let mut names: Vec<SegmentName> =
-            found.logs.iter().copied().filter(|name| Some(*name) <= name_of(row)).collect();
+            found.logs.keys().copied().filter(|name| Some(*name) <= name_of(row)).collect();
         if let Some(active) = name_of(row)
             && !names.contains(&active)
         {
             // Without a byte it has no file yet; with some, reading it will tell that they are gone.
             names.push(active);
         }
-        let segments = names.iter().map(|name| maker.make(*name)).collect();
+        let freeable = Log::remove_leftovers(&maker, &mut found, &mut names, row);
+        let segments: Vec<Arc<Segment>> = names.iter().map(|name| maker.make(*name)).collect();
+        let newest = |at: usize| row.retained.oldest_newest.filter(|_| at == freeable);
+        for (at, segment) in segments.iter().enumerate().rev().skip(1) {
+            segment.know(found.logs.get(&segment.name).copied().unwrap_or(0), newest(at));
+        }
         let next = row.last.map_or(RaftIndex(0), |last| RaftIndex(last.index.0 + 1));
         if row.epochs.iter().any(|epoch| epoch.term > Term::MAX) {
             let what = "its row has a term beyond 2^31".to_owned();
             return Err(StorageError::Corrupt { group: row.group, what });
         }
         let state = LogState {
+            group: row.group,
             maker,
             interval_bytes: context.options.index_interval_bytes,
             options: row.options,
@@ -243,6 +256,7 @@ impl Log {
             recovery: Some(Recovery::default()),
             segments,
             cursor: SegmentCursor::START,
+            active_since: row.retained.active_since,
             tail: VecDeque::new(),
             next_unwritten: next,
             dirty_bytes: 0,
@@ -262,7 +276,7 @@ impl Log {
             stall: None,
             failed: None,
         };
-        let files = FileState::new(found.logs.clone(), found.snapshots.iter().copied().collect());
+        let files = FileState::new(found.logs.keys().copied().collect(), found.snapshots.iter().copied().collect());
         let identity = Identity {
             group: row.group,
             topic: row.topic.clone(),
@@ -302,7 +316,8 @@ impl Log {
             }
             exact = length == durable.position.0;
             let position = u32::try_from(durable.position.0).map_err(|_| segment.damaged(0, "it is too long"))?;
-            let (cursor, entries) = self.end_of_segment(&segment, position, row)?;
+            let (mut cursor, entries) = self.end_of_segment(&segment, position, row)?;
+            cursor.append_time = row.retained.last_append;
             state.cursor = cursor;
             work.entries_written = cursor.entries - entries.len() as u32;
             work.entries = entries.into();
@@ -347,11 +362,10 @@ impl Log {
         let number = source.len().checked_sub(1).ok_or_else(|| wrong(index::IndexError::Order))?;
         let entry = source.entry(number).map_err(wrong)?;
         let previous = number.checked_sub(1).map(|before| source.entry(before)).transpose().map_err(wrong)?;
-        let mut cursor = SegmentCursor::before(&entry, number, previous.as_ref());
-        cursor.append_time = entry.append_time;
+        let cursor = SegmentCursor::before(&entry, number, previous.as_ref());
         let start = Expected { offset: entry.offset, index: entry.index, term: Term(0) };
         let mut entries = Vec::new();
-        let mut cursor = self.scan_to(segment, cursor, start, position, row, &mut entries)?;
+        let cursor = self.scan_to(segment, cursor, start, position, row, &mut entries)?;
         // The scan makes the last entry again and no other, or the index is not this log's.
         let same = |made: &IndexEntry| {
             (made.position, made.index, made.hash_before) == (entry.position, entry.index, entry.hash_before)
@@ -359,7 +373,6 @@ impl Log {
         if entries.len() != 1 || !entries.first().is_some_and(same) {
             return Err(wrong(index::IndexError::Order));
         }
-        cursor.append_time = entry.append_time;
         Ok(cursor)
     }
 
@@ -378,7 +391,7 @@ impl Log {
         let (from, mut last, mut offset) = (u64::from(cursor.position), None, start.offset);
         let end = scan(segment, log.as_ref(), from, position.into(), start, |index, head, batch| {
             let header = batch.header();
-            entries.extend(cursor.push(index, head, header, header.max_timestamp, interval));
+            entries.extend(cursor.push(index, head, header, self.context.append_time_of(header), interval));
             let term = Term(header.leader_epoch.0 as u64);
             (last, offset) = (Some(LogId { term, index }), header.next_offset());
         })?;
@@ -393,8 +406,8 @@ impl Log {
         let mut files = self.files();
         let mut state = self.state();
         let mut newer: VecDeque<SegmentName> =
-            folder.logs.iter().copied().filter(|name| Some(*name) > name_of(row)).collect();
-        if state.segments.last().is_some_and(|active| folder.logs.contains(&active.name)) {
+            folder.logs.keys().copied().filter(|name| Some(*name) > name_of(row)).collect();
+        if state.segments.last().is_some_and(|active| folder.logs.contains_key(&active.name)) {
             self.take_up_segment(&mut state, &mut files)?;
         }
         while let Some(name) = newer.front().copied() {
@@ -404,15 +417,13 @@ impl Log {
             }
             newer.pop_front();
             let next = state.next_index();
-            let trailer = state.cursor.trailer(next);
-            if let Some(work) = state.unwritten.back_mut() {
-                work.end = Some(trailer);
-            }
+            state.close_active(next);
             state.start_segment(name, SegmentCursor::START);
             self.take_up_segment(&mut state, &mut files)?;
         }
         // What does not continue the log was written after batches that are lost; if it matters, the journal has it.
-        let stray = folder.indexes.difference(&folder.logs).copied().filter(|name| Some(*name) >= name_of(row));
+        let stray = folder.indexes.iter().filter(|name| !folder.logs.contains_key(name)).copied();
+        let stray = stray.filter(|name| Some(*name) >= name_of(row));
         for name in stray.chain(newer.into_iter().rev()) {
             state.maker.make(name).remove()?;
             files.present.remove(&name);
@@ -439,7 +450,7 @@ impl Log {
             term: state.last.map_or(Term(0), |last| last.term),
         };
         let end = scan(&segment, handles.log.as_ref(), from, length, start, |_, head, batch| {
-            state.found(head, batch.header(), batch.header().max_timestamp);
+            state.found(head, batch.header(), self.context.append_time_of(batch.header()));
         })?;
         let next = state.next_index();
         if end > from
@@ -483,7 +494,8 @@ impl Log {
                 // The same index and term is the same entry: what is written here now may be a later leader's.
                 let known = state.term_at(found).map(Term::leader_epoch) == Some(header.leader_epoch);
                 if found == reached && found < index && known {
-                    entries.extend(cursor.push(found, head, header, header.max_timestamp, interval));
+                    let append_time = self.context.append_time_of(header);
+                    entries.extend(cursor.push(found, head, header, append_time, interval));
                     (offset, reached) = (header.next_offset(), RaftIndex(found.0 + 1));
                 }
             })
@@ -586,7 +598,8 @@ impl Log {
                 let stamped = StampedBatch::from_bytes(block.batch(batch))
                     .map_err(|_| view.segment.damaged(position, "a proven batch does not parse"))?;
                 let remember = Some(batch.index) > tracking.covered;
-                state.track(&stamped, &batch.header, batch.index, batch.header.max_timestamp, remember);
+                let append_time = self.context.append_time_of(&batch.header);
+                state.track(&stamped, &batch.header, batch.index, append_time, remember);
                 state.bytes_since_snapshot += u64::from(batch.header.size_bytes);
                 tracking.next = RaftIndex(batch.index.0 + 1);
             }
@@ -646,7 +659,7 @@ fn list(context: &LogContext, path: &Path) -> Result<Folder, StorageError> {
     };
     for entry in entries.iter().filter(|entry| !entry.is_dir) {
         match SegmentName::parse(&entry.name) {
-            Some((name, SegmentFile::Log)) => drop(folder.logs.insert(name)),
+            Some((name, SegmentFile::Log)) => drop(folder.logs.insert(name, entry.len)),
             Some((name, SegmentFile::Index)) => drop(folder.indexes.insert(name)),
             Some((name, SegmentFile::Snapshot)) => drop(folder.snapshots.insert(name)),
             // A crash came before a file that replaces another was renamed.

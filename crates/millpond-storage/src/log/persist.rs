@@ -62,6 +62,12 @@ impl FileState {
         FileState { present, snapshots, ..FileState::default() }
     }
 
+    /// The segments below this one are gone.
+    pub(crate) fn forget_segments_below(&mut self, first: SegmentName) {
+        self.present = self.present.split_off(&first);
+        self.unsynced = self.unsynced.split_off(&first);
+    }
+
     /// The segment must be synced.
     pub(crate) fn written(&mut self, segment: &Arc<Segment>, files: SegmentFiles) {
         let unsynced = self.unsynced.entry(segment.name);
@@ -611,8 +617,11 @@ impl Log {
         if !plan.is_closed() {
             return;
         }
-        let mut recent = self.recent.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut recent = self.recent();
         recent.retain(|segment| !Arc::ptr_eq(segment, &plan.segment));
+        if plan.segment.is_removed() {
+            return;
+        }
         recent.push_back(plan.segment.clone());
         if recent.len() > OPEN_SEGMENTS
             && let Some(oldest) = recent.pop_front()

@@ -186,20 +186,25 @@ fn read_tail(state: &LogState, from: Offset, to: Offset, max_bytes: usize, whole
 
 impl ColdRead {
     /// Reads. Blocks; reads `max_bytes` at most, or one batch and what is between two index entries if that is more.
+    /// Gives nothing if what was asked for was truncated meanwhile.
     ///
     /// # Errors
     ///
+    /// [`ReadError::OutOfRange`] if the log start has moved beyond what was asked for and its segment is gone.
     /// [`StorageError::Corrupt`] names the segment and the position where the disk returned something else than what
     /// was written; [`StorageError::Io`], [`StorageError::LogClosed`].
-    pub fn run(self) -> Result<Vec<Bytes>, StorageError> {
+    pub fn run(self) -> Result<Vec<Bytes>, ReadError> {
         let mut cold = self;
         for _ in 0..TRUNCATED_READS {
             match cold.chunks() {
                 Ok(chunks) => return Ok(chunks),
-                // The block may reach beyond what is committed, into what was truncated; then it is not damage.
+                // The block may reach beyond what is committed, into what was truncated, or the segment may be gone
+                // because it is below the log start; then it is not damage.
                 Err(error) => {
-                    if cold.log.state().truncations == cold.truncations {
-                        return Err(cold.log.segment_error(error));
+                    let state = cold.log.state();
+                    if state.truncations == cold.truncations && cold.from >= state.log_start {
+                        drop(state);
+                        return Err(cold.log.segment_error(error).into());
                     }
                 }
             }
@@ -207,12 +212,11 @@ impl ColdRead {
             cold = match log.read(cold.from, cold.to, cold.max_bytes, cold.whole_first) {
                 Ok(Read::Cold(again)) => again,
                 Ok(Read::Ready(chunks)) => return Ok(chunks),
-                Err(ReadError::Storage(error)) => return Err(error),
-                // What was asked for was truncated, or is below a log start that moved.
-                Err(ReadError::OutOfRange { .. }) => return Ok(Vec::new()),
+                Err(ReadError::OutOfRange { log_end, .. }) if cold.from > log_end => return Ok(Vec::new()),
+                Err(error) => return Err(error),
             };
         }
-        Err(cold.log.corrupt("batches were truncated under every attempt to read them"))
+        Err(cold.log.corrupt("batches were truncated under every attempt to read them").into())
     }
 
     fn chunks(&self) -> Result<Vec<Bytes>, SegmentError> {
@@ -267,9 +271,13 @@ impl ColdEntries {
         for _ in 0..TRUNCATED_READS {
             match cold.read() {
                 Ok(entries) => return Ok(entries),
-                // A truncation may have changed the files under the read; then it is not damage.
+                // A truncation may have changed the files under the read, or the segment may be gone because it is below
+                // the log start; then it is not damage.
                 Err(error) => {
-                    if cold.log.state().truncations == cold.truncations {
+                    let state = cold.log.state();
+                    let first = state.segments.first().map(|segment| segment.name.first_index);
+                    if state.truncations == cold.truncations && first.is_none_or(|first| first <= cold.from) {
+                        drop(state);
                         return Err(cold.log.segment_error(error));
                     }
                 }

@@ -182,7 +182,7 @@ impl Log {
         let recovery = state.recovery.as_ref().ok_or_else(|| self.corrupt("a record is replayed into a log in use"))?;
         let tolerates_gaps = recovery.tolerates_gaps;
         match entry {
-            JournalEntry::Append { index, term, append_time, batch, .. } => {
+            JournalEntry::Append { index, term, append_time, begins_segment, batch, .. } => {
                 let (place, other) = state.place(index, batch.header().base_offset == state.log_end);
                 match decide(place, term, other, tolerates_gaps) {
                     Action::SkipSame => {
@@ -215,6 +215,9 @@ impl Log {
                 }
                 if header.base_offset != state.log_end || header.leader_epoch.0 as u64 != term.0 || term > Term::MAX {
                     return Err(self.corrupt(format!("the journal's entry {term}/{index} does not continue the log")));
+                }
+                if begins_segment && state.cursor.position > 0 && !is_diverged(state) {
+                    state.roll();
                 }
                 let cost = own_cost(&batch);
                 state.push(&batch, term, append_time, cost);

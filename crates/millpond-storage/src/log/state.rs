@@ -7,14 +7,14 @@ use std::sync::atomic::AtomicBool;
 
 use bytes::Bytes;
 use millpond_record::{
-    BatchHeader, HEADER_BYTES, LogId, Offset, ProducerId, RaftIndex, RaftOnlyKind, StampedBatch, Term, Timestamp,
-    parse_raft_only,
+    BatchHeader, GroupId, HEADER_BYTES, LogId, Offset, ProducerId, RaftIndex, RaftOnlyKind, StampedBatch, Term,
+    Timestamp, parse_raft_only,
 };
 use millpond_runtime::Disk;
 
 use super::stall::Stall;
 use crate::cache::CachedBatch;
-use crate::index::{IndexEntry, SegmentCursor, Trailer};
+use crate::index::{IndexEntry, SegmentCursor, Trailer, running_hash};
 use crate::producer::Producers;
 use crate::segment::{Segment, SegmentName};
 use crate::types::{Done, EpochStart, FlushMode, LogOptions, LogPosition, SegmentPosition, Vote};
@@ -123,6 +123,7 @@ impl Place {
 }
 
 pub(crate) struct LogState {
+    pub(crate) group: GroupId,
     pub(crate) maker: SegmentMaker,
     pub(crate) interval_bytes: u32,
     pub(crate) options: LogOptions,
@@ -151,6 +152,9 @@ pub(crate) struct LogState {
     pub(crate) segments: Vec<Arc<Segment>>,
     /// The end of the active segment.
     pub(crate) cursor: SegmentCursor,
+    /// When the active segment's first batch was appended; [`Timestamp::NONE`] while it has none, or if that was
+    /// forgotten in a truncation.
+    pub(crate) active_since: Timestamp,
     /// The newest batches, up to the log's end without a gap.
     pub(crate) tail: VecDeque<CachedBatch>,
     /// The first index that is not in the segment files.
@@ -241,6 +245,11 @@ impl LogState {
         }
     }
 
+    /// Whether a segment starts with this entry.
+    pub(crate) fn begins_segment(&self, index: RaftIndex) -> bool {
+        self.segments.binary_search_by_key(&index, |segment| segment.name.first_index).is_ok()
+    }
+
     /// Whether a batch of data is written to the journal, too.
     pub(crate) fn journals_data(&self) -> bool {
         self.options.flush == FlushMode::Durable || self.journaled_checkpoints > 0 || self.barrier
@@ -268,27 +277,48 @@ impl LogState {
             && self.log_id_at(last.index) == Some(last)
     }
 
-    /// Starts a segment behind the log's end if the next batch needs one.
-    fn roll_for(&mut self, size_bytes: u32) {
+    /// Starts a segment behind the log's end if the next batch needs one. A replayed batch needs one where it had one
+    /// when it was appended, which is the caller's to know, and not because of its age.
+    fn roll_for(&mut self, size_bytes: u32, append_time: Timestamp) {
         let full = u64::from(self.cursor.position) + u64::from(size_bytes) > u64::from(self.options.segment_bytes);
-        if self.segments.is_empty() || (full && self.cursor.position > 0) {
+        let old = self.recovery.is_none() && self.is_old(append_time);
+        if self.segments.is_empty() || ((full || old) && self.cursor.position > 0) {
             self.roll();
         }
+    }
+
+    /// Whether the active segment is so old that it is closed by an append at `now`.
+    fn is_old(&self, now: Timestamp) -> bool {
+        let Some(active) = self.segments.last().filter(|_| self.active_since >= Timestamp(0)) else { return false };
+        let LogOptions { segment_ms, segment_jitter_ms, .. } = self.options;
+        // Any number that differs from segment to segment, and not from start to start.
+        let draw = running_hash(self.group.0, active.name.first_index, &[0; HEADER_BYTES]);
+        let jitter = segment_jitter_ms.min(segment_ms).checked_add(1).map_or(draw, |values| draw % values);
+        let age = now.0.saturating_sub(self.active_since.0);
+        u64::try_from(age).is_ok_and(|age| age > segment_ms - jitter.min(segment_ms))
     }
 
     /// Closes the active segment and starts the next one at the log's end.
     pub(crate) fn roll(&mut self) {
         let (base_offset, first_index) = (self.log_end, self.next_index());
+        self.close_active(first_index);
+        self.start_segment(SegmentName { base_offset, first_index }, SegmentCursor::START);
+    }
+
+    /// Closes the active segment, if there is one, in front of this entry.
+    pub(crate) fn close_active(&mut self, next_index: RaftIndex) {
         if let Some(work) = self.unwritten.back_mut() {
-            work.end = Some(self.cursor.trailer(first_index));
+            let trailer = self.cursor.trailer(next_index);
+            work.segment.close(&trailer);
+            work.end = Some(trailer);
             self.snapshot_due = true;
         }
-        self.start_segment(SegmentName { base_offset, first_index }, SegmentCursor::START);
     }
 
     /// Makes a segment the active one.
     pub(crate) fn start_segment(&mut self, name: SegmentName, cursor: SegmentCursor) {
         let segment = self.maker.make(name);
+        self.active_since = Timestamp::NONE;
         self.segments.push(segment.clone());
         self.cursor = cursor;
         self.unwritten.push_back(SegmentWork {
@@ -304,7 +334,7 @@ impl LogState {
     pub(crate) fn push(&mut self, batch: &StampedBatch, term: Term, append_time: Timestamp, cost: u64) {
         let header = batch.header();
         let index = self.next_index();
-        self.roll_for(header.size_bytes);
+        self.roll_for(header.size_bytes, append_time);
         let before = self.cursor;
         self.advance(batch.head(), &header, term, append_time);
         self.dirty_bytes += cost;
@@ -334,6 +364,9 @@ impl LogState {
         if let Some(entry) = self.cursor.push(index, head, header, append_time, self.interval_bytes) {
             let work = self.unwritten.back_mut().expect("the active segment is always among the unwritten ones");
             work.entries.push_back(entry);
+        }
+        if self.active_since < Timestamp(0) {
+            self.active_since = append_time;
         }
         if self.epochs.last().is_none_or(|epoch| epoch.term < term) {
             self.epochs.push(EpochStart { term, index, offset: header.base_offset });
@@ -431,6 +464,9 @@ impl LogState {
             ack.until = ack.until.min(RaftIndex(keep_to));
         }
         self.unjournaled = self.unjournaled.filter(|_| keep_to > 0).map(|index| index.min(RaftIndex(keep_to - 1)));
+        if place.cursor.position == 0 || place.segment + 1 < self.segments.len() {
+            self.active_since = Timestamp::NONE;
+        }
         self.log_end = place.offset;
         let mut name = self.segments[place.segment].name;
         self.truncate_segments(place);

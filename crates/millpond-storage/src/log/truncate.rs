@@ -84,7 +84,10 @@ impl Log {
             return Ok(Place { segment, cursor: cached.before, offset: cached.base_offset });
         }
         let plan = ColdPlan::of(state, segment).ok_or_else(|| self.corrupt("a batch is in no segment"))?;
-        self.locate_cold(&plan, segment, index).map_err(|error| self.segment_error(error))
+        let mut place = self.locate_cold(&plan, segment, index).map_err(|error| self.segment_error(error))?;
+        // No append before it was later than the last one.
+        place.cursor.append_time = place.cursor.append_time.max(state.cursor.append_time);
+        Ok(place)
     }
 
     fn locate_cold(&self, plan: &ColdPlan, segment: usize, index: RaftIndex) -> Result<Place, SegmentError> {

@@ -1,5 +1,7 @@
 use bytes::Bytes;
-use millpond_record::{FilePosition, GroupId, LogId, Offset, PartitionIndex, RaftIndex, ReplicaId, Term, TopicId};
+use millpond_record::{
+    FilePosition, GroupId, LogId, Offset, PartitionIndex, RaftIndex, ReplicaId, Term, Timestamp, TopicId,
+};
 use millpond_runtime::sim::{NodeId, World, block_on};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -7,7 +9,7 @@ use std::path::Path;
 
 use crate::journal::scan::ReplayFrom;
 use crate::table::{Table, TableError};
-use crate::types::{EpochStart, FlushMode, GroupRow, LogOptions, LogPosition, SegmentPosition, Vote};
+use crate::types::{EpochStart, FlushMode, GroupRow, LogOptions, LogPosition, Retained, SegmentPosition, Vote};
 
 fn log_id() -> impl Strategy<Value = LogId> {
     (any::<u64>(), any::<u64>()).prop_map(|(term, index)| LogId { term: Term(term), index: RaftIndex(index) })
@@ -29,7 +31,8 @@ prop_compose! {
         durable in proptest::option::of((any::<i64>(), any::<u64>(), any::<u64>())),
         epochs in proptest::collection::vec((log_id(), any::<i64>()), 0..5),
         (journal_sequence, set_aside) in (any::<u64>(), any::<bool>()),
-        (relaxed, segment_bytes) in (any::<bool>(), any::<u32>()),
+        (relaxed, segment_bytes, segment_ms, segment_jitter_ms) in (any::<bool>(), any::<u32>(), any::<u64>(), any::<u64>()),
+        retained in (any::<[u64; 2]>(), proptest::option::of(any::<i64>()), any::<[i64; 2]>(), any::<bool>()),
     ) -> GroupRow {
         GroupRow {
             group: GroupId(group),
@@ -59,6 +62,16 @@ prop_compose! {
             options: LogOptions {
                 flush: if relaxed { FlushMode::Relaxed } else { FlushMode::Durable },
                 segment_bytes,
+                segment_ms,
+                segment_jitter_ms,
+            },
+            retained: Retained {
+                bytes: retained.0[0],
+                oldest_bytes: retained.0[1],
+                oldest_newest: retained.1.map(Timestamp),
+                active_since: Timestamp(retained.2[0]),
+                last_append: Timestamp(retained.2[1]),
+                freeable: retained.3,
             },
         }
     }

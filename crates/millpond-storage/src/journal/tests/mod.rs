@@ -28,6 +28,7 @@ fn append(group: u64, index: u64, payload_bytes: usize) -> JournalEntry {
         index: RaftIndex(index),
         term: Term(1),
         append_time: Timestamp(1000),
+        begins_segment: false,
         batch: batch(&payload),
     }
 }

@@ -196,6 +196,7 @@ fn bytes_of_a_client_that_look_like_a_record_do_not_refuse_the_start() {
             index: millpond_record::RaftIndex(0),
             term: millpond_record::Term(1),
             append_time: millpond_record::Timestamp(0),
+            begins_segment: false,
             batch: batch(&payload),
         };
         let mut bytes = file(1, 0xdead, 1, &[append(1, 0, 10), entry]);

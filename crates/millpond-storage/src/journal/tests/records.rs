@@ -12,9 +12,12 @@ use crate::journal::record::{
 use crate::types::{FlushMode, GroupSpec, LogOptions, LogPosition, Vote};
 
 fn options() -> impl Strategy<Value = LogOptions> {
-    (any::<bool>(), any::<u32>()).prop_map(|(relaxed, segment_bytes)| LogOptions {
+    let numbers = (any::<u32>(), any::<u64>(), any::<u64>());
+    (any::<bool>(), numbers).prop_map(|(relaxed, (segment_bytes, segment_ms, segment_jitter_ms))| LogOptions {
         flush: if relaxed { FlushMode::Relaxed } else { FlushMode::Durable },
         segment_bytes,
+        segment_ms,
+        segment_jitter_ms,
     })
 }
 
@@ -32,6 +35,7 @@ fn entry() -> impl Strategy<Value = JournalEntry> {
             index: RaftIndex(index),
             term,
             append_time: Timestamp(time),
+            begins_segment: time % 2 == 0,
             batch: raft_only_batch(RaftOnlyKind::Void, &payload, Offset(offset), LeaderEpoch(3), Timestamp(time)),
         },
     );

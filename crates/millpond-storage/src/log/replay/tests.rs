@@ -12,7 +12,7 @@ use millpond_record::ReplicaId;
 fn record(index: u64, term: u64, base_offset: i64) -> JournalEntry {
     let batch = StampedBatch::new(plain(1, 8, 0), Offset(base_offset), Term(term).leader_epoch()).unwrap();
     let (index, term) = (RaftIndex(index), Term(term));
-    JournalEntry::Append { group: GROUP, index, term, append_time: Timestamp(5), batch }
+    JournalEntry::Append { group: GROUP, index, term, append_time: Timestamp(5), begins_segment: false, batch }
 }
 
 /// Replays a record over a log of indexes 0 to 4 (terms 1, 1, 2, 2, 4) that a checkpoint covers; gives what it did and

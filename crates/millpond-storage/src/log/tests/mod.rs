@@ -5,6 +5,7 @@ mod lookups;
 mod model;
 mod recovery;
 mod relaxed;
+mod retain;
 
 use std::future::Future;
 use std::path::{Path, PathBuf};
@@ -160,6 +161,7 @@ impl Bench {
     pub(crate) fn checkpoint(&mut self) {
         self.journal.sync();
         self.table = self.log.sync_segments().unwrap();
+        self.log.remove_below(&self.table);
     }
 
     fn start(&mut self, journal: TestJournal) {
@@ -239,11 +241,11 @@ fn root() -> PathBuf {
 }
 
 pub(crate) fn durable(segment_bytes: u32) -> LogOptions {
-    LogOptions { flush: FlushMode::Durable, segment_bytes }
+    LogOptions { flush: FlushMode::Durable, segment_bytes, ..LogOptions::default() }
 }
 
 pub(crate) fn relaxed(segment_bytes: u32) -> LogOptions {
-    LogOptions { flush: FlushMode::Relaxed, segment_bytes }
+    LogOptions { flush: FlushMode::Relaxed, segment_bytes, ..LogOptions::default() }
 }
 
 /// A batch without producer.

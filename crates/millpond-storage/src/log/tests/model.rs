@@ -22,6 +22,10 @@ struct Model {
     flushed: Arc<AtomicU64>,
     /// How many entries each append's report may vouch for: a truncation lowers it.
     vouched: Vec<Arc<AtomicU64>>,
+    /// Where entries ask for the log start to be, by their place.
+    asked: BTreeMap<usize, i64>,
+    /// The log start that a committed entry asked for; a crash may take the commit back, and never what it freed.
+    log_start: i64,
 }
 
 impl Model {
@@ -31,6 +35,11 @@ impl Model {
 
     fn high_watermark(&self) -> i64 {
         self.entries[..self.committed].last().map_or(0, |(_, batch)| batch.header().next_offset().0)
+    }
+
+    /// What the committed entries ask the log start to be.
+    fn committed_start(&self) -> i64 {
+        self.asked.range(..self.committed).map(|(_, offset)| *offset).max().unwrap_or(0)
     }
 
     fn read(&self, from: i64, to: i64, max_bytes: usize, whole_first: bool) -> Vec<u8> {
@@ -60,6 +69,8 @@ enum Step {
     Evict,
     Checkpoint,
     AdvanceP,
+    LogStart { part: u8, rolls: bool },
+    Free,
     Reopen,
     Crash { cut: bool, more: u8 },
 }
@@ -75,6 +86,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Evict),
         1 => Just(Step::Checkpoint),
         1 => Just(Step::AdvanceP),
+        2 => (any::<u8>(), any::<bool>()).prop_map(|(part, rolls)| Step::LogStart { part, rolls }),
+        2 => Just(Step::Free),
         1 => Just(Step::Reopen),
         1 => (any::<bool>(), 0..6u8).prop_map(|(cut, more)| Step::Crash { cut, more }),
     ]
@@ -95,6 +108,7 @@ impl Run {
                 let keep = self.model.entries.len().saturating_sub(back.into()).max(self.model.committed);
                 if keep < self.model.entries.len() {
                     self.model.entries.truncate(keep);
+                    self.model.asked.retain(|at, _| *at < keep);
                     let after = keep.checked_sub(1).map(|last| RaftIndex(last as u64));
                     self.bench.log.truncate_after(after).unwrap();
                     for entries in self.model.vouched.iter().chain([&self.model.flushed]) {
@@ -120,6 +134,8 @@ impl Run {
             }
             Step::Checkpoint => self.bench.checkpoint(),
             Step::AdvanceP => self.advance_p(),
+            Step::LogStart { part, rolls } => self.log_start(part, rolls),
+            Step::Free => drop(self.bench.log.free_below_log_start().unwrap()),
             Step::Reopen => {
                 self.bench.reopen();
                 self.check();
@@ -166,6 +182,41 @@ impl Run {
         self.model.entries.extend(appended);
     }
 
+    /// Asks for a log start somewhere up to the high watermark.
+    fn log_start(&mut self, part: u8, rolls: bool) {
+        let offset = self.model.high_watermark() * i64::from(part) / 255;
+        let (log, term) = (&self.bench.log, Term(self.term));
+        let next = self.model.entries.len();
+        let (flushed, vouched) = (self.model.flushed.clone(), Arc::new(AtomicU64::new(next as u64 + 1)));
+        self.model.vouched.push(vouched.clone());
+        let done: Done = Box::new(move |result| {
+            result.unwrap();
+            flushed.fetch_max(vouched.load(Ordering::Relaxed), Ordering::Relaxed);
+        });
+        if rolls && log.frontiers().last.is_some() {
+            log.append_log_start(term, Offset(offset), Timestamp(1), done).unwrap();
+        } else {
+            let payload = super::super::log_start_payload(Offset(offset));
+            let body = Body::RaftOnly { kind: RaftOnlyKind::LogStart, payload, time: Timestamp(1) };
+            log.append(vec![AppendEntry { index: RaftIndex(next as u64), term, body }], done).unwrap();
+        }
+        let appended = entries_from(log, RaftIndex(next as u64));
+        self.model.history.extend(appended.iter().map(|(id, batch)| (*id, batch.to_bytes())));
+        self.model.entries.extend(appended);
+        self.model.asked.insert(next, offset);
+    }
+
+    /// The first entry that the log still has: all before it must be below P and hold nothing above the log start.
+    fn first(&self) -> usize {
+        let first = self.bench.log.first_index().0 as usize;
+        let purged = self.bench.log.purged().map_or(0, |purged| purged.index.0 as usize + 1);
+        assert!(first <= purged, "entry {first} is the first, P is in front of {purged}");
+        let gone = self.model.entries[..first].last().map_or(0, |(_, batch)| batch.header().next_offset().0);
+        let start = self.bench.log.frontiers().log_start.0;
+        assert!(gone <= start, "records up to {gone} are gone, the log starts at {start}");
+        first
+    }
+
     fn advance_p(&mut self) {
         let Some(last) = self.model.committed.checked_sub(1) else { return };
         let membership = Bytes::from_static(b"members");
@@ -185,7 +236,9 @@ impl Run {
         let flushed = self.model.flushed.load(Ordering::Relaxed) as usize;
         self.bench.crash(if cut { Crash::PowerCut } else { Crash::Kill }, more.into());
         self.bench.recover().unwrap();
-        let found = entries_from(&self.bench.log, RaftIndex(0));
+        let first = self.first();
+        let mut found = self.model.entries[..first].to_vec();
+        found.extend(entries_from(&self.bench.log, RaftIndex(first as u64)));
         for (at, (id, batch)) in found.iter().enumerate() {
             assert_eq!(id.index.0, at as u64);
             assert_eq!(self.model.history.get(id), Some(&batch.to_bytes()), "{id} is what was appended");
@@ -195,6 +248,9 @@ impl Run {
         for (at, entry) in self.model.entries[..promised].iter().enumerate() {
             assert_eq!(found[at].0, entry.0, "a flushed entry is still there");
         }
+        self.model
+            .asked
+            .retain(|at, _| found.get(*at).map(|entry| entry.0) == self.model.entries.get(*at).map(|e| e.0));
         self.model.entries = found;
         self.model.committed = self.model.committed.min(self.model.entries.len());
         let frontiers = self.bench.log.frontiers();
@@ -211,13 +267,21 @@ impl Run {
         assert_eq!(frontiers.log_end, Offset(model.log_end()));
         assert_eq!(frontiers.high_watermark, Offset(model.high_watermark()));
         assert_eq!(frontiers.last, model.entries.last().map(|(id, _)| *id));
-        assert_eq!(entries_from(log, RaftIndex(0)), model.entries);
+        let first = self.first();
+        assert_eq!(entries_from(log, RaftIndex(first as u64)), model.entries[first..]);
+        let start = frontiers.log_start.0;
+        assert!(start >= model.committed_start() && start >= model.log_start, "the log start never goes back");
+        let asked = model.asked.values().copied().max().unwrap_or(0);
+        assert!(start <= asked.max(model.log_start), "the log start moves only where it was asked to");
+        if start > 0 {
+            assert!(matches!(log.read(Offset(start - 1), Offset(1 << 40), 1, true), Err(ReadError::OutOfRange { .. })));
+        }
         for (at, (id, _)) in model.entries.iter().enumerate() {
             if log.purged().is_none_or(|purged| purged.index <= id.index) {
                 assert_eq!(log.log_id_at(RaftIndex(at as u64)), Some(*id));
             }
         }
-        for from in 0..=model.log_end() {
+        for from in start..=model.log_end() {
             for (to, max_bytes, whole_first) in [
                 (model.high_watermark(), usize::MAX >> 1, true),
                 (model.log_end(), 1, true),
@@ -270,6 +334,9 @@ proptest! {
             let mut run = Run { bench, model: Model::default(), term: 1, relaxed: relaxed_log };
             for step in steps {
                 run.take(step);
+                let start = run.bench.log.frontiers().log_start.0;
+                assert!(relaxed_log || start >= run.model.log_start || start >= run.model.committed_start());
+                run.model.log_start = start;
             }
             run.check();
             run.take(Step::Evict);

@@ -1,0 +1,93 @@
+//! Deletes old records: looks at every partition now and then, and moves the log start of those that keep more, or
+//! longer, than their topic asks for.
+//!
+//! What a partition keeps is known without opening it, so that looking at one that rests costs next to nothing. One
+//! that may have something to delete is opened and decides by itself ([`Partition::retain`]).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::stream;
+use millpond_cluster::TopicSettings;
+use millpond_raft::Partition;
+use millpond_record::Timestamp;
+use millpond_storage::{Limits, may_move_log_start};
+use tracing::{info, warn};
+
+use crate::broker::Shared;
+use crate::metadata::{Snapshot, is_internal};
+
+/// The first look comes this long after the start at the latest, as in Kafka (`InitialTaskDelayMs`).
+const FIRST_LOOK: Duration = Duration::from_secs(30);
+
+/// Partitions that are worked on at once; their journal records share rounds.
+const AT_ONCE: usize = 64;
+
+/// Looks at the partitions for as long as the broker runs.
+pub(crate) async fn run(shared: Arc<Shared>) {
+    let interval = Duration::from_millis(shared.config.retention_check_interval_ms);
+    let mut pause = interval.min(FIRST_LOOK);
+    loop {
+        tokio::select! {
+            biased;
+            () = shared.stopping.cancelled() => return,
+            () = shared.runtime.sleep(pause) => {}
+        }
+        tokio::select! {
+            biased;
+            () = shared.stopping.cancelled() => return,
+            () = look(&shared) => {}
+        }
+        pause = interval;
+    }
+}
+
+/// What a topic's partitions may keep: everything, if they are not cleaned by deletion.
+fn limits(settings: &TopicSettings) -> Limits {
+    match settings.cleanup.delete {
+        true => Limits { retention_ms: settings.retention_ms, retention_bytes: settings.retention_bytes },
+        false => Limits::default(),
+    }
+}
+
+/// The partitions that may have something to delete or to free.
+fn due(snapshot: &Snapshot, now: Timestamp) -> Vec<(Arc<str>, usize, Partition, Limits)> {
+    let mut due = Vec::new();
+    for served in snapshot.topics().filter(|served| !is_internal(&served.topic.name)) {
+        let limits = limits(&served.settings);
+        for (index, partition) in served.partitions.iter().enumerate() {
+            let wanted = partition
+                .retained()
+                .is_some_and(|retained| retained.freeable || may_move_log_start(&retained, now, limits));
+            if wanted {
+                due.push((Arc::clone(&served.topic.name), index, partition.clone(), limits));
+            }
+        }
+    }
+    due
+}
+
+async fn look(shared: &Shared) {
+    let now = Timestamp(shared.runtime.wall_clock());
+    let due = due(&shared.metadata.snapshot(), now);
+    let retained = due.into_iter().map(|(topic, index, partition, limits)| async move {
+        match partition.retain(limits).await {
+            Ok(done) => {
+                if let Some(log_start) = done.moved {
+                    info!(%topic, partition = index, log_start = log_start.0, "old records deleted");
+                }
+                done.awaits_checkpoint
+            }
+            Err(error) => {
+                warn!(%topic, partition = index, "old records are not deleted now: {error}");
+                false
+            }
+        }
+    });
+    let awaited: Vec<bool> = stream::iter(retained).buffer_unordered(AT_ONCE).collect().await;
+    if awaited.contains(&true) {
+        // One for all of them: what lies below a log start leaves the disk with it.
+        shared.want_checkpoint();
+    }
+}
