@@ -212,7 +212,8 @@ fn the_limits_hold_over_the_whole_request_and_the_whole_cluster() {
 fn the_answer_gives_every_setting_with_its_source() {
     let mut defaults = TopicDefaults::default();
     defaults.set("millpond.flush", "relaxed").expect("a good default");
-    let configs = vec![("retention.ms".to_owned(), Some("12345".to_owned()))];
+    let config = |name: &str, value: &str| (name.to_owned(), Some(value.to_owned()));
+    let configs = vec![config("retention.ms", "12345"), config("min.compaction.lag.ms", "1")];
     let wanted = [NewTopic { configs, ..topic("a", 1, 1) }];
     let mut random = || [7; 16];
     let decision = create_topics(&cluster(1), &wanted, &TopicLimits::default(), &defaults, &mut random);
@@ -224,7 +225,7 @@ fn the_answer_gives_every_setting_with_its_source() {
     assert_eq!(of("retention.ms"), ("12345".to_owned(), ConfigSource::Topic));
     assert_eq!(of("cleanup.policy"), ("delete".to_owned(), ConfigSource::Default));
     assert_eq!(of("millpond.flush"), ("relaxed".to_owned(), ConfigSource::Topic), "written into the topic");
-    assert_eq!(created.notices.len(), 1, "retention is not built yet, and the answer says so");
+    assert_eq!(created.notices.len(), 1, "compaction is not built yet, and the answer says so");
 }
 
 #[test]

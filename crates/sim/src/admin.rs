@@ -6,7 +6,7 @@ use millpond_wire::metadata::{MetadataRequest, MetadataRequestTopic, MetadataRes
 use millpond_wire::{ErrorCode, Str};
 
 use crate::client::Client;
-use crate::history::{Partition, TopicState};
+use crate::history::{Partition, Retention, TopicState};
 
 /// Versions in which topics have ids.
 const METADATA_VERSIONS: [i16; 4] = [10, 11, 12, 13];
@@ -69,12 +69,24 @@ pub async fn create_topic(client: &mut Client, topic: &NewTopic) -> bool {
         {
             let state = TopicState::Present { id, partitions };
             let first = Partition { topic: id, index: 0 };
+            let retention = retention_of(&topic.configs);
+            if retention != Retention::default() {
+                client.shared.history().set_retention(id, retention);
+            }
             client.note(&format!("{} is created with {partitions} partitions: {first}", topic.name));
             client.shared.history().set_topic(&topic.name, state);
             return true;
         }
         client.pause(10, 200).await;
     }
+}
+
+fn retention_of(configs: &[(&'static str, String)]) -> Retention {
+    let value = |name: &str| {
+        let found = configs.iter().find(|(config, _)| *config == name);
+        found.and_then(|(_, value)| value.parse().ok()).filter(|limit: &i64| *limit >= 0)
+    };
+    Retention { retention_ms: value("retention.ms"), by_size: value("retention.bytes").is_some() }
 }
 
 /// Deletes a topic and comes back when it is known to be gone. False when the broker refused that for good.

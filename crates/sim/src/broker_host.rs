@@ -60,6 +60,7 @@ impl BrokerHost {
         config.kafka = address(KAFKA_PORT);
         config.http = address(HTTP_PORT);
         config.auto_create_topics = false;
+        config.retention_check_interval_ms = self.scenario.retention_check_interval_ms;
         config.journal_file_bytes = self.scenario.journal_file_bytes;
         config.journal_files = self.scenario.journal_files;
         config.tail_cache_bytes = self.scenario.tail_cache_bytes;

@@ -86,6 +86,7 @@ async fn fetch(
         client.shared.history().fail(format!("a fetch fails with {}", ErrorCode(response.error_code)));
         return None;
     }
+    let now = client.runtime.wall_clock();
     let mut history = client.shared.history();
     let mut results = Vec::new();
     for ((target, offset), (known, topic)) in wanted.iter().zip(known) {
@@ -109,7 +110,7 @@ async fn fetch(
             // Asked for before a loss: it may be what is gone now.
             continue;
         }
-        let result = check_partition(&mut history, target.partition, *offset, known, data);
+        let result = check_partition(&mut history, target.partition, *offset, known, now, data);
         results.push((target.clone(), result));
     }
     Some(results)
@@ -128,16 +129,24 @@ fn check_partition(
     partition: Partition,
     offset: i64,
     known: Known,
+    now: i64,
     data: &PartitionData,
 ) -> Result<(i64, i64), ErrorCode> {
     let code = ErrorCode(data.error_code);
     if code != ErrorCode::NONE {
-        if code == ErrorCode::OFFSET_OUT_OF_RANGE && known.has(offset) {
+        let may_be_gone = history.may_be_gone(partition, offset, now);
+        if code == ErrorCode::OFFSET_OUT_OF_RANGE && known.has(offset) && !may_be_gone {
             history.fail(format!("{partition}: {offset} is out of range, and was below the high watermark before"));
         }
         return Err(code);
     }
     history.high_watermark(partition, known, data.high_watermark);
+    if known.lacks(offset) {
+        history.fail(format!("{partition}: {offset} is given out, and was below the log start before"));
+    }
+    if data.log_start_offset >= 0 {
+        history.log_start(partition, known, data.log_start_offset, now);
+    }
     let records = data.records.as_ref().map(millpond_wire::Records::to_bytes).unwrap_or_default();
     match check_batches(history, partition, offset, data.high_watermark, &records) {
         Ok(next) => Ok((next, data.high_watermark)),
@@ -205,26 +214,43 @@ async fn list_offset(client: &mut Client, target: &Target, timestamp: i64) -> Op
     (answer.error_code == 0 && is_meant).then_some((answer.offset, answer.timestamp))
 }
 
+/// The start of a partition.
+async fn list_start(client: &mut Client, target: &Target) -> Option<i64> {
+    let known = client.shared.history().known(target.partition);
+    let (offset, _) = list_offset(client, target, EARLIEST).await?;
+    let now = client.runtime.wall_clock();
+    client.shared.history().log_start(target.partition, known, offset, now);
+    Some(offset)
+}
+
+/// How many offsets lie between the start and the end of a partition.
+pub async fn records_left(client: &mut Client, target: &Target) -> Option<i64> {
+    let start = list_start(client, target).await?;
+    let (end, _) = list_offset(client, target, LATEST).await?;
+    Some(end - start)
+}
+
 /// Checks the start, the end, and a look-up by time.
 async fn check_offsets(client: &mut Client, target: &Target) {
     let known = client.shared.history().known(target.partition);
     if let Some((offset, _)) = list_offset(client, target, LATEST).await {
         client.shared.history().high_watermark(target.partition, known, offset);
     }
-    if let Some((offset, _)) = list_offset(client, target, EARLIEST).await
-        && offset != 0
-    {
-        client.shared.history().fail(format!("{}: starts at {offset}", target.partition));
-    }
+    list_start(client, target).await;
     let timestamp = client.runtime.wall_clock() - client.rng.between(0, 20_000) as i64;
     let expected = client.shared.history().first_at(target.partition, timestamp);
     if let Some((offset, found)) = list_offset(client, target, timestamp).await {
+        let now = client.runtime.wall_clock();
         let mut history = client.shared.history();
         if history.is_void(target.partition, known) {
             return;
         }
         let text = match expected {
-            Some(expected) if offset == -1 || offset > expected => format!("{expected} has it"),
+            Some(expected)
+                if (offset == -1 || offset > expected) && !history.may_be_gone(target.partition, expected, now) =>
+            {
+                format!("{expected} has it")
+            }
             _ if offset >= 0 && found < timestamp => "that is before".to_owned(),
             _ if offset >= 0 && history.seen(target.partition, offset).is_some_and(|seen| seen.timestamp != found) => {
                 "the record there has another time".to_owned()
@@ -263,6 +289,11 @@ pub async fn consume(mut client: Client) {
         }
         let Some(results) = fetch(&mut client, &wanted, limits).await else { continue };
         for (target, result) in results {
+            if let Err(ErrorCode::OFFSET_OUT_OF_RANGE) = result
+                && let Some(start) = list_start(&mut client, &target).await
+            {
+                positions.insert(target.partition, start);
+            }
             if let Ok((next, high_watermark)) = result {
                 let seek = client.rng.chance(0.03);
                 let next = if seek { client.rng.between(0, high_watermark as u64) as i64 } else { next };
@@ -278,7 +309,7 @@ pub async fn consume(mut client: Client) {
 /// Reads a partition from its start to its high watermark and tells the history that this is all. False when it could
 /// not; a partition that may be offline need not answer.
 pub async fn read_whole(client: &mut Client, target: &Target) -> bool {
-    let mut position = 0;
+    let (mut start, mut position) = (0, 0);
     let (mut refused, may_be_offline) = (0, is_offline(client, target));
     for _ in 0..10_000 {
         if refused > 10 && may_be_offline {
@@ -290,8 +321,14 @@ pub async fn read_whole(client: &mut Client, target: &Target) -> bool {
         match fetch(client, &wanted, limits).await.and_then(|mut results| results.pop()) {
             Some((_, Ok((next, high_watermark)))) if next >= high_watermark => {
                 client.note(&format!("{} of {} is read to {next}", target.partition.index, target.topic));
-                client.shared.history().read_whole(target.partition, high_watermark);
+                client.shared.history().read_whole(target.partition, start, high_watermark);
                 return true;
+            }
+            // Retention goes on meanwhile.
+            Some((_, Err(ErrorCode::OFFSET_OUT_OF_RANGE))) => {
+                if let Some(offset) = list_start(client, target).await {
+                    (start, position) = (offset, position.max(offset));
+                }
             }
             Some((_, Ok((next, _)))) => position = next,
             Some((_, Err(_))) if may_be_offline => {

@@ -9,6 +9,8 @@
 //! - (2) one record per partition and offset for all readers, no gaps, nothing that nobody sent;
 //! - (4) high watermarks and leader epochs never go back, no epoch has records of two lives of the broker, and a read
 //!   that begins after an acks=all acknowledgement sees the record below its high watermark;
+//! - (10) a log start moves only up, and only over what somebody asked to delete or what the topic's retention lets
+//!   go; what is below it is never given out again;
 //! - topics that were acknowledged as created stay, those acknowledged as deleted stay away.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -86,6 +88,10 @@ struct Log {
     until_crash: BTreeMap<i64, RecordId>,
     seen: BTreeMap<i64, Seen>,
     high_watermark: i64,
+    /// The highest log start that an answer named.
+    log_start: i64,
+    /// The highest offset that somebody asked to delete up to.
+    asked_start: i64,
     leader_epoch: i32,
     /// The life of the broker that wrote in each leader epoch.
     writers: BTreeMap<i32, u64>,
@@ -118,13 +124,26 @@ pub struct Counts {
     pub until_crash: u64,
     /// Records read, again and again included.
     pub reads: u64,
+    /// Log starts that moved.
+    pub log_starts: u64,
     /// Crashes and clean stops of the broker.
     pub restarts: u64,
+}
+
+/// What a topic's retention lets go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Retention {
+    /// Records older than this, in milliseconds.
+    pub retention_ms: Option<i64>,
+    /// Old records in general: how many is not checked here.
+    pub by_size: bool,
 }
 
 /// All promises and observations of a run.
 #[derive(Debug, Default)]
 pub struct History {
+    /// Topics whose records do not stay for ever.
+    retention: BTreeMap<[u8; 16], Retention>,
     logs: BTreeMap<Partition, Log>,
     topics: BTreeMap<String, (u64, TopicState)>,
     life: u64,
@@ -139,6 +158,7 @@ pub struct History {
 #[derive(Clone, Copy, Debug)]
 pub struct Known {
     high_watermark: i64,
+    log_start: i64,
     leader_epoch: i32,
     losses: u64,
 }
@@ -152,6 +172,16 @@ impl Known {
     /// How often something may have been lost by then.
     pub(crate) fn losses(&self) -> u64 {
         self.losses
+    }
+
+    /// The high watermark.
+    pub fn high_watermark(&self) -> i64 {
+        self.high_watermark
+    }
+
+    /// Whether the offset was below the log start.
+    pub fn lacks(&self, offset: i64) -> bool {
+        offset < self.log_start
     }
 }
 
@@ -251,10 +281,13 @@ impl History {
     /// What a request about a partition must not fall behind.
     pub fn known(&self, partition: Partition) -> Known {
         let losses = self.losses(partition);
-        self.logs.get(&partition).map_or(Known { high_watermark: 0, leader_epoch: 0, losses }, |log| Known {
-            high_watermark: log.high_watermark,
-            leader_epoch: log.leader_epoch,
-            losses,
+        self.logs.get(&partition).map_or(Known { high_watermark: 0, log_start: 0, leader_epoch: 0, losses }, |log| {
+            Known {
+                high_watermark: log.high_watermark,
+                log_start: log.log_start,
+                leader_epoch: log.leader_epoch,
+                losses,
+            }
         })
     }
 
@@ -269,6 +302,47 @@ impl History {
             self.failures.push(text);
         }
         log.high_watermark = log.high_watermark.max(offset);
+    }
+
+    /// A topic was made whose records do not stay for ever.
+    pub fn set_retention(&mut self, topic: [u8; 16], retention: Retention) {
+        self.retention.insert(topic, retention);
+    }
+
+    /// How long the records of a topic stay, if that is limited.
+    pub fn retention(&self, topic: [u8; 16]) -> Retention {
+        self.retention.get(&topic).copied().unwrap_or_default()
+    }
+
+    /// Somebody is about to ask for the deletion of all below an offset.
+    pub fn asking_to_delete(&mut self, partition: Partition, offset: i64) {
+        let log = self.logs.entry(partition).or_default();
+        log.asked_start = log.asked_start.max(offset);
+    }
+
+    /// Whether the record at an offset may be gone at `now`.
+    pub fn may_be_gone(&self, partition: Partition, offset: i64, now: i64) -> bool {
+        let Retention { retention_ms, by_size } = self.retention(partition.topic);
+        let Some(log) = self.logs.get(&partition) else { return true };
+        let old = |ms: i64| log.seen.get(&offset).is_none_or(|seen| seen.timestamp + ms < now);
+        by_size || log.deleted || offset < log.asked_start || retention_ms.is_some_and(old)
+    }
+
+    /// An answer named a log start at `now`, to a request sent when `known` was known.
+    pub fn log_start(&mut self, partition: Partition, known: Known, offset: i64, now: i64) {
+        let from = self.logs.get(&partition).map_or(0, |log| log.log_start);
+        if offset < known.log_start && !self.logs.get(&partition).is_some_and(|log| log.deleted) {
+            let text = format!("{partition}: the log start went back from {} to {offset}", known.log_start);
+            self.failures.push(text);
+        }
+        if let Some(early) = (from..offset).find(|gone| !self.may_be_gone(partition, *gone, now)) {
+            self.failures.push(format!("{partition}: the log starts at {offset}, but {early} was to stay"));
+        }
+        let log = self.logs.entry(partition).or_default();
+        log.log_start = log.log_start.max(offset);
+        if from < offset {
+            self.counts.log_starts += 1;
+        }
     }
 
     /// Metadata named a leader epoch, in answer to a request sent when `known` was known.
@@ -332,26 +406,26 @@ impl History {
         let Some(log) = self.logs.get_mut(&partition) else { return BTreeMap::new() };
         log.durable.clear();
         log.until_crash.clear();
-        log.high_watermark = 0;
+        (log.high_watermark, log.log_start) = (0, 0);
         log.attempts.values_mut().for_each(|attempt| attempt.offsets.clear());
         std::mem::take(&mut log.seen)
     }
 
-    /// A whole partition was read, from its start to `end`: nothing that was promised may be missing.
-    pub fn read_whole(&mut self, partition: Partition, end: i64) {
+    /// A whole partition was read, from `start` to `end`: nothing that was promised may be missing.
+    pub fn read_whole(&mut self, partition: Partition, start: i64, end: i64) {
         let Some(log) = self.logs.get(&partition) else { return };
         let mut missing = Vec::new();
-        for (offset, id) in log.durable.iter().chain(&log.until_crash) {
+        for (offset, id) in log.durable.range(start..).chain(log.until_crash.range(start..)) {
             if log.seen.get(offset).is_none_or(|seen| seen.id != *id) || *offset >= end {
                 missing.push(format!("{partition}@{offset}: {id:?} was acknowledged and is not in the log"));
             }
         }
-        for offset in 0..end {
+        for offset in start..end {
             if !log.seen.contains_key(&offset) {
                 missing.push(format!("{partition}@{offset}: a gap"));
             }
         }
-        for (offset, seen) in log.seen.range(end..) {
+        for (offset, seen) in log.seen.range(end.max(start)..) {
             missing.push(format!("{partition}@{offset}: {:?} was read and is not in the log any more", seen.id));
         }
         let mut last: BTreeMap<u64, (u64, i64)> = BTreeMap::new();

@@ -1,7 +1,7 @@
 //! Runs a whole broker and its clients in one thread of simulated time, breaks everything, and checks every promise.
 //!
 //! A seed decides all: settings, load, what fails and when (`scenario`). A run is chaos, then calm, then a reckoning
-//! (`run`): clients that speak the real protocol over the simulated network (`client`, `producer`, `consumer`, `admin`)
+//! (`run`): clients that speak the real protocol over the simulated network (`client`, `producer`, `consumer`, `deleter`, `admin`)
 //! tell a `history` what they were promised and what they saw; the broker's machine (`broker_host`) dies at any disk
 //! operation. A seed that fails once fails every time: `cargo run -p sim -- --seed N --trace` shows what happened.
 
@@ -10,6 +10,7 @@ mod broker_host;
 mod client;
 mod connection;
 mod consumer;
+mod deleter;
 mod history;
 mod losses;
 mod payload;
@@ -18,6 +19,6 @@ mod run;
 mod scenario;
 mod trouble;
 
-pub use history::{Counts, Delivery, History, Known, Partition, Promise, Seen, TopicState};
+pub use history::{Counts, Delivery, History, Known, Partition, Promise, Retention, Seen, TopicState};
 pub use payload::RecordId;
 pub use run::{Options, Outcome, run};

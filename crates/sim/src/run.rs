@@ -8,7 +8,8 @@ use millpond_runtime::{JoinHandle, PlantedFault};
 use crate::admin::{administrate, check_metadata, create_topic};
 use crate::broker_host::{BROKER, BrokerHost, KAFKA_PORT};
 use crate::client::{Client, Shared};
-use crate::consumer::{consume, read_whole, targets};
+use crate::consumer::{consume, read_whole, records_left, targets};
+use crate::deleter::delete_records;
 use crate::history::Counts;
 use crate::producer::Producer;
 use crate::scenario::Scenario;
@@ -19,6 +20,9 @@ const CALM_TIME: Duration = Duration::from_secs(300);
 
 /// How long an append may take to become durable on a disk that behaves, in simulated time.
 const FLUSH_TIME: Duration = Duration::from_secs(2);
+
+/// The longest that a topic of a scenario keeps its records, and what settling takes.
+const MOST_RETENTION: Duration = Duration::from_secs(10);
 
 /// What to run.
 #[derive(Clone, Debug, Default)]
@@ -96,6 +100,9 @@ async fn play(shared: &Shared, scenario: &Scenario) {
     host.end(broker).await;
     if host.settle().await.is_some() {
         reckon(shared, "reader-2").await;
+        // Nothing was written for longer than any topic keeps it, and the broker has looked since.
+        runtime.sleep(MOST_RETENTION + 2 * Duration::from_millis(scenario.retention_check_interval_ms)).await;
+        expired(shared).await;
     }
 }
 
@@ -116,11 +123,31 @@ fn start_clients(shared: &Shared, scenario: &Scenario) -> Vec<JoinHandle<()>> {
         let client = client(format!("producer-{number}"));
         handles.push(client.runtime.clone().spawn(Producer::new(client, *kind, *volume).run()));
     }
+    for number in 0..scenario.deleters {
+        let client = client(format!("deleter-{number}"));
+        handles.push(client.runtime.clone().spawn(delete_records(client)));
+    }
     for number in 0..scenario.consumers {
         let client = client(format!("consumer-{number}"));
         handles.push(client.runtime.clone().spawn(consume(client)));
     }
     handles
+}
+
+/// Nothing may be left that a topic's retention lets go.
+async fn expired(shared: &Shared) {
+    let mut client = Client::new(shared, NodeId(9), "reader-3".to_owned());
+    let all = targets(&shared.history());
+    let limited = |topic| shared.history().retention(topic).retention_ms.is_some();
+    for target in all.iter().filter(|target| limited(target.partition.topic)) {
+        let mut left = None;
+        for _ in 0..20 {
+            left = left.or(records_left(&mut client, target).await);
+        }
+        if left != Some(0) {
+            shared.history().fail(format!("{}: {left:?} records are left of what is too old", target.partition));
+        }
+    }
 }
 
 /// Compares all that there is with all that was promised.

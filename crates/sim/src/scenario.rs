@@ -23,6 +23,10 @@ pub struct Scenario {
     pub troubles: Troubles,
     /// The network's delays.
     pub delays: NetworkDelays,
+    /// Milliseconds between two looks for old records.
+    pub retention_check_interval_ms: u64,
+    /// How many clients delete records.
+    pub deleters: usize,
     /// Bytes of a journal file.
     pub journal_file_bytes: u64,
     /// Journal files.
@@ -57,7 +61,7 @@ impl Scenario {
             partitions: rng.between(1, 3) as i32,
             configs: vec![("segment.bytes", (1 << 20).to_string())],
         });
-        let topics = topics.collect();
+        let mut topics: Vec<NewTopic> = topics.collect();
         // At least one producer whose every acknowledgement counts.
         let mut kinds = vec![if rng.chance(0.5) { Kind::Idempotent } else { Kind::All }];
         for _ in 0..rng.below(4) {
@@ -77,7 +81,22 @@ impl Scenario {
             slow_sync_ms: rng.between(10, 1_500),
             ..DiskFaults::default()
         };
+        // What was drawn before is the same as without retention.
+        for topic in &mut topics {
+            if rng.chance(0.5) {
+                // Segments that fill up by their age, so that there is something to delete.
+                topic.configs.push(("segment.ms", rng.between(100, 3_000).to_string()));
+                topic.configs.push(("segment.jitter.ms", rng.pick(&[0, 50]).to_string()));
+            }
+            match rng.below(4) {
+                0 => topic.configs.push(("retention.ms", rng.between(500, 8_000).to_string())),
+                1 => topic.configs.push(("retention.bytes", rng.between(0, 20_000).to_string())),
+                _ => {}
+            }
+        }
         Scenario {
+            retention_check_interval_ms: rng.between(50, 2_000),
+            deleters: rng.below(2) as usize,
             topics,
             producers,
             consumers: rng.between(1, 2) as usize,

@@ -20,7 +20,7 @@ use millpond_runtime::Runtime;
 use millpond_runtime::sim::{Crash, DiskFaults, NodeId, Rng, World, block_on};
 use millpond_storage::{
     DataDir, Done, Entries, GroupSpec, Log, LogOptions, OpenError, Outcome, Proposal, Read, ReadError, StorageError,
-    StorageOptions, Vote,
+    StorageOptions, Vote, log_start_payload,
 };
 use model::{Confirmed, Entry, Group, Step};
 
@@ -130,7 +130,10 @@ impl Life {
             DataDir::open(&in_blocking, Path::new("/data"), options, on_fatal)
         });
         let directory = match opened.await {
-            Ok((directory, _)) => directory,
+            Ok((directory, report)) => match report.damaged.into_iter().next() {
+                Some((group, what)) => return Err(Trouble::Refused(StorageError::Corrupt { group, what })),
+                None => directory,
+            },
             Err(_) if !world.is_alive(NODE) => return Ok(None),
             Err(OpenError::Recovery(error)) => return Err(Trouble::Refused(error)),
             Err(error) if settings.sync_error > 0.0 && matches!(error, OpenError::Io { .. }) => return Ok(None),
@@ -174,7 +177,7 @@ impl Life {
                         return Err(violation!("group {id} has the row {row:?}"));
                     }
                     let log = self.log(id).await?;
-                    let found = self.entries(&log, RaftIndex(0)).await?;
+                    let found = self.found(&log, &group).await?;
                     group.delete_asked = false;
                     group.recovered(found, log.vote(), clean)?;
                     group.committed = log.frontiers().committed.map(|id| id.index);
@@ -193,6 +196,41 @@ impl Life {
             Ok(None) => Err(violation!("group {id} has a row and no log")),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// What the log holds; in place of what was removed, which must be below P and the log start, what was there.
+    async fn found(&self, log: &Arc<Log>, group: &Group) -> Checked<Vec<Entry>> {
+        let (purged, frontiers) = (log.purged(), log.frontiers());
+        let most = purged.map_or(0, |purged| purged.index.0 + 1);
+        let mut first = 0;
+        while first < most && log.log_id_at(RaftIndex(first)).is_none() {
+            first += 1;
+        }
+        // P itself is known when it is gone.
+        if first + 1 == most && !self.has_entry(log, RaftIndex(first)).await? {
+            first = most;
+        }
+        let model = group.log();
+        let Some(removed) = model.get(..first as usize) else {
+            return Err(violation!("group {} has lost what was never in it: {first} entries", log.group()));
+        };
+        if Group::next_offset(removed) > frontiers.log_start {
+            return Err(violation!("group {} has lost records from {}", log.group(), frontiers.log_start));
+        }
+        let mut found = removed.to_vec();
+        found.extend(self.entries(log, RaftIndex(first)).await?);
+        Group::check_log_start(&found, frontiers.committed.map(|id| id.index), frontiers.log_start)?;
+        Ok(found)
+    }
+
+    async fn has_entry(&self, log: &Arc<Log>, index: RaftIndex) -> Checked<bool> {
+        Ok(match log.entries(index, RaftIndex(index.0 + 1), 1)? {
+            Entries::Ready(entries) => !entries.is_empty(),
+            Entries::Cold(cold) => {
+                let found = self.runtime.blocking(move || cold.run()).await?;
+                found.first().is_some_and(|(id, _)| id.index == index)
+            }
+        })
     }
 
     /// All entries from an index on.
@@ -230,7 +268,11 @@ impl Life {
             return Err(violation!("group {} ends at {}, not at {end}", group.spec.group, frontiers.log_end));
         }
         let mut rng = self.rng.fork("reads", group.spec.group.0);
-        for from in [0, rng.below(end.0 as u64 + 1)] {
+        let start = frontiers.log_start;
+        if start > Offset(0) && log.read(Offset(start.0 - 1), end, 1, true).is_ok() {
+            return Err(violation!("group {} is read below its log start {start}", group.spec.group));
+        }
+        for from in [start.0 as u64, rng.between(start.0 as u64, end.0 as u64)] {
             let from = Offset(from as i64);
             let first = model.iter().filter(|entry| entry.is_data()).position(|e| e.header().next_offset() > from);
             let data: Vec<&Entry> = model.iter().filter(|entry| entry.is_data()).collect();
@@ -266,8 +308,10 @@ impl Life {
     async fn check_time(&self, log: &Arc<Log>, model: &[Entry], rng: &mut Rng) -> Checked<()> {
         let time = Timestamp(rng.below(1_100) as i64);
         let end = Group::next_offset(model);
-        let expected = model.iter().filter(|entry| entry.is_data() && entry.header().max_timestamp >= time);
-        let expected = expected.map(|entry| entry.header().base_offset).next();
+        let start = log.frontiers().log_start;
+        let data = model.iter().filter(|entry| entry.is_data() && entry.header().next_offset() > start);
+        let expected = data.filter(|entry| entry.header().max_timestamp >= time);
+        let expected = expected.map(|entry| entry.header().base_offset.max(start)).next();
         let in_blocking = Arc::clone(log);
         let found = self.runtime.blocking(move || in_blocking.offset_for_timestamp(time, end)).await;
         let found = found?.map(|found| found.offset);
@@ -319,7 +363,8 @@ impl Life {
                     let group = self.groups.lock().unwrap()[&id].clone();
                     self.check_reads(&log, &group).await?;
                 }
-                92..97 => self.commit(&log)?,
+                92..94 => self.commit(&log)?,
+                94..97 => self.move_log_start(&log, term)?,
                 97 => {
                     logs.remove(&id);
                     self.delete(id).await?;
@@ -460,6 +505,30 @@ impl Life {
         outcome.map(|_| ()).map_err(Trouble::from)
     }
 
+    /// Moves the log start, or P to where it allows, or lets a checkpoint remove what lies below both.
+    fn move_log_start(&mut self, log: &Arc<Log>, term: Term) -> Checked<()> {
+        self.commit(log)?;
+        let frontiers = log.frontiers();
+        match self.rng.below(3) {
+            0 => {
+                let (start, end) = (frontiers.log_start.0 as u64, frontiers.high_watermark.0 as u64);
+                let offset = Offset(if self.rng.chance(0.3) { end } else { self.rng.between(start, end) } as i64);
+                let time = Timestamp(self.runtime.wall_clock());
+                let done = self.model(log.group(), |group| {
+                    let next = Group::next_offset(&group.log());
+                    let payload = log_start_payload(offset);
+                    let batch = raft_only_batch(RaftOnlyKind::LogStart, &payload, next, term.leader_epoch(), time);
+                    let number = group.push(Step::Append(Entry::of(term, &batch)));
+                    confirm(&group.confirmed, move |confirmed| confirmed.steps = confirmed.steps.max(number))
+                });
+                log.append_log_start(term, offset, time, done)?;
+            }
+            1 => drop(log.free_below_log_start()?),
+            _ => self.directory.want_checkpoint(),
+        }
+        Ok(())
+    }
+
     /// Cuts some uncommitted entries, as a follower does.
     async fn truncate(&mut self, log: &Arc<Log>) -> Checked<()> {
         let (len, committed) = self.model(log.group(), |group| (group.log().len() as u64, group.committed));
@@ -487,8 +556,15 @@ impl Life {
         if after.high_watermark < before.high_watermark || after.committed < before.committed {
             return Err(violation!("group {}: the high watermark went back", log.group()));
         }
-        self.model(log.group(), |group| group.committed = after.committed.map(|id| id.index));
-        Ok(())
+        let index = after.committed.map(|id| id.index);
+        if after.log_start < before.log_start {
+            return Err(violation!("group {}: the log start went back", log.group()));
+        }
+        let model = self.model(log.group(), |group| {
+            group.committed = index;
+            group.log()
+        });
+        Ok(Group::check_log_start(&model, index, after.log_start)?)
     }
 }
 

@@ -71,6 +71,16 @@ impl Served {
         Client { stream, correlation: 0, id: "test".into() }
     }
 
+    /// The base offsets in the names of the segments of a topic's first partition.
+    pub fn segments(&self, topic: &str) -> Vec<String> {
+        let files = std::fs::read_dir(self.folder.join(format!("{topic}-0"))).expect("a folder");
+        let names = files.map(|file| file.expect("an entry").file_name().into_string().expect("a plain name"));
+        let mut segments: Vec<String> =
+            names.filter_map(|name| Some(name.strip_suffix(".log")?[..20].into())).collect();
+        segments.sort_unstable();
+        segments
+    }
+
     /// Stops the broker; how long that took.
     pub fn stop(&mut self) -> Duration {
         let start = Instant::now();

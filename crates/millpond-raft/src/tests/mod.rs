@@ -2,6 +2,7 @@
 
 mod metadata;
 mod restore;
+mod retention;
 mod solo;
 mod stalls;
 mod storage_suite;

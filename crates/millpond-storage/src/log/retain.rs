@@ -38,7 +38,7 @@ pub enum Freeing {
 
 impl LogState {
     /// How many segments lie wholly below an offset.
-    fn segments_below(&self, offset: Offset) -> usize {
+    pub(super) fn segments_below(&self, offset: Offset) -> usize {
         let next = self.segments.get(1..).unwrap_or_default();
         next.partition_point(|segment| segment.name.base_offset <= offset)
     }

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use millpond_record::{BatchHeader, Offset, RaftIndex, StampedBatch, Term};
+use millpond_record::{BatchHeader, Offset, RaftIndex, RaftOnlyKind, StampedBatch, Term, parse_raft_only};
 use millpond_storage::{GroupSpec, Vote};
 
 /// An entry of a log: its term and the stamped bytes.
@@ -20,6 +20,17 @@ impl Entry {
 
     pub fn header(&self) -> BatchHeader {
         BatchHeader::read(&self.bytes).expect("the model holds whole batches")
+    }
+
+    /// Where the entry asks the log start to be.
+    pub fn log_start(&self) -> Option<Offset> {
+        let batch = StampedBatch::from_bytes(self.bytes.clone()).expect("the model holds whole batches");
+        match parse_raft_only(&batch) {
+            Ok((RaftOnlyKind::LogStart, payload)) => {
+                Some(Offset(i64::from_le_bytes(*payload.first_chunk().expect("eight bytes"))))
+            }
+            _ => None,
+        }
     }
 
     pub fn is_data(&self) -> bool {
@@ -134,6 +145,18 @@ impl Group {
         self.votes = vec![vote];
         self.confirmed.lock().unwrap().created = true;
         Ok(())
+    }
+
+    /// Whether a log may start at `found` when everything up to `committed` is committed: nowhere below what was asked
+    /// for there, and nowhere above what was ever asked for.
+    pub fn check_log_start(log: &[Entry], committed: Option<RaftIndex>, found: Offset) -> Result<(), String> {
+        let committed = committed.map_or(0, |index| index.0 as usize + 1);
+        let highest = |entries: &[Entry]| entries.iter().filter_map(Entry::log_start).max().unwrap_or(Offset(0));
+        let (least, most) = (highest(&log[..committed.min(log.len())]), highest(log));
+        if (least..=most).contains(&found) {
+            return Ok(());
+        }
+        Err(format!("it starts at {found}, asked for was {least}, or up to {most} by what is not committed"))
     }
 
     pub fn next_offset(log: &[Entry]) -> Offset {

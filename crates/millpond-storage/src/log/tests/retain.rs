@@ -171,6 +171,39 @@ fn a_read_under_way_when_its_segment_goes_gets_its_data_or_is_told_that_it_is_ou
 }
 
 #[test]
+fn the_highest_time_is_that_of_a_record_that_is_left() {
+    for cache in [0, 1 << 20] {
+        let options = StorageOptions { tail_cache_bytes: cache, ..small_options() };
+        with_log(21, options, durable(1 << 20), |mut bench| async move {
+            for (base, times) in [(0, [90, 50, 70]), (3, [80, 10, 20]), (6, [5, 6, 7])] {
+                let mut builder = BatchBuilder::new();
+                for time in times {
+                    builder.append(Timestamp(time), None, Some(b"v"));
+                }
+                let outcome = bench.append(1, Body::Proposed(proposal(builder.build())));
+                assert!(matches!(outcome, Outcome::Appended { base_offset, .. } if base_offset == Offset(base)));
+            }
+            bench.commit_all();
+            bench.checkpoint();
+            if cache == 0 {
+                bench.log.evict(RaftIndex(u64::MAX));
+            }
+            for (start, expected) in [(0, (0, 90)), (1, (3, 80)), (3, (3, 80)), (4, (5, 20)), (6, (8, 7)), (8, (8, 7))]
+            {
+                if start > 0 {
+                    move_log_start(&bench, start);
+                }
+                let found =
+                    bench.log.max_timestamp(Offset(9)).unwrap().map(|found| (found.offset.0, found.timestamp.0));
+                assert_eq!(found, Some(expected), "the log starts at {start}");
+            }
+            move_log_start(&bench, 9);
+            assert_eq!(bench.log.max_timestamp(Offset(9)).unwrap(), None);
+        });
+    }
+}
+
+#[test]
 fn producers_whose_batches_are_all_gone_are_remembered() {
     with_log(5, small_options(), durable(SEGMENT), |mut bench| async move {
         bench.append(1, Body::Proposed(proposal(idempotent(7, 0, 0, 5))));

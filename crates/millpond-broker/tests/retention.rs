@@ -1,0 +1,108 @@
+//! DeleteRecords and retention against a whole broker.
+
+#![expect(clippy::disallowed_methods, reason = "drives a real process over real sockets")]
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use millpond_wire::delete_records::{
+    DeleteRecordsPartition, DeleteRecordsPartitionResult, DeleteRecordsRequest, DeleteRecordsTopic,
+};
+use millpond_wire::list_offsets::{ListOffsetsPartition, ListOffsetsRequest, ListOffsetsTopic};
+use millpond_wire::{ErrorCode, Str};
+use support::{Client, PATIENCE, Served, batch, values};
+
+fn delete(client: &mut Client, version: i16, topic: &str, partition: i32, offset: i64) -> DeleteRecordsPartitionResult {
+    let partition = DeleteRecordsPartition { partition_index: partition, offset, ..Default::default() };
+    let topic = DeleteRecordsTopic { name: Str::from(topic), partitions: vec![partition], ..Default::default() };
+    let request = DeleteRecordsRequest { topics: vec![topic], timeout_ms: 10_000, ..Default::default() };
+    client.call(version, &request).topics.remove(0).partitions.remove(0)
+}
+
+fn offset(client: &mut Client, topic: &str, timestamp: i64) -> i64 {
+    let partition = ListOffsetsPartition { timestamp, ..Default::default() };
+    let topic = ListOffsetsTopic { name: Str::from(topic), partitions: vec![partition] };
+    let request = ListOffsetsRequest { replica_id: -1, topics: vec![topic], ..Default::default() };
+    client.call(7, &request).topics[0].partitions[0].offset
+}
+
+#[test]
+fn delete_records_moves_the_log_start_up_and_never_down_and_everybody_is_told() {
+    let served = Served::start();
+    let mut client = served.client();
+    client.create("logs", 1, &[]);
+    client.produce("logs", -1, batch(&["a", "b", "c", "d", "e"]));
+    for (version, (asked, low)) in (0..).zip([(3, 3), (3, 3), (1, 3)]) {
+        let answer = delete(&mut client, version, "logs", 0, asked);
+        assert_eq!((ErrorCode(answer.error_code), answer.low_watermark), (ErrorCode::NONE, low));
+        assert_eq!(offset(&mut client, "logs", -2), low);
+    }
+    let answer = client.fetch("logs", 3, 0);
+    // The batch that the log start lies in comes whole; clients skip what is before the offset that they asked for.
+    assert_eq!((answer.log_start_offset, values(&answer).len()), (3, 5));
+    assert_eq!(ErrorCode(client.fetch("logs", 2, 0).error_code), ErrorCode::OFFSET_OUT_OF_RANGE);
+
+    let answer = delete(&mut client, 2, "logs", 0, -1);
+    assert_eq!((ErrorCode(answer.error_code), answer.low_watermark), (ErrorCode::NONE, 5));
+    assert_eq!((offset(&mut client, "logs", -2), offset(&mut client, "logs", -1)), (5, 5));
+    assert_eq!((offset(&mut client, "logs", 0), offset(&mut client, "logs", -3)), (-1, -1));
+    let produced = client.produce("logs", -1, batch(&["f"]));
+    assert_eq!((produced.base_offset, produced.log_start_offset), (5, 5));
+    assert_eq!(values(&client.fetch("logs", 5, 0)), ["f"]);
+}
+
+#[test]
+fn delete_records_is_refused_as_kafka_refuses_it() {
+    let served = Served::start();
+    let mut client = served.client();
+    client.create("logs", 1, &[]);
+    client.create("tables", 1, &[("cleanup.policy", "compact")]);
+    client.create("both", 1, &[("cleanup.policy", "compact,delete")]);
+    client.produce("logs", -1, batch(&["a"]));
+    for (topic, partition, asked, expected) in [
+        ("logs", 0, 2, ErrorCode::OFFSET_OUT_OF_RANGE),
+        ("logs", 0, i64::MAX, ErrorCode::OFFSET_OUT_OF_RANGE),
+        ("logs", 0, -2, ErrorCode::OFFSET_OUT_OF_RANGE),
+        ("logs", 1, 0, ErrorCode::UNKNOWN_TOPIC_OR_PARTITION),
+        ("logs", -1, 0, ErrorCode::UNKNOWN_TOPIC_OR_PARTITION),
+        ("none", 0, 0, ErrorCode::UNKNOWN_TOPIC_OR_PARTITION),
+        ("tables", 0, 0, ErrorCode::POLICY_VIOLATION),
+        ("both", 0, 0, ErrorCode::NONE),
+        ("logs", 0, 1, ErrorCode::NONE),
+    ] {
+        let answer = delete(&mut client, 2, topic, partition, asked);
+        assert_eq!(ErrorCode(answer.error_code), expected, "{topic}-{partition} up to {asked}");
+        let low = if expected == ErrorCode::NONE { asked } else { -1 };
+        assert_eq!(answer.low_watermark, low, "{topic}-{partition} up to {asked}");
+    }
+}
+
+/// Waits until `holds`, with a bound.
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !holds() {
+        assert!(begin.elapsed() < PATIENCE, "{what}");
+        std::thread::yield_now();
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn old_records_go_by_age_and_by_size_the_active_segment_too_and_their_files_with_them() {
+    let served = Served::with(&[("log.retention.check.interval.ms", "20")]);
+    let mut client = served.client();
+    client.create("aged", 1, &[("retention.ms", "1000")]);
+    client.create("sized", 1, &[("retention.bytes", "0")]);
+    client.create("kept", 1, &[("retention.ms", "-1")]);
+    for topic in ["aged", "sized", "kept"] {
+        // The records say that they are of 2023.
+        client.produce(topic, -1, batch(&["old", "older"]));
+    }
+    for topic in ["aged", "sized"] {
+        until("the records go", || offset(&mut client, topic, -2) == 2);
+        until("their segment goes", || served.segments(topic) == ["00000000000000000002"]);
+    }
+    assert_eq!((offset(&mut client, "kept", -2), offset(&mut client, "kept", -1)), (0, 2));
+    assert_eq!(served.segments("kept"), ["00000000000000000000"]);
+}
