@@ -88,10 +88,5 @@ fn answer(index: PartitionIndex, deleted: Result<Offset, Fault>) -> DeleteRecord
         Ok(log_start) => (log_start.0, ErrorCode::NONE),
         Err(fault) => (-1, fault.code),
     };
-    DeleteRecordsPartitionResult {
-        partition_index: index.0,
-        low_watermark,
-        error_code: code.0,
-        ..DeleteRecordsPartitionResult::default()
-    }
+    DeleteRecordsPartitionResult { partition_index: index.0, low_watermark, error_code: code.0 }
 }
