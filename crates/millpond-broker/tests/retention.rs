@@ -14,9 +14,9 @@ use millpond_wire::{ErrorCode, Str};
 use support::{Client, PATIENCE, Served, batch, values};
 
 fn delete(client: &mut Client, version: i16, topic: &str, partition: i32, offset: i64) -> DeleteRecordsPartitionResult {
-    let partition = DeleteRecordsPartition { partition_index: partition, offset, ..Default::default() };
-    let topic = DeleteRecordsTopic { name: Str::from(topic), partitions: vec![partition], ..Default::default() };
-    let request = DeleteRecordsRequest { topics: vec![topic], timeout_ms: 10_000, ..Default::default() };
+    let partition = DeleteRecordsPartition { partition_index: partition, offset };
+    let topic = DeleteRecordsTopic { name: Str::from(topic), partitions: vec![partition] };
+    let request = DeleteRecordsRequest { topics: vec![topic], timeout_ms: 10_000 };
     client.call(version, &request).topics.remove(0).partitions.remove(0)
 }
 

@@ -28,15 +28,9 @@ pub async fn delete_records(mut client: Client) {
         let request = DeleteRecordsRequest {
             topics: vec![DeleteRecordsTopic {
                 name: Str::from(target.topic.as_str()),
-                partitions: vec![DeleteRecordsPartition {
-                    partition_index: partition.index,
-                    offset,
-                    ..DeleteRecordsPartition::default()
-                }],
-                ..DeleteRecordsTopic::default()
+                partitions: vec![DeleteRecordsPartition { partition_index: partition.index, offset }],
             }],
             timeout_ms: 20_000,
-            ..DeleteRecordsRequest::default()
         };
         let version = client.version(&[0, 1, 2]);
         let Some(response) = client.call(version, &request).await else { continue };
