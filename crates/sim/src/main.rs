@@ -74,7 +74,7 @@ fn failures(outcome: &Outcome, again: &Outcome) -> Vec<String> {
 fn report(seed: u64, outcome: &Outcome, failures: &[String]) {
     let counts = outcome.counts;
     println!(
-        "seed {seed}: {} trace {:016x}, {} s, {} restarts, {} acks=all, {} acks=1, {} reads",
+        "seed {seed}: {} trace {:016x}, {} s, {} restarts, {} acks=all, {} acks=1, {} reads, {} log starts",
         if failures.is_empty() { "passed" } else { "FAILED" },
         outcome.trace_hash,
         outcome.simulated_ms / 1000,
@@ -82,6 +82,7 @@ fn report(seed: u64, outcome: &Outcome, failures: &[String]) {
         counts.durable,
         counts.until_crash,
         counts.reads,
+        counts.log_starts,
     );
     for failure in failures.iter().take(10) {
         println!("  {failure}");

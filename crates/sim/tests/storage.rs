@@ -131,7 +131,10 @@ impl Life {
         });
         let directory = match opened.await {
             Ok((directory, report)) => match report.damaged.into_iter().next() {
-                Some((group, what)) => return Err(Trouble::Refused(StorageError::Corrupt { group, what })),
+                Some(damaged) => {
+                    let (group, what) = (damaged.group, damaged.what);
+                    return Err(Trouble::Refused(StorageError::Corrupt { group, what }));
+                }
                 None => directory,
             },
             Err(_) if !world.is_alive(NODE) => return Ok(None),
