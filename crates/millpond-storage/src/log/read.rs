@@ -271,8 +271,8 @@ impl ColdEntries {
         for _ in 0..TRUNCATED_READS {
             match cold.read() {
                 Ok(entries) => return Ok(entries),
-                // A truncation may have changed the files under the read, or the segment may be gone because it is below
-                // the log start; then it is not damage.
+                // A truncation may have changed the files under the read, or the segment may be gone because it is
+                // below the log start; then it is not damage.
                 Err(error) => {
                     let state = cold.log.state();
                     let first = state.segments.first().map(|segment| segment.name.first_index);

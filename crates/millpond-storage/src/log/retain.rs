@@ -196,7 +196,7 @@ impl Log {
             }
             recent.retain(|segment| !segment.is_removed());
         }
-        // The oldest first, so that what a crash leaves has no gap. Nothing is synced: the row knows that they are gone.
+        // The oldest first, so that what a crash leaves has no gap. Nothing is synced: the row knows they are gone.
         for segment in doomed {
             let _ = segment.remove();
         }

@@ -31,7 +31,8 @@ prop_compose! {
         durable in proptest::option::of((any::<i64>(), any::<u64>(), any::<u64>())),
         epochs in proptest::collection::vec((log_id(), any::<i64>()), 0..5),
         (journal_sequence, set_aside) in (any::<u64>(), any::<bool>()),
-        (relaxed, segment_bytes, segment_ms, segment_jitter_ms) in (any::<bool>(), any::<u32>(), any::<u64>(), any::<u64>()),
+        (relaxed, segment_bytes) in (any::<bool>(), any::<u32>()),
+        (segment_ms, segment_jitter_ms) in (any::<u64>(), any::<u64>()),
         retained in (any::<[u64; 2]>(), proptest::option::of(any::<i64>()), any::<[i64; 2]>(), any::<bool>()),
     ) -> GroupRow {
         GroupRow {
