@@ -121,6 +121,10 @@ fn broken_before(state: &LogState, at: usize, index: RaftIndex) -> Option<usize>
     if state.unwritten.iter().any(|work| work.segment.name == segment.name) {
         return None;
     }
+    if is_diverged(state) {
+        // A later recovery, or the last run, may have cut further down and filled both with a later leader's entries.
+        return Some(before);
+    }
     let whole = segment.closed().is_ok_and(|closed| closed.trailer.next_index == index);
     (!whole).then_some(before)
 }
