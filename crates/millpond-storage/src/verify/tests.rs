@@ -28,7 +28,11 @@ fn options() -> StorageOptions {
 fn log_spec(group: u64) -> GroupSpec {
     let flush = if group == 2 { FlushMode::Relaxed } else { FlushMode::Durable };
     let partition = PartitionIndex(group as i32 - 1);
-    GroupSpec { partition, options: LogOptions { flush, segment_bytes: 1500 }, ..spec(group, "events") }
+    GroupSpec {
+        partition,
+        options: LogOptions { flush, segment_bytes: 1500, ..LogOptions::default() },
+        ..spec(group, "events")
+    }
 }
 
 fn body(at: i64) -> Body {
