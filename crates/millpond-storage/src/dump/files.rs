@@ -55,6 +55,14 @@ fn group(row: &GroupRow) -> DumpItem {
         .with("journal_sequence", row.journal_sequence)
         .with("flush", if row.options.flush == FlushMode::Relaxed { "relaxed" } else { "durable" })
         .with("segment_bytes", row.options.segment_bytes)
+        .with("segment_ms", row.options.segment_ms)
+        .with("segment_jitter_ms", row.options.segment_jitter_ms)
+        .with("retained_bytes", row.retained.bytes)
+        .with("oldest_bytes", row.retained.oldest_bytes)
+        .with_some("oldest_newest", row.retained.oldest_newest.map(|newest| newest.0))
+        .with("active_since", row.retained.active_since.0)
+        .with("last_append", row.retained.last_append.0)
+        .with_some("freeable", row.retained.freeable.then_some(true))
         .with_some("set_aside", row.set_aside.then_some(true))
 }
 

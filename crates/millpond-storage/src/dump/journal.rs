@@ -61,10 +61,11 @@ fn record(found: &FoundRecord<'_>) -> Result<DumpItem, OpenError> {
     };
     let options = |item: DumpItem, options: &LogOptions| {
         let flush = if options.flush == FlushMode::Relaxed { "relaxed" } else { "durable" };
-        item.with("flush", flush).with("segment_bytes", options.segment_bytes)
+        let item = item.with("flush", flush).with("segment_bytes", options.segment_bytes);
+        item.with("segment_ms", options.segment_ms).with("segment_jitter_ms", options.segment_jitter_ms)
     };
     Ok(match &entry {
-        JournalEntry::Append { index, term, append_time, batch, .. } => {
+        JournalEntry::Append { index, term, append_time, begins_segment, batch, .. } => {
             let header = batch.header();
             begin("append")
                 .until(header.next_offset())
@@ -75,6 +76,7 @@ fn record(found: &FoundRecord<'_>) -> Result<DumpItem, OpenError> {
                 .with("records", header.record_count)
                 .with("batch_bytes", header.size_bytes)
                 .with_some("raft_only", header.attributes.is_raft_only().then_some(true))
+                .with_some("begins_segment", begins_segment.then_some(true))
                 .with("append_time", append_time.0)
         }
         JournalEntry::Placed { index, term, append_time, .. } => {

@@ -38,6 +38,7 @@ pub(crate) use persist::Written;
 pub use read::{ColdEntries, ColdRead, Entries, Read, ReadError};
 pub(crate) use replay::{Action, Replayed, Where, decide};
 pub use retain::Freeing;
+pub(crate) use retain::may_be_first;
 pub(crate) use stall::{is_passing, is_too_many_files};
 pub use types::{AppendEntry, Body, Found, Frontiers, Outcome, Proposal, SequenceError, Stored, StoredEntry};
 pub use void::{VoidReason, log_start_payload};

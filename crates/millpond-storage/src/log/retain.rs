@@ -234,17 +234,18 @@ impl Log {
 
 /// The first segment that stays, and its place, if the row lets one before it go.
 fn first_kept(segments: &[Arc<Segment>], row: &GroupRow) -> Option<(usize, SegmentName)> {
-    let purged = row.purged?.index;
-    let active = row.durable.map(|durable| (durable.base_offset, durable.first_index))?;
-    let stays = |segment: &&Arc<Segment>| {
-        let name = segment.name;
-        name.first_index.0 <= purged.0 + 1
-            && name.base_offset <= row.log_start
-            && (name.base_offset, name.first_index) <= active
-    };
+    let stays = |segment: &&Arc<Segment>| may_be_first(segment.name, row);
     // Everything in front of the last one that could be first.
     let first = segments.iter().take_while(stays).count().checked_sub(1).filter(|first| *first > 0)?;
     Some((first, segments[first].name))
+}
+
+/// Whether a row lets everything in front of a segment go.
+pub(crate) fn may_be_first(name: SegmentName, row: &GroupRow) -> bool {
+    let (Some(purged), Some(active)) = (row.purged, row.durable) else { return false };
+    name.first_index.0 <= purged.index.0 + 1
+        && name.base_offset <= row.log_start
+        && (name.base_offset, name.first_index) <= (active.base_offset, active.first_index)
 }
 
 /// Forgets the files of what is below a segment; gives the snapshots to be removed.

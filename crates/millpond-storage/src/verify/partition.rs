@@ -12,6 +12,7 @@ use super::segment::{IndexCheck, IndexFile, Misfit, Walked, WalkedBatch, walk};
 use super::{At, Severity, Verifier};
 use crate::OpenError;
 use crate::index::{SegmentCursor, Trailer};
+use crate::log::may_be_first;
 use crate::partition_folder::{METADATA_FILE, PartitionMetadata, deleted_name};
 use crate::producer::{MAX_SNAPSHOT_BYTES, read_snapshot};
 use crate::segment::{Expected, SegmentFile, SegmentName};
@@ -68,7 +69,8 @@ impl Verifier<'_> {
             Err(error) => return self.unreadable(&OpenError::io("list", &folder, error)),
         }
         self.metadata(&folder, Some(row));
-        let Some(listing) = self.listing(&folder) else { return };
+        let Some(mut listing) = self.listing(&folder) else { return };
+        self.leftovers(&folder, row, &mut listing);
         let damages = self.summary.damages;
         self.first_segment(&folder, row, &listing);
         let active = row
@@ -198,6 +200,19 @@ impl Verifier<'_> {
             && first.is_none_or(|first| first > lowest)
         {
             self.damage(folder, At::FILE, format!("the segment with entry {lowest} is missing"));
+        }
+    }
+
+    /// Segments that the row has wholly below P and the log start: a run that removed them was interrupted.
+    fn leftovers(&mut self, folder: &Path, row: &GroupRow, listing: &mut Listing) {
+        let stays = |name: &&SegmentName| may_be_first(**name, row);
+        let Some(first) = listing.logs.iter().take_while(stays).last().copied() else { return };
+        let kept = listing.logs.split_off(&first);
+        for name in std::mem::replace(&mut listing.logs, kept) {
+            listing.indexes.remove(&name);
+            let path = folder.join(name.file(SegmentFile::Log));
+            let what = "it is below the log start and was being removed: its first use removes it";
+            self.tell(Severity::NeedsRecovery, &path, At::FILE, what);
         }
     }
 
@@ -434,8 +449,7 @@ impl Verifier<'_> {
             let what = format!("{} entries of its index lead nowhere", check.limit - check.next);
             self.damage(segment.path, At::FILE, what);
         } else if check.limit > 0 && append_time > trailer.append_time {
-            let what = "the trailer of its index has an earlier append time than one of its entries";
-            self.damage(segment.path, At::FILE, what);
+            self.damage(segment.path, At::FILE, "the trailer of its index has an earlier append time than an entry");
         }
     }
 
