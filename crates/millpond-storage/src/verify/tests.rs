@@ -371,3 +371,43 @@ fn an_empty_directory_that_was_opened_once_is_whole() {
         assert_eq!(check(&*world.runtime_for(NODE).disk()).1, []);
     });
 }
+
+#[test]
+fn segments_below_the_log_start_are_missed_by_nobody_and_what_is_left_of_their_removal_is_no_damage() {
+    block_on(5, async {
+        let world = World::new(5);
+        let data_dir = filled(&world).await;
+        let disk = world.runtime_for(NODE).disk();
+        let log = data_dir.log(GroupId(1)).unwrap().unwrap();
+        let told = Told::default();
+        let start_at = Offset(log.frontiers().log_end.0 - 3);
+        log.append_log_start(millpond_record::Term(3), start_at, Timestamp(1), told.done()).unwrap();
+        assert!(told.wait(&world).await);
+        log.commit(RaftIndex(u64::MAX));
+        log.free_below_log_start().unwrap();
+        let before = files(&*disk);
+        data_dir.checkpoint().unwrap();
+        data_dir.close().unwrap();
+        let (summary, findings) = check(&*disk);
+        assert_eq!(summary.damages, 0, "{findings:?}");
+
+        let after = files(&*disk);
+        let is_segment = |path: &Path| path.extension().is_some_and(|kind| kind == "log" || kind == "idx");
+        let gone: Files =
+            before.into_iter().filter(|(path, _)| is_segment(path) && !after.contains_key(path)).collect();
+        assert!(gone.len() >= 4, "{:?}", gone.keys());
+        let mut interrupted = after.clone();
+        // The oldest went, the next did not: a power cut may leave any of them.
+        interrupted.extend(gone.into_iter().skip(2));
+        restore(&*disk, &interrupted);
+        let (summary, findings) = check(&*disk);
+        assert_eq!(summary.damages, 0, "{findings:?}");
+        assert!(findings.iter().any(|finding| finding.severity == Severity::NeedsRecovery), "{findings:?}");
+
+        let data_dir = start(&world.runtime_for(NODE)).unwrap();
+        assert_eq!(data_dir.log(GroupId(1)).unwrap().unwrap().frontiers().log_start, start_at);
+        let left = files(&*disk);
+        assert!(after.keys().filter(|path| is_segment(path)).eq(left.keys().filter(|path| is_segment(path))));
+        data_dir.close().unwrap();
+    });
+}
