@@ -11,7 +11,7 @@ use millpond_runtime::{Disk, DiskLock, DiskSpace, Runtime};
 use crate::checkpoint::Checkpointer;
 use crate::journal::scan::{self, ReplayFrom};
 use crate::journal::{JournalEntry, JournalHandle, JournalStart};
-use crate::log::{Log, LogContext};
+use crate::log::{Log, LogContext, is_too_many_files};
 use crate::meta::{META_FILE, MetaProperties};
 use crate::options::StorageOptions;
 use crate::partition_folder::{self, PartitionMetadata};
@@ -375,7 +375,16 @@ impl Inner {
         }
         if self.renamed.load(Ordering::SeqCst) {
             let failed = |error| StorageError::io("sync", &self.root, error);
-            disk.sync_dir(&self.root).map_err(failed).inspect_err(|error| self.journal.fail(error.clone()))?;
+            match disk.sync_dir(&self.root) {
+                Ok(()) => {}
+                // The folder could not be opened, so that no sync has failed: the next one may do better.
+                Err(error) if is_too_many_files(&error) => return Err(failed(error)),
+                Err(error) => {
+                    let error = failed(error);
+                    self.journal.fail(error.clone());
+                    return Err(error);
+                }
+            }
             self.renamed.store(false, Ordering::SeqCst);
         }
         let owner = PartitionMetadata { group: spec.group, topic_id: spec.topic_id };
