@@ -319,7 +319,10 @@ fn a_deleted_partition_is_closed_for_everybody_and_gone() {
                 assert!(matches!(partition.log().await, Err(RaftError::Closed(_))));
                 assert!(groups.partition(GroupId(1)).is_none());
                 let again = groups.delete(GroupId(1)).await;
-                assert!(matches!(again, Err(RaftError::NoSuchGroup(GroupId(1)))), "{again:?}");
+                assert!(
+                    matches!(again, Err(RaftError::Storage(millpond_storage::StorageError::NoSuchGroup(GroupId(1))))),
+                    "{again:?}"
+                );
             })
             .await;
         machine.cut_power();

@@ -15,6 +15,7 @@ mod persist;
 mod read;
 mod replay;
 mod retain;
+mod snapshots;
 mod stall;
 mod state;
 mod times;
@@ -73,7 +74,7 @@ pub struct Log {
     state: Mutex<LogState>,
     /// Taken before `state` by whoever touches the files.
     files: Mutex<FileState>,
-    /// Set while a checkpoint syncs the files, which may take long.
+    /// Set while a checkpoint is at the files, which may take long and syncs some of them without the mutex.
     syncing: AtomicBool,
     /// Closed segments that are open for reads, the longest unused first.
     recent: Mutex<VecDeque<Arc<Segment>>>,

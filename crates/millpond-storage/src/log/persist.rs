@@ -30,12 +30,6 @@ const STEP_SLICES: usize = 1024;
 /// A durable log asks the system to begin writing out after this many bytes, so that the sync before a journal file is
 /// recycled finds little to do. A relaxed log does not: its appends wait for the writer.
 const WRITE_BACK_BYTES: u64 = 8 << 20;
-/// A checkpoint leaves a producer snapshot after this many bytes of log: a start reads the headers behind it.
-const SNAPSHOT_BYTES: u64 = 16 << 20;
-/// So does a clean stop after these.
-const CLOSING_SNAPSHOT_BYTES: u64 = 256 << 10;
-/// Producer snapshots that are kept: the newest may turn out to be damaged.
-const KEPT_SNAPSHOTS: usize = 2;
 /// Closed segments that stay open for reads.
 const OPEN_SEGMENTS: usize = 8;
 
@@ -225,12 +219,16 @@ impl Log {
         !more
     }
 
-    /// The writer may have passed this log by while its files were synced.
+    /// The writer may have passed this log by while its files were synced: it is listed again if anything is left to
+    /// do, and at once if somebody waits for it.
     fn files_are_free(&self) {
-        if self.dirty_bytes() > 0
-            && let Some(log) = self.me.upgrade()
-        {
-            self.context.writer.dirty(&log, false);
+        let (left, awaited) = {
+            let state = self.state();
+            let awaited = !state.relaxed_acks.is_empty() || state.cut.is_some_and(|cut| cut.durable);
+            (state.dirty_bytes > 0 || awaited, awaited)
+        };
+        if left && let Some(log) = self.me.upgrade() {
+            self.context.writer.dirty(&log, awaited);
         }
     }
 
@@ -412,11 +410,12 @@ impl Log {
     /// or a write failed for good. What a write says that may do better later: nothing is lost, the batches are in
     /// the tail cache still.
     pub(crate) fn sync_segments(&self) -> Result<GroupRow, StorageError> {
-        self.sync_ahead()?;
-        let result = self.sync_steps(&mut self.files());
+        self.syncing.store(true, Ordering::SeqCst);
+        let result = self.sync_ahead().and_then(|()| self.sync_steps(&mut self.files()));
+        self.syncing.store(false, Ordering::SeqCst);
+        self.files_are_free();
         let (row, acks) = result.map_err(|error| self.write_failed(error))?;
         self.write_succeeded();
-        self.files_are_free();
         for done in acks {
             done(Ok(()));
         }
@@ -473,6 +472,24 @@ impl Log {
         Ok(())
     }
 
+    /// Writes up to entry `last`; false if that cannot be. A failure is left to the writer, which meets it again.
+    fn place_steps(&self, files: &mut FileState, last: LogId) -> bool {
+        loop {
+            {
+                let state = self.state();
+                if !state.may_place(last) || state.stall.is_some() || self.retired.load(Ordering::Acquire) {
+                    return false;
+                }
+                if state.next_unwritten > last.index {
+                    return true;
+                }
+            }
+            if !matches!(self.step(files), Ok(Some(_))) {
+                return false;
+            }
+        }
+    }
+
     fn write_up_to(&self, files: &mut FileState, row: &GroupRow, truncations: u64) -> Result<(), StorageError> {
         let next = row.last.map_or(RaftIndex(0), |last| RaftIndex(last.index.0 + 1));
         loop {
@@ -498,13 +515,6 @@ impl Log {
 
     /// Syncs the files that were written since the last sync.
     pub(super) fn sync(&self, files: &mut FileState) -> Result<(), StorageError> {
-        self.syncing.store(true, Ordering::Release);
-        let synced = self.sync_files(files);
-        self.syncing.store(false, Ordering::Release);
-        synced
-    }
-
-    fn sync_files(&self, files: &mut FileState) -> Result<(), StorageError> {
         // This copy no longer holds what it said.
         let failed = |error: SegmentError| match self.segment_error(error) {
             closed @ StorageError::LogClosed(_) => closed,
@@ -549,39 +559,6 @@ impl Log {
             segment.release();
         }
         synced
-    }
-
-    /// A snapshot of the producers at the committed entry, if one should be written.
-    fn snapshot_due(&self, state: &LogState) -> Option<(SegmentName, bytes::Bytes)> {
-        let covers = state.committed?;
-        let enough = if self.context.closing() { CLOSING_SNAPSHOT_BYTES } else { SNAPSHOT_BYTES };
-        if !state.snapshot_due && state.bytes_since_snapshot < enough {
-            return None;
-        }
-        let first_index = RaftIndex(covers.index.0 + 1);
-        let name = SegmentName { base_offset: state.high_watermark, first_index };
-        Some((name, state.producers.snapshot(covers, state.high_watermark)))
-    }
-
-    /// Writes a snapshot. Without it a start reads more, so that its failure is nobody's concern: it stays due.
-    fn write_snapshot(&self, files: &mut FileState, name: SegmentName, bytes: &[u8]) {
-        let path = self.folder.join(name.file(SegmentFile::Snapshot));
-        if files.snapshots.last() != Some(&name) {
-            if write_atomically(self.context.disk.as_ref(), &path, bytes).is_err() {
-                return;
-            }
-            files.snapshots.push(name);
-        }
-        while files.snapshots.len() > KEPT_SNAPSHOTS {
-            let path = self.folder.join(files.snapshots[0].file(SegmentFile::Snapshot));
-            if self.context.disk.remove_file(&path).is_err() {
-                return;
-            }
-            files.snapshots.remove(0);
-        }
-        let mut state = self.state();
-        state.bytes_since_snapshot = 0;
-        state.snapshot_due = false;
     }
 
     /// Ends the log before its folder goes: when it returns no file operation of it starts any more, and appends are
@@ -634,23 +611,14 @@ impl Log {
 impl Segments for Log {
     fn place(&self, last: LogId) -> bool {
         // A writer is soon done. A checkpoint may take long, and all logs wait for this round.
-        if self.syncing.load(Ordering::Acquire) {
+        if self.syncing.load(Ordering::SeqCst) {
             return false;
         }
         let mut files = self.files();
-        loop {
-            {
-                let state = self.state();
-                if !state.may_place(last) || state.stall.is_some() || self.retired.load(Ordering::Acquire) {
-                    return false;
-                }
-                if state.next_unwritten > last.index {
-                    break;
-                }
-            }
-            if !matches!(self.step(&mut files), Ok(Some(_))) {
-                return false;
-            }
+        if !self.place_steps(&mut files, last) {
+            drop(files);
+            self.files_are_free();
+            return false;
         }
         for unsynced in files.unsynced.values().filter(|unsynced| !unsynced.log_synced) {
             // It only begins what the sync completes.
@@ -662,8 +630,15 @@ impl Segments for Log {
     }
 
     fn sync_placed(&self, bytes: u64) -> Result<bool, StorageError> {
+        if self.syncing.load(Ordering::SeqCst) {
+            return Ok(false);
+        }
         // The mutex is held throughout: of two syncs side by side only one hears of an error.
         let mut files = self.files();
+        // Once more: a checkpoint that began before the mutex was ours may be syncing without it.
+        if self.syncing.load(Ordering::SeqCst) {
+            return Ok(false);
+        }
         if self.state().set_aside {
             return Err(StorageError::SetAside(self.identity.group));
         }
