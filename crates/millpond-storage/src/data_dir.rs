@@ -322,9 +322,10 @@ impl DataDir {
         self.0.runtime.disk().space(&self.0.root)
     }
 
-    /// Bytes that were appended and are not written to their segments yet.
+    /// Bytes that will take disk space without anything being appended: what is not written to its segment yet, and the
+    /// files that the journal has not made yet.
     pub fn unwritten_bytes(&self) -> u64 {
-        self.0.context.cache.dirty_bytes()
+        self.0.context.cache.dirty_bytes() + self.0.journal.unmade_bytes()
     }
 
     /// Counters.

@@ -144,8 +144,9 @@ async fn expired(shared: &Shared) {
         for _ in 0..20 {
             left = left.or(records_left(&mut client, target).await);
         }
-        if left != Some(0) {
-            shared.history().fail(format!("{}: {left:?} records are left of what is too old", target.partition));
+        // Whether a partition must answer at all is the reckoning's concern: its copy may be set aside.
+        if let Some(left) = left.filter(|left| *left > 0) {
+            shared.history().fail(format!("{}: {left} records are left of what is too old", target.partition));
         }
     }
 }

@@ -352,6 +352,12 @@ impl JournalHandle {
         drop(parked);
     }
 
+    /// Bytes of the files that the journal may still make: they take disk space only when it is used.
+    pub(crate) fn unmade_bytes(&self) -> u64 {
+        let made = self.0.lock().maker.total;
+        u64::from(self.0.max_files.saturating_sub(made)) * self.0.file_bytes
+    }
+
     /// Adds the journal's figures.
     pub(crate) fn read_stats(&self, stats: &mut StorageStats) {
         self.0.counters.read(stats);

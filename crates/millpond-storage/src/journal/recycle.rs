@@ -33,7 +33,7 @@ pub(super) struct Maker {
     /// Above all numbers that were ever used.
     pub(super) next_number: u64,
     /// Files there are, the one in the making included.
-    total: u32,
+    pub(super) total: u32,
     /// Files that there may be beyond the configured number, because a checkpoint could not free any.
     pub(super) lent: u32,
     busy: bool,
