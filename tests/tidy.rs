@@ -32,7 +32,8 @@ const MACHINE_FOLDERS: &[&str] = &["home", "root", "Users", "work", "workspace",
 const EMPTY_NAMES: &[&str] = &["utils", "util", "helpers", "helper", "common", "misc", "manager"];
 
 /// Folders of this repository; a path below one that a document names in back ticks must exist.
-const OUR_FOLDERS: &[&str] = &["crates/", "tests/", "benches/", "scripts/", "docs/", "config/", "fuzz/", ".ci/"];
+const OUR_FOLDERS: &[&str] =
+    &["crates/", "tests/", "benches/", "scripts/", "docs/", "config/", "fuzz/", "vendor/", ".ci/"];
 
 /// One source file: its path from the root of the workspace, with `/`, and what is in it.
 struct Source {
@@ -271,7 +272,7 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ is a folder of the workspace").to_path_buf()
 }
 
-/// Every text file below the root that is ours: not what `.gitignore` names, not git's own.
+/// Every text file below the root that is ours: not what `.gitignore` names, not git's own, no crate of others.
 fn sources() -> Vec<Source> {
     let root = root();
     let ignored = fs::read_to_string(root.join(".gitignore")).expect(".gitignore is part of the repository");
@@ -284,7 +285,8 @@ fn sources() -> Vec<Source> {
             let path = below_root.to_string_lossy().replace('\\', "/");
             let name = entry.file_name().to_string_lossy().into_owned();
             if entry.path().is_dir() {
-                if name != ".git" && !ignored.contains(&name.as_str()) && !ignored.contains(&path.as_str()) {
+                let of_others = name == ".git" || path.starts_with("vendor/");
+                if !of_others && !ignored.contains(&name.as_str()) && !ignored.contains(&path.as_str()) {
                     folders.push(entry.path());
                 }
             } else if name != "Cargo.lock"

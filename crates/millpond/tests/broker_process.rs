@@ -97,6 +97,14 @@ fn sigterm_and_sigint_stop_it_cleanly_within_two_seconds() {
 }
 
 #[test]
+fn an_idle_broker_has_little_memory_of_its_own() {
+    let folder = Folder::new("memory");
+    let broker = Broker::start(folder.path(), &[]);
+    let kib = broker.own_memory_kib();
+    assert!((100..16 << 10).contains(&kib), "{kib} KiB");
+}
+
+#[test]
 fn the_ready_line_names_node_and_addresses_and_is_the_only_output() {
     let folder = Folder::new("ready");
     let broker = Broker::start(folder.path(), &["--node-id", "7"]);

@@ -122,6 +122,14 @@ impl Broker {
         Client { stream, correlation: 0 }
     }
 
+    /// What it has in memory and did not read from files, in KiB.
+    pub fn own_memory_kib(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.child.id());
+        let status = std::fs::read_to_string(path).expect("the process runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).expect("Linux says it");
+        line.trim().trim_end_matches(" kB").parse().expect("a number")
+    }
+
     /// The metrics, asked for until a line is there.
     pub fn metrics_when(&self, line: &str) -> (String, String) {
         let start = Instant::now();
