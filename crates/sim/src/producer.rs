@@ -1,6 +1,6 @@
 //! Writes records, and tells the history what it sends and what is acknowledged.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use millpond_record::{BatchBuilder, Codec, ProducerEpoch, ProducerId, Timestamp};
@@ -78,6 +78,9 @@ struct Session {
     number: u64,
     producer: Option<(ProducerId, ProducerEpoch)>,
     next: BTreeMap<Partition, u64>,
+    /// Partitions where a batch was given up for good: the broker takes nothing that follows the gap, so the session
+    /// is over there, and soon as a whole.
+    over: BTreeSet<Partition>,
 }
 
 /// One producer.
@@ -126,7 +129,7 @@ impl Producer {
                     self.lose_in_flight();
                 }
             }
-            if self.kind == Kind::Idempotent && self.client.rng.chance(0.01) {
+            if self.kind == Kind::Idempotent && (self.client.rng.chance(0.01) || !self.session.over.is_empty()) {
                 self.end_session();
             }
         }
@@ -156,7 +159,7 @@ impl Producer {
         }
         let number = self.client.shared.history().new_record().0;
         self.session =
-            Session { number, producer: Some((id, ProducerEpoch(response.producer_epoch))), next: BTreeMap::new() };
+            Session { number, producer: Some((id, ProducerEpoch(response.producer_epoch))), ..Session::default() };
         true
     }
 
@@ -230,6 +233,7 @@ impl Producer {
         if self.kind == Kind::Idempotent {
             // A session cannot go on where its own end is lost.
             all.retain(|target| !self.client.shared.history().is_relaxed(target.partition));
+            all.retain(|target| !self.session.over.contains(&target.partition));
         }
         let mut batches = Vec::new();
         let count = self.client.rng.between(1, 3);
@@ -300,12 +304,16 @@ impl Producer {
             ErrorCode::UNKNOWN_TOPIC_OR_PARTITION | ErrorCode::UNKNOWN_TOPIC_ID if !self.exists(&batch.target) => {
                 self.again.retain(|other| other.target.partition != partition);
             }
+            _ if self.session.over.contains(&partition) => {}
             ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER if self.again.iter().any(|b| b.target.partition == partition) => {
                 self.put_back(batch);
             }
             // A partition whose files failed: nothing will become of what is to be sent again either.
             _ if self.client.shared.history().may_be_offline(&batch.target.topic, partition.index) => {
                 self.again.retain(|other| other.target.partition != partition);
+                if self.kind == Kind::Idempotent {
+                    self.session.over.insert(partition);
+                }
             }
             code if code.is_retriable() || code == ErrorCode::UNKNOWN_TOPIC_ID => self.put_back(batch),
             code => {
@@ -320,6 +328,9 @@ impl Producer {
     /// A batch is to be sent again, before all that follow it in its partition: a broker that knows nothing of the
     /// session takes whatever comes first for its beginning.
     fn put_back(&mut self, batch: Batch) {
+        if self.session.over.contains(&batch.target.partition) {
+            return;
+        }
         let follows = |other: &Batch| {
             let is_later = other.ids.first() > batch.ids.first();
             is_later && other.target.partition == batch.target.partition
