@@ -248,7 +248,7 @@ pub const SETTINGS: &[Setting] = &[
     ),
     setting(
         "millpond.tail.cache.bytes",
-        "268435456",
+        "67108864",
         whole(MIB, 1 << 40, "bytes"),
         "Memory for the most recent batches of all partitions together.",
     ),
@@ -286,9 +286,10 @@ pub const SETTINGS: &[Setting] = &[
     ),
     setting(
         "millpond.segment.sync.bytes",
-        "2097152",
+        "524288",
         whole(1, GIB, "bytes"),
-        "Where a sync covers this much of one partition, its segment is synced and the journal spared a second copy.",
+        "Where a sync covers this much of one partition, its segment is synced and the journal spared a second copy; \
+         on a disk whose sync takes more than half a millisecond it is more, in proportion.",
     ),
 ];
 

@@ -26,6 +26,7 @@ pub struct StorageOptions {
     /// and those that were synced in their segments.
     pub relaxed_sync_bytes: u64,
     /// Where a journal round has this many bytes of one log, the log's segment is synced instead of writing them twice.
+    /// On a disk whose sync takes more than half a millisecond it is more, in proportion.
     pub segment_sync_bytes: u64,
     /// The time at which the directory is opened. A batch that is found without the time of its append was appended
     /// before that, whatever its records say; so a timestamp of the future cannot keep it for ever.
@@ -72,7 +73,7 @@ impl Default for StorageOptions {
             tail_cache_bytes: 128 << 20,
             index_interval_bytes: 4096,
             relaxed_sync_bytes: 64 << 20,
-            segment_sync_bytes: 2 << 20,
+            segment_sync_bytes: 512 << 10,
             opened_at: Timestamp(i64::MAX),
         }
     }

@@ -16,6 +16,10 @@ use clap::Parser;
 
 use crate::arguments::{Arguments, Command, ConfigCommand};
 
+/// The system's allocator gives the memory of large requests back and faults it in again: a tenth of produce's CPU.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,

@@ -13,7 +13,7 @@ use bytes::BytesMut;
 use millpond_runtime::{Driver, File, Round, Rounds, Runtime};
 
 use super::file::{FILE_HEADER_BYTES, path_of};
-use super::placing::{PlaceRound, Placement, Segments};
+use super::placing::{PlaceRound, Placement, Segments, SyncCost};
 use super::record::JournalEntry;
 use super::recycle::{self, FileRounds, Maker};
 use super::round::{CommitRound, CurrentFile, Pending};
@@ -69,6 +69,7 @@ pub(super) struct State {
     pub(super) pending_bytes: u64,
     /// What the last round did to the front of `pending`.
     pub(super) placement: Option<Placement>,
+    pub(super) sync_cost: SyncCost,
     pub(super) current: CurrentFile,
     /// Full files that the table does not cover yet, oldest first.
     pub(super) written: VecDeque<u64>,
@@ -118,6 +119,7 @@ impl JournalHandle {
                 pending: VecDeque::new(),
                 pending_bytes: 0,
                 placement: None,
+                sync_cost: SyncCost::default(),
                 current: CurrentFile::new(first.ready, first.soft_limit, options.journal_file_bytes),
                 written: start.written.into(),
                 ready: VecDeque::new(),
@@ -435,8 +437,9 @@ impl Journal {
     }
 
     /// A round is on the disk.
-    pub(super) fn round_is_written(&self, scratch: Option<BytesMut>) {
+    pub(super) fn round_is_written(&self, bytes: u64, micros: u64, scratch: Option<BytesMut>) {
         let mut state = self.lock();
+        state.sync_cost.count(bytes, micros);
         if let Some(scratch) = scratch {
             state.scratch = scratch;
         }

@@ -20,6 +20,32 @@ use super::group_commit::{Journal, State};
 use super::round::{MAX_ROUND_BYTES, Pending};
 use crate::StorageError;
 
+/// Rounds that write no more than this tell how long a sync takes.
+const SMALL_ROUND_BYTES: u64 = 64 << 10;
+/// `segment_sync_bytes` is meant for disks whose sync takes up to this; on slower ones it takes more bytes to pay.
+const QUICK_SYNC_MICROS: u64 = 500;
+
+/// How long this disk takes for a small write and a sync: a moving average.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct SyncCost {
+    micros: u64,
+}
+
+impl SyncCost {
+    /// Counts a round of the journal.
+    pub(super) fn count(&mut self, bytes: u64, micros: u64) {
+        if bytes <= SMALL_ROUND_BYTES {
+            self.micros = (self.micros.saturating_mul(7).saturating_add(micros)) / 8;
+        }
+    }
+
+    /// Bytes of one log in a round from which a second sync costs less than a second write of them.
+    fn worth_a_sync(self, configured: u64) -> u64 {
+        let factor = (self.micros / QUICK_SYNC_MICROS).max(1);
+        configured.saturating_mul(factor)
+    }
+}
+
 /// The segments of one log, as the journal uses them.
 pub(crate) trait Segments: Send + Sync {
     /// Writes the log up to entry `last` to its segment files, without a sync. False if that cannot be now, or if it
@@ -87,8 +113,10 @@ pub(super) struct PlaceRound {
 }
 
 impl PlaceRound {
-    /// The round that comes before the next commit, if one pays. `min_bytes`: of one log, to be worth a sync.
-    pub(super) fn of(journal: &Arc<Journal>, state: &State, min_bytes: u64) -> Option<Box<dyn Round>> {
+    /// The round that comes before the next commit, if one pays. `segment_sync_bytes`: of one log, to be worth a sync
+    /// on a quick disk.
+    pub(super) fn of(journal: &Arc<Journal>, state: &State, segment_sync_bytes: u64) -> Option<Box<dyn Round>> {
+        let min_bytes = state.sync_cost.worth_a_sync(segment_sync_bytes);
         if state.pending_bytes < min_bytes {
             return None;
         }
@@ -148,5 +176,29 @@ impl Round for PlaceRound {
             }
         }
         journal.lock().placement = Some(placement);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_slower_a_sync_the_more_bytes_it_must_spare() {
+        let after = |micros: u64| {
+            let mut cost = SyncCost::default();
+            for _ in 0..100 {
+                cost.count(4096, micros);
+                cost.count(8 << 20, 40_000);
+            }
+            cost.worth_a_sync(512 << 10)
+        };
+        assert_eq!(SyncCost::default().worth_a_sync(100), 100);
+        assert_eq!(after(150), 512 << 10);
+        assert_eq!(after(900), 512 << 10);
+        let hard_disk = after(10_000);
+        assert!((9 << 20..=10 << 20).contains(&hard_disk), "{hard_disk}");
+        assert_eq!(after(u64::MAX), u64::MAX);
+        assert_eq!(SyncCost { micros: 5000 }.worth_a_sync(u64::MAX), u64::MAX);
     }
 }

@@ -247,7 +247,11 @@ impl Round for CommitRound {
         match &result {
             Ok(()) => {
                 journal.counters.round(entries.len() as u64, bytes, micros);
-                journal.round_is_written(Some(scratch).filter(|scratch| scratch.capacity() <= KEPT_SCRATCH_BYTES));
+                journal.round_is_written(
+                    bytes,
+                    micros,
+                    Some(scratch).filter(|scratch| scratch.capacity() <= KEPT_SCRATCH_BYTES),
+                );
             }
             // Before anyone hears of it, so that nobody can submit more after having heard.
             Err(error) => journal.fail(error.clone()),
