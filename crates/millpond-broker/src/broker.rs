@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use millpond_cluster::{Broker as BrokerRecord, BrokerError, DirectoryId, FIRST_METADATA_REPLICA, METADATA_GROUP};
@@ -103,6 +104,8 @@ pub(crate) struct Shared {
     pub(crate) metrics: Metrics,
     pub(crate) disk: Arc<DiskWatch>,
     pub(crate) stopping: CancellationToken,
+    /// Segments wait for a checkpoint that lets them go.
+    freeing: AtomicBool,
     data_dir: DataDir,
     fatal: watch::Receiver<Option<FatalError>>,
 }
@@ -115,6 +118,12 @@ impl Shared {
     /// Lets the data directory free what waits for a checkpoint.
     pub(crate) fn want_checkpoint(&self) {
         self.data_dir.want_checkpoint();
+    }
+
+    /// As [`Shared::want_checkpoint`], within a second or two: who deletes records as often as he likes must not make
+    /// others wait for checkpoints.
+    pub(crate) fn free_soon(&self) {
+        self.freeing.store(true, Ordering::Relaxed);
     }
 
     pub(crate) fn render_metrics(&self) -> String {
@@ -212,6 +221,7 @@ impl Broker {
             metrics: Metrics::new(),
             disk,
             stopping,
+            freeing: AtomicBool::new(false),
             data_dir,
             fatal: fatal.clone(),
             runtime: runtime.clone(),
@@ -436,6 +446,9 @@ async fn upkeep(shared: Arc<Shared>) {
         let is_round = seconds.is_multiple_of(UPKEEP_ROUND);
         if is_round {
             shared.metrics.upkeep();
+        }
+        if shared.freeing.swap(false, Ordering::Relaxed) {
+            shared.want_checkpoint();
         }
         let troubles = shared.data_dir.retry_writes();
         for (group, error) in &troubles.set_aside {

@@ -234,8 +234,9 @@ impl Connection {
                 continue; // An answer made room for the next request.
             }
             // While nothing may be handled this only fills the buffer up to the next whole frame, and sees the end.
-            // A muted client takes no memory for what it sends next.
-            let gathers = self.muted.is_some() && self.frames.large_frame().is_some();
+            // No memory is taken for a request behind one that may wait for long, or of a client that is muted.
+            let must_wait = self.muted.is_some() || self.stage.is_some() || self.held.is_some();
+            let gathers = must_wait && self.frames.large_frame().is_some();
             if !self.frames.wants_bytes() || gathers || self.gather(context)?.is_pending() {
                 return Ok(());
             }

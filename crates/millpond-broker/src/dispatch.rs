@@ -221,6 +221,11 @@ impl Call {
         self.api
     }
 
+    /// What the request holds of the memory for answers.
+    pub(crate) fn work_bytes(&self) -> usize {
+        self.work.bytes()
+    }
+
     /// See [`Api::pipelined`].
     pub(crate) fn is_pipelined(&self) -> bool {
         APIS[self.api].pipelined

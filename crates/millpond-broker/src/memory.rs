@@ -90,6 +90,15 @@ struct Account {
     used: AtomicUsize,
     budget: usize,
     freed: Notify,
+    used_up: Notify,
+}
+
+impl Account {
+    fn took(&self, before: usize, bytes: usize) {
+        if before < self.budget && before + bytes >= self.budget {
+            self.used_up.notify_waiters();
+        }
+    }
 }
 
 /// What one request or answer holds; dropping it gives it back.
@@ -102,7 +111,12 @@ impl AnswerMemory {
     /// `bytes`: the whole budget.
     pub(crate) fn new(bytes: u64) -> AnswerMemory {
         let budget = usize::try_from(bytes).unwrap_or(usize::MAX);
-        AnswerMemory(Arc::new(Account { used: AtomicUsize::new(0), budget, freed: Notify::new() }))
+        AnswerMemory(Arc::new(Account {
+            used: AtomicUsize::new(0),
+            budget,
+            freed: Notify::new(),
+            used_up: Notify::new(),
+        }))
     }
 
     pub(crate) fn in_use_bytes(&self) -> usize {
@@ -126,6 +140,15 @@ impl AnswerMemory {
         }
     }
 
+    /// Waits until the budget is used up.
+    pub(crate) async fn used_up(&self) {
+        let mut used_up = pin!(self.0.used_up.notified());
+        used_up.as_mut().enable();
+        if !self.is_short() {
+            used_up.await;
+        }
+    }
+
     /// An empty share.
     pub(crate) fn share(&self) -> AnswerShare {
         AnswerShare { account: Arc::clone(&self.0), bytes: 0 }
@@ -136,7 +159,12 @@ impl AnswerShare {
     /// Counts bytes that are in memory already, whether the budget has them or not.
     pub(crate) fn grow(&mut self, bytes: usize) {
         self.bytes += bytes;
-        self.account.used.fetch_add(bytes, Ordering::SeqCst);
+        let before = self.account.used.fetch_add(bytes, Ordering::SeqCst);
+        self.account.took(before, bytes);
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Takes as much of `wanted` as there is. `None` when the budget is used up.
@@ -146,6 +174,7 @@ impl AnswerShare {
         let before = self.account.used.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more).ok()?;
         let granted = wanted.min(budget - before);
         self.bytes += granted;
+        self.account.took(before, granted);
         Some(granted)
     }
 
@@ -219,6 +248,20 @@ mod tests {
         assert_eq!(room.as_mut().now_or_never(), None, "exactly used up");
         share.shrink(1);
         assert_eq!(room.as_mut().now_or_never(), Some(()));
+    }
+
+    #[test]
+    fn who_holds_much_hears_when_the_budget_is_used_up() {
+        let memory = AnswerMemory::new(1000);
+        let (mut first, mut second) = (memory.share(), memory.share());
+        first.grow(900);
+        let mut used_up = Box::pin(memory.used_up());
+        assert_eq!(used_up.as_mut().now_or_never(), None);
+        second.grow(99);
+        assert_eq!(used_up.as_mut().now_or_never(), None);
+        assert_eq!(second.reserve(5), Some(1));
+        assert_eq!(used_up.as_mut().now_or_never(), Some(()));
+        assert_eq!(memory.used_up().now_or_never(), Some(()), "it is used up still");
     }
 
     #[test]

@@ -67,6 +67,49 @@ fn two_thousand_idle_connections_leave_the_others_as_fast_as_before() {
 }
 
 #[test]
+fn a_fetch_that_holds_the_memory_for_answers_ends_when_others_need_it() {
+    let served = Served::with(&[("millpond.answer.memory.bytes", "1048576")]);
+    let mut client = served.client();
+    client.create("logs", 1, &[]);
+    let mut many = support::fetch_request("logs", 0);
+    many.topics[0].partitions = vec![many.topics[0].partitions[0].clone(); 5_000];
+    let waiting = millpond_wire::fetch::FetchRequest { max_wait_ms: 50_000, ..many };
+    let start = Instant::now();
+    let asked = client.send(12, &waiting);
+    for _ in 0..50 {
+        assert!(is_served(&mut served.client()));
+    }
+    assert!(start.elapsed() < Duration::from_secs(30), "others waited {:?}", start.elapsed());
+    assert_eq!(client.receive::<millpond_wire::fetch::FetchRequest>(12, asked).responses[0].partitions.len(), 5_000);
+}
+
+#[test]
+fn no_fetch_waits_longer_than_a_connection_may_be_idle() {
+    let served = Served::with(&[("connections.max.idle.ms", "1000")]);
+    let mut client = served.client();
+    client.create("logs", 1, &[]);
+    assert_eq!(client.fetch("logs", 0, i32::MAX).error_code, 0);
+}
+
+#[test]
+fn a_large_request_behind_a_fetch_that_waits_takes_no_memory_from_others() {
+    let served = Served::with(&[("queued.max.request.bytes", "1048576")]);
+    let mut greedy = served.client();
+    greedy.create("logs", 2, &[]);
+    let waiting = millpond_wire::fetch::FetchRequest { max_wait_ms: 50_000, ..support::fetch_request("logs", 0) };
+    greedy.send(12, &waiting);
+    let large = "x".repeat(1 << 20);
+    greedy.send(9, &support::produce_request("logs", 1, vec![(0, support::batch(&[&large]))]));
+    let mut other = served.client();
+    let start = Instant::now();
+    for _ in 0..100 {
+        let request = support::produce_request("logs", 1, vec![(1, support::batch(&["x"]))]);
+        assert_eq!(other.call(9, &request).responses[0].partition_responses[0].error_code, 0);
+    }
+    assert!(start.elapsed() < Duration::from_secs(30), "others waited {:?}", start.elapsed());
+}
+
+#[test]
 fn a_stop_with_hundreds_of_partitions_and_busy_connections_takes_less_than_two_seconds() {
     let mut served = Served::with(&[("num.partitions", "1")]);
     let mut admin = served.client();

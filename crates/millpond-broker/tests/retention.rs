@@ -53,6 +53,21 @@ fn delete_records_moves_the_log_start_up_and_never_down_and_everybody_is_told() 
 }
 
 #[test]
+fn what_delete_records_frees_leaves_the_disk_without_waiting_for_a_look_of_retention() {
+    let served = Served::start();
+    let mut client = served.client();
+    client.create("logs", 1, &[]);
+    client.produce("logs", -1, batch(&["a", "b", "c"]));
+    assert_eq!(delete(&mut client, 2, "logs", 0, -1).low_watermark, 3);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while served.segments("logs").first().is_none_or(|first| first.as_str() < "00000000000000000003") {
+        assert!(Instant::now() < deadline, "{:?} is there still", served.segments("logs"));
+        std::thread::yield_now();
+    }
+    assert_eq!(client.fetch("logs", 3, 0).error_code, 0);
+}
+
+#[test]
 fn delete_records_is_refused_as_kafka_refuses_it() {
     let served = Served::start();
     let mut client = served.client();

@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use millpond_raft::Partition;
 use millpond_record::{Offset, PartitionIndex};
+use millpond_storage::Freeing;
 use millpond_wire::delete_records::{
     DeleteRecordsPartitionResult, DeleteRecordsRequest, DeleteRecordsResponse, DeleteRecordsTopicResult,
 };
@@ -39,7 +40,7 @@ fn handle(mut call: Call) -> Step {
                 let deleted = match find(call, &topic.name, index) {
                     // What was begun goes on when nobody waits for it any more.
                     Ok(found) => runtime
-                        .timeout_at(deadline, delete(&found, partition.offset))
+                        .timeout_at(deadline, delete(call, &found, partition.offset))
                         .await
                         .unwrap_or_else(|_| Err(ErrorCode::REQUEST_TIMED_OUT.into())),
                     Err(code) => Err(code.into()),
@@ -66,7 +67,7 @@ fn find(call: &Call, topic: &str, index: PartitionIndex) -> Result<Partition, Er
 }
 
 /// Gives the log start that the partition has then: at least what was asked for.
-async fn delete(partition: &Partition, asked: i64) -> Result<Offset, Fault> {
+async fn delete(call: &Call, partition: &Partition, asked: i64) -> Result<Offset, Fault> {
     let log = partition.log().await.map_err(|error| errors::raft(&error))?;
     let frontiers = log.frontiers();
     let offset = match asked {
@@ -78,7 +79,10 @@ async fn delete(partition: &Partition, asked: i64) -> Result<Offset, Fault> {
     }
     if offset > frontiers.log_start {
         partition.move_log_start(offset).await.map_err(|error| errors::propose(&error))?;
-        log.free_below_log_start().map_err(|error| errors::storage(&error))?;
+        let freeing = log.free_below_log_start().map_err(|error| errors::storage(&error))?;
+        if freeing == Freeing::AwaitsCheckpoint {
+            call.shared.free_soon();
+        }
     }
     Ok(log.frontiers().log_start)
 }

@@ -32,6 +32,9 @@ const FIRST_BY_ID: i16 = 13;
 const READ_COMMITTED: i8 = 1;
 /// Logs of one request that are opened at once.
 const OPEN_AT_ONCE: usize = 64;
+/// A fetch that holds more than this does not wait on while memory for answers is short: what one client waits for may
+/// not keep others from being answered.
+const LIGHT_BYTES: usize = 64 << 10;
 /// Asks for a new session; answered with session id 0, which says that there is none (KIP-227).
 const INITIAL_EPOCH: i32 = 0;
 /// A fetch without session.
@@ -93,6 +96,7 @@ impl Fetch {
     async fn new(call: &Call, request: &FetchRequest) -> Fetch {
         let max_bytes = usize::try_from(request.max_bytes);
         let limit = max_bytes.unwrap_or(0).min(call.shared.config.fetch_max_bytes as usize).min(call.fetch_limit());
+        let max_wait = Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0));
         let mut opening = Vec::new();
         for topic in &request.topics {
             for partition in &topic.partitions {
@@ -110,7 +114,8 @@ impl Fetch {
             share: call.shared.answer_memory.share(),
             starved: false,
             bytes: 0,
-            max_wait: Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0)),
+            // A client that is gone is seen when its answer is written.
+            max_wait: max_wait.min(call.shared.config.max_idle),
         }
     }
 
@@ -126,13 +131,17 @@ impl Fetch {
         tokio::pin!(deadline);
         let stopping = call.shared.stopping.cancelled();
         tokio::pin!(stopping);
+        let holds_much = call.work_bytes() + self.share.bytes() > LIGHT_BYTES;
+        let memory_used_up = call.shared.answer_memory.used_up();
+        tokio::pin!(memory_used_up);
         let mut watches: FuturesUnordered<_> = (0..self.slots.len()).map(|at| changed(at, self.watch(at))).collect();
         while !self.is_done() {
             let first = tokio::select! {
                 biased;
-                first = watches.next() => first,
                 () = &mut deadline => return,
                 () = &mut stopping => return,
+                () = &mut memory_used_up, if holds_much => return,
+                first = watches.next() => first,
             };
             // Whatever else changed meanwhile is read in the same go.
             let mut next = first;
@@ -141,7 +150,7 @@ impl Fetch {
                     source.watch = watch;
                 }
                 self.read(call, at).await;
-                if self.is_done() {
+                if self.is_done() || deadline.is_elapsed() {
                     // Where a slot stands is not kept any more: another read would give the same batches again.
                     return;
                 }
