@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use crate::accept::{NoRoom, Room, accept};
+use crate::api::fetch::kept::FetchSessions;
 use crate::config::{BrokerConfig, HostPort};
 use crate::connection::Connection;
 use crate::controller::{self, Controller, TopicRules};
@@ -98,6 +99,7 @@ pub(crate) struct Shared {
     pub(crate) controller: Controller,
     pub(crate) produce_memory: ProduceMemory,
     pub(crate) answer_memory: AnswerMemory,
+    pub(crate) fetch_sessions: FetchSessions,
     /// Turns to decompress batches.
     pub(crate) opening: Semaphore,
     pub(crate) throttle: Throttle,
@@ -130,7 +132,7 @@ impl Shared {
         let snapshot = self.metadata.snapshot();
         let (stats, groups) = (self.data_dir.stats(), self.data_dir.groups());
         let memory = (self.produce_memory.in_flight_bytes(), self.answer_memory.in_use_bytes() as u64);
-        self.metrics.render(&stats, memory, &self.disk, &snapshot, &groups)
+        self.metrics.render(&stats, memory, self.fetch_sessions.figures(), &self.disk, &snapshot, &groups)
     }
 }
 
@@ -216,6 +218,7 @@ impl Broker {
             metadata,
             produce_memory: ProduceMemory::new(config.produce_memory_bytes),
             answer_memory: AnswerMemory::new(config.answer_memory_bytes),
+            fetch_sessions: FetchSessions::new(runtime.now(), config.fetch_session_slots, config.answer_memory_bytes),
             opening: Semaphore::new(OPENING_AT_ONCE),
             throttle: Throttle::new(runtime.now()),
             metrics: Metrics::new(),
@@ -446,6 +449,7 @@ async fn upkeep(shared: Arc<Shared>) {
         let is_round = seconds.is_multiple_of(UPKEEP_ROUND);
         if is_round {
             shared.metrics.upkeep();
+            shared.fetch_sessions.expire(shared.runtime.now(), shared.config.max_idle);
         }
         if shared.freeing.swap(false, Ordering::Relaxed) {
             shared.want_checkpoint();

@@ -125,6 +125,8 @@ pub struct BrokerConfig {
     pub max_connections_per_ip: usize,
     /// `connections.max.idle.ms`.
     pub max_idle: Duration,
+    /// `max.incremental.fetch.session.cache.slots`.
+    pub fetch_session_slots: usize,
     /// `fetch.max.bytes`.
     pub fetch_max_bytes: u32,
     /// `millpond.connection.max.pending`.
@@ -254,6 +256,7 @@ impl Values {
             max_connections: self.number("max.connections"),
             max_connections_per_ip: self.number("max.connections.per.ip"),
             max_idle: Duration::from_millis(self.number("connections.max.idle.ms")),
+            fetch_session_slots: self.number("max.incremental.fetch.session.cache.slots"),
             fetch_max_bytes: self.number("fetch.max.bytes"),
             max_pending: self.number("millpond.connection.max.pending"),
             tail_cache_bytes: self.number("millpond.tail.cache.bytes"),

@@ -17,6 +17,7 @@ mod disk_space;
 mod dispatch;
 mod errors;
 mod extent;
+mod fetch_session;
 mod frame;
 mod http;
 mod memory;
@@ -25,6 +26,7 @@ mod metrics;
 mod patience;
 mod reconcile;
 mod retention;
+mod session_cache;
 mod settings;
 mod throttle;
 

@@ -13,6 +13,7 @@ use millpond_storage::{GroupRow, ROUND_BYTES_BOUNDS, ROUND_RECORDS_BOUNDS, SYNC_
 use crate::disk_space::DiskWatch;
 use crate::dispatch::APIS;
 use crate::metadata::Snapshot;
+use crate::session_cache::CacheFigures;
 
 /// Partitions whose offsets are listed, so that a broker with very many of them still answers in a short text.
 const MAX_LISTED_PARTITIONS: usize = 2_000;
@@ -102,6 +103,7 @@ impl Metrics {
         &self,
         storage: &StorageStats,
         (produce_bytes, answer_bytes): (u64, u64),
+        sessions: CacheFigures,
         disk: &DiskWatch,
         snapshot: &Snapshot,
         groups: &[GroupRow],
@@ -111,6 +113,7 @@ impl Metrics {
         page.figure("millpond_produce_in_flight_bytes", "gauge", "Bytes of produce requests in flight.", produce_bytes);
         let about = "Bytes of requests that are handled and of answers on their way to clients.";
         page.figure("millpond_answers_in_flight_bytes", "gauge", about, answer_bytes);
+        page.sessions(&sessions);
         page.disk(disk);
         page.storage(storage);
         page.partitions(snapshot, groups);
@@ -147,6 +150,14 @@ impl Page<'_> {
     fn figure(&mut self, name: &str, kind: &str, about: &str, value: u64) {
         self.head(name, kind, about);
         let _ = writeln!(self.0, "{name} {value}\n");
+    }
+
+    fn sessions(&mut self, figures: &CacheFigures) {
+        let (sessions, partitions) = (figures.sessions as u64, figures.size.partitions as u64);
+        self.figure("millpond_fetch_sessions", "gauge", "Fetch sessions that are kept.", sessions);
+        self.figure("millpond_fetch_session_partitions", "gauge", "Partitions that they follow.", partitions);
+        let about = "Fetch sessions that had to go for others.";
+        self.figure("millpond_fetch_session_evictions_total", "counter", about, figures.evictions);
     }
 
     fn disk(&mut self, disk: &DiskWatch) {

@@ -241,6 +241,13 @@ pub const SETTINGS: &[Setting] = &[
         "The most record bytes in one fetch response, whatever the client asks for; the first batch comes whole.",
     ),
     setting(
+        "max.incremental.fetch.session.cache.slots",
+        "1000",
+        whole(0, INT_MAX, "sessions"),
+        "Fetch sessions at once, in a quarter of millpond.answer.memory.bytes beside it; other clients name all their \
+         partitions in every fetch.",
+    ),
+    setting(
         "millpond.connection.max.pending",
         "256",
         whole(1, 65_536, "requests"),
