@@ -1,4 +1,4 @@
-//! The fetch sessions that a broker keeps (KIP-227; Kafka's `FetchSessionCache`): as many as there are slots for, and in
+//! The fetch sessions that a broker keeps (KIP-227; Kafka's `FetchSessionCache`): as many as there are slots for, in
 //! bounded memory. Pure: times are milliseconds since any moment, random numbers come from outside.
 //!
 //! | a new session finds no room | what makes room |

@@ -298,7 +298,7 @@ impl Fetch {
                 if let Some(place) = following.see(seen) {
                     self.look(call, following, place).await;
                     if self.is_done() || deadline.is_elapsed() {
-                        // Where a partition stands is not kept any more: another read would give the same batches again.
+                        // Where it stands is not kept any more: another read would give the same batches again.
                         return;
                     }
                     following.watch(place);
