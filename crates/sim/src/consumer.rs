@@ -46,20 +46,20 @@ struct Limits {
     partition_max_bytes: i32,
 }
 
-/// Fetches from some partitions; per target the offset to go on from and the high watermark, or the error. `None`
-/// without an answer.
-async fn fetch(
-    client: &mut Client,
-    wanted: &[(Target, i64)],
-    limits: Limits,
-) -> Option<Vec<(Target, Result<(i64, i64), ErrorCode>)>> {
+/// What a partition answers: the offset to go on from and the high watermark, or the error.
+type Found = (Target, Result<(i64, i64), ErrorCode>);
+
+/// Fetches from some partitions, now and then as the begin of a session that is followed for a while. `None` without an
+/// answer.
+async fn fetch(client: &mut Client, wanted: &[(Target, i64)], limits: Limits) -> Option<Vec<Found>> {
     let version = client.version(&[4, 6, 11, 12, 13, 15, 16, 17]);
+    let begins_session = version >= 7 && client.rng.between(0, 3) == 0;
     let mut request = FetchRequest {
         replica_id: -1,
         max_wait_ms: limits.wait_ms,
         min_bytes: limits.min_bytes,
         max_bytes: limits.max_bytes,
-        session_epoch: -1,
+        session_epoch: if begins_session { 0 } else { -1 },
         ..FetchRequest::default()
     };
     for (target, offset) in wanted {
@@ -77,18 +77,67 @@ async fn fetch(
         }
         request.topics.push(topic);
     }
+    let answer = fetch_once(client, version, &request, wanted).await?;
+    if answer.session_id > 0 {
+        request.session_id = answer.session_id;
+        follow(client, version, request, wanted, answer.has_records).await;
+    }
+    Some(answer.found)
+}
+
+/// Goes on in a session, asking for the same again: what is named must be right, and if there were records, they must
+/// come again or an error say where they are.
+async fn follow(
+    client: &mut Client,
+    version: i16,
+    mut request: FetchRequest,
+    wanted: &[(Target, i64)],
+    has_records: bool,
+) {
+    request.topics.clear();
+    for epoch in 1..=client.rng.between(1, 4) {
+        request.session_epoch = epoch as i32;
+        let Some(answer) = fetch_once(client, version, &request, wanted).await else { return };
+        if has_records && !answer.names_any {
+            client
+                .shared
+                .history()
+                .fail("a session keeps back the records that its client has not moved beyond".into());
+        }
+    }
+}
+
+/// One answer.
+struct Answer {
+    session_id: i32,
+    found: Vec<Found>,
+    /// Whether any partition is in it, and any with records.
+    names_any: bool,
+    has_records: bool,
+}
+
+/// One fetch, and the check of its answer. `None` without one.
+async fn fetch_once(
+    client: &mut Client,
+    version: i16,
+    request: &FetchRequest,
+    wanted: &[(Target, i64)],
+) -> Option<Answer> {
     let known: Vec<(Known, (u64, TopicState))> = {
         let history = client.shared.history();
         wanted.iter().map(|(t, _)| (history.known(t.partition), history.topic(&t.topic))).collect()
     };
-    let response = client.call(version, &request).await?;
+    let response = client.call(version, request).await?;
     if response.error_code != 0 {
         client.shared.history().fail(format!("a fetch fails with {}", ErrorCode(response.error_code)));
         return None;
     }
     let now = client.runtime.wall_clock();
     let mut history = client.shared.history();
-    let mut results = Vec::new();
+    let mut answer =
+        Answer { session_id: response.session_id, found: Vec::new(), names_any: false, has_records: false };
+    let mut named: usize = response.responses.iter().map(|topic| topic.partitions.len()).sum();
+    answer.names_any = named > 0;
     for ((target, offset), (known, topic)) in wanted.iter().zip(known) {
         let found = response.responses.iter().find_map(|answer| {
             let is_topic = if version >= 13 {
@@ -100,9 +149,13 @@ async fn fetch(
             partitions.into_iter().find(|data| data.partition_index == target.partition.index)
         });
         let Some(data) = found else {
-            history.fail(format!("{}: a fetch does not answer for it", target.partition));
+            if !request.topics.is_empty() {
+                history.fail(format!("{}: a fetch does not answer for it", target.partition));
+            }
             continue;
         };
+        named = named.saturating_sub(1);
+        answer.has_records |= data.records.as_ref().is_some_and(|records| !records.to_bytes().is_empty());
         if version < 13 && !is_still(&history, target, topic) {
             continue;
         }
@@ -111,9 +164,12 @@ async fn fetch(
             continue;
         }
         let result = check_partition(&mut history, target.partition, *offset, known, now, data);
-        results.push((target.clone(), result));
+        answer.found.push((target.clone(), result));
     }
-    Some(results)
+    if named > 0 {
+        history.fail("a fetch answers for partitions that were not asked for".into());
+    }
+    Some(answer)
 }
 
 /// Whether a topic's name has meant this topic since its state was `before`. If it was deleted and made again, what was
