@@ -74,6 +74,13 @@ fn fetch(count: i32) -> Vec<u8> {
     frame(12, &FetchRequest { max_wait_ms: 100, min_bytes: 1, topics: vec![topic], ..Default::default() })
 }
 
+/// As `fetch`, for a session that is kept.
+fn session(count: i32) -> Vec<u8> {
+    let partitions = (0..count).map(|partition| FetchPartition { partition, ..Default::default() });
+    let topic = FetchTopic { topic: "logs".into(), partitions: partitions.collect(), ..Default::default() };
+    frame(12, &FetchRequest { session_epoch: 0, min_bytes: 1, topics: vec![topic], ..Default::default() })
+}
+
 fn fetch_topics(count: usize) -> Vec<u8> {
     let partitions = vec![FetchPartition::default()];
     let topics = names(count).map(|topic| FetchTopic { topic, partitions: partitions.clone(), ..Default::default() });
@@ -112,6 +119,8 @@ fn a_request_of_very_many_elements_takes_a_bounded_memory_and_the_broker_goes_on
     for (what, frame) in [
         ("topics of Metadata", metadata(80_000)),
         ("partitions of Fetch", fetch(80_000)),
+        ("partitions of a session", session(80_000)),
+        ("partitions of another session", session(40_000)),
         ("topics of Fetch", fetch_topics(30_000)),
         ("partitions of Produce", produce(80_000, -1)),
         ("partitions of Produce without answer", produce(80_000, 0)),
