@@ -1,5 +1,6 @@
 //! A broker from start to stop: data directory, groups, metadata, listeners.
 
+use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,8 +11,8 @@ use millpond_cluster::{Broker as BrokerRecord, BrokerError, DirectoryId, FIRST_M
 use millpond_cluster::{TopicDefaults, TopicLimits, register_broker};
 use millpond_raft::{Groups, MetadataGroup, RaftError};
 use millpond_record::{BrokerId, Timestamp};
-use millpond_runtime::{Listener, Runtime};
-use millpond_storage::{DataDir, OpenError, StorageError, StorageOptions};
+use millpond_runtime::{DiskSpace, Listener, Runtime};
+use millpond_storage::{DataDir, OpenError, PartitionSize, StorageError, StorageOptions};
 use millpond_wire::Str;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
@@ -95,6 +96,8 @@ pub(crate) struct Shared {
     pub(crate) config: BrokerConfig,
     pub(crate) node: BrokerId,
     pub(crate) cluster_id: Str,
+    /// The data directory's absolute path.
+    pub(crate) log_dir: Str,
     pub(crate) metadata: Arc<Metadata>,
     pub(crate) controller: Controller,
     pub(crate) produce_memory: ProduceMemory,
@@ -114,7 +117,22 @@ pub(crate) struct Shared {
 
 impl Shared {
     pub(crate) fn is_ready(&self) -> bool {
-        !self.stopping.is_cancelled() && self.fatal.borrow().is_none()
+        !self.stopping.is_cancelled() && !self.has_failed()
+    }
+
+    /// Whether something ended that the broker cannot go on without; it is about to be shut down.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.fatal.borrow().is_some()
+    }
+
+    /// What each partition on this broker keeps.
+    pub(crate) fn partition_sizes(&self) -> impl Iterator<Item = PartitionSize> {
+        self.data_dir.sizes().into_iter().filter(|size| size.group != METADATA_GROUP)
+    }
+
+    /// The space of the file system that the data directory is on. Blocking.
+    pub(crate) fn space(&self) -> io::Result<DiskSpace> {
+        self.data_dir.space()
     }
 
     /// Lets the data directory free what waits for a checkpoint.
@@ -215,6 +233,7 @@ impl Broker {
             controller: Controller::start(&runtime, rules, group, applied, Arc::clone(&disk)),
             node,
             cluster_id: data_dir.meta().cluster_id.as_str().into(),
+            log_dir: absolute(&config.data_dir).display().to_string().into(),
             metadata,
             produce_memory: ProduceMemory::new(config.produce_memory_bytes),
             answer_memory: AnswerMemory::new(config.answer_memory_bytes),
@@ -279,6 +298,11 @@ impl Broker {
         let data_dir = shared.data_dir.clone();
         Ok(shared.runtime.blocking(move || data_dir.close()).await?)
     }
+}
+
+/// The path from the root on; as it is given where the working directory is gone.
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 async fn listen(runtime: &Runtime, address: SocketAddr, setting: &'static str) -> Result<Listener, StartError> {

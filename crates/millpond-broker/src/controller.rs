@@ -23,8 +23,9 @@ use crate::reconcile::Applied;
 /// What a new partition takes on disk: its folder, its first files and its rows in the table.
 const PARTITION_BYTES: usize = 16 << 10;
 
-/// Commands that may wait for the controller; senders beyond it wait.
-const MAILBOX: usize = 1024;
+/// Commands that wait in the controller's mailbox. All others wait as requests of their connections: the memory that
+/// they take is counted there, and they go with a client that leaves.
+const MAILBOX: usize = 1;
 
 /// The topics that were deleted, or why not.
 pub(crate) struct TopicsDeleted {

@@ -15,8 +15,17 @@ pub(crate) struct Fault {
     pub(crate) message: Option<Str>,
 }
 
+/// The longest message, in bytes. Messages quote what a request names, which may be megabytes; before flexible versions
+/// a string has 32,767 bytes at most, and the answer could not be written.
+const MAX_MESSAGE_BYTES: usize = 1000;
+
 impl Fault {
-    fn new(code: ErrorCode, message: String) -> Fault {
+    fn new(code: ErrorCode, mut message: String) -> Fault {
+        if message.len() > MAX_MESSAGE_BYTES {
+            message.truncate(message.floor_char_boundary(MAX_MESSAGE_BYTES));
+            message.push('…');
+            message.shrink_to_fit();
+        }
         Fault { code, message: Some(message.into()) }
     }
 }

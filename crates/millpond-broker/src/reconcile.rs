@@ -22,7 +22,7 @@ use crate::metadata::{Metadata, ServedTopic, Snapshot};
 /// Groups that are created or deleted at once; their journal records share rounds. Each takes a blocking thread, of
 /// which the runtime has 512: cold reads must find some whatever topics are made.
 const AT_ONCE: usize = 128;
-/// Between two attempts to delete what could not be deleted.
+/// Between two attempts at what could not be made, changed or deleted.
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The image as group 0 has applied it, and what the reconciler has not looked at yet.
@@ -136,6 +136,8 @@ pub(crate) struct Reconciler {
     hosted: BTreeMap<TopicId, Vec<Hosted>>,
     /// Groups whose deletion failed, to be tried again.
     undeleted: Vec<Hosted>,
+    /// Topics of which a partition could not be made, or its log's settings not be changed, to be tried again.
+    unfinished: BTreeSet<TopicId>,
 }
 
 impl Reconciler {
@@ -155,6 +157,7 @@ impl Reconciler {
             snapshot: Snapshot::empty(),
             hosted: BTreeMap::new(),
             undeleted: Vec::new(),
+            unfinished: BTreeSet::new(),
         }
     }
 
@@ -174,14 +177,16 @@ impl Reconciler {
             tokio::select! {
                 biased;
                 () = self.applied.changed.notified() => {}
-                () = runtime.sleep(RETRY_INTERVAL), if !self.undeleted.is_empty() => {}
+                () = runtime.sleep(RETRY_INTERVAL), if !(self.undeleted.is_empty() && self.unfinished.is_empty()) => {}
             }
             let change = self.applied.take_change();
             self.settle(change).await;
         }
     }
 
-    async fn settle(&mut self, change: Change) {
+    async fn settle(&mut self, mut change: Change) {
+        let again = std::mem::take(&mut self.unfinished);
+        change.touched.extend(&again);
         self.snapshot.image = change.image;
         let image = self.snapshot.image.clone();
         let mut strays = std::mem::take(&mut self.undeleted);
@@ -206,7 +211,18 @@ impl Reconciler {
         }
         let wanted: Vec<_> = change.touched.iter().filter_map(|id| image.topic_by_id(*id)).cloned().collect();
         for topic in wanted {
-            self.serve(topic).await;
+            let (id, name, again) = (topic.id, Arc::clone(&topic.name), again.contains(&topic.id));
+            match self.serve(topic).await {
+                Ok(()) if again => info!(topic = %name, "what could not be done to the topic's partitions is done"),
+                Ok(()) => {}
+                Err(what) => {
+                    // Told once; a topic has up to ten thousand partitions.
+                    if !again {
+                        error!(topic = %name, "{what}; it is tried again");
+                    }
+                    self.unfinished.insert(id);
+                }
+            }
         }
         self.snapshot.settled = change.index;
         self.metadata.publish(self.snapshot.clone());
@@ -240,61 +256,50 @@ impl Reconciler {
         left.into_iter().flatten().collect()
     }
 
-    /// Creates what is missing of a topic, and serves it when all of it is there.
-    async fn serve(&mut self, topic: Arc<Topic>) {
+    /// Creates what is missing of a topic, changes the settings of its logs, and serves it when all of it is there.
+    ///
+    /// # Errors
+    /// The first thing that could not be done and that another attempt may do.
+    async fn serve(&mut self, topic: Arc<Topic>) -> Result<(), String> {
         let defaults = self.defaults.with_runtime(&self.snapshot.image, self.broker);
         let settings = match TopicSettings::resolve(&topic.configs, &defaults) {
             Ok(settings) => settings,
-            Err(error) => return error!(topic = %topic.name, "not served: {error}"),
+            Err(error) => {
+                error!(topic = %topic.name, "not served: {error}");
+                return Ok(());
+            }
         };
-        let existing: BTreeMap<GroupId, LogOptions> =
-            self.hosted.get(&topic.id).into_iter().flatten().map(|hosted| (hosted.group, hosted.options)).collect();
         let specs: Vec<_> = topic.partitions.iter().filter_map(|p| self.spec(&topic, p, &settings)).collect();
         if specs.len() < topic.partitions.len() {
-            return warn!(topic = %topic.name, "not served: it has partitions on other brokers");
+            warn!(topic = %topic.name, "not served: it has partitions on other brokers");
+            return Ok(());
         }
-        let (groups, name, id) = (&self.groups, &topic.name, topic.id);
-        let opened = specs.into_iter().map(|spec| {
-            let known = existing.get(&spec.group).copied();
-            async move {
-                let (group, partition, mut options) = (spec.group, spec.partition, spec.options);
-                let handle = match known {
-                    Some(_) => groups.partition(group).ok_or(RaftError::NoSuchGroup(group)),
-                    None => groups.create(spec).await,
-                };
-                if let (Some(known), Ok(handle)) = (known, &handle)
-                    && known != options
-                    && let Err(error) = set_options(handle, options).await
-                {
-                    // It goes on with its old settings; the next change or start tries again.
-                    error!(topic = %name, partition = partition.0, "its new settings are not in force: {error}");
-                    options = known;
-                }
-                (Hosted { topic: id, group, name: Arc::clone(name), partition, options }, handle)
-            }
-        });
+        let hosted = self.hosted.remove(&topic.id).unwrap_or_default();
+        let existing: BTreeMap<GroupId, LogOptions> = hosted.iter().map(|host| (host.group, host.options)).collect();
+        let groups = &self.groups;
+        let opened = specs.into_iter().map(|spec| open(groups, &topic, existing.get(&spec.group).copied(), spec));
         let opened: Vec<_> = stream::iter(opened).buffered(AT_ONCE).collect().await;
         let mut partitions = Vec::with_capacity(opened.len());
-        for (host, handle) in opened {
-            match handle {
-                Ok(handle) => {
-                    partitions.push(handle);
-                    let hosted = self.hosted.entry(topic.id).or_default();
-                    match existing.get(&host.group) {
-                        None => hosted.push(host),
-                        Some(before) if *before == host.options => {}
-                        Some(_) => {
-                            let known = hosted.iter_mut().filter(|known| known.group == host.group);
-                            known.for_each(|known| known.options = host.options);
-                        }
-                    }
+        let mut failed = Ok(());
+        // What could not be made is listed, too: how far it got is unknown, and it must go when the topic does.
+        let mut hosted = Vec::with_capacity(opened.len());
+        for Opened { host, handle, unchanged } in opened {
+            let what = match (&handle, unchanged) {
+                (Err(error), _) => Some(format!("not served, because partition {} failed: {error}", host.partition)),
+                (Ok(_), Some(error)) => {
+                    Some(format!("new settings are not in force, because partition {} failed: {error}", host.partition))
                 }
-                Err(error) => error!(topic = %topic.name, partition = host.partition.0, "not served: {error}"),
-            }
+                (Ok(_), None) => None,
+            };
+            failed = failed.and(what.map_or(Ok(()), Err));
+            partitions.extend(handle);
+            hosted.push(host);
         }
+        self.hosted.insert(topic.id, hosted);
         if partitions.len() == topic.partitions.len() {
             self.snapshot.serve(ServedTopic { topic, settings, partitions });
         }
+        failed
     }
 
     /// What to create for a partition; `None` when it has no replica here.
@@ -313,6 +318,37 @@ impl Reconciler {
             replica: replica.id,
             options: log_options(settings),
         })
+    }
+}
+
+/// A partition that was to be there, with the settings of its topic.
+struct Opened {
+    host: Hosted,
+    handle: Result<Partition, RaftError>,
+    /// Why its log has other settings.
+    unchanged: Option<RaftError>,
+}
+
+/// The partition, made if it is not there. `known`: the settings that its log has, as far as it is there.
+async fn open(groups: &Groups, topic: &Topic, known: Option<LogOptions>, spec: GroupSpec) -> Opened {
+    let (group, partition, mut options) = (spec.group, spec.partition, spec.options);
+    let handle = match groups.partition(group) {
+        Some(handle) => Ok(handle),
+        None => groups.create(spec).await,
+    };
+    let mut unchanged = None;
+    if let (Some(known), Ok(handle)) = (known, &handle)
+        && known != options
+        && let Err(error) = set_options(handle, options).await
+    {
+        options = known;
+        // One that has failed has no use for settings before the next start, which sets them.
+        unchanged = Some(error).filter(|_| !handle.has_failed());
+    }
+    Opened {
+        host: Hosted { topic: topic.id, group, name: Arc::clone(&topic.name), partition, options },
+        handle,
+        unchanged,
     }
 }
 

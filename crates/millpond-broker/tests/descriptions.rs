@@ -1,4 +1,4 @@
-//! DescribeCluster, DescribeTopicPartitions, DescribeProducers and OffsetForLeaderEpoch against a whole broker.
+//! DescribeCluster, DescribeTopicPartitions, DescribeProducers, DescribeLogDirs and OffsetForLeaderEpoch against a whole broker.
 
 #![expect(clippy::disallowed_methods, reason = "drives a real process over real sockets")]
 
@@ -6,7 +6,10 @@ mod support;
 
 use millpond_record::{BatchBuilder, ProducerEpoch, ProducerId, Timestamp};
 use millpond_wire::ErrorCode;
+use millpond_wire::delete_records::{DeleteRecordsPartition, DeleteRecordsRequest, DeleteRecordsTopic};
+use millpond_wire::delete_topics::DeleteTopicsRequest;
 use millpond_wire::describe_cluster::DescribeClusterRequest;
+use millpond_wire::describe_log_dirs::{DescribableLogDirTopic, DescribeLogDirsRequest, DescribeLogDirsResult};
 use millpond_wire::describe_producers::{self, DescribeProducersRequest};
 use millpond_wire::describe_topic_partitions::{Cursor, DescribeTopicPartitionsRequest, TopicRequest};
 use millpond_wire::metadata::{MetadataRequest, MetadataRequestTopic};
@@ -138,4 +141,67 @@ fn idempotent_producers_are_listed_with_their_last_sequence_also_after_a_restart
         assert_eq!(found, [(40, 3, 0), (41, 3, 2)]);
         served.restart();
     }
+}
+
+/// The one directory; `None` asks for all partitions.
+fn log_dir(client: &mut Client, version: i16, wanted: Option<&[(&str, &[i32])]>) -> DescribeLogDirsResult {
+    let topic = |(name, partitions): &(&str, &[i32])| DescribableLogDirTopic {
+        topic: (*name).into(),
+        partitions: partitions.to_vec(),
+    };
+    let topics = wanted.map(|wanted| wanted.iter().map(topic).collect());
+    let mut answer = client.call(version, &DescribeLogDirsRequest { topics });
+    assert_code(answer.error_code, ErrorCode::NONE);
+    assert_eq!(answer.results.len(), 1);
+    answer.results.remove(0)
+}
+
+/// Topic, partition and bytes.
+fn sizes(dir: &DescribeLogDirsResult) -> Vec<(&str, i32, i64)> {
+    assert_code(dir.error_code, ErrorCode::NONE);
+    let partitions = dir.topics.iter().flat_map(|topic| topic.partitions.iter().map(|one| (topic.name.as_str(), one)));
+    let sizes = partitions.map(|(topic, one)| {
+        assert!((one.offset_lag, one.is_future_key) == (0, false));
+        (topic, one.partition_index, one.partition_size)
+    });
+    sizes.collect()
+}
+
+#[test]
+fn what_partitions_take_on_the_volume_is_described_also_of_those_that_rest() {
+    let mut served = Served::start();
+    let mut client = served.client();
+    client.create("logs", 2, &[]);
+    client.create("empty", 1, &[]);
+    let written = batch(&[&"x".repeat(1000)]);
+    let bytes = written.len() as i64;
+    client.produce("logs", -1, written);
+    for life in ["that wrote it", "that has it from the last"] {
+        let mut client = served.client();
+        for version in 1..=4 {
+            let dir = log_dir(&mut client, version, Some(&[("logs", &[0, 1, 1, 9]), ("none", &[0]), ("empty", &[])]));
+            let found = sizes(&dir);
+            let [("logs", 0, first), ("logs", 1, 0)] = found[..] else { panic!("{found:?} in the life {life}") };
+            // Beside the batch there are entries of Raft alone.
+            assert!((bytes..bytes + 500).contains(&first), "{first} in the life {life}");
+            assert!(dir.log_dir.starts_with('/'), "{}", dir.log_dir);
+            let known = if version < 4 {
+                dir.total_bytes == -1
+            } else {
+                0 < dir.usable_bytes && dir.usable_bytes < dir.total_bytes
+            };
+            assert!(known, "{dir:?}");
+            let all = log_dir(&mut client, version, None);
+            assert_eq!(sizes(&all), [("empty", 0, 0), ("logs", 0, first), ("logs", 1, 0)]);
+            assert_eq!(sizes(&log_dir(&mut client, version, Some(&[]))), []);
+        }
+        served.restart();
+    }
+    let mut client = served.client();
+    let partitions = vec![DeleteRecordsPartition { partition_index: 0, offset: -1 }];
+    let topics = vec![DeleteRecordsTopic { name: "logs".into(), partitions }];
+    client.call(2, &DeleteRecordsRequest { topics, timeout_ms: 10_000 });
+    assert_eq!(sizes(&log_dir(&mut client, 4, Some(&[("logs", &[0])]))), [("logs", 0, 0)]);
+    client.call(5, &DeleteTopicsRequest { topic_names: vec!["logs".into()], timeout_ms: 10_000, ..Default::default() });
+    assert_eq!(sizes(&log_dir(&mut client, 4, None)), [("empty", 0, 0)]);
 }

@@ -11,6 +11,7 @@ use millpond_wire::alter_configs::{self, AlterConfigsRequest};
 use millpond_wire::create_partitions::{
     CreatePartitionsAssignment, CreatePartitionsRequest, CreatePartitionsTopic, CreatePartitionsTopicResult,
 };
+use millpond_wire::create_topics::{CreatableTopic, CreatableTopicConfig, CreateTopicsRequest};
 use millpond_wire::describe_configs::{DescribeConfigsRequest, DescribeConfigsResource, DescribeConfigsResourceResult};
 use millpond_wire::incremental_alter_configs::{AlterConfigsResource, AlterableConfig, IncrementalAlterConfigsRequest};
 use millpond_wire::list_config_resources::ListConfigResourcesRequest;
@@ -264,4 +265,40 @@ fn topics_and_brokers_are_listed_as_what_has_settings() {
     assert_eq!(list(1, &[16, 32]), (ErrorCode::NONE, vec![]));
     assert_eq!(list(1, &[99]), (ErrorCode::UNSUPPORTED_VERSION, vec![]));
     assert_eq!(list(0, &[]), (ErrorCode::NONE, vec![]));
+}
+
+#[test]
+fn a_refusal_that_would_quote_much_is_answered_with_the_beginning_of_it() {
+    let served = Served::start();
+    let mut client = served.client();
+    client.create("logs", 1, &[]);
+    // The longest string that a request of these versions may have; the answer's may be no longer.
+    let long = "x".repeat(32_767);
+    let topics = vec![CreatePartitionsTopic { name: long.as_str().into(), count: 3, assignments: None }];
+    let answer = client.call(1, &CreatePartitionsRequest { topics, timeout_ms: 10_000, validate_only: false });
+    assert_code(answer.results[0].error_code, ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);
+    let change = |value: &str| AlterableConfig {
+        name: "retention.ms".into(),
+        config_operation: SET,
+        value: Some(Str::from(value)),
+    };
+    let bad = AlterConfigsResource { resource_type: BROKER, resource_name: long.as_str().into(), configs: vec![] };
+    let configs = vec![change(&long)];
+    let unknown = AlterConfigsResource { resource_type: TOPIC, resource_name: "logs".into(), configs };
+    let resources = vec![bad, unknown];
+    let answer = client.call(0, &IncrementalAlterConfigsRequest { resources, validate_only: false });
+    let codes: Vec<_> = answer.responses.iter().map(|response| ErrorCode(response.error_code)).collect();
+    assert_eq!(codes, [ErrorCode::INVALID_REQUEST, ErrorCode::INVALID_CONFIG]);
+    for message in answer.responses.iter().map(|response| response.error_message.as_deref().expect("a sentence")) {
+        assert!(message.len() < 1100 && message.ends_with('…'), "{message}");
+    }
+    let topic = CreatableTopic {
+        name: "new".into(),
+        num_partitions: 1,
+        replication_factor: 1,
+        configs: vec![CreatableTopicConfig { name: "retention.ms".into(), value: Some(Str::from(long.as_str())) }],
+        ..Default::default()
+    };
+    let answer = client.call(4, &CreateTopicsRequest { topics: vec![topic], ..Default::default() });
+    assert_code(answer.topics[0].error_code, ErrorCode::INVALID_CONFIG);
 }

@@ -150,6 +150,21 @@ fn a_topic_with_a_codec_of_its_own_stores_every_batch_in_it_and_keeps_their_orde
 }
 
 #[test]
+fn a_batch_that_outgrows_its_limits_in_the_topics_codec_is_refused() {
+    let served = Served::start();
+    let mut client = served.client();
+    let zeros = BatchBuilder::new().codec(Codec::Gzip).record(Timestamp(5), None, Some(&vec![0; 2_000_000])).build();
+    for (topic, most, code) in [
+        ("messages", "1500000", ErrorCode::MESSAGE_TOO_LARGE),
+        ("segments", "3000000", ErrorCode::RECORD_LIST_TOO_LARGE),
+    ] {
+        let limits = [("compression.type", "uncompressed"), ("max.message.bytes", most), ("segment.bytes", "1600000")];
+        client.create(topic, 1, &limits);
+        assert_code(client.produce(topic, -1, zeros.clone()).error_code, code);
+    }
+}
+
+#[test]
 fn log_append_time_is_in_the_batch_and_in_the_answer() {
     let served = Served::start();
     let mut client = served.client();

@@ -4,7 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use millpond_record::BrokerId;
 
-use crate::config::{ConfigError, TopicDefaults, check_supported, check_topic_configs, effective_configs, same_value};
+use crate::config::{
+    ConfigError, TopicDefaults, check_length, check_supported, check_together, check_topic_configs, effective_configs,
+    same_value,
+};
 use crate::config_table::{ConfigKind, Support, TopicConfig, topic_config, topic_config_of_broker};
 use crate::image::Image;
 use crate::names::{TopicNameError, check_topic_name};
@@ -161,6 +164,7 @@ fn alter_topic(
             }
             let (set, notices) = check_topic_configs(&set)?;
             configs.extend(set);
+            check_together(&configs)?;
             (configs, notices)
         }
     };
@@ -171,7 +175,7 @@ fn alter_topic(
 
 /// A list with items added or taken away.
 fn changed_list(
-    config: &TopicConfig,
+    config: &'static TopicConfig,
     current: &str,
     operation: &ConfigOperation,
     items: &str,
@@ -179,20 +183,19 @@ fn changed_list(
     if config.kind != ConfigKind::List {
         return Err(AlterConfigError::NotAList(config.name.to_owned()));
     }
-    let split = |text: &str| -> Vec<String> {
-        text.split(',').map(|item| item.trim().to_owned()).filter(|item| !item.is_empty()).collect()
-    };
-    let (mut list, items) = (split(current), split(items));
-    match operation {
-        ConfigOperation::Subtract(_) => list.retain(|item| !items.contains(item)),
-        _ => {
-            for item in items {
-                if !list.contains(&item) {
-                    list.push(item);
-                }
-            }
+    // Before anything is made of it.
+    check_length(config, items)?;
+    let split = |text| str::split(text, ',').map(str::trim).filter(|item| !item.is_empty());
+    let list: Vec<&str> = match operation {
+        ConfigOperation::Subtract(_) => {
+            let taken: BTreeSet<&str> = split(items).collect();
+            split(current).filter(|item| !taken.contains(item)).collect()
         }
-    }
+        _ => {
+            let mut seen = BTreeSet::new();
+            split(current).chain(split(items)).filter(|item| seen.insert(*item)).collect()
+        }
+    };
     Ok(list.join(","))
 }
 

@@ -19,11 +19,19 @@ pub enum ConfigError {
     Null(String),
     #[error("topic setting {0} is given twice")]
     Twice(String),
+    #[error("the value of topic setting {name} has {bytes} bytes: the limit is {MAX_CONFIG_VALUE_BYTES}")]
+    TooLong { name: &'static str, bytes: usize },
+    #[error("min.compaction.lag.ms ({min}) is above max.compaction.lag.ms ({max})")]
+    CompactionLags { min: i64, max: i64 },
     #[error("topic setting {name} cannot be {value:?}: {expected}")]
     Invalid { name: &'static str, value: String, expected: String },
     #[error("topic setting {name} cannot be {value:?}, only {default:?}: {why}")]
     Unsupported { name: &'static str, value: String, default: &'static str, why: &'static str },
 }
+
+/// The longest value of a setting, in bytes (Kafka's `ConfigurationControlManager`): values are in memory on every
+/// broker, and in every description.
+pub const MAX_CONFIG_VALUE_BYTES: usize = i16::MAX as usize;
 
 /// Where a value in force comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -170,6 +178,7 @@ pub fn check_topic_configs(
             return Err(ConfigError::Twice(name.clone()));
         }
     }
+    check_together(&configs)?;
     Ok((configs, notices))
 }
 
@@ -311,8 +320,26 @@ impl TopicSettings {
     }
 }
 
+/// Checks what a client sent as a value, or as a part of one.
+pub(crate) fn check_length(config: &'static TopicConfig, value: &str) -> Result<(), ConfigError> {
+    let (name, bytes) = (config.name, value.len());
+    if bytes > MAX_CONFIG_VALUE_BYTES { Err(ConfigError::TooLong { name, bytes }) } else { Ok(()) }
+}
+
+/// Checks that settings of a topic go together (Kafka's `LogConfig.validateValues`).
+pub(crate) fn check_together(own: &BTreeMap<String, String>) -> Result<(), ConfigError> {
+    let value = |name: &str| -> Option<i64> {
+        own.get(name).map(String::as_str).or_else(|| Some(topic_config(name)?.default))?.trim().parse().ok()
+    };
+    match (value("min.compaction.lag.ms"), value("max.compaction.lag.ms")) {
+        (Some(min), Some(max)) if min > max => Err(ConfigError::CompactionLags { min, max }),
+        _ => Ok(()),
+    }
+}
+
 /// Checks a value, and that the broker acts on it.
 pub(crate) fn check_supported(config: &'static TopicConfig, value: &str) -> Result<(), ConfigError> {
+    check_length(config, value)?;
     check_value(config, value)?;
     match config.support {
         Support::Refused(why) if !same_value(value, config.default) => {

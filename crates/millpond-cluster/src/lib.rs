@@ -41,8 +41,9 @@ pub use alter_configs::{
 pub use batch::{BatchFormatError, MAX_METADATA_BATCH_BYTES, decode_batch, encode_batch};
 pub use brokers::{BrokerError, register_broker};
 pub use config::{
-    CleanupPolicy, CompressionType, ConfigError, ConfigSource, EffectiveConfig, FlushSetting, Synonym, TimestampType,
-    TopicDefaults, TopicSettings, Validation, check_topic_configs, effective_configs, topic_synonyms,
+    CleanupPolicy, CompressionType, ConfigError, ConfigSource, EffectiveConfig, FlushSetting, MAX_CONFIG_VALUE_BYTES,
+    Synonym, TimestampType, TopicDefaults, TopicSettings, Validation, check_topic_configs, effective_configs,
+    topic_synonyms,
 };
 pub use config_table::{ConfigKind, Support, TOPIC_CONFIGS, TopicConfig, topic_config, topic_config_of_broker};
 pub use grow::{CreatePartitions, GrownTopic, MorePartitions, create_partitions};

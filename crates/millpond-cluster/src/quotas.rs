@@ -260,6 +260,9 @@ pub fn quota_for(
     client_id: &str,
     limit: impl Fn(&ClientQuota) -> Option<u64>,
 ) -> Option<(QuotaScope, u64)> {
+    // The beginning of a name that is too long for a quota is, too, and is not much to copy.
+    let beginning = |name: &'_ str| name.floor_char_boundary(MAX_QUOTA_NAME_BYTES + 4);
+    let (user, client_id) = (&user[..beginning(user)], &client_id[..beginning(client_id)]);
     let named = |name: &str| Some(EntityName::Named(name.to_owned()));
     let default = || Some(EntityName::Default);
     let order = [

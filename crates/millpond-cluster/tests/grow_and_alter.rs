@@ -319,3 +319,49 @@ fn the_most_specific_quota_counts_and_says_who_shares_it() {
     let (scope, limit) = quota_for(&image, "u", "another", produce).expect("one counts");
     assert_eq!((limit, scope.client_id.as_deref()), (2, Some("another")), "each client id has a limit of its own");
 }
+
+#[test]
+fn a_client_id_that_is_too_long_for_a_quota_has_the_default_and_is_not_copied_whole() {
+    let longest = "x".repeat(1024);
+    let named = [("client-id", Some(longest.as_str()))];
+    let rate = |value| [("producer_byte_rate", Some(value))];
+    let image = with_quotas(&cluster(), &[quota(&named, &rate(5.0)), quota(ANY_CLIENT, &rate(7.0))]);
+    let limit = |client_id: &str| quota_for(&image, "u", client_id, |quota| quota.produce).expect("one counts");
+    assert_eq!(limit(&longest).1, 5);
+    assert_eq!(limit(&format!("{longest}x")).1, 7);
+    let (scope, shared) = limit(&"ä".repeat(20_000));
+    assert!(shared == 7 && scope.client_id.is_some_and(|name| name.len() < 1100));
+}
+
+#[test]
+fn an_item_of_a_long_list_is_looked_up_once_and_the_list_is_refused_for_its_length() {
+    let logs = ConfigResource::Topic("logs".to_owned());
+    let items: Vec<String> = (0..700_000).map(|number| number.to_string()).collect();
+    let long = items.join(",");
+    for operation in [ConfigOperation::Append, ConfigOperation::Subtract, ConfigOperation::Set] {
+        let refused = alter(&cluster(), &logs, &[("cleanup.policy", operation(long.clone()))]);
+        let error = ConfigError::TooLong { name: "cleanup.policy", bytes: long.len() };
+        assert_eq!(refused, Err(AlterConfigError::Invalid(error)));
+    }
+    let broker = ConfigResource::Broker(None);
+    let refused = alter(&cluster(), &broker, &[("log.cleanup.policy", ConfigOperation::Append(long.clone()))]);
+    assert!(matches!(refused, Err(AlterConfigError::Invalid(ConfigError::TooLong { .. }))), "{refused:?}");
+    let zeros = format!("{}5", "0".repeat(40_000));
+    let refused = alter(&cluster(), &logs, &[("retention.ms", set(&zeros))]);
+    assert!(matches!(refused, Err(AlterConfigError::Invalid(ConfigError::TooLong { .. }))), "{refused:?}");
+}
+
+#[test]
+fn the_lags_of_compaction_must_go_together_whichever_is_set_first() {
+    let logs = ConfigResource::Topic("logs".to_owned());
+    let refused = |image: &Image, name, value| {
+        let refused = alter(image, &logs, &[(name, set(value))]);
+        matches!(refused, Err(AlterConfigError::Invalid(ConfigError::CompactionLags { min: 2000, max: 1000 })))
+    };
+    let min = alter(&cluster(), &logs, &[("min.compaction.lag.ms", set("2000"))]).expect("below the default");
+    assert!(refused(&min, "max.compaction.lag.ms", "1000"));
+    let max = alter(&cluster(), &logs, &[("max.compaction.lag.ms", set("1000"))]).expect("above the default");
+    assert!(refused(&max, "min.compaction.lag.ms", "2000"));
+    let both = [("min.compaction.lag.ms", set("2000")), ("max.compaction.lag.ms", set("2000"))];
+    alter(&max, &logs, &both).expect("as long as each other");
+}

@@ -86,12 +86,19 @@ impl Groups {
         Ok(metadata)
     }
 
-    /// Creates a partition of which this broker has the only replica. It is durable when this returns.
+    /// Creates a partition of which this broker has the only replica. It is durable when this returns; may be called
+    /// again when it fails.
     pub async fn create(&self, spec: GroupSpec) -> Result<Partition, RaftError> {
         let (group, replica) = (spec.group, spec.replica);
         let shared = &self.0.shared;
-        let log = self.create_group(spec).await?;
-        self.append_founding_membership(group, shared.broker, replica, &log).await?;
+        let log = match self.create_group(spec).await {
+            // An earlier attempt came as far as that.
+            Err(RaftError::Storage(StorageError::GroupExists(_))) => self.log_of(group).await?,
+            created => created?,
+        };
+        if log.frontiers().last.is_none() {
+            self.append_founding_membership(group, shared.broker, replica, &log).await?;
+        }
         let partition = Partition::open(Arc::clone(shared), replica, group, log);
         self.0.partitions.write().unwrap_or_else(PoisonError::into_inner).insert(group, partition.clone());
         Ok(partition)
@@ -142,6 +149,20 @@ impl Groups {
         if let Some(metadata) = metadata {
             metadata.shutdown().await;
         }
+    }
+
+    /// The log of a group that is there, when all that it holds is durable.
+    async fn log_of(&self, group: GroupId) -> Result<Arc<Log>, RaftError> {
+        let data_dir = self.0.shared.data_dir.clone();
+        let log = self.0.shared.runtime.blocking(move || data_dir.log(group)).await?;
+        let log = log.ok_or(RaftError::NoSuchGroup(group))?;
+        let waited = Arc::clone(&log);
+        self.durable(group, move |done| {
+            waited.notify_flushed(done);
+            Ok(())
+        })
+        .await?;
+        Ok(log)
     }
 
     async fn create_group(&self, spec: GroupSpec) -> Result<Arc<Log>, RaftError> {

@@ -20,7 +20,7 @@ use crate::replay::{self, RecoveryReport};
 use crate::stats::StorageStats;
 use crate::sweep::Sweeper;
 use crate::table::{TABLE_FILE, Table};
-use crate::types::{Done, GroupRow, GroupSpec, Hold, Retained, folder_name, is_topic_name};
+use crate::types::{Done, GroupRow, GroupSpec, Hold, PartitionSize, Retained, folder_name, is_topic_name};
 use crate::writer::WriteTroubles;
 use crate::{OpenError, StorageError};
 
@@ -237,6 +237,11 @@ impl DataDir {
     /// All groups, in the order of their ids; opens nothing.
     pub fn groups(&self) -> Vec<GroupRow> {
         self.0.registry.slots().iter().filter_map(|slot| slot.row()).collect()
+    }
+
+    /// What each group keeps, in the order of their ids; opens nothing. Without those that are set aside.
+    pub fn sizes(&self) -> Vec<PartitionSize> {
+        self.0.registry.slots().iter().filter_map(|slot| slot.size()).collect()
     }
 
     /// What retention must know of a group's log; opens nothing. `None` when there is no such group.

@@ -49,7 +49,8 @@ pub use replay::{DamagedGroup, RecoveryReport};
 pub use retention::{Limits, SegmentFacts, may_move_log_start, new_log_start};
 pub use stats::{ROUND_BYTES_BOUNDS, ROUND_RECORDS_BOUNDS, SYNC_MICROS_BOUNDS, StorageStats};
 pub use types::{
-    Done, EpochStart, FlushMode, GroupRow, GroupSpec, Hold, LogOptions, LogPosition, Retained, SegmentPosition, Vote,
+    Done, EpochStart, FlushMode, GroupRow, GroupSpec, Hold, LogOptions, LogPosition, PartitionSize, Retained,
+    SegmentPosition, Vote,
 };
 pub use verify::{Finding, Severity, VerifySummary, verify};
 pub use writer::WriteTroubles;

@@ -10,7 +10,7 @@ use millpond_runtime::Disk;
 use crate::StorageError;
 use crate::log::{Log, LogContext};
 use crate::partition_folder::PartitionMetadata;
-use crate::types::{GroupRow, Retained};
+use crate::types::{GroupRow, PartitionSize, Retained};
 
 /// All groups. A group whose deletion is not durable yet is among them.
 #[derive(Default)]
@@ -118,6 +118,25 @@ impl Slot {
         let state = self.state();
         let known = !state.deleted && !state.row.set_aside;
         known.then(|| state.log.as_ref().map_or(state.row.retained, |log| log.retained()))
+    }
+
+    /// What it keeps; `None` once the group is being deleted, or where the log is set aside.
+    pub(crate) fn size(&self) -> Option<PartitionSize> {
+        let state = self.state();
+        if state.deleted || state.row.set_aside {
+            return None;
+        }
+        let GroupRow { group, topic, partition, log_start, log_end, retained, .. } = &state.row;
+        let (kept, retained) = match &state.log {
+            Some(log) => {
+                let frontiers = log.frontiers();
+                (frontiers.log_start..frontiers.log_end, log.retained())
+            }
+            None => (*log_start..*log_end, *retained),
+        };
+        // Entries of Raft alone are nothing that anybody asked to keep.
+        let bytes = if kept.is_empty() { 0 } else { retained.bytes };
+        Some(PartitionSize { group: *group, topic: topic.clone(), partition: *partition, bytes })
     }
 
     pub(crate) fn open_log(&self) -> Option<Arc<Log>> {

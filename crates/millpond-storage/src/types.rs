@@ -154,6 +154,19 @@ impl Retained {
     };
 }
 
+/// What a partition keeps (Kafka's DescribeLogDirs).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartitionSize {
+    /// The partition's group.
+    pub group: GroupId,
+    /// The topic's name.
+    pub topic: String,
+    /// The partition's index within its topic.
+    pub partition: PartitionIndex,
+    /// Bytes of all segments that are not wholly below the log start, written yet or not; 0 without records.
+    pub bytes: u64,
+}
+
 /// One group as `groups.table` keeps it: enough to answer for it without opening its folder.
 ///
 /// A row describes the log after every journal record of the group with a sequence number below `journal_sequence`,

@@ -9,6 +9,8 @@ use millpond_runtime::sim::{Crash, DiskFaults, NodeId, World, block_on};
 use millpond_runtime::{Runtime, Stream};
 use millpond_wire::create_topics::{CreatableTopic, CreateTopicsRequest};
 use millpond_wire::delete_topics::DeleteTopicsRequest;
+use millpond_wire::describe_log_dirs::DescribeLogDirsRequest;
+use millpond_wire::describe_topic_partitions::{DescribeTopicPartitionsRequest, TopicRequest};
 use millpond_wire::fetch::{FetchPartition, FetchRequest, FetchTopic};
 use millpond_wire::metadata::{MetadataRequest, MetadataRequestTopic};
 use millpond_wire::produce::{PartitionProduceData, PartitionProduceResponse, ProduceRequest, TopicProduceData};
@@ -374,5 +376,94 @@ fn a_broker_that_is_still_recovering_says_that_it_lives_and_is_not_ready() {
         let scene = starting.await.expect("it starts");
         assert_eq!(http(&world, &clients, "/ready").await.as_deref(), Some("HTTP/1.1 200 OK"));
         drop(scene);
+    });
+}
+
+/// Nothing can be written to the folder of the first partition of "logs".
+fn logs_fail() -> DiskFaults {
+    DiskFaults { write_error: 1.0, write_error_in: "/logs-0/", ..DiskFaults::default() }
+}
+
+#[test]
+fn a_topic_whose_partition_cannot_be_made_is_served_as_soon_as_it_can() {
+    block_on(10, async {
+        let scene = Scene::start(&[]).await;
+        let mut client = scene.client().await;
+        scene.world.set_disk_faults(BROKER, logs_fail());
+        assert_eq!(ErrorCode(try_create(&mut client, "logs").await), ErrorCode::KAFKA_STORAGE_ERROR);
+        assert_eq!(ErrorCode(try_create(&mut client, "logs").await), ErrorCode::TOPIC_ALREADY_EXISTS);
+        create(&mut client, "another").await;
+        scene.clients.sleep(Duration::from_secs(60)).await;
+        assert_eq!(auto_create(&mut client, "logs").await, ErrorCode::LEADER_NOT_AVAILABLE);
+        scene.world.set_disk_faults(BROKER, DiskFaults::default());
+        scene.clients.sleep(Duration::from_secs(10)).await;
+        assert_eq!(produce(&mut client, "logs", 100).await.base_offset, 0);
+        assert_eq!(produce(&mut client, "another", 100).await.base_offset, 0);
+    });
+}
+
+#[test]
+fn a_topic_whose_partition_could_not_be_made_leaves_nothing_behind_when_it_is_deleted() {
+    block_on(11, async {
+        let scene = Scene::start(&[]).await;
+        let mut client = scene.client().await;
+        scene.world.set_disk_faults(BROKER, logs_fail());
+        assert_eq!(ErrorCode(try_create(&mut client, "logs").await), ErrorCode::KAFKA_STORAGE_ERROR);
+        delete(&mut client, "logs").await;
+        scene.world.set_disk_faults(BROKER, DiskFaults::default());
+        create(&mut client, "logs").await;
+        assert_eq!(produce(&mut client, "logs", 100).await.base_offset, 0);
+    });
+}
+
+#[test]
+fn a_partition_that_has_failed_has_no_leader_however_a_client_asks() {
+    block_on(12, async {
+        let scene = Scene::start(&[]).await;
+        let mut client = scene.client().await;
+        create(&mut client, "logs").await;
+        scene.world.set_disk_faults(BROKER, logs_fail());
+        while produce(&mut client, "logs", 100_000).await.error_code == 0 {
+            scene.clients.sleep(Duration::from_secs(1)).await;
+        }
+        // A write that failed is tried again for a while.
+        scene.clients.sleep(Duration::from_secs(120)).await;
+        let code = produce(&mut client, "logs", 100).await.error_code;
+        assert_eq!(ErrorCode(code), ErrorCode::KAFKA_STORAGE_ERROR);
+        let topic = MetadataRequestTopic { name: Some(Str::from("logs")), ..Default::default() };
+        client.send(9, &MetadataRequest { topics: Some(vec![topic]), ..Default::default() }).await.expect("sent");
+        let found =
+            client.receive::<MetadataRequest>(9).await.expect("an answer").topics.remove(0).partitions.remove(0);
+        let topics = vec![TopicRequest { name: Str::from("logs") }];
+        let request = DescribeTopicPartitionsRequest { topics, response_partition_limit: 9, cursor: None };
+        client.send(0, &request).await.expect("sent");
+        let answer = client.receive::<DescribeTopicPartitionsRequest>(0).await.expect("an answer");
+        let described = &answer.topics[0].partitions[0];
+        let expected = (ErrorCode::LEADER_NOT_AVAILABLE.0, -1, &vec![], &vec![1], &vec![1]);
+        assert_eq!(
+            (found.error_code, found.leader_id, &found.isr_nodes, &found.replica_nodes, &found.offline_replicas),
+            expected
+        );
+        let replicas = (&described.isr_nodes, &described.replica_nodes, &described.offline_replicas);
+        assert_eq!((described.error_code, described.leader_id, replicas.0, replicas.1, replicas.2), expected);
+    });
+}
+
+#[test]
+fn a_directory_that_has_failed_says_so_until_the_broker_ends() {
+    block_on(13, async {
+        let scene = Scene::start(&[]).await;
+        let mut client = scene.client().await;
+        create(&mut client, "logs").await;
+        scene.world.set_disk_faults(
+            BROKER,
+            DiskFaults { sync_error: 1.0, sync_error_in: "/journal/", ..DiskFaults::default() },
+        );
+        assert_eq!(ErrorCode(produce(&mut client, "logs", 100).await.error_code), ErrorCode::KAFKA_STORAGE_ERROR);
+        scene.broker.fatal().await;
+        client.send(4, &DescribeLogDirsRequest { topics: None }).await.expect("sent");
+        let answer = client.receive::<DescribeLogDirsRequest>(4).await.expect("an answer");
+        let (dir, code) = (&answer.results[0], ErrorCode(answer.results[0].error_code));
+        assert_eq!((dir.log_dir.as_str(), code, dir.topics.len()), ("/data", ErrorCode::KAFKA_STORAGE_ERROR, 0));
     });
 }

@@ -116,15 +116,27 @@ fn describe(call: &Call, topic: &ServedTopic, first: usize, shown: usize) -> Des
     let described = topic.topic.partitions.iter().zip(&topic.partitions).skip(first).take(shown);
     let partitions = described.map(|(described, served)| {
         let replicas: Vec<i32> = described.replicas.iter().map(|replica| replica.broker.0).collect();
-        DescribeTopicPartitionsResponsePartition {
+        let partition = DescribeTopicPartitionsResponsePartition {
             partition_index: described.index.0,
-            leader_id: call.shared.node.0,
             leader_epoch: served.leader_epoch().0,
-            isr_nodes: replicas.clone(),
-            replica_nodes: replicas,
+            replica_nodes: replicas.clone(),
             eligible_leader_replicas: Some(Vec::new()),
             last_known_elr: Some(Vec::new()),
             ..DescribeTopicPartitionsResponsePartition::default()
+        };
+        match served.has_failed() {
+            false => DescribeTopicPartitionsResponsePartition {
+                leader_id: call.shared.node.0,
+                isr_nodes: replicas,
+                ..partition
+            },
+            // As in Metadata: no other replica could lead.
+            true => DescribeTopicPartitionsResponsePartition {
+                error_code: ErrorCode::LEADER_NOT_AVAILABLE.0,
+                leader_id: -1,
+                offline_replicas: replicas,
+                ..partition
+            },
         }
     });
     DescribeTopicPartitionsResponseTopic {

@@ -58,7 +58,7 @@ async fn end_of_epoch(
     check_leader_epoch(LeaderEpoch(asked.current_leader_epoch), current)?;
     let log = partition.log().await.map_err(|error| errors::raft(&error))?;
     let epoch = LeaderEpoch(asked.leader_epoch);
-    if epoch < LeaderEpoch(0) {
+    if epoch < LeaderEpoch(0) || epoch > current {
         return Ok(UNDEFINED);
     }
     if epoch == current {

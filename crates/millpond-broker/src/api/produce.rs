@@ -413,9 +413,12 @@ impl ToOpen {
         if let Some(codec) = self.target {
             batch = recompress(&batch, codec, self.rules.decompress_limit).map_err(|error| errors::records(&error))?;
             header = BatchHeader::read(&batch).map_err(|error| errors::batch(&error))?;
-            if header.size_bytes > self.rules.max_message_bytes {
-                let (found, limit) = (header.size_bytes, self.rules.max_message_bytes);
-                return Err(InvalidBatch::TooLarge { found, limit }.into());
+            let found = header.size_bytes;
+            if found > self.rules.max_message_bytes {
+                return Err(InvalidBatch::TooLarge { found, limit: self.rules.max_message_bytes }.into());
+            }
+            if found > self.rules.segment_bytes {
+                return Err(InvalidBatch::LargerThanSegment { found, limit: self.rules.segment_bytes }.into());
             }
         }
         // The batch may still be a slice of the frame; its own copy lets the frame go.

@@ -23,6 +23,27 @@ async fn fresh(runtime: &Runtime, path: &Path, spec: GroupSpec) -> (Groups, Part
     (groups, partition)
 }
 
+async fn finishes_what_an_earlier_attempt_began(runtime: Runtime, path: std::path::PathBuf) {
+    let data_dir = open(&runtime, &path).await;
+    let groups = Groups::start(runtime.clone(), data_dir.clone());
+    let (done, durable) = tokio::sync::oneshot::channel();
+    let made = data_dir.clone();
+    let group = runtime.blocking(move || made.create_group(spec(1), Box::new(move |result| drop(done.send(result)))));
+    drop(group.await.expect("a group without entries"));
+    durable.await.expect("called").expect("durable");
+    let partition = groups.create(spec(1)).await.expect("the rest of it");
+    let written = partition.propose(proposal("a"), Acks::All, None).await.expect("written");
+    assert_eq!(written.base_offset, Offset(0));
+    groups.shutdown().await;
+    close(&runtime, data_dir).await;
+}
+
+#[test]
+fn a_partition_whose_making_was_interrupted_is_made_by_the_next_attempt() {
+    on_the_real_disk(finishes_what_an_earlier_attempt_began);
+    simulated(1, finishes_what_an_earlier_attempt_began);
+}
+
 async fn keeps_the_order_across_waking(runtime: Runtime, path: std::path::PathBuf) {
     let data_dir = open(&runtime, &path).await;
     let groups = Groups::start(runtime.clone(), data_dir.clone());

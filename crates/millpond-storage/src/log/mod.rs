@@ -229,11 +229,11 @@ impl Log {
 
     /// Where an epoch ends: the largest known epoch that is not above it, and the offset after its last record (Kafka's
     /// OffsetForLeaderEpoch, `LeaderEpochFileCache.endOffsetFor`). For an epoch older than all it is that epoch itself
-    /// and the log start; for one newer than all, `None`.
+    /// and the log start. For one newer than all, it is the newest and the log end: a term may end before it has an
+    /// entry, and only the caller knows which terms there were. `None` in an empty log.
     pub fn epoch_end_offset(&self, epoch: LeaderEpoch) -> Option<(LeaderEpoch, Offset)> {
         let state = self.state();
-        let newest = state.epochs.last()?.term.leader_epoch();
-        if epoch > newest {
+        if state.epochs.is_empty() {
             return None;
         }
         let after = state.epochs.partition_point(|start| start.term.leader_epoch() <= epoch);
