@@ -101,6 +101,8 @@ pub(crate) fn alter_config(error: &AlterConfigError) -> Fault {
         AlterConfigError::UnknownBroker(_)
         | AlterConfigError::ResourceTwice
         | AlterConfigError::SettingTwice(_)
+        | AlterConfigError::NoTopic
+        | AlterConfigError::InvalidOnBroker(_)
         | AlterConfigError::NotAtRunTime(_) => ErrorCode::INVALID_REQUEST,
     };
     Fault::new(code, error.to_string())
@@ -201,12 +203,6 @@ pub(crate) fn records(error: &RecordsError) -> Fault {
 /// Bytes that are no batch.
 pub(crate) fn batch(error: &BatchError) -> Fault {
     Fault::new(ErrorCode::CORRUPT_MESSAGE, error.to_string())
-}
-
-/// acks=all where fewer replicas exist than `min.insync.replicas` asks for.
-pub(crate) fn not_enough_replicas(wanted: u32, found: usize) -> Fault {
-    let message = format!("min.insync.replicas is {wanted}, the partition has {found} replicas");
-    Fault::new(ErrorCode::NOT_ENOUGH_REPLICAS, message)
 }
 
 /// A fetch below the log start or above the log end.

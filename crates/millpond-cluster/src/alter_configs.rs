@@ -6,7 +6,7 @@ use millpond_record::BrokerId;
 
 use crate::config::{
     ConfigError, TopicDefaults, check_length, check_supported, check_together, check_topic_configs, effective_configs,
-    same_value,
+    normalized, same_value,
 };
 use crate::config_table::{ConfigKind, Support, TopicConfig, topic_config, topic_config_of_broker};
 use crate::image::Image;
@@ -48,6 +48,9 @@ pub enum AlterConfigError {
     /// INVALID_TOPIC_EXCEPTION
     #[error(transparent)]
     InvalidName(#[from] TopicNameError),
+    /// INVALID_REQUEST
+    #[error("no topic is named: what all topics inherit is set on the brokers")]
+    NoTopic,
     /// UNKNOWN_TOPIC_OR_PARTITION
     #[error("there is no topic {0:?}")]
     UnknownTopic(String),
@@ -66,6 +69,9 @@ pub enum AlterConfigError {
     /// INVALID_CONFIG
     #[error(transparent)]
     Invalid(#[from] ConfigError),
+    /// INVALID_REQUEST
+    #[error(transparent)]
+    InvalidOnBroker(ConfigError),
     /// INVALID_REQUEST
     #[error(
         "setting {0} cannot be changed while brokers run: only those whose value topics inherit can. Change the \
@@ -132,6 +138,9 @@ fn alter_topic(
     name: &str,
     alteration: &ConfigAlteration,
 ) -> Result<Altered, AlterConfigError> {
+    if name.is_empty() {
+        return Err(AlterConfigError::NoTopic);
+    }
     let Some(topic) = image.topic(name) else {
         check_topic_name(name)?;
         return Err(AlterConfigError::UnknownTopic(name.to_owned()));
@@ -212,13 +221,13 @@ fn alter_broker(
     let mut notices = Vec::new();
     let mut set = |settings: &mut BTreeMap<String, String>, name: &str, value: &str| {
         let config = topic_config_of_broker(name).ok_or_else(|| AlterConfigError::NotAtRunTime(name.to_owned()))?;
-        check_supported(config, value)?;
+        check_supported(config, value).map_err(AlterConfigError::InvalidOnBroker)?;
         if let Support::Recorded(sentence) = config.support
             && !same_value(value, config.default)
         {
             notices.push(format!("{name}={value} is accepted, but {sentence}"));
         }
-        settings.insert(name.to_owned(), value.trim().to_owned());
+        settings.insert(name.to_owned(), normalized(config, value));
         Ok::<(), AlterConfigError>(())
     };
     match alteration {

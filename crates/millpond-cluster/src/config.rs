@@ -3,11 +3,13 @@
 //! A value comes from the topic itself, else from what was set at run time on the broker or on all brokers, else from
 //! the broker's configuration, else from the table.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use millpond_record::BrokerId;
 
-use crate::config_table::{Support, TOPIC_CONFIGS, TopicConfig, Valid, topic_config, topic_config_of_broker};
+use crate::config_table::{
+    ConfigKind, Support, TOPIC_CONFIGS, TopicConfig, Valid, topic_config, topic_config_of_broker,
+};
 use crate::image::Image;
 
 /// Why a topic setting is refused. All of them are INVALID_CONFIG to a client.
@@ -174,7 +176,7 @@ pub fn check_topic_configs(
         {
             notices.push(format!("{name}={value} is accepted, but {sentence}"));
         }
-        if configs.insert(name.clone(), value.trim().to_owned()).is_some() {
+        if configs.insert(name.clone(), normalized(config, value)).is_some() {
             return Err(ConfigError::Twice(name.clone()));
         }
     }
@@ -247,7 +249,8 @@ pub struct TopicSettings {
     pub timestamp_type: TimestampType,
     pub timestamp_before_max_ms: i64,
     pub timestamp_after_max_ms: i64,
-    /// At least 1. A produce with acks=all to a partition with fewer live replicas is NOT_ENOUGH_REPLICAS.
+    /// At least 1; counts up to the number of a partition's replicas, as in Kafka (`Partition.effectiveMinIsr`). So a
+    /// partition with one replica always has enough of them.
     pub min_insync_replicas: u32,
     /// 1 MiB to 2^31 - 1 bytes.
     pub segment_bytes: u32,
@@ -320,6 +323,16 @@ impl TopicSettings {
     }
 }
 
+/// A checked value as it is kept: a list has each item once.
+pub(crate) fn normalized(config: &'static TopicConfig, value: &str) -> String {
+    if config.kind != ConfigKind::List {
+        return value.trim().to_owned();
+    }
+    let mut seen = BTreeSet::new();
+    let items: Vec<&str> = value.split(',').map(str::trim).filter(|item| seen.insert(*item)).collect();
+    items.join(",")
+}
+
 /// Checks what a client sent as a value, or as a part of one.
 pub(crate) fn check_length(config: &'static TopicConfig, value: &str) -> Result<(), ConfigError> {
     let (name, bytes) = (config.name, value.len());
@@ -381,10 +394,10 @@ pub(crate) fn check_value(config: &'static TopicConfig, value: &str) -> Result<(
         Valid::OneOf(words) => format!("one of {}", words.join(", ")),
         Valid::Some(words) => {
             let mut parts = trimmed.split(',').map(str::trim);
-            if parts.all(|part| words.contains(&part)) {
+            if trimmed.is_empty() || parts.all(|part| words.contains(&part)) {
                 return Ok(());
             }
-            format!("one or more of {}, separated by commas", words.join(", "))
+            format!("some of {}, separated by commas, or nothing", words.join(", "))
         }
         Valid::Throttle if is_throttle_list(trimmed) => return Ok(()),
         Valid::Throttle => "'*', or partition:broker pairs separated by commas".to_owned(),
@@ -415,7 +428,7 @@ mod tests {
             ("retention.ms", Some("-2")),
             ("retention.ms", None),
             ("cleanup.policy", Some("shred")),
-            ("cleanup.policy", Some("")),
+            ("cleanup.policy", Some(",")),
             ("compression.type", Some("brotli")),
             ("compression.gzip.level", Some("0")),
             ("min.insync.replicas", Some("0")),
@@ -443,6 +456,7 @@ mod tests {
             ("retention.ms", "-1"),
             ("retention.bytes", "12345"),
             ("cleanup.policy", "delete"),
+            ("compression.gzip.level", "-1"),
             ("compression.type", "zstd"),
             ("millpond.flush", "relaxed"),
         ] {
@@ -460,6 +474,20 @@ mod tests {
         }
         let (_, notices) = check("delete.retention.ms", Some("86400000")).expect("the default");
         assert_eq!(notices, Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_policy_may_be_none_and_names_each_one_once() {
+        for (given, kept, delete, compact) in [
+            ("", "", false, false),
+            ("delete, delete", "delete", true, false),
+            ("delete,compact,delete", "delete,compact", true, true),
+        ] {
+            let (configs, _) = check("cleanup.policy", Some(given)).expect("a good value");
+            assert_eq!(configs.get("cleanup.policy").map(String::as_str), Some(kept));
+            let settings = TopicSettings::resolve(&configs, &TopicDefaults::default()).expect("checked values");
+            assert_eq!(settings.cleanup, CleanupPolicy { delete, compact });
+        }
     }
 
     #[test]

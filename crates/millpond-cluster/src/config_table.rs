@@ -40,7 +40,7 @@ pub(crate) enum Valid {
     /// A number in this range, ends included.
     Number(f64, f64),
     OneOf(&'static [&'static str]),
-    /// One or more of these, separated by commas.
+    /// Some of these, separated by commas, or nothing.
     Some(&'static [&'static str]),
     /// `partition:broker` pairs separated by commas, `*`, or nothing.
     Throttle,
@@ -103,8 +103,8 @@ pub const TOPIC_CONFIGS: &[TopicConfig] = topic_configs! {
     "cleanup.policy" < "log.cleanup.policy": List = "delete", Valid::Some(&["compact", "delete"]),
         Recorded("records without a key are refused on a compacted topic, but this version of millpond does not \
                   compact yet"),
-        "What happens to old data: 'delete' drops it by age or size, 'compact' keeps the last record of each key, and \
-         both may be combined. A compacted topic takes no record without a key.";
+        "What happens to old data: 'delete' drops it by age or size, 'compact' keeps the last record of each key, both \
+         may be combined, and nothing keeps all. A compacted topic takes no record without a key.";
     "compression.gzip.level" < "compression.gzip.level": Int = "-1", DefaultOrWhole(1, 9), Refused(NO_LEVELS),
         "The gzip level where the broker compresses; -1 is the codec's default.";
     "compression.lz4.level" < "compression.lz4.level": Int = "9", Whole(1, 17), Refused(NO_LEVELS),
@@ -163,7 +163,7 @@ pub const TOPIC_CONFIGS: &[TopicConfig] = topic_configs! {
         Recorded(NO_COMPACTION),
         "How long a record is safe from compaction, in milliseconds.";
     "min.insync.replicas" < "min.insync.replicas": Int = "1", Whole(1, INT_MAX), Honoured,
-        "How many replicas must have a write with acks=all before it is acknowledged.";
+        "How many replicas must have a write with acks=all before it is acknowledged, at most all there are.";
     "preallocate" < "log.preallocate": Boolean = "false", Valid::Boolean,
         Refused("millpond preallocates its journal and never a segment"),
         "Whether segment files are preallocated.";

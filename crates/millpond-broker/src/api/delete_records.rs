@@ -60,7 +60,7 @@ fn find(call: &Call, topic: &str, index: PartitionIndex) -> Result<Partition, Er
     if is_internal(topic) {
         return Err(ErrorCode::INVALID_TOPIC_EXCEPTION);
     }
-    if !served.settings.cleanup.delete {
+    if served.settings.cleanup.compact && !served.settings.cleanup.delete {
         return Err(ErrorCode::POLICY_VIOLATION);
     }
     Ok(partition.clone())

@@ -67,14 +67,16 @@ fn handle(mut call: Call) -> Step {
                         // Clients expect that a topic which was just created answers with a retriable error first, as
                         // in Kafka; they ask again at once, and find it. Somebody else may have created it just now.
                         Ok(_) | Err(TopicError::Exists(_)) => ErrorCode::LEADER_NOT_AVAILABLE,
-                        Err(error) => {
-                            warn!(topic = %name, "not created on demand: {error}");
-                            errors::topic(error).code
-                        }
+                        Err(error) => errors::topic(error).code,
                     };
                     (name.clone(), code)
                 });
                 let codes = codes.collect();
+                let refused = missing.iter().zip(&created.decision.results).filter_map(|(name, result)| match result {
+                    Ok(_) | Err(TopicError::Exists(_)) => None,
+                    Err(error) => Some((name, error)),
+                });
+                warn_of_refused(refused);
                 let snapshot = match created.index {
                     Some(index) => call.shared.metadata.settled(index).await,
                     None => call.shared.metadata.snapshot(),
@@ -91,6 +93,13 @@ fn handle(mut call: Call) -> Step {
         let response = respond(&call, &snapshot, &request, &codes);
         Step::Reply(call.answer(&response))
     }))
+}
+
+/// One line, however many topics a client asks for.
+fn warn_of_refused<'a>(mut refused: impl Iterator<Item = (&'a Str, &'a TopicError)>) {
+    if let Some((topic, error)) = refused.next() {
+        warn!(%topic, others = refused.count(), "not created on demand: {error}");
+    }
 }
 
 /// Topics that the client asks for, may create, and that are not there.

@@ -235,11 +235,6 @@ impl Work {
         };
         // Null records are refused like none: Kafka never answers them.
         let sent = data.records.as_ref().map(|records| records.to_bytes()).unwrap_or_default();
-        let replicas =
-            topic.topic.partition(PartitionIndex(data.index)).map_or(0, |partition| partition.replicas.len());
-        if matches!(self.acks, Acks::All) && topic.settings.min_insync_replicas as usize > replicas {
-            return Err(errors::not_enough_replicas(topic.settings.min_insync_replicas, replicas).into());
-        }
         let rules = rules(&topic.settings, self.call.version);
         let target = target_codec(topic.settings.compression);
         if must_open(&sent, &rules, target) {

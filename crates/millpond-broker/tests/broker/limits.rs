@@ -1,13 +1,9 @@
 //! Limits on connections, over loopback.
 
-#![expect(clippy::disallowed_methods, reason = "drives a real broker over real sockets")]
-
-mod support;
-
 use std::time::{Duration, Instant};
 
+use crate::support::{Client, PATIENCE, Served};
 use millpond_wire::metadata::MetadataRequest;
-use support::{Client, PATIENCE, Served};
 
 fn metadata() -> MetadataRequest {
     MetadataRequest { topics: Some(Vec::new()), ..Default::default() }
@@ -43,7 +39,7 @@ fn two_thousand_idle_connections_leave_the_others_as_fast_as_before() {
     let round_trips = |client: &mut Client| {
         let start = Instant::now();
         for _ in 0..300 {
-            assert_eq!(client.produce("logs", 1, support::batch(&["x"])).error_code, 0);
+            assert_eq!(client.produce("logs", 1, crate::support::batch(&["x"])).error_code, 0);
         }
         start.elapsed()
     };
@@ -120,10 +116,11 @@ fn a_stop_with_hundreds_of_partitions_and_busy_connections_takes_less_than_two_s
     for (number, client) in busy.iter_mut().enumerate() {
         for round in 0..15 {
             let topic = format!("topic-{}", (number * 15 + round) % 300);
-            client.send(9, &support::produce_request(&topic, -1, vec![(0, support::batch(&["x"; 50]))]));
+            client.send(9, &crate::support::produce_request(&topic, -1, vec![(0, crate::support::batch(&["x"; 50]))]));
         }
     }
-    let waiting = millpond_wire::fetch::FetchRequest { max_wait_ms: 60_000, ..support::fetch_request("topic-0", 99) };
+    let waiting =
+        millpond_wire::fetch::FetchRequest { max_wait_ms: 60_000, ..crate::support::fetch_request("topic-0", 99) };
     admin.send(12, &waiting);
     let took = served.stop();
     assert!(took < Duration::from_secs(2), "{took:?}");

@@ -1,17 +1,13 @@
 //! Quotas against a whole broker: who is throttled, for how long, and who is not.
 
-#![expect(clippy::disallowed_methods, reason = "drives a real process over real sockets")]
-
-mod support;
-
 use std::time::{Duration, Instant};
 
+use crate::support::{Client, Served, assert_code, batch, fetch_request, produce_request};
 use millpond_wire::ErrorCode;
 use millpond_wire::alter_client_quotas::{AlterClientQuotasRequest, EntityData, OpData, RequestEntryData};
 use millpond_wire::describe_client_quotas::{ComponentData, DescribeClientQuotasRequest};
 use millpond_wire::fetch::FetchRequest;
 use millpond_wire::metadata::MetadataRequest;
-use support::{Client, Served, assert_code, batch, fetch_request, produce_request};
 
 /// Sets one quota of a client id (`None`: the default for all); `None` removes it.
 fn set(client: &mut Client, client_id: Option<&str>, key: &str, value: Option<f64>, validate_only: bool) -> ErrorCode {
@@ -100,7 +96,7 @@ fn a_consumer_above_its_default_quota_is_told_to_wait_and_gets_its_records() {
     while waited == 0 {
         let request = FetchRequest { max_wait_ms: 0, ..fetch_request("logs", offset) };
         let answer = consumer.call(12, &request);
-        let found = support::values(&answer.responses[0].partitions[0]);
+        let found = crate::support::values(&answer.responses[0].partitions[0]);
         assert!((1..=10).contains(&found.len()), "an answer has ten seconds' worth at most");
         offset += found.len() as i64;
         waited = answer.throttle_time_ms;

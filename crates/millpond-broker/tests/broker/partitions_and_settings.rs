@@ -1,12 +1,9 @@
 //! CreatePartitions and the settings APIs against a whole broker: what is refused, and that changes take effect at once
 //! and outlive the broker.
 
-#![expect(clippy::disallowed_methods, reason = "drives a real process over real sockets")]
-
-mod support;
-
 use std::collections::BTreeMap;
 
+use crate::support::{Client, Served, assert_code, batch, produce_request, values};
 use millpond_wire::alter_configs::{self, AlterConfigsRequest};
 use millpond_wire::create_partitions::{
     CreatePartitionsAssignment, CreatePartitionsRequest, CreatePartitionsTopic, CreatePartitionsTopicResult,
@@ -17,7 +14,6 @@ use millpond_wire::incremental_alter_configs::{AlterConfigsResource, AlterableCo
 use millpond_wire::list_config_resources::ListConfigResourcesRequest;
 use millpond_wire::metadata::{MetadataRequest, MetadataRequestTopic};
 use millpond_wire::{ErrorCode, Str};
-use support::{Client, Served, assert_code, batch, produce_request, values};
 
 const TOPIC: i8 = 2;
 const BROKER: i8 = 4;
@@ -245,7 +241,15 @@ fn resources_that_are_not_there_or_have_no_settings_are_refused_with_a_sentence(
     let answer = client.call(4, &DescribeConfigsRequest { resources: vec![some], ..Default::default() });
     let names: Vec<_> = answer.results[0].configs.iter().map(|config| config.name.as_str()).collect();
     assert_eq!(names, ["retention.ms"]);
-    assert_eq!(alter(&mut client, TOPIC, "logs", &[("retention.ms", 9, Some("5"))]), ErrorCode::INVALID_REQUEST);
+    for (kind, name, change, expected) in [
+        (TOPIC, "logs", ("retention.ms", 9, Some("5")), ErrorCode::INVALID_REQUEST),
+        (TOPIC, "logs", ("retention.ms", SET, Some("abc")), ErrorCode::INVALID_CONFIG),
+        (TOPIC, "", ("retention.ms", SET, Some("5")), ErrorCode::INVALID_REQUEST),
+        (TOPIC, "two words", ("retention.ms", SET, Some("5")), ErrorCode::INVALID_TOPIC_EXCEPTION),
+        (BROKER, "", ("log.retention.ms", SET, Some("abc")), ErrorCode::INVALID_REQUEST),
+    ] {
+        assert_eq!(alter(&mut client, kind, name, &[change]), expected, "{name:?} {change:?}");
+    }
 }
 
 #[test]

@@ -1,12 +1,9 @@
 //! What a broker does where storage sets the limits: requests that the journal cannot take, a directory without its
 //! metadata, answers that depend on what is durable.
 
-#![expect(clippy::disallowed_methods, reason = "drives a real process over real sockets")]
-
-mod support;
-
 use std::sync::Arc;
 
+use crate::support::{Served, assert_code, batch, fetch_request, produce_request, values};
 use millpond_broker::{Broker, BrokerConfig, StartError};
 use millpond_record::{GroupId, PartitionIndex, ReplicaId, TopicId};
 use millpond_runtime::{RealDisk, Runtime};
@@ -16,7 +13,6 @@ use millpond_wire::fetch::FetchRequest;
 use millpond_wire::metadata::MetadataRequest;
 use millpond_wire::produce::ProduceRequest;
 use millpond_wire::{ErrorCode, Str};
-use support::{Served, assert_code, batch, fetch_request, produce_request, values};
 
 fn topics(count: usize) -> CreateTopicsRequest {
     let config = |name: &'static str, value: &'static str| CreatableTopicConfig {

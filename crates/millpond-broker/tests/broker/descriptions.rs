@@ -1,9 +1,6 @@
 //! DescribeCluster, DescribeTopicPartitions, DescribeProducers, DescribeLogDirs and OffsetForLeaderEpoch against a whole broker.
 
-#![expect(clippy::disallowed_methods, reason = "drives a real process over real sockets")]
-
-mod support;
-
+use crate::support::{Client, Served, assert_code, batch};
 use millpond_record::{BatchBuilder, ProducerEpoch, ProducerId, Timestamp};
 use millpond_wire::ErrorCode;
 use millpond_wire::delete_records::{DeleteRecordsPartition, DeleteRecordsRequest, DeleteRecordsTopic};
@@ -16,7 +13,6 @@ use millpond_wire::metadata::{MetadataRequest, MetadataRequestTopic};
 use millpond_wire::offset_for_leader_epoch::{
     OffsetForLeaderEpochRequest, OffsetForLeaderPartition, OffsetForLeaderTopic,
 };
-use support::{Client, Served, assert_code, batch};
 
 #[test]
 fn the_cluster_is_described_as_metadata_describes_it() {

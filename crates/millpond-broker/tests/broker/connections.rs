@@ -1,17 +1,13 @@
 //! What holds for every request: negotiation, order of answers, refusals that close the connection, the stop.
 
-#![expect(clippy::disallowed_methods, reason = "drives a real process over real sockets")]
-
-mod support;
-
 use std::time::{Duration, Instant};
 
+use crate::support::{Client, Served, assert_code, batch, fetch_request, produce_request};
 use bytes::{BufMut, Bytes};
 use millpond_wire::ErrorCode;
 use millpond_wire::api_versions::{ApiVersionsRequest, ApiVersionsResponse};
 use millpond_wire::metadata::MetadataRequest;
 use millpond_wire::{Decoder, Message};
-use support::{Client, Served, assert_code, batch, fetch_request, produce_request};
 
 fn software() -> ApiVersionsRequest {
     ApiVersionsRequest { client_software_name: "test".into(), client_software_version: "1".into() }
@@ -159,7 +155,7 @@ fn acks_0_is_not_answered_and_a_failed_one_closes_the_connection() {
     client.send(9, &produce_request("logs", 0, vec![(0, batch(&["a"]))]));
     let request = MetadataRequest { topics: Some(Vec::new()), ..Default::default() };
     client.call(9, &request);
-    assert_eq!(support::values(&client.fetch("logs", 0, 10_000)), ["a"]);
+    assert_eq!(crate::support::values(&client.fetch("logs", 0, 10_000)), ["a"]);
 
     let mut failing = served.client();
     failing.send(9, &produce_request("no-such-topic", 0, vec![(0, batch(&["a"]))]));

@@ -1,17 +1,13 @@
 //! DeleteRecords and retention against a whole broker.
 
-#![expect(clippy::disallowed_methods, reason = "drives a real process over real sockets")]
-
-mod support;
-
 use std::time::{Duration, Instant};
 
+use crate::support::{Client, PATIENCE, Served, batch, values};
 use millpond_wire::delete_records::{
     DeleteRecordsPartition, DeleteRecordsPartitionResult, DeleteRecordsRequest, DeleteRecordsTopic,
 };
 use millpond_wire::list_offsets::{ListOffsetsPartition, ListOffsetsRequest, ListOffsetsTopic};
 use millpond_wire::{ErrorCode, Str};
-use support::{Client, PATIENCE, Served, batch, values};
 
 fn delete(client: &mut Client, version: i16, topic: &str, partition: i32, offset: i64) -> DeleteRecordsPartitionResult {
     let partition = DeleteRecordsPartition { partition_index: partition, offset };
@@ -74,6 +70,7 @@ fn delete_records_is_refused_as_kafka_refuses_it() {
     client.create("logs", 1, &[]);
     client.create("tables", 1, &[("cleanup.policy", "compact")]);
     client.create("both", 1, &[("cleanup.policy", "compact,delete")]);
+    client.create("neither", 1, &[("cleanup.policy", "")]);
     client.produce("logs", -1, batch(&["a"]));
     for (topic, partition, asked, expected) in [
         ("logs", 0, 2, ErrorCode::OFFSET_OUT_OF_RANGE),
@@ -83,6 +80,7 @@ fn delete_records_is_refused_as_kafka_refuses_it() {
         ("logs", -1, 0, ErrorCode::UNKNOWN_TOPIC_OR_PARTITION),
         ("none", 0, 0, ErrorCode::UNKNOWN_TOPIC_OR_PARTITION),
         ("tables", 0, 0, ErrorCode::POLICY_VIOLATION),
+        ("neither", 0, 0, ErrorCode::NONE),
         ("both", 0, 0, ErrorCode::NONE),
         ("logs", 0, 1, ErrorCode::NONE),
     ] {

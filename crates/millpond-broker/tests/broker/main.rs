@@ -1,0 +1,16 @@
+//! The broker as its clients see it. One program for all of it: each test binary links the whole broker. Only what
+//! measures its process is a program of its own (`tests/hostile_requests.rs`).
+
+#![expect(clippy::disallowed_methods, reason = "drives a real broker over real sockets")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod connections;
+mod descriptions;
+mod limits;
+mod partitions_and_settings;
+mod produce_and_fetch;
+mod quotas;
+mod retention;
+mod storage_limits;
