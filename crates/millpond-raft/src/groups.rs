@@ -93,7 +93,11 @@ impl Groups {
         let shared = &self.0.shared;
         let log = match self.create_group(spec).await {
             // An earlier attempt came as far as that.
-            Err(RaftError::Storage(StorageError::GroupExists(_))) => self.log_of(group).await?,
+            Err(RaftError::Storage(StorageError::GroupExists(_))) => {
+                let data_dir = shared.data_dir.clone();
+                let log = shared.runtime.blocking(move || data_dir.log(group)).await?;
+                log.ok_or(RaftError::NoSuchGroup(group))?
+            }
             created => created?,
         };
         if log.frontiers().last.is_none() {
@@ -149,20 +153,6 @@ impl Groups {
         if let Some(metadata) = metadata {
             metadata.shutdown().await;
         }
-    }
-
-    /// The log of a group that is there, when all that it holds is durable.
-    async fn log_of(&self, group: GroupId) -> Result<Arc<Log>, RaftError> {
-        let data_dir = self.0.shared.data_dir.clone();
-        let log = self.0.shared.runtime.blocking(move || data_dir.log(group)).await?;
-        let log = log.ok_or(RaftError::NoSuchGroup(group))?;
-        let waited = Arc::clone(&log);
-        self.durable(group, move |done| {
-            waited.notify_flushed(done);
-            Ok(())
-        })
-        .await?;
-        Ok(log)
     }
 
     async fn create_group(&self, spec: GroupSpec) -> Result<Arc<Log>, RaftError> {

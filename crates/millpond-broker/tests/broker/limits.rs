@@ -67,7 +67,7 @@ fn a_fetch_that_holds_the_memory_for_answers_ends_when_others_need_it() {
     let served = Served::with(&[("millpond.answer.memory.bytes", "1048576")]);
     let mut client = served.client();
     client.create("logs", 1, &[]);
-    let mut many = support::fetch_request("logs", 0);
+    let mut many = crate::support::fetch_request("logs", 0);
     many.topics[0].partitions = vec![many.topics[0].partitions[0].clone(); 5_000];
     let waiting = millpond_wire::fetch::FetchRequest { max_wait_ms: 50_000, ..many };
     let start = Instant::now();
@@ -92,14 +92,15 @@ fn a_large_request_behind_a_fetch_that_waits_takes_no_memory_from_others() {
     let served = Served::with(&[("queued.max.request.bytes", "1048576")]);
     let mut greedy = served.client();
     greedy.create("logs", 2, &[]);
-    let waiting = millpond_wire::fetch::FetchRequest { max_wait_ms: 50_000, ..support::fetch_request("logs", 0) };
+    let waiting =
+        millpond_wire::fetch::FetchRequest { max_wait_ms: 50_000, ..crate::support::fetch_request("logs", 0) };
     greedy.send(12, &waiting);
     let large = "x".repeat(1 << 20);
-    greedy.send(9, &support::produce_request("logs", 1, vec![(0, support::batch(&[&large]))]));
+    greedy.send(9, &crate::support::produce_request("logs", 1, vec![(0, crate::support::batch(&[&large]))]));
     let mut other = served.client();
     let start = Instant::now();
     for _ in 0..100 {
-        let request = support::produce_request("logs", 1, vec![(1, support::batch(&["x"]))]);
+        let request = crate::support::produce_request("logs", 1, vec![(1, crate::support::batch(&["x"]))]);
         assert_eq!(other.call(9, &request).responses[0].partition_responses[0].error_code, 0);
     }
     assert!(start.elapsed() < Duration::from_secs(30), "others waited {:?}", start.elapsed());

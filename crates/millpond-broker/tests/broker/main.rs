@@ -8,6 +8,7 @@ mod support;
 
 mod connections;
 mod descriptions;
+mod fetch_sessions;
 mod limits;
 mod partitions_and_settings;
 mod produce_and_fetch;

@@ -1,18 +1,14 @@
 //! Fetch sessions (KIP-227) against a whole broker.
 
-#![expect(clippy::disallowed_methods, reason = "drives a real broker over real sockets")]
-
-mod support;
-
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use crate::support::{Client, PATIENCE, Served, batch, produce_request, values};
 use millpond_wire::ErrorCode;
 use millpond_wire::delete_records::{DeleteRecordsPartition, DeleteRecordsRequest, DeleteRecordsTopic};
 use millpond_wire::delete_topics::DeleteTopicsRequest;
 use millpond_wire::fetch::{FetchPartition, FetchRequest, FetchResponse, FetchTopic, ForgottenTopic, PartitionData};
 use millpond_wire::metadata::{MetadataRequest, MetadataRequestTopic};
-use support::{Client, PATIENCE, Served, batch, produce_request, values};
 
 /// A session as its client knows it.
 struct Session {
