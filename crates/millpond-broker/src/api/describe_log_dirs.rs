@@ -1,5 +1,5 @@
-//! DescribeLogDirs (KIP-113, KIP-827): how much each partition takes, and the size of the volume that it is on. There is
-//! one directory, and everybody may see it.
+//! DescribeLogDirs (KIP-113, KIP-827): how much each partition takes, and the size of the volume that it is on. There
+//! is one directory, and everybody may see it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
