@@ -1,5 +1,5 @@
-//! DescribeCluster, DescribeTopicPartitions, DescribeProducers, DescribeLogDirs and OffsetForLeaderEpoch against a whole
-//! broker.
+//! DescribeCluster, DescribeTopicPartitions, DescribeProducers, DescribeLogDirs and OffsetForLeaderEpoch against a
+//! whole broker.
 
 use crate::support::{Client, Served, assert_code, batch};
 use millpond_record::{BatchBuilder, ProducerEpoch, ProducerId, Timestamp};
