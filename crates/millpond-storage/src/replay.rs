@@ -117,7 +117,7 @@ pub(crate) fn first_pass(
         }
         Ok(())
     })?;
-    if scanned.records > 0 {
+    if !scanned.files.is_empty() {
         scan::make_durable(disk, folder, &scanned)?;
     }
     Ok(FirstPass { scanned, created, deleted })

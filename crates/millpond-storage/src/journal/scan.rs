@@ -263,6 +263,9 @@ pub(crate) fn make_durable(disk: &dyn Disk, folder: &Path, scanned: &Scanned) ->
         let file = disk.open(&path, OpenMode::Write).map_err(write_error)?;
         if scanned.files.last() == Some(number) {
             write_again(&*file, scanned.last_write.clone()).map_err(write_error)?;
+            if scanned.last_write.start == 0 {
+                write_header_again(&*file, *number).map_err(write_error)?;
+            }
         }
         file.sync_data().map_err(write_error)?;
     }
@@ -279,6 +282,16 @@ fn write_again(file: &dyn File, range: Range<u64>) -> io::Result<()> {
         position += bytes as u64;
     }
     Ok(())
+}
+
+/// A crash within a file's first write may have left one of the two copies of its header.
+fn write_header_again(file: &dyn File, number: u64) -> io::Result<()> {
+    let mut bytes = vec![0; FILE_HEADER_BYTES];
+    file.read_exact_at(&mut bytes, 0)?;
+    match FileHeader::find(&bytes, number) {
+        HeaderFound::Header(header) => file.write_all_at(&[IoSlice::new(&header.encode())], 0),
+        HeaderFound::Newer(_) | HeaderFound::None => Ok(()),
+    }
 }
 
 /// Whether a record of the journal begins behind the last whole one: the last write did not reach the disk in full, or

@@ -72,7 +72,7 @@ impl Verifier<'_> {
         let Some(mut listing) = self.listing(&folder) else { return };
         self.leftovers(&folder, row, &mut listing);
         let damages = self.summary.damages;
-        self.first_segment(&folder, row, &listing);
+        self.first_segment(&folder, row, &listing, course);
         let active = row
             .durable
             .map(|at| (SegmentName { base_offset: at.base_offset, first_index: at.first_index }, at.position.0));
@@ -191,7 +191,7 @@ impl Verifier<'_> {
     }
 
     /// Everything behind P must be in a segment.
-    fn first_segment(&mut self, folder: &Path, row: &GroupRow, listing: &Listing) {
+    fn first_segment(&mut self, folder: &Path, row: &GroupRow, listing: &Listing, course: &mut Course) {
         let lowest = row.purged.map(|purged| RaftIndex(purged.index.0 + 1));
         let lowest = lowest.or(row.epochs.first().map(|epoch| epoch.index));
         let first = listing.logs.first().map(|name| name.first_index);
@@ -199,7 +199,7 @@ impl Verifier<'_> {
             && lowest <= last.index
             && first.is_none_or(|first| first > lowest)
         {
-            self.damage(folder, At::FILE, format!("the segment with entry {lowest} is missing"));
+            self.differs(course, lowest, folder, At::FILE, &format!("the segment with entry {lowest} is missing"));
         }
     }
 
