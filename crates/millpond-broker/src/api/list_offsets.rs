@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use futures::future::join_all;
 use millpond_raft::Partition;
 use millpond_record::{LeaderEpoch, Offset, PartitionIndex, Timestamp};
 use millpond_storage::{Found, Frontiers, Log, StorageError};
@@ -22,6 +23,8 @@ pub(crate) const API: Api =
 /// From here on answers carry the leader epoch.
 const FIRST_WITH_EPOCH: i16 = 4;
 const READ_COMMITTED: i8 = 1;
+/// Logs of one request that are opened at once.
+const OPEN_AT_ONCE: usize = 64;
 
 /// What is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,13 +76,20 @@ fn handle(mut call: Call) -> Step {
         let mut topics = Vec::with_capacity(request.topics.len());
         for topic in &request.topics {
             let mut partitions = Vec::with_capacity(topic.partitions.len());
-            for partition in &topic.partitions {
-                let twice = counts.get(&(&topic.name, partition.partition_index)).is_some_and(|count| *count > 1);
-                let answer = match twice {
-                    true => Err(ErrorCode::INVALID_REQUEST.into()),
-                    false => look_up(&call, &topic.name, partition, read_committed).await,
-                };
-                partitions.push(respond(call.version, partition.partition_index, answer));
+            // Logs that are not open yet are opened side by side.
+            for asked in topic.partitions.chunks(OPEN_AT_ONCE) {
+                let answers = asked.iter().map(|asked| {
+                    let twice = counts.get(&(&topic.name, asked.partition_index)).is_some_and(|count| *count > 1);
+                    let (call, name) = (&call, &topic.name);
+                    async move {
+                        let answer = match twice {
+                            true => Err(ErrorCode::INVALID_REQUEST.into()),
+                            false => look_up(call, name, asked, read_committed).await,
+                        };
+                        respond(call.version, asked.partition_index, answer)
+                    }
+                });
+                partitions.extend(join_all(answers).await);
             }
             topics.push(ListOffsetsTopicResponse { name: topic.name.clone(), partitions });
         }
