@@ -328,6 +328,7 @@ async fn open_data_dir(
         index_interval_bytes: config.index_interval_bytes,
         relaxed_sync_bytes: config.relaxed_sync_bytes,
         segment_sync_bytes: config.segment_sync_bytes,
+        open_logs: config.open_logs,
         opened_at: Timestamp(runtime.wall_clock()),
     };
     let on_fatal = move |error: &StorageError| report(&fatal, error.to_string());

@@ -48,6 +48,11 @@ pub enum ConfigError {
 /// The fewest open files that a broker can work with: journal, a few logs, a few clients.
 const MIN_OPEN_FILES: u64 = 256;
 
+/// Logs that a start after a crash has open at the same time: where it is not known how many files there may be, and at
+/// most.
+const LEAST_OPEN_LOGS: usize = 32;
+const MOST_OPEN_LOGS: usize = 4096;
+
 /// A host name or IP address, and a port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostPort {
@@ -149,6 +154,8 @@ pub struct BrokerConfig {
     pub relaxed_sync_bytes: u64,
     /// `millpond.segment.sync.bytes`.
     pub segment_sync_bytes: u64,
+    /// Logs that a start after a crash has open at the same time. Not a setting: [`BrokerConfig::fit_open_files`].
+    pub open_logs: usize,
 }
 
 impl BrokerConfig {
@@ -179,7 +186,7 @@ impl BrokerConfig {
 
 impl BrokerConfig {
     /// Holds the connections to half of the files that the process may have open: the rest is for logs and the journal,
-    /// which must not fail because of clients.
+    /// which must not fail because of clients. A start after a crash may take three eighths for logs.
     ///
     /// # Errors
     /// [`ConfigError::TooFewFiles`] below 256.
@@ -188,6 +195,7 @@ impl BrokerConfig {
             return Err(ConfigError::TooFewFiles { limit });
         }
         self.max_connections = self.max_connections.min(usize::try_from(limit / 2).unwrap_or(usize::MAX));
+        self.open_logs = usize::try_from(limit / 8).map_or(MOST_OPEN_LOGS, |logs| logs.min(MOST_OPEN_LOGS));
         Ok(())
     }
 }
@@ -268,6 +276,7 @@ impl Values {
             retention_check_interval_ms: self.number("log.retention.check.interval.ms"),
             relaxed_sync_bytes: self.number("millpond.relaxed.sync.bytes"),
             segment_sync_bytes: self.number("millpond.segment.sync.bytes"),
+            open_logs: LEAST_OPEN_LOGS,
         }
     }
 }
@@ -336,12 +345,12 @@ mod tests {
     }
 
     #[test]
-    fn connections_leave_half_of_the_open_files_to_logs() {
+    fn connections_leave_half_of_the_open_files_to_logs_and_these_some_to_the_journal() {
         let mut config = resolve(&[]).expect("it resolves");
         config.fit_open_files(1 << 20).expect("enough");
-        assert_eq!(config.max_connections, 10_000);
+        assert_eq!((config.max_connections, config.open_logs), (10_000, 4096));
         config.fit_open_files(1024).expect("enough");
-        assert_eq!(config.max_connections, 512);
+        assert_eq!((config.max_connections, config.open_logs), (512, 128));
         assert_eq!(config.fit_open_files(128), Err(ConfigError::TooFewFiles { limit: 128 }));
     }
 

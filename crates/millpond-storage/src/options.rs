@@ -28,6 +28,8 @@ pub struct StorageOptions {
     /// Where a journal round has this many bytes of one log, the log's segment is synced instead of writing them twice.
     /// On a disk whose sync takes more than half a millisecond it is more, in proportion.
     pub segment_sync_bytes: u64,
+    /// Logs that a start after a crash has open at the same time, at least 1; each has two or three files open.
+    pub open_logs: usize,
     /// The time at which the directory is opened. A batch that is found without the time of its append was appended
     /// before that, whatever its records say; so a timestamp of the future cannot keep it for ever.
     pub opened_at: Timestamp,
@@ -74,6 +76,7 @@ impl Default for StorageOptions {
             index_interval_bytes: 4096,
             relaxed_sync_bytes: 64 << 20,
             segment_sync_bytes: 512 << 10,
+            open_logs: 256,
             opened_at: Timestamp(i64::MAX),
         }
     }

@@ -26,9 +26,6 @@ use crate::{OpenError, StorageError};
 /// Without it a broker cannot run.
 const METADATA_GROUP: GroupId = GroupId(0);
 
-/// Logs that have files open at the same time, two or three each: a process may often have no more than 1024.
-const OPEN_LOGS: usize = 256;
-
 /// Logs that are synced at the same time.
 const SYNCS_AT_ONCE: usize = 32;
 
@@ -163,15 +160,16 @@ pub(crate) struct Recovery<'a> {
 struct Logs {
     all: BTreeMap<GroupId, Arc<Log>>,
     /// Those of them that may have files open.
-    open: Vec<Arc<Log>>,
+    open: BTreeMap<GroupId, Arc<Log>>,
 }
 
 impl Logs {
-    /// The log has files open; if too many have, all of them are synced and let go of theirs.
-    fn opened(&mut self, runtime: &Runtime, log: &Arc<Log>) {
-        self.open.push(log.clone());
-        if self.open.len() >= OPEN_LOGS {
-            let open = std::mem::take(&mut self.open);
+    /// The log has files open; if `most` have, all of them are synced and let go of theirs. What was written need not
+    /// be synced before the start is over, because the journal has it, too: a sync per log is what makes it slow.
+    fn opened(&mut self, runtime: &Runtime, most: usize, log: &Arc<Log>) {
+        self.open.insert(log.group(), log.clone());
+        if self.open.len() >= most {
+            let open: Vec<Arc<Log>> = std::mem::take(&mut self.open).into_values().collect();
             // A log whose sync failed is set aside and says so when its recovery ends.
             runtime.parallel(SYNCS_AT_ONCE, open.len(), &|at| drop(open[at].rest()));
         }
@@ -217,7 +215,7 @@ impl Recovery<'_> {
             })?;
         }
         for log in logs.all.values().cloned().collect::<Vec<_>>() {
-            logs.opened(self.runtime, &log);
+            logs.opened(self.runtime, context.options.open_logs, &log);
             log.finish_recovery().or_else(|error| set_aside(error.into(), context, table, &mut logs, &mut report))?;
         }
         self.keep_records(&pass.scanned, &mut report)?;
@@ -265,7 +263,7 @@ impl Recovery<'_> {
                 check_owner(self.disk, &self.root.join(row.folder()), row)?;
                 let log = Log::recover(context, row)?;
                 logs.all.insert(group, log.clone());
-                logs.opened(self.runtime, &log);
+                logs.opened(self.runtime, context.options.open_logs, &log);
                 log
             }
         };

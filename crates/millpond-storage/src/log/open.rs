@@ -160,7 +160,7 @@ impl Log {
                 }
             }
             drop(state);
-            if recovery.kept {
+            if recovery.kept && !recovery.is_journaled() {
                 // Nothing else makes it durable: no row has it, and perhaps no journal.
                 self.sync(&mut files)?;
             }

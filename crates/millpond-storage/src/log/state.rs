@@ -98,6 +98,15 @@ pub(crate) struct Recovery {
     pub(crate) missing: Option<RaftIndex>,
 }
 
+impl Recovery {
+    /// Whether the journal has every entry that the segments held beyond the row, or proves that it was synced there:
+    /// then a start need not sync them, and the next one finds the journal as it is. Not after a truncation, when the
+    /// files and the journal may tell of different entries for a while.
+    pub(crate) fn is_journaled(&self) -> bool {
+        !self.tolerates_gaps && self.cuts.is_empty() && self.journaled_end >= self.found_end
+    }
+}
+
 /// An append to a relaxed log that is not reported flushed.
 pub(crate) struct RelaxedAck {
     /// Reported when everything below this index is written.

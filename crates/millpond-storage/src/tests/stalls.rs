@@ -242,6 +242,7 @@ fn a_start_after_a_crash_opens_few_files_at_a_time() {
             let world = World::new(1);
             let mut options = small();
             options.journal_file_bytes = 16 << 20;
+            options.open_logs = 64;
             let (data_dir, _) = open_with(&world.runtime_for(NODE), options.clone()).0.unwrap();
             let mut logs = Vec::new();
             for number in 1..=400 {
@@ -253,12 +254,41 @@ fn a_start_after_a_crash_opens_few_files_at_a_time() {
             world.crash(NODE, kind);
             drop(logs);
             let runtime = world.restart(NODE);
-            world.set_disk_faults(NODE, DiskFaults { open_files: 600, ..DiskFaults::default() });
+            world.set_disk_faults(NODE, DiskFaults { open_files: 200, ..DiskFaults::default() });
             let (data_dir, report) = open_with(&runtime, options).0.unwrap();
             assert_eq!((report.groups_replayed, report.damaged.len()), (400, 0));
+            world.set_disk_faults(NODE, DiskFaults::default());
             for number in 1..=400 {
                 assert_eq!(count(&data_dir.log(GroupId(number)).unwrap().unwrap()), 1);
             }
+        });
+    }
+}
+
+#[test]
+fn a_start_syncs_no_segment_whose_batches_the_journal_has() {
+    for written in [false, true] {
+        block_on(1, async {
+            let world = World::new(1);
+            let (data_dir, _) = open(&world.runtime_for(NODE)).unwrap();
+            let log = group(&world, &data_dir, spec(1, "topic1")).await;
+            produced(&world, &log, 10).await;
+            if written {
+                log.write_behind(u64::MAX).unwrap();
+            }
+            world.crash(NODE, Crash::Kill);
+            drop(log);
+            let runtime = world.restart(NODE);
+            let faults = DiskFaults { sync_error: 1.0, sync_error_in: "/topic1-0", ..DiskFaults::default() };
+            world.set_disk_faults(NODE, faults);
+            let (data_dir, report) = open(&runtime).unwrap();
+            assert_eq!((report.groups_replayed, report.damaged.len()), (1, 0), "a sync would have failed");
+            assert_eq!(count(&data_dir.log(GroupId(1)).unwrap().unwrap()), 10);
+            // Nor does the next one need it.
+            world.crash(NODE, Crash::PowerCut);
+            let (data_dir, report) = open(&world.restart(NODE)).unwrap();
+            assert_eq!((report.groups_replayed, report.damaged.len()), (1, 0));
+            assert_eq!(count(&data_dir.log(GroupId(1)).unwrap().unwrap()), 10);
         });
     }
 }
