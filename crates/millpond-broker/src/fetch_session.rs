@@ -134,11 +134,15 @@ impl<A> Session<A> {
 
     /// Makes the session one that later requests may change. False if a partition is in it twice.
     pub(crate) fn keep(&mut self) -> bool {
-        for (at, followed) in self.followed.iter().enumerate() {
+        for (at, followed) in self.followed.iter_mut().enumerate() {
             let Some(followed) = followed else { continue };
-            if !self.places.contains_key(&followed.topic) {
-                self.name_bytes += followed.topic.name_bytes();
-                self.places.insert(followed.topic.clone(), BTreeMap::new());
+            match self.places.get_key_value(&followed.topic) {
+                // One allocation of a name serves all its partitions, as it is counted.
+                Some((known, _)) => followed.topic = known.clone(),
+                None => {
+                    self.name_bytes += followed.topic.name_bytes();
+                    self.places.insert(followed.topic.clone(), BTreeMap::new());
+                }
             }
             let of_topic = self.places.get_mut(&followed.topic).expect("it was put there above");
             if of_topic.insert(followed.partition, at).is_some() {
@@ -159,12 +163,16 @@ impl<A> Session<A> {
             self.make_due(at);
             return;
         }
+        let topic = match self.places.get_key_value(topic) {
+            Some((known, _)) => known.clone(),
+            None => {
+                self.name_bytes += topic.name_bytes();
+                self.places.insert(topic.clone(), BTreeMap::new());
+                topic.clone()
+            }
+        };
         let place = self.push(topic.clone(), partition, asked, attach());
-        if !self.places.contains_key(topic) {
-            self.name_bytes += topic.name_bytes();
-            self.places.insert(topic.clone(), BTreeMap::new());
-        }
-        self.places.get_mut(topic).expect("it was put there above").insert(partition, place.at);
+        self.places.get_mut(&topic).expect("it was put there above").insert(partition, place.at);
     }
 
     /// Follows a partition no longer.

@@ -345,6 +345,10 @@ async fn open(groups: &Groups, topic: &Topic, known: Option<LogOptions>, spec: G
         // One that has failed has no use for settings before the next start, which sets them.
         unchanged = Some(error).filter(|_| !handle.has_failed());
     }
+    if let (Err(_), Some(known)) = (&handle, known) {
+        // The group may be there, with what it was made with.
+        options = known;
+    }
     Opened {
         host: Hosted { topic: topic.id, group, name: Arc::clone(&topic.name), partition, options },
         handle,

@@ -170,16 +170,12 @@ impl<T> SessionCache<T> {
         mut draw: impl FnMut() -> u64,
     ) -> (Option<i32>, Vec<T>) {
         let mut gone = Vec::new();
-        if !self.has_room(now_ms, size) {
+        let Some(prey) = self.prey(now_ms, size) else {
             gone.push(state);
             return (None, gone);
-        }
-        while !self.fits(size) {
-            let Some(prey) = self.prey(now_ms, size) else {
-                gone.push(state);
-                return (None, gone);
-            };
-            gone.extend(self.remove(prey));
+        };
+        for id in prey {
+            gone.extend(self.remove(id));
             self.evictions += 1;
         }
         let id = loop {
@@ -202,12 +198,7 @@ impl<T> SessionCache<T> {
 
     /// Whether there is room for a new session, or can be made.
     pub(crate) fn has_room(&self, now_ms: u64, size: Size) -> bool {
-        let possible = self.slots > 0 && size.bytes <= self.max_bytes;
-        possible && (self.fits(size) || self.prey(now_ms, size).is_some())
-    }
-
-    fn fits(&self, size: Size) -> bool {
-        self.sessions.len() < self.slots && self.taken.bytes + size.bytes <= self.max_bytes
+        self.prey(now_ms, size).is_some()
     }
 
     /// Ends the sessions that nobody has used since a time.
@@ -221,14 +212,24 @@ impl<T> SessionCache<T> {
         gone
     }
 
-    /// The session that must go for a new one.
-    fn prey(&self, now_ms: u64, size: Size) -> Option<i32> {
-        let (used_ms, id) = *self.by_use.first()?;
-        if now_ms.saturating_sub(used_ms) > STALE_MS {
-            return Some(id);
+    /// The sessions that must go for a new one: the longest unused of those that are stale, then the smallest that are
+    /// old and smaller. None if there is no room even then: nobody goes in vain.
+    fn prey(&self, now_ms: u64, size: Size) -> Option<Vec<i32>> {
+        if self.slots == 0 || size.bytes > self.max_bytes {
+            return None;
         }
-        let (partitions, id) = *self.by_size.first()?;
-        (partitions < size.partitions).then_some(id)
+        let is_stale = |used_ms: u64| now_ms.saturating_sub(used_ms) > STALE_MS;
+        let stale = self.by_use.iter().take_while(|(used_ms, _)| is_stale(*used_ms)).map(|(_, id)| *id);
+        let smaller = self.by_size.iter().take_while(|(partitions, _)| *partitions < size.partitions);
+        let smaller = smaller.map(|(_, id)| *id).filter(|id| !is_stale(self.sessions[id].used_ms));
+        let (mut prey, mut left, mut bytes) = (Vec::new(), self.sessions.len(), self.taken.bytes);
+        let mut candidates = stale.chain(smaller);
+        while left >= self.slots || bytes + size.bytes > self.max_bytes {
+            let id = candidates.next()?;
+            (left, bytes) = (left - 1, bytes - self.sessions[&id].size.bytes);
+            prey.push(id);
+        }
+        Some(prey)
     }
 
     fn remove(&mut self, id: i32) -> Option<T> {
@@ -370,6 +371,17 @@ mod tests {
         assert_eq!((fixture.ids(), fixture.cache.figures().size), (vec![first], size(6)));
         fixture.create(3 * MINUTE, 10, "c").expect("the first one is stale");
         assert_eq!(fixture.cache.figures(), CacheFigures { sessions: 1, size: size(10), evictions: 1 });
+    }
+
+    #[test]
+    fn nobody_goes_for_a_session_that_gets_no_room_even_so() {
+        let mut fixture = Fixture::new(10, 1000);
+        fixture.create(0, 10, "stale").expect("room");
+        fixture.create(3 * MINUTE, 80, "young").expect("room");
+        assert_eq!(fixture.create(3 * MINUTE, 50, "too large"), None);
+        assert_eq!(fixture.ids(), [1, 2]);
+        assert!(fixture.create(3 * MINUTE, 20, "instead of the stale one").is_some());
+        assert_eq!(fixture.ids(), [2, 3]);
     }
 
     #[test]

@@ -125,6 +125,10 @@ fn the_memory_of_long_names_counts_and_is_given_back() {
     for partition in 0..2 {
         session.update(&name(&"x".repeat(10_000)), partition, at(0), || 0);
     }
+    // One allocation for both.
+    let names: Vec<_> = session.followed.iter().flatten().map(|followed| &followed.topic).collect();
+    let [.., TopicKey::Name(one), TopicKey::Name(other)] = names[..] else { panic!("{}", names.len()) };
+    assert_eq!(one.as_ptr(), other.as_ptr());
     let with = session.memory_bytes();
     assert!((before + 10_000..before + 20_000).contains(&with), "{before}, {with}");
     for partition in 0..2 {

@@ -565,7 +565,9 @@ impl Log {
     /// refused. Appends that were waiting for the writer are told so.
     pub(crate) fn retire(&self) {
         self.retired.store(true, Ordering::Release);
-        let files = self.files();
+        let mut files = self.files();
+        // Somebody may hold on to the log for long, and an open file keeps its disk space.
+        files.unsynced.clear();
         let acks: Vec<Done> = {
             let mut state = self.state();
             for segment in &state.segments {

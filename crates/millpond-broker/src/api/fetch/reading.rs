@@ -281,10 +281,11 @@ impl Fetch {
         tokio::pin!(deadline);
         let stopping = call.shared.stopping.cancelled();
         tokio::pin!(stopping);
-        let holds_much = call.work_bytes() + self.share.bytes() > LIGHT_BYTES;
         let memory_used_up = call.shared.answer_memory.used_up();
         tokio::pin!(memory_used_up);
         loop {
+            // What it reads while it waits counts, too.
+            let holds_much = call.work_bytes() + self.share.bytes() > LIGHT_BYTES;
             let first = tokio::select! {
                 biased;
                 () = &mut deadline => return,
