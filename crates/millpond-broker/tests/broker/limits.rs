@@ -80,28 +80,6 @@ fn a_fetch_that_holds_the_memory_for_answers_ends_when_others_need_it() {
 }
 
 #[test]
-fn fetches_that_fill_up_while_they_wait_end_when_others_need_the_memory() {
-    let served = Served::with(&[("millpond.answer.memory.bytes", "1048576")]);
-    let mut producer = served.client();
-    producer.create("logs", 1, &[]);
-    let start = Instant::now();
-    let fetch = crate::support::fetch_request("logs", 0);
-    let waiting = millpond_wire::fetch::FetchRequest { max_wait_ms: 50_000, min_bytes: 2 << 20, ..fetch };
-    let mut waiters = [served.client(), served.client()];
-    let asked = waiters.each_mut().map(|client| client.send(12, &waiting));
-    let large = "x".repeat(100_000);
-    for _ in 0..9 {
-        let request = crate::support::produce_request("logs", 1, vec![(0, crate::support::batch(&[&large]))]);
-        assert_eq!(producer.call(9, &request).responses[0].partition_responses[0].error_code, 0);
-    }
-    for _ in 0..20 {
-        assert!(is_served(&mut served.client()));
-    }
-    assert!(start.elapsed() < Duration::from_secs(30), "others waited {:?}", start.elapsed());
-    drop((waiters, asked));
-}
-
-#[test]
 fn no_fetch_waits_longer_than_a_connection_may_be_idle() {
     let served = Served::with(&[("connections.max.idle.ms", "1000")]);
     let mut client = served.client();
