@@ -515,6 +515,10 @@ impl Log {
 
     /// Syncs the files that were written since the last sync.
     pub(super) fn sync(&self, files: &mut FileState) -> Result<(), StorageError> {
+        // It has forgotten what it wrote: nobody may take that for synced.
+        if self.retired.load(Ordering::Acquire) {
+            return Err(StorageError::LogClosed(self.identity.group));
+        }
         // This copy no longer holds what it said.
         let failed = |error: SegmentError| match self.segment_error(error) {
             closed @ StorageError::LogClosed(_) => closed,
@@ -637,8 +641,9 @@ impl Segments for Log {
         }
         // The mutex is held throughout: of two syncs side by side only one hears of an error.
         let mut files = self.files();
-        // Once more: a checkpoint that began before the mutex was ours may be syncing without it.
-        if self.syncing.load(Ordering::SeqCst) {
+        // Once more: a checkpoint that began before the mutex was ours may be syncing without it. And a log that was
+        // retired since has forgotten what it wrote.
+        if self.syncing.load(Ordering::SeqCst) || self.retired.load(Ordering::Acquire) {
             return Ok(false);
         }
         if self.state().set_aside {

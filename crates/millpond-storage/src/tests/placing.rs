@@ -7,6 +7,7 @@ use millpond_record::{GroupId, RaftIndex};
 use millpond_runtime::sim::{Crash, DiskFaults, World, block_on};
 
 use super::{NODE, Told, append, entries, open_with, root, small, spec, vote};
+use crate::journal::Segments;
 use crate::{DataDir, Log, StorageError, StorageOptions};
 
 const BATCH: [u8; 3000] = [7; 3000];
@@ -137,5 +138,21 @@ fn a_segment_without_what_was_synced_there_is_damaged() {
         let [damaged] = &report.damaged[..] else { panic!("{report:?}") };
         assert_eq!(damaged.group, GroupId(1));
         assert!(damaged.what.contains("which was synced"), "{damaged:?}");
+    });
+}
+
+#[test]
+fn a_log_that_is_retired_while_its_batches_are_unsynced_says_of_none_that_it_is_durable() {
+    block_on(1, async {
+        let world = World::new(1);
+        let (_data_dir, log) = start(&world).await;
+        assert!(fill(&world, &log, 1).await);
+        log.write_behind(u64::MAX).unwrap();
+        let last = log.row().last.unwrap();
+        // The journal is between the two steps, and a checkpoint has just begun, when the group is deleted.
+        assert!(log.place(last));
+        log.retire();
+        assert!(!log.sync_placed(3000).unwrap(), "the journal takes the batches");
+        assert!(matches!(log.sync_segments(), Err(StorageError::LogClosed(GroupId(1)))), "no row covers them");
     });
 }
