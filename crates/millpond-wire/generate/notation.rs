@@ -26,7 +26,11 @@
 //! - `= -1`: its default. Without it: zero, false, empty (`records`: null).
 //!
 //! Lines that start with `#` and stand directly above a field become its doc comment; other comments are dropped.
-//! A file may hold several documents; `header NAME VERSIONS` starts one that is not an API.
+//! A file may hold several documents; those that are not APIs start with
+//!
+//! - `header NAME VERSIONS`: what stands in front of a request or response;
+//! - `key KIND NAME VERSIONS`: the key of a coordinator's record, and the number that tells the kind of record;
+//! - `data NAME VERSIONS`: any other structure that stands behind its version, such as the value of a record.
 
 use std::fmt;
 
@@ -183,17 +187,37 @@ pub struct Message {
     pub structs: Vec<SharedStruct>,
 }
 
-/// What one `api` or `header` line and the lines below it say.
+/// What a document describes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sort {
+    /// With its API key.
+    Api(i16),
+    Header,
+    /// With the kind of record that it is a key of.
+    RecordKey(i16),
+    Data,
+}
+
+/// What the first line of a document and the lines below it say.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Document {
-    /// The API key; none for a header.
-    pub key: Option<i16>,
+    pub sort: Sort,
     pub name: String,
     pub versions: Versions,
     pub flexible: Versions,
     pub unstable: Option<i16>,
-    /// The request and the response, or the header itself.
+    /// The request and the response, or the structure itself.
     pub messages: Vec<Message>,
+}
+
+impl Document {
+    /// The API key, if it is an API.
+    pub fn key(&self) -> Option<i16> {
+        match self.sort {
+            Sort::Api(key) => Some(key),
+            _ => None,
+        }
+    }
 }
 
 /// What is wrong in which line (from 1).
@@ -263,13 +287,18 @@ fn document(rest: &mut &[Line<'_>]) -> Result<Document, ParseError> {
     *rest = below;
     let mut parts = line.text.split(',').map(str::trim);
     let head: Vec<&str> = parts.next().unwrap_or_default().split_whitespace().collect();
-    let (key, name, versions) = match head.as_slice() {
+    let (sort, name, versions) = match head.as_slice() {
         ["api", key, name, versions] => match key.parse() {
-            Ok(key) => (Some(key), name, versions),
+            Ok(key) => (Sort::Api(key), name, versions),
             Err(_) => return line.error("an API key is a number"),
         },
-        ["header", name, versions] => (None, name, versions),
-        _ => return line.error("expected `api KEY NAME VERSIONS` or `header NAME VERSIONS`"),
+        ["key", kind, name, versions] => match kind.parse() {
+            Ok(kind) => (Sort::RecordKey(kind), name, versions),
+            Err(_) => return line.error("the kind of a record is a number"),
+        },
+        ["header", name, versions] => (Sort::Header, name, versions),
+        ["data", name, versions] => (Sort::Data, name, versions),
+        _ => return line.error("expected `api KEY NAME VERSIONS`, or `key`, `header` or `data`"),
     };
     let Some(versions) = Versions::parse(versions) else { return line.error("versions look like 0-3") };
     let mut flexible = Versions::NONE;
@@ -284,7 +313,7 @@ fn document(rest: &mut &[Line<'_>]) -> Result<Document, ParseError> {
         }
     }
     let mut messages = Vec::new();
-    if key.is_some() {
+    if matches!(sort, Sort::Api(_)) {
         for (word, suffix) in [("request", "Request"), ("response", "Response")] {
             match rest.split_first() {
                 Some((line, below)) if line.depth == 0 && line.text == word => *rest = below,
@@ -296,7 +325,7 @@ fn document(rest: &mut &[Line<'_>]) -> Result<Document, ParseError> {
     } else {
         messages.push(message(rest, (*name).to_owned())?);
     }
-    Ok(Document { key, name: (*name).to_owned(), versions, flexible, unstable, messages })
+    Ok(Document { sort, name: (*name).to_owned(), versions, flexible, unstable, messages })
 }
 
 fn message(rest: &mut &[Line<'_>], name: String) -> Result<Message, ParseError> {

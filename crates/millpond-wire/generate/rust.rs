@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use crate::layout::{self, Member, Struct};
 use crate::names::{constant, identifier, snake_case};
-use crate::notation::{DefaultValue, Document, Kind, Versions};
+use crate::notation::{DefaultValue, Document, Kind, Sort, Versions};
 
 /// A decoded value starts as its default, because which fields follow depends on the version.
 const ALLOW: &str = "#[allow(clippy::field_reassign_with_default)]";
@@ -14,21 +14,26 @@ pub fn generate(documents: &[Document]) -> String {
     let mut out = String::new();
     for document in documents {
         let structs = layout::structs(document);
-        match document.key {
-            Some(key) => {
-                writeln!(out, "/// {} (API key {key}), versions {}.", document.name, document.versions).unwrap();
-                writeln!(out, "{ALLOW}\npub mod {} {{", snake_case(&document.name)).unwrap();
-            }
-            None => writeln!(out, "{ALLOW}\npub(crate) mod {} {{", snake_case(&document.name)).unwrap(),
+        let (name, versions) = (&document.name, document.versions);
+        match document.sort {
+            Sort::Api(key) => writeln!(out, "/// {name} (API key {key}), versions {versions}.").unwrap(),
+            Sort::RecordKey(kind) => writeln!(out, "/// {name}: the key of records of kind {kind}.").unwrap(),
+            Sort::Data => writeln!(out, "/// {name}, versions {versions}.").unwrap(),
+            Sort::Header => {}
         }
+        let visibility = if document.sort == Sort::Header { "pub(crate)" } else { "pub" };
+        writeln!(out, "{ALLOW}\n{visibility} mod {} {{", snake_case(name)).unwrap();
         out.push_str("use crate::codec::*;\n");
         for one in &structs {
             definition(&mut out, document, one);
             default_impl(&mut out, one);
             element_impl(&mut out, document, &structs, one);
         }
-        if document.key.is_some() {
-            message_impls(&mut out, document);
+        match document.sort {
+            Sort::Api(_) => message_impls(&mut out, document),
+            Sort::RecordKey(kind) => data_impl(&mut out, document, Some(kind)),
+            Sort::Data => data_impl(&mut out, document, None),
+            Sort::Header => {}
         }
         out.push_str("}\n");
     }
@@ -339,9 +344,29 @@ fn min_bytes_fn(out: &mut String, document: &Document, structs: &[Struct], one: 
     out.push_str("} }\n");
 }
 
+fn first_flexible(document: &Document) -> i16 {
+    if document.flexible.is_empty() { i16::MAX } else { document.flexible.first }
+}
+
+fn data_impl(out: &mut String, document: &Document, kind: Option<i16>) {
+    writeln!(
+        out,
+        "impl Data for {0} {{\nconst NAME: &'static str = \"{0}\";\nconst MIN: i16 = {1};\nconst MAX: i16 = {2};\n\
+         const FIRST_FLEXIBLE: i16 = {3};\n}}",
+        document.name,
+        document.versions.first,
+        document.versions.last,
+        first_flexible(document)
+    )
+    .unwrap();
+    if let Some(kind) = kind {
+        writeln!(out, "impl RecordKey for {} {{ const KIND: i16 = {kind}; }}", document.name).unwrap();
+    }
+}
+
 fn message_impls(out: &mut String, document: &Document) {
     let api = constant(&document.name);
-    let first_flexible = if document.flexible.is_empty() { i16::MAX } else { document.flexible.first };
+    let first_flexible = first_flexible(document);
     for message in &document.messages {
         writeln!(
             out,
@@ -356,7 +381,7 @@ fn message_impls(out: &mut String, document: &Document) {
 
 fn tables(out: &mut String, documents: &[Document]) {
     let mut apis: Vec<(i16, &Document)> =
-        documents.iter().filter_map(|document| Some((document.key?, document))).collect();
+        documents.iter().filter_map(|document| Some((document.key()?, document))).collect();
     apis.sort_by_key(|(key, _)| *key);
 
     out.push_str("impl ApiKey {\n");

@@ -11,7 +11,7 @@ pub fn generate(documents: &[Document]) -> String {
     let mut out = String::new();
     let mut messages = String::new();
     let mut costs = String::new();
-    for document in documents.iter().filter(|document| document.key.is_some()) {
+    for document in documents.iter().filter(|document| document.key().is_some()) {
         let module = snake_case(&document.name);
         let structs = layout::structs(document);
         for one in &structs {

@@ -1,6 +1,7 @@
 //! What the generated code needs in scope, and how each element of an array is read and written.
 
 pub(crate) use crate::api::ApiKey;
+pub(crate) use crate::data::{Data, RecordKey};
 pub(crate) use crate::decoder::{DecodeError, Decoder};
 pub(crate) use crate::encoder::{EncodeError, Encoder};
 pub(crate) use crate::message::{Message, Request};

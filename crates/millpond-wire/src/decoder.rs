@@ -45,6 +45,10 @@ pub enum DecodeError {
     UnknownApi(ApiKey),
     #[error("{api} has no version {version}")]
     UnsupportedVersion { api: ApiKey, version: i16 },
+    #[error("{name} has no version {version}")]
+    UnsupportedData { name: &'static str, version: i16 },
+    #[error("kind {kind} of record is not that of {name}")]
+    OtherRecord { name: &'static str, kind: i16 },
 }
 
 /// Reads values from a frame, front to back. Strings, bytes and records are slices of it.

@@ -22,6 +22,8 @@ pub enum EncodeError {
     TooLong { field: &'static str, length: usize },
     #[error("{api} has no version {version}")]
     UnsupportedVersion { api: ApiKey, version: i16 },
+    #[error("{name} has no version {version}")]
+    UnsupportedData { name: &'static str, version: i16 },
 }
 
 /// Collects a frame: small values in one buffer, long byte strings beside it.
@@ -187,6 +189,19 @@ impl Encoder {
         self.length(Some(bytes.len()), false, field)?;
         self.splice(bytes);
         Ok(())
+    }
+
+    pub(crate) fn nullable_bytes(
+        &mut self,
+        bytes: &Option<Bytes>,
+        null_allowed: bool,
+        field: &'static str,
+    ) -> Result<(), EncodeError> {
+        match bytes {
+            Some(bytes) => self.bytes(bytes, field),
+            None if null_allowed => self.length(None, false, field),
+            None => Err(EncodeError::Null { field }),
+        }
     }
 
     pub(crate) fn records(&mut self, records: &Records, field: &'static str) -> Result<(), EncodeError> {

@@ -5,6 +5,9 @@
 //! versions. A frame is decoded from [`Bytes`](bytes::Bytes) without copying strings or records, and encoded to a list
 //! of chunks in which record bytes keep their place in memory.
 //!
+//! Records of coordinators and the consumers' own bytes inside of groups are described in the same notation: see
+//! [`Data`].
+//!
 //! This crate does no I/O and keeps no state. It does not judge what a message means, and decides nothing about which
 //! versions a broker advertises.
 //!
@@ -14,6 +17,7 @@
 mod api;
 mod chunks;
 mod codec;
+mod data;
 mod decoder;
 mod encoder;
 mod error_code;
@@ -24,6 +28,7 @@ mod text;
 
 pub use api::{ApiKey, ApiSpec, RequestVisitor};
 pub use chunks::Chunks;
+pub use data::{Data, RecordKey};
 pub use decoder::{DecodeError, Decoder, MAX_BYTES_PER_FRAME_BYTE, MAX_FIXED_BYTES};
 pub use encoder::{EncodeError, Encoder, SPLICE_BYTES};
 pub use error_code::{ERROR_TABLE, ErrorCode, ErrorSpec};
