@@ -1,0 +1,56 @@
+//! Why a request about groups is refused.
+
+use thiserror::Error;
+
+/// A refusal. The broker chooses the Kafka error code; the name of the usual one stands at each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum GroupError {
+    /// INVALID_GROUP_ID.
+    #[error("the group id is empty")]
+    InvalidGroupId,
+    /// GROUP_ID_NOT_FOUND; for a commit before version 9 of OffsetCommit ILLEGAL_GENERATION.
+    #[error("there is no such group")]
+    UnknownGroup,
+    /// UNKNOWN_MEMBER_ID.
+    #[error("the group has no such member")]
+    UnknownMember,
+    /// FENCED_INSTANCE_ID.
+    #[error("another member has taken over this group instance id")]
+    FencedInstance,
+    /// ILLEGAL_GENERATION.
+    #[error("generation {given} is not the group's current generation {current}")]
+    IllegalGeneration { given: i32, current: i32 },
+    /// REBALANCE_IN_PROGRESS.
+    #[error("the group is rebalancing: join again")]
+    RebalanceInProgress,
+    /// INCONSISTENT_GROUP_PROTOCOL.
+    #[error("the member has no protocol in common with the group, or another protocol type")]
+    InconsistentProtocol,
+    /// INVALID_SESSION_TIMEOUT.
+    #[error("a session timeout of {given_ms} ms is not between {min_ms} and {max_ms} ms")]
+    InvalidSessionTimeout { given_ms: i32, min_ms: i32, max_ms: i32 },
+    /// MEMBER_ID_REQUIRED (KIP-394).
+    #[error("join again with the member id that this answer gives")]
+    MemberIdRequired,
+    /// GROUP_MAX_SIZE_REACHED.
+    #[error("the group has its most members, {max}")]
+    GroupFull { max: usize },
+    /// GROUP_MAX_SIZE_REACHED for a join, INVALID_COMMIT_OFFSET_SIZE for a commit.
+    #[error("this coordinator's groups and offsets have taken all the memory that they may take")]
+    NoMemory,
+    /// OFFSET_METADATA_TOO_LARGE.
+    #[error("the metadata of a committed offset has more than {max} characters")]
+    MetadataTooLarge { max: usize },
+    /// INVALID_REQUEST for a join, INVALID_COMMIT_OFFSET_SIZE for a commit.
+    #[error("a name in the request is too long for a record")]
+    NamesTooLong,
+    /// GROUP_MAX_SIZE_REACHED: with fewer members, or shorter subscriptions, it would fit.
+    #[error("the record of the group would have {bytes} bytes, {max} allowed")]
+    RecordTooLarge { bytes: usize, max: usize },
+    /// NON_EMPTY_GROUP.
+    #[error("the group has members")]
+    NonEmptyGroup,
+    /// GROUP_SUBSCRIBED_TO_TOPIC.
+    #[error("the group is subscribed to the topic")]
+    SubscribedToTopic,
+}
