@@ -16,7 +16,8 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use futures::future::BoxFuture;
-use millpond_runtime::Stream;
+use millpond_runtime::{FileRange, Stream};
+use millpond_wire::Chunk;
 use tokio::io::AsyncWrite;
 use tokio::time::{Instant, Sleep};
 use tracing::{debug, info};
@@ -50,7 +51,7 @@ pub(crate) struct Connection {
     muted: Option<Pin<Box<Sleep>>>,
     stage: Option<(Timing, BoxFuture<'static, Step>)>,
     pending: VecDeque<Pending>,
-    out: VecDeque<Bytes>,
+    out: VecDeque<Outgoing>,
     /// What responses in `out` hold of the memory for answers, and at which count of sent bytes they give it back.
     shares: VecDeque<(u64, AnswerShare)>,
     /// Bytes that were ever put into `out`, and taken out of it.
@@ -85,6 +86,38 @@ enum Gathering {
 struct Pending {
     timing: Timing,
     reply: Reply,
+}
+
+/// Response bytes that are to be written next.
+enum Outgoing {
+    Bytes(Bytes),
+    File(FileRange),
+}
+
+impl Outgoing {
+    fn of(chunk: Chunk) -> Result<Outgoing, CloseReason> {
+        match chunk {
+            Chunk::Here(bytes) => Ok(Outgoing::Bytes(bytes)),
+            Chunk::Elsewhere(elsewhere) => match elsewhere.place::<FileRange>() {
+                Some(range) => Ok(Outgoing::File(range.clone())),
+                None => Err(CloseReason::Refused("its answer has bytes of which nobody knows where they are".into())),
+            },
+        }
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Outgoing::Bytes(bytes) => bytes.len(),
+            Outgoing::File(range) => range.len(),
+        }
+    }
+
+    fn advance(&mut self, sent: usize) {
+        match self {
+            Outgoing::Bytes(bytes) => bytes.advance(sent),
+            Outgoing::File(range) => range.advance(sent),
+        }
+    }
 }
 
 impl Connection {
@@ -391,7 +424,9 @@ impl Connection {
             match reply {
                 Reply::Ready(chunks, share) => {
                     self.queued_bytes += chunks.iter().map(|chunk| chunk.len() as u64).sum::<u64>();
-                    self.out.extend(chunks.into_iter().filter(|chunk| !chunk.is_empty()));
+                    for chunk in chunks.into_iter().filter(|chunk| !chunk.is_empty()) {
+                        self.out.push_back(Outgoing::of(chunk)?);
+                    }
                     self.shares.extend(share.map(|share| (self.queued_bytes, share)));
                 }
                 Reply::Nothing => {}
@@ -419,13 +454,19 @@ impl Connection {
 
     fn poll_write(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let stream = Pin::new(&mut self.stream);
-        if self.out.len() == 1 {
-            return stream.poll_write(context, &self.out[0]);
+        match self.out.front() {
+            Some(Outgoing::File(range)) => return stream.poll_send_file(context, range),
+            Some(Outgoing::Bytes(bytes)) if self.out.len() == 1 => return stream.poll_write(context, bytes),
+            _ => {}
         }
         let mut slices = [IoSlice::new(&[]); WRITE_CHUNKS];
-        let count = self.out.len().min(WRITE_CHUNKS);
-        for (slice, chunk) in slices.iter_mut().zip(&self.out) {
-            *slice = IoSlice::new(chunk);
+        let mut count = 0;
+        for (slice, next) in slices.iter_mut().zip(&self.out) {
+            let Outgoing::Bytes(bytes) = next else {
+                return stream.poll_write_more(context, &slices[..count]);
+            };
+            *slice = IoSlice::new(bytes);
+            count += 1;
         }
         stream.poll_write_vectored(context, &slices[..count])
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use millpond_cluster::{QuotaScope, quota_for};
-use millpond_wire::{ApiKey, Decoder, Message, Request, RequestHeader, Str, encode_response};
+use millpond_wire::{ApiKey, Chunk, Decoder, Message, Request, RequestHeader, Str, encode_response};
 
 use crate::api;
 use crate::broker::Shared;
@@ -78,7 +78,7 @@ impl Step {
 /// The answer to a request, or the promise of one.
 pub(crate) enum Reply {
     /// The response with its length and header, and what it holds of the memory for answers.
-    Ready(Vec<Bytes>, Option<AnswerShare>),
+    Ready(Vec<Chunk>, Option<AnswerShare>),
     /// A request without response (acks=0).
     Nothing,
     /// A request without response that failed: closing is the only way to tell the client.
@@ -91,7 +91,7 @@ impl Reply {
     /// Bytes of a response that is ready.
     pub(crate) fn ready_bytes(&self) -> usize {
         match self {
-            Reply::Ready(chunks, _) => chunks.iter().map(Bytes::len).sum(),
+            Reply::Ready(chunks, _) => chunks.iter().map(Chunk::len).sum(),
             Reply::Nothing | Reply::Close(_) | Reply::Later(_) => 0,
         }
     }
@@ -272,7 +272,7 @@ impl Call {
             Ok(chunks) => {
                 let chunks = chunks.into_vec();
                 let mut share = self.shared.answer_memory.share();
-                share.grow(chunks.iter().map(Bytes::len).sum());
+                share.grow(chunks.iter().filter_map(Chunk::here).map(Bytes::len).sum());
                 Reply::Ready(chunks, Some(share))
             }
             // A response has only what we put there, so this is a bug; it must not take down more than the connection.

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use millpond_record::{BatchHeader, HEADER_BYTES, Offset};
 
 /// The offset after the last batch; `None` without a whole header. Batches lie back to back, cut anywhere.
-pub(crate) fn next_offset(chunks: &[Bytes]) -> Option<Offset> {
+pub(crate) fn next_offset<'a>(chunks: impl IntoIterator<Item = &'a Bytes>) -> Option<Offset> {
     let mut next = None;
     // Bytes of the current batch that are still to be passed over.
     let mut skip = 0;

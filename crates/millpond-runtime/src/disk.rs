@@ -1,8 +1,10 @@
 //! Files and folders as the layers above see them.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::io;
 use std::io::IoSlice;
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -163,14 +165,31 @@ pub trait File: Send + Sync + 'static {
         Ok(())
     }
 
-    /// Reads exactly so many bytes from a position into memory of its own, which need not be filled with zeros first.
+    /// Reads exactly so many bytes from a position into memory of its own.
     ///
     /// # Errors
     /// As for [`File::read_exact_at`].
     fn read_vec_at(&self, length: usize, position: u64) -> io::Result<Vec<u8>> {
-        let mut bytes = vec![0; length];
-        self.read_exact_at(&mut bytes, position)?;
+        let mut bytes = Vec::new();
+        self.replace_at(&mut bytes, length, position)?;
         Ok(bytes)
+    }
+
+    /// Reads exactly so many bytes from a position in place of what the vector held, whose memory is used again and
+    /// need not be filled with zeros first.
+    ///
+    /// # Errors
+    /// As for [`File::read_exact_at`]; the vector's content is then undefined.
+    fn replace_at(&self, bytes: &mut Vec<u8>, length: usize, position: u64) -> io::Result<()> {
+        bytes.clear();
+        bytes.resize(length, 0);
+        self.read_exact_at(bytes, position)
+    }
+
+    /// What the system knows the file by, if it is the system's: its bytes can then go to a socket without passing
+    /// through this process.
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        None
     }
 
     /// Writes all slices one behind the other from a position on.
@@ -208,6 +227,52 @@ pub trait File: Send + Sync + 'static {
     /// # Errors
     /// What the system reports.
     fn start_writeback(&self, position: u64, len: u64) -> io::Result<()>;
+}
+
+/// A part of an open file, on its way to a socket ([`Stream::poll_send_file`](crate::Stream::poll_send_file)).
+#[derive(Clone)]
+pub struct FileRange {
+    file: Arc<dyn File>,
+    position: u64,
+    length: usize,
+}
+
+impl FileRange {
+    /// `length` bytes from `position` on.
+    pub fn new(file: Arc<dyn File>, position: u64, length: usize) -> FileRange {
+        FileRange { file, position, length }
+    }
+
+    /// Bytes that are left of it.
+    pub fn len(&self) -> usize {
+        self.length
+    }
+
+    /// Whether nothing is left of it.
+    pub fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
+    /// Takes bytes that were sent off its front, at most all.
+    pub fn advance(&mut self, bytes: usize) {
+        let bytes = bytes.min(self.length);
+        self.position += bytes as u64;
+        self.length -= bytes;
+    }
+
+    pub(crate) fn file(&self) -> &dyn File {
+        &*self.file
+    }
+
+    pub(crate) fn position(&self) -> u64 {
+        self.position
+    }
+}
+
+impl fmt::Debug for FileRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "FileRange({} bytes at {})", self.length, self.position)
+    }
 }
 
 /// A file mapped into memory by [`Disk::map`].

@@ -27,7 +27,7 @@ mod runtime;
 pub mod sim;
 mod task;
 
-pub use disk::{DirEntry, Disk, DiskLock, DiskSpace, File, Map, OpenMode};
+pub use disk::{DirEntry, Disk, DiskLock, DiskSpace, File, FileRange, Map, OpenMode};
 pub use net::{Listener, ReadHalf, Stream, WriteHalf};
 pub use planted::{PlantedFault, planted};
 pub use real::RealDisk;

@@ -3,12 +3,14 @@
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 
+use crate::disk::FileRange;
 #[cfg(feature = "sim")]
 use crate::sim::{SimListener, SimReadHalf, SimStream, SimWriteHalf};
 
@@ -121,6 +123,48 @@ impl Stream {
         }
     }
 
+    /// Writes a part of a file, as [`AsyncWrite::poll_write`] does bytes: without a copy through this process where the
+    /// system can (`sendfile`). It reads the file where it is called, so what is sent should be in the page cache.
+    ///
+    /// # Errors
+    /// What the system reports of either; `UnexpectedEof` when the file ends before the range does.
+    pub fn poll_send_file(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        range: &FileRange,
+    ) -> Poll<io::Result<usize>> {
+        let stream = self.get_mut();
+        if let (StreamKind::Tcp(tcp), Some(file)) = (&stream.0, range.file().descriptor()) {
+            let send = || Ok(rustix::fs::sendfile(&*tcp, file, Some(&mut range.position()), range.len())?);
+            return match ready!(poll_writable(tcp, context, send)) {
+                Ok(0) if !range.is_empty() => Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+                sent => Poll::Ready(sent),
+            };
+        }
+        let bytes = range.file().read_vec_at(range.len().min(COPIED_BYTES), range.position())?;
+        Pin::new(stream).poll_write(context, &bytes)
+    }
+
+    /// Writes slices as [`AsyncWrite::poll_write_vectored`] does, and lets the system wait for what is written next
+    /// before it sends a packet that is not full. Something must be written next.
+    ///
+    /// # Errors
+    /// What the system reports.
+    pub fn poll_write_more(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match &self.0 {
+            StreamKind::Tcp(tcp) => {
+                let send = || SockRef::from(tcp).send_vectored_with_flags(slices, libc::MSG_MORE | libc::MSG_NOSIGNAL);
+                poll_writable(tcp, context, send)
+            }
+            #[cfg(feature = "sim")]
+            StreamKind::Simulated(_) => self.poll_write_vectored(context, slices),
+        }
+    }
+
     /// Turns `TCP_NODELAY` (no waiting for more bytes before a small segment is sent) on or off; it is on from the
     /// start.
     ///
@@ -131,6 +175,24 @@ impl Stream {
             StreamKind::Tcp(stream) => stream.set_nodelay(nodelay),
             #[cfg(feature = "sim")]
             StreamKind::Simulated(_) => Ok(()),
+        }
+    }
+}
+
+/// Bytes of a file that are copied at a time where the system does not send them itself.
+const COPIED_BYTES: usize = 64 << 10;
+
+/// Calls `send` when the socket takes bytes; on `Pending` the context is woken when it does.
+fn poll_writable(
+    stream: &TcpStream,
+    context: &mut Context<'_>,
+    mut send: impl FnMut() -> io::Result<usize>,
+) -> Poll<io::Result<usize>> {
+    loop {
+        ready!(stream.poll_write_ready(context))?;
+        match stream.try_io(Interest::WRITABLE, &mut send) {
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+            sent => return Poll::Ready(sent),
         }
     }
 }

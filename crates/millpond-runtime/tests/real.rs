@@ -2,14 +2,16 @@
 
 #![allow(clippy::disallowed_methods, reason = "these tests touch the real world")]
 
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use millpond_runtime::{Disk, OpenMode, RealDisk, Round, Rounds, Runtime, write_atomically};
+use millpond_runtime::{Disk, FileRange, OpenMode, RealDisk, Round, Rounds, Runtime, write_atomically};
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 fn names(disk: &dyn Disk, folder: &Path) -> Vec<String> {
@@ -239,6 +241,57 @@ async fn bytes_go_both_ways_over_tcp_whole_and_split() {
     read.read_to_end(&mut answer).await.unwrap();
     assert_eq!(answer, b"hello");
     server.await.unwrap();
+}
+
+/// Sends what is given, as a connection of the broker does, and what is left of a file; gives what arrives.
+async fn sent_over_tcp(before: &[&[u8]], range: Option<FileRange>) -> (Vec<u8>, io::Result<()>) {
+    let runtime = Runtime::real(RealDisk::shared());
+    let listener = runtime.listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let reader = runtime.spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut found = Vec::new();
+        stream.read_to_end(&mut found).await.unwrap();
+        found
+    });
+    let mut stream = runtime.connect(address).await.unwrap();
+    for bytes in before {
+        let slices = [IoSlice::new(bytes)];
+        let sent = poll_fn(|context| Pin::new(&mut stream).poll_write_more(context, &slices)).await.unwrap();
+        assert_eq!(sent, bytes.len());
+    }
+    let mut result = Ok(());
+    let mut range = range;
+    while let Some(left) = range.as_mut().filter(|left| !left.is_empty()) {
+        match poll_fn(|context| Pin::new(&mut stream).poll_send_file(context, left)).await {
+            Ok(sent) => left.advance(sent),
+            Err(error) => {
+                result = Err(error);
+                break;
+            }
+        }
+    }
+    drop(stream);
+    (reader.await.unwrap(), result)
+}
+
+#[tokio::test]
+async fn a_range_of_a_file_goes_to_a_socket_behind_what_was_held_back_for_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = RealDisk.open(&folder.path().join("file"), OpenMode::CreateNew).unwrap();
+    let bytes: Vec<u8> = (0..9_000_000u32).map(|i| (i % 251) as u8).collect();
+    file.write_all_at(&[IoSlice::new(&bytes)], 0).unwrap();
+    for (position, length) in [(0, 9_000_000), (1, 8_999_999), (4_095, 100_000), (8_999_999, 1)] {
+        let range = FileRange::new(file.clone(), position as u64, length);
+        let (found, result) = sent_over_tcp(&[b"head", b"er"], Some(range)).await;
+        result.unwrap();
+        assert_eq!(found[..6], *b"header");
+        assert!(found[6..] == bytes[position..position + length], "{length} bytes from {position}");
+    }
+    let range = FileRange::new(file, 8_999_000, 2_000);
+    let (found, result) = sent_over_tcp(&[], Some(range)).await;
+    assert_eq!(result.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+    assert!(found == bytes[8_999_000..], "what there was");
 }
 
 #[tokio::test]

@@ -315,6 +315,17 @@ pub(crate) struct BlockBatch {
     pub(crate) header: BatchHeader,
 }
 
+/// A run of whole batches, from one index entry to another, each of them proven; their bytes are in the buffer that
+/// they were proven in, and in the segment's log.
+#[derive(Debug)]
+pub(crate) struct ProvenRun {
+    /// Where it starts in the log.
+    pub(crate) position: u32,
+    pub(crate) batches: Vec<BlockBatch>,
+    /// The index entry that it ends at, or the number of entries.
+    pub(crate) next_entry: u32,
+}
+
 /// A run of whole batches, from one index entry to another, each of them proven.
 #[derive(Debug)]
 pub(crate) struct Block {
@@ -350,11 +361,24 @@ impl SegmentView {
     }
 
     /// Reads the batches from entry `number` on: about `want_bytes`, at least those up to the next entry, so that the
-    /// block is never larger than `want_bytes` or one interval and one batch.
+    /// block is never larger than `want_bytes` or one interval and one batch. They are proven as by
+    /// [`SegmentView::prove_into`].
+    pub(crate) fn load(&self, number: u32, want_bytes: usize) -> Result<Block, SegmentError> {
+        let mut bytes = Vec::new();
+        let run = self.prove_into(&mut bytes, number, want_bytes)?;
+        Ok(Block { bytes: Bytes::from(bytes), batches: run.batches, next_entry: run.next_entry })
+    }
+
+    /// Reads what [`SegmentView::load`] does into a buffer, in place of what it held.
     ///
     /// Every batch is proven by its CRC, and all headers by the running hash at each entry and at the end: base offset,
     /// epoch and length lie outside the CRC. So what the disk returns wrong is found here and never served.
-    pub(crate) fn load(&self, number: u32, want_bytes: usize) -> Result<Block, SegmentError> {
+    pub(crate) fn prove_into(
+        &self,
+        buffer: &mut Vec<u8>,
+        number: u32,
+        want_bytes: usize,
+    ) -> Result<ProvenRun, SegmentError> {
         let limit = u64::from(self.entry(number)?.position) + want_bytes as u64;
         let within = |entry: &IndexEntry| u64::from(entry.position) <= limit;
         let mut next =
@@ -373,10 +397,10 @@ impl SegmentView {
         };
         let start = entries.first().map(|entry| entry.position).filter(|start| *start < end && end <= self.end);
         let start = start.ok_or_else(|| self.segment.index_error(IndexError::Order))?;
-        let bytes = self.log.read_vec_at((end - start) as usize, u64::from(start));
-        let bytes = bytes.map_err(|error| self.segment.io("read", SegmentFile::Log, error))?;
-        let batches = self.prove(&bytes, &entries, end_hash)?;
-        Ok(Block { bytes: Bytes::from(bytes), batches, next_entry: next })
+        let read = self.log.replace_at(buffer, (end - start) as usize, u64::from(start));
+        read.map_err(|error| self.segment.io("read", SegmentFile::Log, error))?;
+        let batches = self.prove(buffer, &entries, end_hash)?;
+        Ok(ProvenRun { position: start, batches, next_entry: next })
     }
 
     /// Proves the batches of a block that starts at the first of `entries` and holds all of them.

@@ -4,7 +4,7 @@ use bytes::{Bytes, BytesMut};
 use thiserror::Error;
 
 use crate::api::ApiKey;
-use crate::chunks::Chunks;
+use crate::chunks::{Chunk, Chunks};
 use crate::codec::{Element, Records, Str};
 
 /// Byte strings of this length or more are put into the frame as they are; shorter ones are copied, which costs less
@@ -30,8 +30,8 @@ pub enum EncodeError {
 #[derive(Debug, Default)]
 pub struct Encoder {
     buffer: BytesMut,
-    /// Byte strings that stand in the frame where the buffer has this length; positions never fall.
-    splices: Vec<(usize, Bytes)>,
+    /// What stands in the frame where the buffer has this length; positions never fall.
+    splices: Vec<(usize, Chunk)>,
     spliced_bytes: usize,
     flexible: bool,
 }
@@ -61,15 +61,15 @@ impl Encoder {
         let buffer = self.buffer.freeze();
         let mut chunks = Vec::with_capacity(2 * self.splices.len() + 1);
         let mut from = 0;
-        for (at, bytes) in self.splices {
+        for (at, chunk) in self.splices {
             if at > from {
-                chunks.push(buffer.slice(from..at));
+                chunks.push(Chunk::Here(buffer.slice(from..at)));
             }
             from = at;
-            chunks.push(bytes);
+            chunks.push(chunk);
         }
         if buffer.len() > from {
-            chunks.push(buffer.slice(from..));
+            chunks.push(Chunk::Here(buffer.slice(from..)));
         }
         Chunks::new(chunks, length)
     }
@@ -95,9 +95,13 @@ impl Encoder {
         if bytes.len() < SPLICE_BYTES {
             self.put(bytes);
         } else {
-            self.splices.push((self.buffer.len(), bytes.clone()));
-            self.spliced_bytes += bytes.len();
+            self.splice_chunk(Chunk::Here(bytes.clone()));
         }
+    }
+
+    fn splice_chunk(&mut self, chunk: Chunk) {
+        self.spliced_bytes += chunk.len();
+        self.splices.push((self.buffer.len(), chunk));
     }
 
     pub(crate) fn bool(&mut self, value: bool) {
@@ -206,7 +210,12 @@ impl Encoder {
 
     pub(crate) fn records(&mut self, records: &Records, field: &'static str) -> Result<(), EncodeError> {
         self.length(Some(records.len()), false, field)?;
-        records.chunks().iter().for_each(|chunk| self.splice(chunk));
+        for chunk in records.chunks() {
+            match chunk {
+                Chunk::Here(bytes) => self.splice(bytes),
+                elsewhere @ Chunk::Elsewhere(_) => self.splice_chunk(elsewhere.clone()),
+            }
+        }
         Ok(())
     }
 

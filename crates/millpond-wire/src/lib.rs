@@ -27,7 +27,7 @@ mod records;
 mod text;
 
 pub use api::{ApiKey, ApiSpec, RequestVisitor};
-pub use chunks::Chunks;
+pub use chunks::{Chunk, Chunks, Elsewhere};
 pub use data::{Data, RecordKey};
 pub use decoder::{DecodeError, Decoder, MAX_BYTES_PER_FRAME_BYTE, MAX_FIXED_BYTES};
 pub use encoder::{EncodeError, Encoder, SPLICE_BYTES};

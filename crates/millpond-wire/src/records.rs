@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
+
+use crate::chunks::{Chunk, join};
 
 /// The bytes of a `records` field: one chunk when decoded (a slice of the frame), any number when encoded.
 ///
@@ -15,19 +17,19 @@ pub struct Records {
 /// One chunk, the case of every decoded frame, needs no list.
 #[derive(Clone)]
 enum List {
-    One(Bytes),
-    Many(Vec<Bytes>),
+    One(Chunk),
+    Many(Vec<Chunk>),
 }
 
 impl Default for List {
     fn default() -> List {
-        List::One(Bytes::new())
+        List::One(Chunk::Here(Bytes::new()))
     }
 }
 
 impl Records {
     /// The chunks in order; some may be empty.
-    pub fn chunks(&self) -> &[Bytes] {
+    pub fn chunks(&self) -> &[Chunk] {
         match &self.chunks {
             List::One(chunk) => std::slice::from_ref(chunk),
             List::Many(chunks) => chunks,
@@ -36,42 +38,46 @@ impl Records {
 
     /// The total length in bytes.
     pub fn len(&self) -> usize {
-        self.chunks().iter().map(Bytes::len).sum()
+        self.chunks().iter().map(Chunk::len).sum()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.chunks().iter().all(Bytes::is_empty)
+        self.chunks().iter().all(Chunk::is_empty)
     }
 
-    /// All bytes in one piece: without a copy when they are one chunk.
+    /// All bytes that are in memory, as those of decoded records are, in one piece: without a copy when they are one
+    /// chunk.
     pub fn to_bytes(&self) -> Bytes {
-        match self.chunks() {
-            [one] => one.clone(),
-            chunks => {
-                let mut all = BytesMut::with_capacity(self.len());
-                chunks.iter().for_each(|chunk| all.extend_from_slice(chunk));
-                all.freeze()
-            }
-        }
+        join(self.chunks())
     }
 }
 
 impl From<Bytes> for Records {
     fn from(chunk: Bytes) -> Records {
-        Records { chunks: List::One(chunk) }
+        Records { chunks: List::One(Chunk::Here(chunk)) }
     }
 }
 
 impl From<Vec<Bytes>> for Records {
     fn from(chunks: Vec<Bytes>) -> Records {
-        Records { chunks: List::Many(chunks) }
+        Records::from_iter(chunks.into_iter().map(Chunk::Here))
     }
 }
 
-/// Equal when the bytes are, however they are cut.
+impl FromIterator<Chunk> for Records {
+    fn from_iter<I: IntoIterator<Item = Chunk>>(chunks: I) -> Records {
+        Records { chunks: List::Many(chunks.into_iter().collect()) }
+    }
+}
+
+/// Equal when the bytes are, however they are cut; what is elsewhere, when it is in the same chunks.
 impl PartialEq for Records {
     fn eq(&self, other: &Records) -> bool {
-        self.len() == other.len() && self.to_bytes() == other.to_bytes()
+        let all_here = |records: &Records| records.chunks().iter().all(|chunk| chunk.here().is_some());
+        match all_here(self) && all_here(other) {
+            true => self.len() == other.len() && self.to_bytes() == other.to_bytes(),
+            false => self.chunks() == other.chunks(),
+        }
     }
 }
 

@@ -9,8 +9,8 @@ use millpond_wire::list_offsets::ListOffsetsRequest;
 use millpond_wire::metadata::{MetadataRequest, MetadataRequestTopic};
 use millpond_wire::sasl_authenticate::SaslAuthenticateRequest;
 use millpond_wire::{
-    ApiKey, DecodeError, Decoder, EncodeError, Encoder, Message, Records, RequestHeader, SPLICE_BYTES, Str,
-    decode_request_by_key, encode_response,
+    ApiKey, Chunk, DecodeError, Decoder, Elsewhere, EncodeError, Encoder, Message, Records, RequestHeader,
+    SPLICE_BYTES, Str, decode_request_by_key, encode_response,
 };
 
 fn encode<M: Message>(value: &M, version: i16) -> Result<Bytes, EncodeError> {
@@ -95,13 +95,34 @@ fn long_records_keep_their_place_in_memory_and_short_ones_are_copied() {
     let response = fetch_response(vec![head, tail.clone(), next.clone()]);
     for version in [4, 18] {
         let chunks = encode_response(1, version, &response).expect("a value for this version");
-        let pieces: Vec<(*const u8, usize)> = chunks.as_slice().iter().map(|one| (one.as_ptr(), one.len())).collect();
+        let pieces: Vec<(*const u8, usize)> =
+            chunks.as_slice().iter().filter_map(Chunk::here).map(|one| (one.as_ptr(), one.len())).collect();
         assert_eq!(pieces[1..3], [(tail.as_ptr(), tail.len()), (next.as_ptr(), next.len())], "version {version}");
         assert_eq!(pieces.iter().map(|(_, length)| length).sum::<usize>(), chunks.len());
         let whole = chunks.to_bytes();
         assert_eq!(whole.len() - 4, u32::from_be_bytes(whole[..4].try_into().expect("four bytes")) as usize);
         let mut decoder = Decoder::new(whole.slice(if version >= 12 { 9.. } else { 8.. }));
         assert_eq!(FetchResponse::decode(&mut decoder, version), Ok(response.clone()));
+    }
+}
+
+#[test]
+fn what_is_elsewhere_has_its_place_in_the_frame_and_counts() {
+    let far = Elsewhere::new(70_000, "a place");
+    let near = Bytes::from(vec![7; 20]);
+    let records = Records::from_iter([Chunk::Here(near.clone()), Chunk::Elsewhere(far.clone()), Chunk::Here(near)]);
+    assert_eq!(records.len(), 70_040);
+    let mut response = fetch_response(Vec::new());
+    response.responses[0].partitions[0].records = Some(records);
+    for version in [4, 18] {
+        let chunks = encode_response(1, version, &response).expect("a value for this version");
+        let [Chunk::Here(before), Chunk::Elsewhere(found), Chunk::Here(after)] = chunks.as_slice() else {
+            panic!("three pieces, not {chunks:?}");
+        };
+        assert_eq!((found, found.place::<&str>()), (&far, Some(&"a place")));
+        assert_eq!(before.len() + 70_000 + after.len(), chunks.len());
+        assert_eq!(u32::from_be_bytes(before[..4].try_into().expect("four bytes")) as usize, chunks.len() - 4);
+        assert!(before.ends_with(&[7; 20]) && after.starts_with(&[7; 20]), "version {version}");
     }
 }
 

@@ -6,6 +6,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod cold_reads;
 mod connections;
 mod descriptions;
 mod fetch_sessions;

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{self, IoSlice};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -123,19 +123,30 @@ impl File for RealFile {
         self.0.read_at(buffer, position)
     }
 
-    fn read_vec_at(&self, length: usize, position: u64) -> io::Result<Vec<u8>> {
-        let mut bytes = Vec::with_capacity(length);
+    fn replace_at(&self, bytes: &mut Vec<u8>, length: usize, position: u64) -> io::Result<()> {
+        bytes.clear();
+        bytes.reserve_exact(length);
         while bytes.len() < length {
             let at = position + bytes.len() as u64;
-            match rustix::io::pread(&self.0, rustix::buffer::spare_capacity(&mut bytes), at) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            // No more than is wanted, though the vector may have more room.
+            let wanted = length - bytes.len();
+            let read = match rustix::io::pread(&self.0, &mut bytes.spare_capacity_mut()[..wanted], at) {
+                Ok((read, _)) => read.len(),
+                Err(rustix::io::Errno::INTR) => continue,
                 Err(error) => return Err(error.into()),
+            };
+            if read == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
             }
+            let filled = bytes.len() + read;
+            // SAFETY: the call filled so many bytes behind the vector's end, within its capacity.
+            unsafe { bytes.set_len(filled) };
         }
-        // The allocation may have been larger than asked for.
-        bytes.truncate(length);
-        Ok(bytes)
+        Ok(())
+    }
+
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.0.as_fd())
     }
 
     fn write_all_at(&self, slices: &[IoSlice<'_>], position: u64) -> io::Result<()> {

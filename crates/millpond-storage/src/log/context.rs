@@ -7,6 +7,8 @@ use std::sync::{Arc, OnceLock, Weak};
 use millpond_record::{BatchHeader, Timestamp};
 use millpond_runtime::{Disk, Runtime};
 
+use super::ahead::ProvenAhead;
+use super::buffers::BufferPool;
 use crate::cache::TailCache;
 use crate::journal::{JournalEntry, JournalHandle, Segments};
 use crate::writer::Writer;
@@ -77,6 +79,10 @@ pub(crate) struct LogContext {
     pub(crate) journal: Arc<dyn JournalSink>,
     pub(crate) cache: TailCache,
     pub(crate) writer: Arc<Writer>,
+    /// Buffers in which cold reads prove what is then sent from the file.
+    pub(super) proving: BufferPool,
+    /// What was proven before a reader asked for it.
+    pub(super) ahead: ProvenAhead,
     closing: AtomicBool,
     /// Bytes in segments only, since a checkpoint was last asked for.
     unsynced_bytes: AtomicU64,
@@ -99,6 +105,8 @@ impl LogContext {
             options,
             journal,
             writer,
+            proving: BufferPool::default(),
+            ahead: ProvenAhead::default(),
             closing: AtomicBool::new(false),
             unsynced_bytes: AtomicU64::new(0),
             checkpoint_wanted: OnceLock::new(),

@@ -7,7 +7,9 @@
 //! Order: an append, truncation or vote is handed to the journal while the mutex is held, so the order of the journal
 //! is the order of the log. Files are written under a second mutex that is always taken first.
 
+mod ahead;
 mod append;
+mod buffers;
 mod cold;
 mod context;
 mod open;
@@ -34,9 +36,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use bytes::Bytes;
 use millpond_record::{GroupId, LeaderEpoch, LogId, Offset, PartitionIndex, RaftIndex, ReplicaId, Timestamp, TopicId};
 
+pub use ahead::ReadAhead;
 pub(crate) use context::LogContext;
 pub(crate) use persist::Written;
-pub use read::{ColdEntries, ColdRead, Entries, Read, ReadError};
+pub use read::{ColdEntries, ColdRead, Entries, Piece, Read, ReadError};
 pub(crate) use replay::{Action, Replayed, Where, decide};
 pub use retain::Freeing;
 pub(crate) use retain::may_be_first;

@@ -1,22 +1,31 @@
 //! Reading: from the tail cache when the batches are there, else from the segments.
 //!
 //! Batches that are read from a file are proven on every read (CRC and running hash, see
-//! [`SegmentView::load`](crate::segment::SegmentView::load)): a bit that flipped on disk is found before it is served.
+//! [`SegmentView::prove_into`](crate::segment::SegmentView::prove_into)): a bit that flipped on disk is found before it
+//! is served. Long runs are then sent from the file itself, out of the page cache that was just proven: neither this
+//! process's memory nor its processor time pays for them twice.
 
+use std::ops::Range;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use millpond_record::{HEADER_BYTES, LogId, Offset, RaftIndex, StampedBatch, Term};
+use millpond_runtime::{File, FileRange};
 
 use super::Log;
+use super::ahead::{Place, PlacedRun, ReadAhead};
 use super::cold::ColdPlan;
 use super::state::LogState;
 use super::types::StoredEntry;
 use crate::StorageError;
-use crate::segment::SegmentError;
+use crate::segment::{BlockBatch, ProvenRun, SegmentError};
 
 /// Records smaller than this are copied next to their header: two chunks per small batch cost more than the copy.
 const COPIED_TAIL_BYTES: usize = 1024;
+
+/// Runs of at least this length are sent from the file; shorter ones share a vectored write with their neighbours.
+pub(super) const SENT_BYTES: usize = 64 << 10;
 
 /// How often a read is planned anew when a truncation changes the files under it.
 const TRUNCATED_READS: usize = 8;
@@ -44,6 +53,35 @@ pub enum Read {
     Ready(Vec<Bytes>),
     /// They left the tail cache: run it where blocking is allowed.
     Cold(ColdRead),
+}
+
+/// A run of whole data batches that were read from a file.
+#[derive(Clone, Debug)]
+pub enum Piece {
+    /// In memory.
+    Memory(Bytes),
+    /// Proven, and left in the file.
+    File {
+        /// Where they are.
+        range: FileRange,
+        /// The offset behind the last of them.
+        next_offset: Offset,
+    },
+}
+
+impl Piece {
+    /// The length in bytes.
+    pub fn len(&self) -> usize {
+        match self {
+            Piece::Memory(bytes) => bytes.len(),
+            Piece::File { range, .. } => range.len(),
+        }
+    }
+
+    /// Whether there is no batch in it.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
 }
 
 /// Entries by Raft index.
@@ -185,8 +223,8 @@ fn read_tail(state: &LogState, from: Offset, to: Offset, max_bytes: usize, whole
 }
 
 impl ColdRead {
-    /// Reads. Blocks; reads `max_bytes` at most, or one batch and what is between two index entries if that is more.
-    /// Gives nothing if what was asked for was truncated meanwhile.
+    /// Reads into memory. Blocks; reads `max_bytes` at most, or one batch and what is between two index entries if that
+    /// is more. Gives nothing if what was asked for was truncated meanwhile.
     ///
     /// # Errors
     ///
@@ -194,10 +232,44 @@ impl ColdRead {
     /// [`StorageError::Corrupt`] names the segment and the position where the disk returned something else than what
     /// was written; [`StorageError::Io`], [`StorageError::LogClosed`].
     pub fn run(self) -> Result<Vec<Bytes>, ReadError> {
+        let in_memory = |piece| match piece {
+            Piece::Memory(bytes) => bytes,
+            Piece::File { .. } => unreachable!("only a read for sending leaves batches in the file"),
+        };
+        Ok(self.pieces(usize::MAX)?.into_iter().map(in_memory).collect())
+    }
+
+    pub(super) fn place(&self) -> Place {
+        Place { group: self.log.identity.group, from: self.from, truncations: self.truncations }
+    }
+
+    /// Reads for a socket: proves the batches as [`ColdRead::run`] does, and leaves long runs where they are. Gives also
+    /// what should be read while they are sent, if there is more. `now` is the time on the monotonic clock: what was
+    /// read ahead is used only for a short time.
+    ///
+    /// # Errors
+    ///
+    /// As for [`ColdRead::run`].
+    pub fn run_for_sending(self, now: Instant) -> Result<(Vec<Piece>, Option<ReadAhead>), ReadError> {
+        let (log, to, max_bytes) = (Arc::clone(&self.log), self.to, self.max_bytes);
+        let pieces = match log.context.ahead.take(self.place(), to, max_bytes, now) {
+            Some(pieces) => pieces,
+            None => self.pieces(SENT_BYTES)?,
+        };
+        let ahead = match pieces.last() {
+            Some(Piece::File { next_offset, .. }) if *next_offset < to => {
+                Some(ReadAhead { log, from: *next_offset, to, max_bytes })
+            }
+            _ => None,
+        };
+        Ok((pieces, ahead))
+    }
+
+    fn pieces(self, left_from: usize) -> Result<Vec<Piece>, ReadError> {
         let mut cold = self;
         for _ in 0..TRUNCATED_READS {
-            match cold.chunks() {
-                Ok(chunks) => return Ok(chunks),
+            match cold.read(left_from) {
+                Ok(found) => return Ok(found.into_pieces()),
                 // The block may reach beyond what is committed, into what was truncated, or the segment may be gone
                 // because it is below the log start; then it is not damage.
                 Err(error) => {
@@ -211,7 +283,7 @@ impl ColdRead {
             let log = cold.log.clone();
             cold = match log.read(cold.from, cold.to, cold.max_bytes, cold.whole_first) {
                 Ok(Read::Cold(again)) => again,
-                Ok(Read::Ready(chunks)) => return Ok(chunks),
+                Ok(Read::Ready(chunks)) => return Ok(chunks.into_iter().map(Piece::Memory).collect()),
                 Err(ReadError::OutOfRange { log_end, .. }) if cold.from > log_end => return Ok(Vec::new()),
                 Err(error) => return Err(error),
             };
@@ -219,44 +291,111 @@ impl ColdRead {
         Err(cold.log.corrupt("batches were truncated under every attempt to read them").into())
     }
 
-    fn chunks(&self) -> Result<Vec<Bytes>, SegmentError> {
+    /// Runs of `left_from` bytes or more are left in the file, if it can send them.
+    pub(super) fn read(&self, left_from: usize) -> Result<FoundParts, SegmentError> {
         let view = self.plan.open()?;
         self.log.opened(&self.plan);
+        let left_from = if view.log.descriptor().is_some() { left_from } else { usize::MAX };
         let mut number = view.floor(|entry| entry.offset <= self.from)?.unwrap_or(0);
-        let mut chunks = Vec::new();
-        while number < view.index.len() && chunks.is_empty() {
-            let block = view.load(number, self.max_bytes)?;
-            let (mut run, mut bytes) = (0..0, 0);
-            for batch in &block.batches {
-                let (at, size) = (batch.at as usize, batch.header.size_bytes as usize);
-                if batch.header.attributes.is_raft_only() || batch.header.next_offset() <= self.from {
-                    continue;
+        while number < view.index.len() {
+            if left_from > self.max_bytes {
+                // The buffer becomes the answer.
+                let block = view.load(number, self.max_bytes)?;
+                if let Some(runs) = self.runs(&block.batches) {
+                    let parts = runs.into_iter().map(|run| Part::Memory(block.bytes.slice(run.bytes))).collect();
+                    return Ok(FoundParts { file: view.log, parts });
                 }
-                let beyond = batch.header.next_offset() > self.to;
-                if beyond || (bytes + size > self.max_bytes && !(bytes == 0 && self.whole_first)) {
-                    if bytes == 0 {
-                        return Ok(Vec::new());
-                    }
-                    break;
-                }
-                if run.end != at {
-                    if !run.is_empty() {
-                        chunks.push(block.bytes.slice(run));
-                    }
-                    run = at..at;
-                }
-                run.end += size;
-                bytes += size;
+                number = block.next_entry;
+                continue;
             }
-            if !run.is_empty() {
-                chunks.push(block.bytes.slice(run));
+            let (parts, next) = self.log.context.proving.with(|buffer| {
+                let proven = view.prove_into(buffer, number, self.max_bytes)?;
+                let part = |run: Run| match run.bytes.len() >= left_from {
+                    true => Part::Left(run.placed(&proven)),
+                    false => Part::Memory(Bytes::copy_from_slice(&buffer[run.bytes])),
+                };
+                let runs = self.runs(&proven.batches);
+                Ok((runs.map(|runs| runs.into_iter().map(part).collect()), proven.next_entry))
+            })?;
+            if let Some(parts) = parts {
+                return Ok(FoundParts { file: view.log, parts });
             }
-            number = block.next_entry;
+            number = next;
         }
-        if chunks.is_empty() {
-            return Err(view.segment.damaged(view.end.into(), "a batch that should be in it is missing"));
+        Err(view.segment.damaged(view.end.into(), "a batch that should be in it is missing"))
+    }
+
+    /// What of a block is to be handed out, as runs of adjacent batches. `None` if the block ends before that begins; an
+    /// empty list if nothing may be handed out.
+    fn runs(&self, batches: &[BlockBatch]) -> Option<Vec<Run>> {
+        let (mut runs, mut bytes): (Vec<Run>, usize) = (Vec::new(), 0);
+        for batch in batches {
+            let (at, size) = (batch.at as usize, batch.header.size_bytes as usize);
+            let next_offset = batch.header.next_offset();
+            if batch.header.attributes.is_raft_only() || next_offset <= self.from {
+                continue;
+            }
+            let fits = bytes + size <= self.max_bytes || (bytes == 0 && self.whole_first);
+            if next_offset > self.to || !fits {
+                return Some(runs);
+            }
+            match runs.last_mut() {
+                Some(run) if run.bytes.end == at => {
+                    run.bytes.end += size;
+                    run.next_offset = next_offset;
+                }
+                _ => runs.push(Run { bytes: at..at + size, next_offset }),
+            }
+            bytes += size;
         }
-        Ok(chunks)
+        (!runs.is_empty()).then_some(runs)
+    }
+}
+
+/// Adjacent batches of a block.
+struct Run {
+    /// Where they are in the block.
+    bytes: Range<usize>,
+    /// The offset behind the last of them.
+    next_offset: Offset,
+}
+
+impl Run {
+    fn placed(&self, proven: &ProvenRun) -> PlacedRun {
+        let position = u64::from(proven.position) + self.bytes.start as u64;
+        PlacedRun { position, length: self.bytes.len(), next_offset: self.next_offset }
+    }
+}
+
+/// What a read has found in one segment.
+pub(super) struct FoundParts {
+    pub(super) file: Arc<dyn File>,
+    pub(super) parts: Vec<Part>,
+}
+
+/// A run of whole data batches.
+pub(super) enum Part {
+    Memory(Bytes),
+    Left(PlacedRun),
+}
+
+impl Part {
+    pub(super) fn left(self) -> Option<PlacedRun> {
+        match self {
+            Part::Left(run) => Some(run),
+            Part::Memory(_) => None,
+        }
+    }
+}
+
+impl FoundParts {
+    fn into_pieces(self) -> Vec<Piece> {
+        let FoundParts { file, parts } = self;
+        let piece = |part| match part {
+            Part::Memory(bytes) => Piece::Memory(bytes),
+            Part::Left(run) => run.piece(&file),
+        };
+        parts.into_iter().map(piece).collect()
     }
 }
 

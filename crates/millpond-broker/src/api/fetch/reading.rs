@@ -13,9 +13,9 @@ use futures::stream::{self, FuturesUnordered};
 use futures::{FutureExt, StreamExt};
 use millpond_raft::{Partition, PartitionState};
 use millpond_record::{Offset, PartitionIndex};
-use millpond_storage::{Frontiers, Log, Read};
+use millpond_storage::{Frontiers, Log, Piece, Read, ReadAhead};
 use millpond_wire::fetch::{FetchRequest, PartitionData};
-use millpond_wire::{ErrorCode, Records};
+use millpond_wire::{Chunk, Elsewhere, ErrorCode, Records};
 use tokio::sync::watch;
 
 use super::check_leader_epoch;
@@ -58,7 +58,7 @@ pub(crate) struct Reading {
     fault: Option<Fault>,
     /// What is read next.
     offset: Offset,
-    chunks: Vec<Bytes>,
+    chunks: Vec<Chunk>,
     bytes: usize,
     /// There is more than the limits let through.
     more: bool,
@@ -207,7 +207,7 @@ impl Reading {
                 last_stable_offset: frontiers.last_stable.0,
                 log_start_offset: frontiers.log_start.0,
                 aborted_transactions,
-                records: Some(Records::from(chunks)),
+                records: Some(Records::from_iter(chunks)),
                 ..PartitionData::default()
             },
             (fault, _) => PartitionData {
@@ -228,6 +228,44 @@ impl Reading {
     }
 }
 
+/// Batches as the log gave them.
+struct Batches {
+    chunks: Vec<Chunk>,
+    /// The offset behind the last batch that is not in memory.
+    behind_file: Option<Offset>,
+}
+
+impl Batches {
+    /// The offset behind the last of them; `None` without any.
+    fn next_offset(&self) -> Option<Offset> {
+        // What is left in a file ends with a whole batch, so that the next chunk begins with one.
+        let from = self.chunks.iter().rposition(|chunk| chunk.here().is_none()).map_or(0, |last| last + 1);
+        next_offset(self.chunks[from..].iter().filter_map(Chunk::here)).or(self.behind_file)
+    }
+}
+
+impl From<Vec<Bytes>> for Batches {
+    fn from(chunks: Vec<Bytes>) -> Batches {
+        Batches { chunks: chunks.into_iter().map(Chunk::Here).collect(), behind_file: None }
+    }
+}
+
+impl From<Vec<Piece>> for Batches {
+    fn from(pieces: Vec<Piece>) -> Batches {
+        let mut batches = Batches { chunks: Vec::with_capacity(pieces.len()), behind_file: None };
+        for piece in pieces {
+            batches.chunks.push(match piece {
+                Piece::Memory(bytes) => Chunk::Here(bytes),
+                Piece::File { range, next_offset } => {
+                    batches.behind_file = Some(next_offset);
+                    Chunk::Elsewhere(Elsewhere::new(range.len(), range))
+                }
+            });
+        }
+        batches
+    }
+}
+
 /// One request's limits, and how far they are used.
 pub(super) struct Fetch {
     /// The limit of the whole request is not negative. Kafka answers UNKNOWN_SERVER_ERROR to such limits.
@@ -240,6 +278,8 @@ pub(super) struct Fetch {
     pub(super) bytes: usize,
     max_wait: Duration,
     share: AnswerShare,
+    /// What is read while the answer is sent.
+    ahead: Vec<ReadAhead>,
     /// The answer is not waited for any more: an error is to be told at once, a limit is reached, or the memory for
     /// answers was used up before everything was read.
     ends: bool,
@@ -259,12 +299,23 @@ impl Fetch {
             // A client that is gone is seen when its answer is written.
             max_wait: max_wait.min(call.shared.config.max_idle),
             share: call.shared.answer_memory.share(),
+            ahead: Vec::new(),
             ends: false,
         }
     }
 
-    /// Reads until there is enough, or the time is over.
+    /// Reads until there is enough, or the time is over; then begins to read what a client that catches up asks next.
     pub(super) async fn run(&mut self, call: &Call, following: &mut Following, read_committed: bool) {
+        self.gather(call, following, read_committed).await;
+        let ahead = std::mem::take(&mut self.ahead);
+        if !ahead.is_empty() {
+            let now = call.shared.runtime.now().into_std();
+            // It goes on by itself.
+            drop(call.shared.runtime.blocking(move || ahead.into_iter().for_each(|ahead| ahead.run(now))));
+        }
+    }
+
+    async fn gather(&mut self, call: &Call, following: &mut Following, read_committed: bool) {
         following.begin(read_committed);
         let due = following.session.due();
         self.find_sources(call, following, &due).await;
@@ -419,28 +470,37 @@ impl Fetch {
             return Ok(());
         };
         let read = match source.log.read(reading.offset, end, max_bytes, whole_first) {
-            Ok(Read::Ready(chunks)) => Ok(chunks),
-            Ok(Read::Cold(cold)) => call.shared.runtime.blocking(move || cold.run()).await,
+            Ok(Read::Ready(chunks)) => Ok(Batches::from(chunks)),
+            Ok(Read::Cold(cold)) => {
+                let now = call.shared.runtime.now().into_std();
+                let read = call.shared.runtime.blocking(move || cold.run_for_sending(now)).await;
+                read.map(|(pieces, ahead)| {
+                    self.ahead.extend(ahead);
+                    Batches::from(pieces)
+                })
+            }
             Err(error) => Err(error),
         };
-        let chunks = read.map_err(|error| {
+        let batches = read.map_err(|error| {
             self.share.shrink(max_bytes);
             errors::read(&error)
         })?;
-        let bytes = chunks.iter().map(Bytes::len).sum();
+        let bytes = batches.chunks.iter().map(Chunk::len).sum();
+        // What stays in its file takes none of the memory for answers.
+        let held: usize = batches.chunks.iter().filter_map(Chunk::here).map(Bytes::len).sum();
         call.shared.metrics.fetched_bytes.increment(bytes as u64);
         self.budget = self.budget.saturating_sub(bytes);
         self.bytes += bytes;
         // The first batch comes whole, however little there was.
-        self.share.grow(bytes.saturating_sub(max_bytes));
-        self.share.shrink(max_bytes.saturating_sub(bytes));
+        self.share.grow(held.saturating_sub(max_bytes));
+        self.share.shrink(max_bytes.saturating_sub(held));
         reading.bytes += bytes;
         if self.bytes < self.min_bytes {
             // Only a fetch that goes on to wait needs to know where it stands.
-            reading.offset = next_offset(&chunks).unwrap_or(reading.offset);
+            reading.offset = batches.next_offset().unwrap_or(reading.offset);
             self.ends |= reading.offset < end;
         }
-        reading.chunks.extend(chunks);
+        reading.chunks.extend(batches.chunks);
         Ok(())
     }
 }
