@@ -17,11 +17,11 @@ use crate::{OpenError, StorageError};
 /// Files that are kept ready ahead of the flush.
 pub(super) const READY_FILES: usize = 2;
 
-/// Zeros are written in pieces of this size.
-const FILL_BYTES: usize = 1 << 20;
+/// Zeros are written and synced in pieces of this size, because a sync of the journal may have to wait for one.
+const FILL_BYTES: usize = 256 << 10;
 
-/// After so many pieces they are synced, so that no sync of the journal has to wait for all of them.
-const FILL_SYNC_PIECES: u64 = 8;
+/// The same while the journal has no file ready: it would have to wait longer for a file than for a piece.
+const HURRIED_FILL_BYTES: usize = 8 << 20;
 
 /// Part of a file's size after which a journal leaves a file that was never filled, once it has a better one.
 const UNFILLED_SHARE: u64 = 8;
@@ -170,7 +170,7 @@ impl Round for FileRound {
                 (recycle(&*disk, journal, old, number).map(|file| ready(number, file)), number)
             }
             Task::Create { number } => {
-                let made = create(&*disk, &journal.path_of(number), journal.file_bytes);
+                let made = create(&*disk, journal, &journal.path_of(number));
                 (made.map(|file| ready(number, file)).map_err(|error| NotMade { error, left: None }), number)
             }
             Task::Remove { old } => {
@@ -239,40 +239,40 @@ fn recycle(disk: &dyn Disk, journal: &Journal, old: u64, number: u64) -> Result<
         let cut = file.set_len(file_bytes).and_then(|()| file.sync_all());
         cut.map_err(|error| NotMade { error, left: Some(number) })?;
     } else if length < file_bytes {
-        let filled = fill_or_remove(disk, &new, &*file, length, file_bytes);
+        let filled = fill_or_remove(disk, journal, &new, &*file, length);
         filled.map_err(|error| NotMade { error, left: None })?;
     }
     Ok(file)
 }
 
 /// Makes a file of zeros.
-fn create(disk: &dyn Disk, path: &Path, file_bytes: u64) -> io::Result<Arc<dyn File>> {
+fn create(disk: &dyn Disk, journal: &Journal, path: &Path) -> io::Result<Arc<dyn File>> {
     let file = disk.open(path, OpenMode::Create)?;
-    fill_or_remove(disk, path, &*file, 0, file_bytes)?;
+    fill_or_remove(disk, journal, path, &*file, 0)?;
     Ok(file)
 }
 
 /// Writes zeros to the end. When the disk is full the file goes.
-fn fill_or_remove(disk: &dyn Disk, path: &Path, file: &dyn File, from: u64, to: u64) -> io::Result<()> {
-    fill(file, from, to).inspect_err(|_| {
+fn fill_or_remove(disk: &dyn Disk, journal: &Journal, path: &Path, file: &dyn File, from: u64) -> io::Result<()> {
+    let hurried = || journal.lock().ready.is_empty();
+    fill(file, from, journal.file_bytes, hurried).inspect_err(|_| {
         // The first error is the one to report; nobody needs the file's records either way.
         let _ = disk.remove_file(path);
     })
 }
 
-fn fill(file: &dyn File, from: u64, to: u64) -> io::Result<()> {
-    let zeros = vec![0; FILL_BYTES.min((to - from) as usize)];
+fn fill(file: &dyn File, from: u64, to: u64, hurried: impl Fn() -> bool) -> io::Result<()> {
+    let zeros = vec![0; FILL_BYTES];
     let mut position = from;
-    for piece in 1.. {
-        if position == to {
-            break;
+    while position < to {
+        let piece = if hurried() { HURRIED_FILL_BYTES } else { FILL_BYTES };
+        let until = to.min(position + piece as u64);
+        while position < until {
+            let bytes = zeros.len().min((until - position) as usize);
+            file.write_all_at(&[IoSlice::new(&zeros[..bytes])], position)?;
+            position += bytes as u64;
         }
-        let bytes = zeros.len().min((to - position) as usize);
-        file.write_all_at(&[IoSlice::new(&zeros[..bytes])], position)?;
-        position += bytes as u64;
-        if piece % FILL_SYNC_PIECES == 0 {
-            file.sync_data()?;
-        }
+        file.sync_data()?;
     }
     file.sync_all()
 }

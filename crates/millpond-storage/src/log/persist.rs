@@ -29,7 +29,7 @@ const STEP_BYTES: usize = 4 << 20;
 const STEP_SLICES: usize = 1024;
 /// A durable log asks the system to begin writing out after this many bytes, so that the sync before a journal file is
 /// recycled finds little to do. A relaxed log does not: its appends wait for the writer.
-const WRITE_BACK_BYTES: u64 = 8 << 20;
+const WRITE_BACK_BYTES: u64 = 1 << 20;
 /// Closed segments that stay open for reads.
 const OPEN_SEGMENTS: usize = 8;
 
