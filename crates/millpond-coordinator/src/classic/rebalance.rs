@@ -8,6 +8,9 @@ use crate::error::GroupError;
 use crate::exchange::{JoinReply, Reply};
 use crate::shard::Turn;
 
+/// Whatever the members' timeouts are, a rebalance that nobody has joined is not tried again faster.
+const MIN_WAIT_MS: u64 = 1_000;
+
 impl ClassicGroup {
     pub(super) fn insert_member(&mut self, id: Str, member: Member) {
         self.bytes += member.bytes(&id);
@@ -168,8 +171,9 @@ impl ClassicGroup {
             return self.become_empty(turn);
         }
         if !self.elect_leader() {
-            // Only static members that are away: their sessions decide.
-            return self.wait_for_members(turn);
+            // Only static members that are away: their sessions decide. Meanwhile look now and then who has joined.
+            let wait_ms = self.rebalance_timeout_ms().max(MIN_WAIT_MS);
+            return turn.timers.set(self.join_timer(), turn.now.monotonic_ms.saturating_add(wait_ms));
         }
         self.generation = self.generation.wrapping_add(1).max(0);
         self.protocol = self.elected_protocol();
