@@ -1,5 +1,7 @@
 //! What of a group outlives the shard: the record of a generation.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use bytes::Bytes;
 use millpond_record::Timestamp;
 use millpond_wire::Str;
@@ -20,10 +22,12 @@ impl ClassicGroup {
         turn: &mut Turn<'_>,
         assignments: Option<&[SyncGroupRequestAssignment]>,
     ) -> Result<(), GroupError> {
-        let assignment_of = |id: &Str, member: &Member| match assignments {
-            // Kafka takes the last one, when a member is named twice.
-            Some(all) => all.iter().rev().find(|one| one.member_id == *id).map(|one| one.assignment.clone()),
-            None => Some(member.assignment.clone()),
+        // Kafka takes the last one, when a member is named twice; so does a map.
+        let assigned: Option<BTreeMap<&Str, &Bytes>> =
+            assignments.map(|all| all.iter().map(|one| (&one.member_id, &one.assignment)).collect());
+        let assignment_of = |id: &Str, member: &Member| match &assigned {
+            Some(assigned) => assigned.get(id).copied().cloned().unwrap_or_default(),
+            None => member.assignment.clone(),
         };
         let protocol = self.protocol.as_deref().unwrap_or_default();
         let members = self.members.iter().map(|(id, member)| MemberMetadata {
@@ -34,7 +38,7 @@ impl ClassicGroup {
             rebalance_timeout: member.rebalance_timeout,
             session_timeout: member.session_timeout,
             subscription: member.metadata_of(protocol).cloned().unwrap_or_default(),
-            assignment: assignment_of(id, member).unwrap_or_default(),
+            assignment: assignment_of(id, member),
         });
         let value = GroupMetadataValue {
             protocol_type: self.protocol_type.clone().unwrap_or_default(),
@@ -84,7 +88,7 @@ impl ClassicGroup {
         self.since = (value.current_state_timestamp >= 0).then_some(Timestamp(value.current_state_timestamp));
         self.phase = if value.members.is_empty() { Phase::Empty } else { Phase::Stable };
 
-        let kept: std::collections::BTreeSet<&Str> = value.members.iter().map(|member| &member.member_id).collect();
+        let kept: BTreeSet<&Str> = value.members.iter().map(|member| &member.member_id).collect();
         let gone: Vec<Str> = self.members.keys().filter(|id| !kept.contains(id)).cloned().collect();
         for id in &gone {
             self.take_member(id);
