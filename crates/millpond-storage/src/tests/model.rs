@@ -280,6 +280,21 @@ fn run(seed: u64, steps: &[Step]) {
     });
 }
 
+/// The last segment that stays is opened again by the cut, and closed again by what follows.
+#[test]
+fn crashes_while_the_end_is_cut_between_two_segments_leave_nothing_that_looks_damaged() {
+    use Step::{Append, Checkpoint, CrashLater, CrashNow, Create, Overwrite, Restart, Wait};
+    let which = 5;
+    let appended = Append { which, count: 14, bytes: 3264 };
+    for operations in 15..27 {
+        for seed in 0..16 {
+            let cut = [Overwrite { which, cut: 9 }, CrashLater { operations, power: false }];
+            let steps = [&[Create(which), appended.clone(), Restart, Checkpoint][..], &cut, &[Checkpoint, Wait(8)]];
+            run(seed, &[steps.concat(), vec![Checkpoint, CrashNow { power: true }]].concat());
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 100, max_shrink_iters: 200, ..ProptestConfig::default() })]
 

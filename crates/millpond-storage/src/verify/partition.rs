@@ -82,7 +82,8 @@ impl Verifier<'_> {
             let part = match active {
                 Some((active, _)) if *name < active => {
                     let next = listing.logs.range(*name..).nth(1).copied().unwrap_or(active);
-                    if course.cut.is_some_and(|cut| cut < next.first_index) { Part::Reworked } else { Part::Closed }
+                    // A cut right behind a segment opens it again, too: it is the last one then.
+                    if course.cut.is_some_and(|cut| cut <= next.first_index) { Part::Reworked } else { Part::Closed }
                 }
                 Some((active, position)) if *name == active => Part::Active(position),
                 _ => Part::Newer,
