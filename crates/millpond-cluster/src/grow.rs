@@ -6,6 +6,7 @@ use millpond_record::{BrokerId, PartitionIndex, TopicId};
 
 use crate::allocation::Allocation;
 use crate::image::{Image, Topic};
+use crate::names::is_internal_topic;
 use crate::placement::spread;
 use crate::record::{MetadataRecord, Partition, TopicRecord};
 use crate::topics::{TopicError, TopicLimits, check_brokers, check_room};
@@ -54,6 +55,10 @@ pub fn create_partitions(image: &Image, wanted: &[MorePartitions], limits: &Topi
             return Err(TopicError::NamedTwice(more.topic.clone()));
         }
         let topic = image.topic(&more.topic).ok_or_else(|| TopicError::UnknownName(more.topic.clone()))?;
+        if is_internal_topic(&topic.name) {
+            // Where a group is kept is a matter of how many partitions there are.
+            return Err(TopicError::Internal(topic.name.to_string()));
+        }
         let has = topic.partitions.len();
         let count = new_partitions(topic, more)?;
         check_room(image, limits, added + u64::from(count))?;

@@ -48,7 +48,7 @@ pub use config::{
 pub use config_table::{ConfigKind, Support, TOPIC_CONFIGS, TopicConfig, topic_config, topic_config_of_broker};
 pub use grow::{CreatePartitions, GrownTopic, MorePartitions, create_partitions};
 pub use image::{ApplyError, FIRST_METADATA_REPLICA, Image, METADATA_GROUP, Topic};
-pub use names::{MAX_TOPIC_NAME_BYTES, TopicNameError, check_topic_name};
+pub use names::{MAX_TOPIC_NAME_BYTES, OFFSETS_TOPIC_NAME, TopicNameError, check_topic_name, is_internal_topic};
 pub use producer_ids::{PRODUCER_ID_BLOCK, ProducerIdBlock, ProducerIdError, allocate_producer_ids};
 pub use quotas::{
     AlterClientQuotas, ClientQuota, EntityName, MAX_QUOTA_ENTITIES, QuotaAlteration, QuotaEntity, QuotaError,

@@ -6,6 +6,9 @@ pub const MAX_TOPIC_NAME_BYTES: usize = 249;
 /// What the log of the cluster's metadata is called, in Kafka too.
 pub const METADATA_TOPIC_NAME: &str = "__cluster_metadata";
 
+/// Where consumer groups and their offsets are kept.
+pub const OFFSETS_TOPIC_NAME: &str = "__consumer_offsets";
+
 /// Why a topic name is refused. All of them are INVALID_TOPIC_EXCEPTION to a client.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum TopicNameError {
@@ -41,6 +44,12 @@ pub fn check_topic_name(name: &str) -> Result<(), TopicNameError> {
     }
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
     if name.bytes().all(allowed) { Ok(()) } else { Err(TopicNameError::BadCharacter(name.to_owned())) }
+}
+
+/// Topics that coordinators keep for themselves: no client produces to them, deletes them or changes how many partitions
+/// they have.
+pub fn is_internal_topic(name: &str) -> bool {
+    name == OFFSETS_TOPIC_NAME || matches!(name, "__transaction_state" | "__share_group_state")
 }
 
 /// What the name is in a metric, where '.' and '_' are the same: two topics must not share it.

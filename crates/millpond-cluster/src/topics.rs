@@ -7,7 +7,7 @@ use millpond_record::{BrokerId, GroupId, PartitionIndex, TopicId};
 use crate::allocation::Allocation;
 use crate::config::{ConfigError, EffectiveConfig, TopicDefaults, check_topic_configs, effective_configs};
 use crate::image::Image;
-use crate::names::{TopicNameError, check_topic_name, metric_name};
+use crate::names::{TopicNameError, check_topic_name, is_internal_topic, metric_name};
 use crate::placement::spread;
 use crate::record::{MetadataRecord, Partition, TopicRecord};
 
@@ -93,6 +93,9 @@ pub enum TopicError {
     /// INVALID_CONFIG
     #[error(transparent)]
     InvalidConfig(#[from] ConfigError),
+    /// INVALID_TOPIC_EXCEPTION
+    #[error("topic {0:?} is the broker's own: it is neither deleted nor given more partitions")]
+    Internal(String),
     /// UNKNOWN_TOPIC_OR_PARTITION
     #[error("there is no topic {0:?}")]
     UnknownName(String),
@@ -399,5 +402,8 @@ fn find<'a>(image: &'a Image, reference: &TopicReference) -> Result<&'a crate::i
         (None, id) => image.topic_by_id(id).ok_or(TopicError::UnknownId(id))?,
         (Some(_), _) => return Err(TopicError::NameAndId),
     };
+    if is_internal_topic(&topic.name) {
+        return Err(TopicError::Internal(topic.name.to_string()));
+    }
     Ok(topic)
 }
