@@ -23,6 +23,7 @@ use crate::api::fetch::kept::FetchSessions;
 use crate::config::{BrokerConfig, HostPort};
 use crate::connection::Connection;
 use crate::controller::{self, Controller, TopicRules};
+use crate::coordinator::Coordinators;
 use crate::disk_space::{DiskWatch, Thresholds, journal_file_bytes};
 use crate::errors::ControllerError;
 use crate::http;
@@ -100,6 +101,7 @@ pub(crate) struct Shared {
     pub(crate) log_dir: Str,
     pub(crate) metadata: Arc<Metadata>,
     pub(crate) controller: Controller,
+    pub(crate) coordinators: Arc<Coordinators>,
     pub(crate) produce_memory: ProduceMemory,
     pub(crate) answer_memory: AnswerMemory,
     pub(crate) fetch_sessions: FetchSessions,
@@ -206,8 +208,16 @@ impl Broker {
         look_at_disk(&runtime, &data_dir, &disk).await;
         let metadata = Arc::new(Metadata::new());
         let node = config.node_id;
-        let mut reconciler =
-            Reconciler::new(applied.clone(), Arc::clone(&metadata), groups.clone(), node, defaults.clone());
+        let coordinators = Coordinators::new(&runtime, Arc::clone(&metadata), stopping.clone(), config.groups.clone());
+        let coordinators = Arc::new(coordinators);
+        let mut reconciler = Reconciler::new(
+            applied.clone(),
+            Arc::clone(&metadata),
+            groups.clone(),
+            node,
+            defaults.clone(),
+            Arc::clone(&coordinators),
+        );
         let rows = data_dir.groups().into_iter().filter(|row| row.group != METADATA_GROUP);
         let on_disk = rows.map(|row| OnDisk {
             topic: row.topic_id,
@@ -232,6 +242,7 @@ impl Broker {
         let shared = Arc::new(Shared {
             controller: Controller::start(&runtime, rules, group, applied, Arc::clone(&disk)),
             node,
+            coordinators,
             cluster_id: data_dir.meta().cluster_id.as_str().into(),
             log_dir: absolute(&config.data_dir).display().to_string().into(),
             metadata,

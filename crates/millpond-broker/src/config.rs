@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use millpond_coordinator::GroupSettings;
 use millpond_record::BrokerId;
 
 use crate::settings::{self, Kind, SETTINGS, Setting};
@@ -52,6 +53,11 @@ const MIN_OPEN_FILES: u64 = 256;
 /// most.
 const LEAST_OPEN_LOGS: usize = 32;
 const MOST_OPEN_LOGS: usize = 4096;
+
+/// What the groups of one partition of `__consumer_offsets` may take in memory.
+const MAX_GROUP_STATE_BYTES: usize = 64 << 20;
+
+const MINUTE_MS: i64 = 60_000;
 
 /// A host name or IP address, and a port.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -150,6 +156,8 @@ pub struct BrokerConfig {
     pub journal_files: u32,
     /// `log.retention.check.interval.ms`.
     pub retention_check_interval_ms: u64,
+    /// Limits of groups: `offsets.retention.minutes`, `group.initial.rebalance.delay.ms`.
+    pub groups: GroupSettings,
     /// `millpond.relaxed.sync.bytes`.
     pub relaxed_sync_bytes: u64,
     /// `millpond.segment.sync.bytes`.
@@ -274,6 +282,12 @@ impl Values {
             journal_file_bytes: self.number("millpond.journal.file.bytes"),
             journal_files: self.number("millpond.journal.files"),
             retention_check_interval_ms: self.number("log.retention.check.interval.ms"),
+            groups: GroupSettings {
+                offsets_retention_ms: self.number::<i64>("offsets.retention.minutes") * MINUTE_MS,
+                initial_rebalance_delay_ms: self.number("group.initial.rebalance.delay.ms"),
+                max_state_bytes: MAX_GROUP_STATE_BYTES,
+                ..GroupSettings::default()
+            },
             relaxed_sync_bytes: self.number("millpond.relaxed.sync.bytes"),
             segment_sync_bytes: self.number("millpond.segment.sync.bytes"),
             open_logs: LEAST_OPEN_LOGS,

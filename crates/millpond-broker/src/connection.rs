@@ -406,7 +406,7 @@ impl Connection {
             false => None,
         };
         let start = self.shared.runtime.now();
-        let call = Call::read(&self.shared, &self.view, frame, share)?;
+        let call = Call::read(&self.shared, &self.view, self.peer, frame, share)?;
         Ok(Some((Timing { api: call.api_index(), start }, call)))
     }
 

@@ -1,15 +1,18 @@
 //! From a frame to the handler of its API: the table of APIs, the request header, and what a handler may answer.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use millpond_cluster::{QuotaScope, quota_for};
+use millpond_coordinator::{Effects, Now, Reply as GroupReply, Shard, Ticket};
 use millpond_wire::{ApiKey, Chunk, Decoder, Message, Request, RequestHeader, Str, encode_response};
 
 use crate::api;
 use crate::broker::Shared;
+use crate::coordinator::Unavailable;
 use crate::frame::Frame;
 use crate::memory::{AnswerShare, Share};
 use crate::metadata::{Snapshot, View};
@@ -37,6 +40,15 @@ pub(crate) const APIS: &[Api] = &[
     api::fetch::API,
     api::list_offsets::API,
     api::metadata::API,
+    api::offset_commit::API,
+    api::offset_fetch::API,
+    api::find_coordinator::API,
+    api::join_group::API,
+    api::heartbeat::API,
+    api::leave_group::API,
+    api::sync_group::API,
+    api::describe_groups::API,
+    api::list_groups::API,
     api::api_versions::API,
     api::create_topics::API,
     api::delete_topics::API,
@@ -47,7 +59,9 @@ pub(crate) const APIS: &[Api] = &[
     api::alter_configs::API,
     api::describe_log_dirs::API,
     api::create_partitions::API,
+    api::delete_groups::API,
     api::incremental_alter_configs::API,
+    api::offset_delete::API,
     api::describe_client_quotas::API,
     api::alter_client_quotas::API,
     api::describe_cluster::API,
@@ -122,8 +136,10 @@ pub(crate) struct Call {
     pub(crate) pinned_bytes: usize,
     /// The share of the memory for produce that it took while it arrived.
     pub(crate) share: Option<Share>,
-    /// Whose quota counts; not looked at while nobody has one.
+    /// Whose quota counts, and who joins a group; `None` where neither is asked.
     client_id: Option<Str>,
+    /// Where the client is.
+    pub(crate) peer: SocketAddr,
     /// What the decoded request, and the handling of it, hold of the memory for answers.
     work: AnswerShare,
     correlation_id: i32,
@@ -150,6 +166,7 @@ impl Call {
     pub(crate) fn read(
         shared: &Arc<Shared>,
         view: &View,
+        peer: SocketAddr,
         frame: Frame,
         share: Option<Share>,
     ) -> Result<Call, CloseReason> {
@@ -170,6 +187,7 @@ impl Call {
             pinned_bytes: frame.pinned_bytes,
             share,
             client_id: None,
+            peer,
             work: shared.answer_memory.share(),
             correlation_id: i32::from_be_bytes(correlation),
             api,
@@ -186,11 +204,27 @@ impl Call {
         match RequestHeader::decode(&mut decoder) {
             Ok(header) => {
                 // It outlives the frame.
-                let client_id = header.client_id.filter(|_| call.snapshot.image.client_quota_count() > 0);
+                let wanted = call.snapshot.image.client_quota_count() > 0 || key == ApiKey::JOIN_GROUP;
+                let client_id = header.client_id.filter(|_| wanted);
                 Ok(Call { body: decoder, client_id: client_id.as_ref().map(Str::detached), ..call })
             }
             Err(error) => refused(format!("the header of its {key} {version} request is bad: {error}")),
         }
+    }
+
+    /// The client's id; empty if it has none.
+    pub(crate) fn client_id(&self) -> Str {
+        self.client_id.clone().unwrap_or_default()
+    }
+
+    /// Has the coordinator of a group do something (see [`Coordinators::ask`](crate::coordinator::Coordinators::ask)).
+    /// A request that waits for other members holds no memory for answers.
+    pub(crate) async fn ask_group<W>(&mut self, group: &str, work: W) -> Result<GroupReply, Unavailable>
+    where
+        W: FnOnce(&mut Shard, Ticket, Now) -> Effects + Send + 'static,
+    {
+        let share = std::mem::replace(&mut self.work, self.shared.answer_memory.share());
+        self.shared.coordinators.ask(&self.snapshot, group, share, work).await
     }
 
     /// The quota of the client, and who shares it.
@@ -316,6 +350,15 @@ mod tests {
             (1, (4, 18)),
             (2, (1, 11)),
             (3, (0, 13)),
+            (8, (2, 10)),
+            (9, (1, 10)),
+            (10, (0, 6)),
+            (11, (0, 9)),
+            (12, (0, 4)),
+            (13, (0, 5)),
+            (14, (0, 5)),
+            (15, (0, 6)),
+            (16, (0, 5)),
             (18, (0, 4)),
             (19, (2, 7)),
             (20, (1, 6)),
@@ -326,7 +369,9 @@ mod tests {
             (33, (0, 2)),
             (35, (1, 4)),
             (37, (0, 3)),
+            (42, (0, 2)),
             (44, (0, 1)),
+            (47, (0, 0)),
             (48, (0, 1)),
             (49, (0, 1)),
             (60, (0, 2)),

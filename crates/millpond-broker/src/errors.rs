@@ -1,11 +1,13 @@
 //! Which Kafka error code an error of the layers below is. Nothing else in Millpond chooses error codes.
 
 use millpond_cluster::{AlterConfigError, BatchFormatError, ProducerIdError, QuotaError, TopicError, TopicNameError};
+use millpond_coordinator::GroupError;
 use millpond_raft::{ProposeError, RaftError};
 use millpond_record::{BatchError, InvalidBatch, InvalidKind, Offset, RecordsError};
 use millpond_storage::{Frontiers, ReadError, SequenceError, StorageError};
 use millpond_wire::{ErrorCode, Str};
 
+use crate::coordinator::Unavailable;
 use crate::disk_space::DiskFull;
 
 /// An error as a response tells it.
@@ -72,6 +74,7 @@ pub(crate) fn topic_name(error: &TopicNameError) -> Fault {
 pub(crate) fn topic(error: &TopicError) -> Fault {
     let code = match error {
         TopicError::InvalidName(error) => return topic_name(error),
+        TopicError::Internal(_) => ErrorCode::INVALID_TOPIC_EXCEPTION,
         TopicError::Exists(_) => ErrorCode::TOPIC_ALREADY_EXISTS,
         TopicError::InvalidPartitions(_) | TopicError::NotMorePartitions { .. } => ErrorCode::INVALID_PARTITIONS,
         TopicError::TooManyPartitions { .. } | TopicError::ClusterFull { .. } => ErrorCode::POLICY_VIOLATION,
@@ -125,6 +128,48 @@ pub(crate) fn quota_filter(error: &QuotaError) -> Fault {
 /// No room for more. See [`crate::disk_space`] for why it is this code.
 pub(crate) fn disk_full(error: &DiskFull) -> Fault {
     Fault::new(ErrorCode::POLICY_VIOLATION, error.to_string())
+}
+
+/// A coordinator that does not answer.
+pub(crate) fn coordinator(unavailable: Unavailable) -> ErrorCode {
+    match unavailable {
+        Unavailable::Loading => ErrorCode::COORDINATOR_LOAD_IN_PROGRESS,
+        Unavailable::NotHere => ErrorCode::NOT_COORDINATOR,
+    }
+}
+
+/// Why a group refuses.
+pub(crate) fn group(error: &GroupError) -> Fault {
+    let code = match error {
+        GroupError::InvalidGroupId => ErrorCode::INVALID_GROUP_ID,
+        GroupError::UnknownGroup => ErrorCode::GROUP_ID_NOT_FOUND,
+        GroupError::UnknownMember => ErrorCode::UNKNOWN_MEMBER_ID,
+        GroupError::FencedInstance => ErrorCode::FENCED_INSTANCE_ID,
+        GroupError::IllegalGeneration { .. } => ErrorCode::ILLEGAL_GENERATION,
+        GroupError::RebalanceInProgress => ErrorCode::REBALANCE_IN_PROGRESS,
+        GroupError::InconsistentProtocol => ErrorCode::INCONSISTENT_GROUP_PROTOCOL,
+        GroupError::InvalidSessionTimeout { .. } => ErrorCode::INVALID_SESSION_TIMEOUT,
+        GroupError::MemberIdRequired => ErrorCode::MEMBER_ID_REQUIRED,
+        GroupError::GroupFull { .. } | GroupError::NoMemory | GroupError::RecordTooLarge { .. } => {
+            ErrorCode::GROUP_MAX_SIZE_REACHED
+        }
+        GroupError::MetadataTooLarge { .. } => ErrorCode::OFFSET_METADATA_TOO_LARGE,
+        GroupError::NamesTooLong => ErrorCode::INVALID_REQUEST,
+        GroupError::NonEmptyGroup => ErrorCode::NON_EMPTY_GROUP,
+        GroupError::SubscribedToTopic => ErrorCode::GROUP_SUBSCRIBED_TO_TOPIC,
+    };
+    Fault::new(code, error.to_string())
+}
+
+/// Why an offset is not committed.
+pub(crate) fn commit(error: &GroupError) -> Fault {
+    let code = match error {
+        // Kafka's answer to a commit with a generation to a group that is not there.
+        GroupError::UnknownGroup => ErrorCode::ILLEGAL_GENERATION,
+        GroupError::NoMemory | GroupError::NamesTooLong => ErrorCode::INVALID_COMMIT_OFFSET_SIZE,
+        error => return group(error),
+    };
+    Fault::new(code, error.to_string())
 }
 
 /// A request, or a part of it, that asks for what cannot be.

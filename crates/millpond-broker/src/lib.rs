@@ -13,6 +13,7 @@ mod config;
 mod config_resources;
 mod connection;
 mod controller;
+mod coordinator;
 mod disk_space;
 mod dispatch;
 mod errors;

@@ -106,6 +106,13 @@ impl Metadata {
         View { receiver, snapshot }
     }
 
+    /// The first snapshot that serves a topic.
+    pub(crate) async fn serving(&self, topic: &str) -> Arc<Snapshot> {
+        let mut receiver = self.sender.subscribe();
+        let found = receiver.wait_for(|snapshot| snapshot.topic(topic).is_some()).await;
+        Arc::clone(&found.expect("the sender is in self"))
+    }
+
     /// The first snapshot in which everything up to `index` is done.
     pub(crate) async fn settled(&self, index: RaftIndex) -> Arc<Snapshot> {
         let mut receiver = self.sender.subscribe();
@@ -131,9 +138,4 @@ impl View {
     pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
         Arc::clone(&self.snapshot)
     }
-}
-
-/// Topics that coordinators keep for themselves; clients neither write to them nor create them by asking.
-pub(crate) fn is_internal(name: &str) -> bool {
-    matches!(name, "__consumer_offsets" | "__transaction_state" | "__share_group_state")
 }

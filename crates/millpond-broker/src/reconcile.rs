@@ -17,6 +17,7 @@ use millpond_storage::{FlushMode, GroupSpec, LogOptions, StorageError};
 use tokio::sync::Notify;
 use tracing::{error, info, warn};
 
+use crate::coordinator::Coordinators;
 use crate::metadata::{Metadata, ServedTopic, Snapshot};
 
 /// Groups that are created or deleted at once; their journal records share rounds. Each takes a blocking thread, of
@@ -131,6 +132,8 @@ pub(crate) struct Reconciler {
     groups: Groups,
     broker: BrokerId,
     defaults: TopicDefaults,
+    /// Hear of deleted topics.
+    coordinators: Arc<Coordinators>,
     snapshot: Snapshot,
     /// The groups on disk, by topic: what must go when the topic does.
     hosted: BTreeMap<TopicId, Vec<Hosted>>,
@@ -147,6 +150,7 @@ impl Reconciler {
         groups: Groups,
         broker: BrokerId,
         defaults: TopicDefaults,
+        coordinators: Arc<Coordinators>,
     ) -> Reconciler {
         Reconciler {
             applied,
@@ -154,6 +158,7 @@ impl Reconciler {
             groups,
             broker,
             defaults,
+            coordinators,
             snapshot: Snapshot::empty(),
             hosted: BTreeMap::new(),
             undeleted: Vec::new(),
@@ -190,10 +195,12 @@ impl Reconciler {
         self.snapshot.image = change.image;
         let image = self.snapshot.image.clone();
         let mut strays = std::mem::take(&mut self.undeleted);
+        let mut deleted = Vec::new();
         for id in &change.touched {
             let wanted = image.topic_by_id(*id);
             let keep: BTreeSet<GroupId> = wanted.iter().flat_map(|topic| self.groups_here(topic)).collect();
             if wanted.is_none() {
+                deleted.extend(self.snapshot.topic_by_id(*id).map(|served| (Arc::clone(&served.topic.name), *id)));
                 self.snapshot.withdraw(*id);
             }
             if let Some(hosted) = self.hosted.remove(id) {
@@ -226,6 +233,7 @@ impl Reconciler {
         }
         self.snapshot.settled = change.index;
         self.metadata.publish(self.snapshot.clone());
+        self.coordinators.topics_deleted(&deleted);
     }
 
     /// The groups of a topic that have a replica on this broker.

@@ -9,14 +9,14 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream;
-use millpond_cluster::TopicSettings;
+use millpond_cluster::{TopicSettings, is_internal_topic};
 use millpond_raft::Partition;
 use millpond_record::Timestamp;
 use millpond_storage::{Limits, may_move_log_start};
 use tracing::{info, warn};
 
 use crate::broker::Shared;
-use crate::metadata::{Snapshot, is_internal};
+use crate::metadata::Snapshot;
 
 /// The first look comes this long after the start at the latest, as in Kafka (`InitialTaskDelayMs`).
 const FIRST_LOOK: Duration = Duration::from_secs(30);
@@ -54,7 +54,7 @@ fn limits(settings: &TopicSettings) -> Limits {
 /// The partitions that may have something to delete or to free.
 fn due(snapshot: &Snapshot, now: Timestamp) -> Vec<(Arc<str>, usize, Partition, Limits)> {
     let mut due = Vec::new();
-    for served in snapshot.topics().filter(|served| !is_internal(&served.topic.name)) {
+    for served in snapshot.topics().filter(|served| !is_internal_topic(&served.topic.name)) {
         let limits = limits(&served.settings);
         for (index, partition) in served.partitions.iter().enumerate() {
             let wanted = partition

@@ -189,6 +189,20 @@ pub const SETTINGS: &[Setting] = &[
         whole(1, 1 << 40, "milliseconds"),
         "How often the broker looks for records to delete; the first time at most 30 seconds after the start.",
     ),
+    setting(
+        "offsets.retention.minutes",
+        "10080",
+        whole(1, INT_MAX, "minutes"),
+        "How long the offsets of a group are kept after its last member has left; of a topic that a group with members \
+         does not read any more, and of consumers that belong to no group, after the last commit.",
+    ),
+    setting(
+        "group.initial.rebalance.delay.ms",
+        "0",
+        whole(0, INT_MAX, "milliseconds"),
+        "How long the first members of an empty group wait for more; each that comes has them wait as long again, up \
+         to the rebalance timeout. It spares rebalances where many members start one after the other.",
+    ),
     topic_default(
         "min.insync.replicas",
         "min.insync.replicas",

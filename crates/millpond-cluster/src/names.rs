@@ -46,8 +46,8 @@ pub fn check_topic_name(name: &str) -> Result<(), TopicNameError> {
     if name.bytes().all(allowed) { Ok(()) } else { Err(TopicNameError::BadCharacter(name.to_owned())) }
 }
 
-/// Topics that coordinators keep for themselves: no client produces to them, deletes them or changes how many partitions
-/// they have.
+/// Topics that coordinators keep for themselves: no client produces to them, deletes them or changes how many
+/// partitions they have.
 pub fn is_internal_topic(name: &str) -> bool {
     name == OFFSETS_TOPIC_NAME || matches!(name, "__transaction_state" | "__share_group_state")
 }

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use futures::future::join_all;
+use millpond_cluster::is_internal_topic;
 use millpond_raft::Partition;
 use millpond_record::{Offset, PartitionIndex};
 use millpond_storage::Freeing;
@@ -16,7 +17,6 @@ use millpond_wire::{ApiKey, ErrorCode};
 
 use crate::dispatch::{Api, Call, Step};
 use crate::errors::{self, Fault};
-use crate::metadata::is_internal;
 
 pub(crate) const API: Api =
     Api { key: ApiKey::DELETE_RECORDS, advertised: (0, 2), served_from: 0, handle, pipelined: false };
@@ -57,7 +57,7 @@ fn handle(mut call: Call) -> Step {
 fn find(call: &Call, topic: &str, index: PartitionIndex) -> Result<Partition, ErrorCode> {
     let served = call.snapshot.topic(topic).ok_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)?;
     let partition = served.partition(index).ok_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)?;
-    if is_internal(topic) {
+    if is_internal_topic(topic) {
         return Err(ErrorCode::INVALID_TOPIC_EXCEPTION);
     }
     if served.settings.cleanup.compact && !served.settings.cleanup.delete {

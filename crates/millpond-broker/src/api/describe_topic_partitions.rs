@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use millpond_cluster::check_topic_name;
+use millpond_cluster::{check_topic_name, is_internal_topic};
 use millpond_wire::describe_topic_partitions::{
     Cursor, DescribeTopicPartitionsRequest, DescribeTopicPartitionsResponse, DescribeTopicPartitionsResponsePartition,
     DescribeTopicPartitionsResponseTopic,
@@ -12,7 +12,7 @@ use millpond_wire::{ApiKey, ErrorCode, Str};
 
 use super::metadata::TOPIC_OPERATIONS;
 use crate::dispatch::{Api, Call, Step};
-use crate::metadata::{ServedTopic, is_internal};
+use crate::metadata::ServedTopic;
 
 pub(crate) const API: Api =
     Api { key: ApiKey::DESCRIBE_TOPIC_PARTITIONS, advertised: (0, 0), served_from: 0, handle, pipelined: false };
@@ -142,7 +142,7 @@ fn describe(call: &Call, topic: &ServedTopic, first: usize, shown: usize) -> Des
     DescribeTopicPartitionsResponseTopic {
         name: Some(Str::from(&*topic.topic.name)),
         topic_id: topic.topic.id.0,
-        is_internal: is_internal(&topic.topic.name),
+        is_internal: is_internal_topic(&topic.topic.name),
         partitions: partitions.collect(),
         topic_authorized_operations: TOPIC_OPERATIONS,
         ..DescribeTopicPartitionsResponseTopic::default()

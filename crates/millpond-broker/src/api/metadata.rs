@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use millpond_cluster::{NewTopic, TopicError, check_topic_name};
+use millpond_cluster::{NewTopic, TopicError, check_topic_name, is_internal_topic};
 use millpond_record::TopicId;
 use millpond_wire::metadata::{
     MetadataRequest, MetadataRequestTopic, MetadataResponse, MetadataResponseBroker, MetadataResponsePartition,
@@ -13,7 +13,7 @@ use tracing::warn;
 
 use crate::dispatch::{Api, Call, Step};
 use crate::errors;
-use crate::metadata::{ServedTopic, Snapshot, is_internal};
+use crate::metadata::{ServedTopic, Snapshot};
 
 pub(crate) const API: Api =
     Api { key: ApiKey::METADATA, advertised: (0, 13), served_from: 0, handle, pipelined: false };
@@ -28,7 +28,7 @@ const FIRST_WITH_OFFLINE: i16 = 5;
 pub(super) const NOT_ASKED: i32 = i32::MIN;
 
 /// Bits of Kafka's `AclOperation` codes.
-const fn operations(codes: &[u8]) -> i32 {
+pub(super) const fn operations(codes: &[u8]) -> i32 {
     let mut bits = 0;
     let mut at = 0;
     while at < codes.len() {
@@ -110,7 +110,7 @@ fn topics_to_create(call: &Call, request: &MetadataRequest) -> Vec<Str> {
     let names = request.topics.iter().flatten().filter(|topic| topic.topic_id == TopicId::ZERO.0);
     let names: BTreeSet<&Str> = names.filter_map(|topic| topic.name.as_ref()).collect();
     let missing = names.into_iter().filter(|name| {
-        call.snapshot.image.topic(name).is_none() && !is_internal(name) && check_topic_name(name).is_ok()
+        call.snapshot.image.topic(name).is_none() && !is_internal_topic(name) && check_topic_name(name).is_ok()
     });
     missing.map(Str::detached).collect()
 }
@@ -234,7 +234,7 @@ impl Answer<'_> {
         MetadataResponseTopic {
             name: Some(Str::from(&*topic.topic.name)),
             topic_id: topic.topic.id.0,
-            is_internal: is_internal(&topic.topic.name),
+            is_internal: is_internal_topic(&topic.topic.name),
             partitions: partitions.collect(),
             topic_authorized_operations: self.operations,
             ..MetadataResponseTopic::default()

@@ -13,7 +13,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use millpond_cluster::{CompressionType, TimestampType, TopicSettings};
+use millpond_cluster::{CompressionType, TimestampType, TopicSettings, is_internal_topic};
 use millpond_raft::{Acks, Partition, Proposal, Receipt, Written};
 use millpond_record::{
     BatchHeader, Codec, DecompressLimit, InvalidBatch, PartitionIndex, ProduceRules, Timestamp, TimestampRules,
@@ -28,7 +28,7 @@ use millpond_wire::{ApiKey, ErrorCode};
 use crate::dispatch::{Api, Call, Reply, Step};
 use crate::errors::{self, Fault};
 use crate::memory::Share;
-use crate::metadata::{ServedTopic, is_internal};
+use crate::metadata::ServedTopic;
 use crate::throttle::{Traffic, throttle_time_ms};
 
 /// Versions 0 to 2 are advertised because librdkafka before 2.11.1 compresses only if they are; nobody sends them.
@@ -122,13 +122,14 @@ fn named_twice(call: &Call, request: &ProduceRequest) -> BTreeMap<(TopicId, i32)
 }
 
 fn find<'a>(call: &'a Call, topic: &TopicProduceData) -> Result<&'a Arc<ServedTopic>, ErrorCode> {
-    if call.version >= FIRST_BY_ID {
-        return call.snapshot.topic_by_id(TopicId(topic.topic_id)).ok_or(ErrorCode::UNKNOWN_TOPIC_ID);
-    }
-    if is_internal(&topic.name) && call.snapshot.topic(&topic.name).is_some() {
+    let served = match call.version {
+        FIRST_BY_ID.. => call.snapshot.topic_by_id(TopicId(topic.topic_id)).ok_or(ErrorCode::UNKNOWN_TOPIC_ID)?,
+        _ => call.snapshot.topic(&topic.name).ok_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)?,
+    };
+    if is_internal_topic(&served.topic.name) {
         return Err(ErrorCode::INVALID_TOPIC_EXCEPTION);
     }
-    call.snapshot.topic(&topic.name).ok_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)
+    Ok(served)
 }
 
 /// A request between its arrival and its answer.

@@ -8,8 +8,10 @@ mod support;
 
 mod cold_reads;
 mod connections;
+mod coordinators;
 mod descriptions;
 mod fetch_sessions;
+mod groups;
 mod limits;
 mod partitions_and_settings;
 mod produce_and_fetch;

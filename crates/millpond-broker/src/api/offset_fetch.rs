@@ -1,0 +1,174 @@
+//! OffsetFetch (KIP-447, KIP-709, KIP-848): how far groups have read.
+//!
+//! Without transactions no offset is ever pending, so that `RequireStable` asks for what is given anyway: an offset is
+//! shown when it is on disk.
+
+use std::collections::BTreeMap;
+
+use futures::future::join_all;
+use millpond_coordinator::{CommittedOffset, Shard};
+use millpond_record::{PartitionIndex, TopicId};
+use millpond_wire::offset_fetch::{
+    OffsetFetchRequest, OffsetFetchRequestGroup, OffsetFetchRequestTopics, OffsetFetchResponse,
+    OffsetFetchResponseGroup, OffsetFetchResponsePartition, OffsetFetchResponsePartitions, OffsetFetchResponseTopic,
+    OffsetFetchResponseTopics,
+};
+use millpond_wire::{ApiKey, ErrorCode, Str};
+
+use crate::dispatch::{Api, Call, Step};
+use crate::errors;
+use crate::metadata::Snapshot;
+
+pub(crate) const API: Api =
+    Api { key: ApiKey::OFFSET_FETCH, advertised: (1, 10), served_from: 1, handle, pipelined: false };
+
+/// From here on the whole answer has an error code; before, each partition has it.
+const FIRST_WITH_CODE: i16 = 2;
+/// From here on a request names many groups.
+const FIRST_WITH_MANY: i16 = 8;
+/// From here on topics are named by id.
+const FIRST_BY_ID: i16 = 10;
+
+fn handle(mut call: Call) -> Step {
+    let request: OffsetFetchRequest = match call.decode() {
+        Ok(request) => request,
+        Err(reason) => return Step::Close(reason),
+    };
+    Step::Stage(Box::pin(async move {
+        if call.version >= FIRST_WITH_MANY {
+            let groups = join_all(request.groups.iter().map(|group| fetch(&call, group))).await;
+            return Step::Reply(call.answer(&OffsetFetchResponse { groups, ..Default::default() }));
+        }
+        let topics = request.topics.map(|topics| {
+            let topic = |topic: millpond_wire::offset_fetch::OffsetFetchRequestTopic| OffsetFetchRequestTopics {
+                name: topic.name,
+                partition_indexes: topic.partition_indexes,
+                ..Default::default()
+            };
+            topics.into_iter().map(topic).collect()
+        });
+        let group = OffsetFetchRequestGroup { group_id: request.group_id, topics, ..Default::default() };
+        let found = fetch(&call, &group).await;
+        Step::Reply(call.answer(&of_one_group(call.version, &group, found)))
+    }))
+}
+
+/// The answer before there were many groups in one.
+fn of_one_group(version: i16, asked: &OffsetFetchRequestGroup, found: OffsetFetchResponseGroup) -> OffsetFetchResponse {
+    let topics = match found.error_code {
+        code if code != 0 && version < FIRST_WITH_CODE => {
+            let failed = |topic: &OffsetFetchRequestTopics| {
+                let (name, code) = (topic.name.clone(), ErrorCode(code));
+                let partitions = topic.partition_indexes.iter().map(|index| partition(*index, None, code)).collect();
+                OffsetFetchResponseTopics { name, partitions, ..Default::default() }
+            };
+            asked.topics.iter().flatten().map(failed).collect()
+        }
+        _ => found.topics,
+    };
+    let topics = topics.into_iter().map(|topic| {
+        let partitions = topic.partitions.into_iter().map(|partition| OffsetFetchResponsePartition {
+            partition_index: partition.partition_index,
+            committed_offset: partition.committed_offset,
+            committed_leader_epoch: partition.committed_leader_epoch,
+            metadata: partition.metadata,
+            error_code: partition.error_code,
+        });
+        OffsetFetchResponseTopic { name: topic.name, partitions: partitions.collect() }
+    });
+    OffsetFetchResponse { topics: topics.collect(), error_code: found.error_code, ..Default::default() }
+}
+
+async fn fetch(call: &Call, asked: &OffsetFetchRequestGroup) -> OffsetFetchResponseGroup {
+    let group_id = asked.group_id.clone();
+    let by_id = call.version >= FIRST_BY_ID;
+    let coordinators = &call.shared.coordinators;
+    let found = match &asked.topics {
+        None => {
+            let group = group_id.clone();
+            coordinators.look(&call.snapshot, &group_id, move |shard| all(shard, &group)).await
+        }
+        Some(topics) => {
+            let (group, wanted) = (group_id.clone(), resolve(&call.snapshot, topics, by_id));
+            coordinators.look(&call.snapshot, &group_id, move |shard| named(shard, &group, wanted)).await
+        }
+    };
+    match found {
+        Ok(mut topics) => {
+            if asked.topics.is_none() && by_id {
+                // What has no id any more cannot be named.
+                let id =
+                    |topic: &OffsetFetchResponseTopics| call.snapshot.image.topic(&topic.name).map(|found| found.id);
+                topics.retain_mut(|topic| id(topic).map(|id| topic.topic_id = id.0).is_some());
+            }
+            OffsetFetchResponseGroup { group_id, topics, ..Default::default() }
+        }
+        Err(unavailable) => {
+            OffsetFetchResponseGroup { group_id, error_code: errors::coordinator(unavailable).0, ..Default::default() }
+        }
+    }
+}
+
+/// A topic that is asked for.
+struct Wanted {
+    /// As the request names it, for the answer.
+    asked: OffsetFetchRequestTopics,
+    /// `None`: the request names an id that no topic has.
+    name: Option<Str>,
+    id: TopicId,
+}
+
+fn resolve(snapshot: &Snapshot, topics: &[OffsetFetchRequestTopics], by_id: bool) -> Vec<Wanted> {
+    let resolve = |asked: &OffsetFetchRequestTopics| {
+        let found = match by_id {
+            true => snapshot.image.topic_by_id(TopicId(asked.topic_id)),
+            false => snapshot.image.topic(&asked.name),
+        };
+        let id = found.map_or(TopicId::ZERO, |topic| topic.id);
+        let name = match by_id {
+            true => found.map(|topic| Str::from(&*topic.name)),
+            false => Some(asked.name.clone()),
+        };
+        Wanted { asked: asked.clone(), name, id }
+    };
+    topics.iter().map(resolve).collect()
+}
+
+fn named(shard: &Shard, group: &str, wanted: Vec<Wanted>) -> Vec<OffsetFetchResponseTopics> {
+    let topic = |Wanted { asked, name, id }: Wanted| {
+        let partitions = asked.partition_indexes.iter().map(|&index| match &name {
+            Some(name) => {
+                let committed = shard.committed_offset(group, name, id, PartitionIndex(index));
+                partition(index, committed, ErrorCode::NONE)
+            }
+            None => partition(index, None, ErrorCode::UNKNOWN_TOPIC_ID),
+        });
+        let partitions = partitions.collect();
+        OffsetFetchResponseTopics { name: asked.name, topic_id: asked.topic_id, partitions }
+    };
+    wanted.into_iter().map(topic).collect()
+}
+
+fn all(shard: &Shard, group: &str) -> Vec<OffsetFetchResponseTopics> {
+    let mut topics: BTreeMap<&Str, Vec<OffsetFetchResponsePartitions>> = BTreeMap::new();
+    for (topic, index, committed) in shard.committed_offsets(group) {
+        topics.entry(topic).or_default().push(partition(index.0, Some(committed), ErrorCode::NONE));
+    }
+    let topic = |(name, partitions): (&Str, _)| OffsetFetchResponseTopics {
+        name: name.clone(),
+        partitions,
+        ..Default::default()
+    };
+    topics.into_iter().map(topic).collect()
+}
+
+/// An offset, or that there is none, which is no error.
+fn partition(index: i32, committed: Option<&CommittedOffset>, code: ErrorCode) -> OffsetFetchResponsePartitions {
+    OffsetFetchResponsePartitions {
+        partition_index: index,
+        committed_offset: committed.map_or(-1, |committed| committed.offset.0),
+        committed_leader_epoch: committed.map_or(-1, |committed| committed.leader_epoch),
+        metadata: Some(committed.map(|committed| committed.metadata.clone()).unwrap_or_default()),
+        error_code: code.0,
+    }
+}

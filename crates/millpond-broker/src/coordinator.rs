@@ -1,0 +1,210 @@
+//! The runtime of the group coordinators: one task for each partition of `__consumer_offsets` that is in use.
+//!
+//! What a group is and does is decided in `millpond-coordinator`, which knows neither tasks nor logs. Here is what
+//! drives it: `placement.rs` says which partition keeps a group, `actor.rs` owns the shard of one partition,
+//! `loading.rs` brings it back from the log, `batches.rs` makes batches of its records.
+//!
+//! A partition's task begins with the first request for it; until then nothing of it is in memory. What waits in its
+//! mailbox is bounded by what bounds requests: a connection has one at a time, and its memory is counted as that of an
+//! answer in the making until it is answered or parked. What groups and offsets themselves may take is bounded by the
+//! shard ([`GroupSettings::max_state_bytes`]).
+
+mod actor;
+mod batches;
+mod loading;
+mod placement;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use millpond_cluster::OFFSETS_TOPIC_NAME;
+use millpond_coordinator::{Effects, GroupSettings, Now, Reply, Shard, Ticket};
+use millpond_record::{PartitionIndex, Timestamp, TopicId};
+use millpond_runtime::Runtime;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::memory::AnswerShare;
+use crate::metadata::{Metadata, Snapshot};
+use actor::{Actor, Message};
+
+pub(crate) use placement::{offsets_topic, partition_of};
+
+/// Why a coordinator does not answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unavailable {
+    /// It reads its partition.
+    Loading,
+    /// It is not on this broker, or not now.
+    NotHere,
+}
+
+type Answer<T> = Result<T, Unavailable>;
+
+/// What all coordinators of a broker share.
+struct Context {
+    runtime: Runtime,
+    metadata: Arc<Metadata>,
+    stopping: CancellationToken,
+    settings: GroupSettings,
+    /// What the shards' monotonic time counts from.
+    start: Instant,
+}
+
+impl Context {
+    fn now(&self) -> Now {
+        let since = self.runtime.now().saturating_duration_since(self.start);
+        let monotonic_ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+        Now { wall: Timestamp(self.runtime.wall_clock()), monotonic_ms }
+    }
+
+    /// When the shards' time is that.
+    fn instant(&self, monotonic_ms: u64) -> Instant {
+        self.start + Duration::from_millis(monotonic_ms.min(MAX_TIMER_MS))
+    }
+}
+
+/// A timer is set a thousand years ahead at most; clocks end there.
+const MAX_TIMER_MS: u64 = 1000 * 365 * 24 * 60 * 60 * 1000;
+
+/// The group coordinators of a broker.
+pub(crate) struct Coordinators {
+    context: Arc<Context>,
+    mailboxes: Mutex<BTreeMap<PartitionIndex, mpsc::UnboundedSender<Message>>>,
+    next_ticket: AtomicU64,
+}
+
+impl Coordinators {
+    pub(crate) fn new(
+        runtime: &Runtime,
+        metadata: Arc<Metadata>,
+        stopping: CancellationToken,
+        settings: GroupSettings,
+    ) -> Coordinators {
+        let (runtime, start) = (runtime.clone(), runtime.now());
+        Coordinators {
+            context: Arc::new(Context { runtime, metadata, stopping, settings, start }),
+            mailboxes: Mutex::default(),
+            next_ticket: AtomicU64::new(0),
+        }
+    }
+
+    /// Has a group's coordinator do something, and gives its answer: at once, when what was written is on disk, or when
+    /// the group is ready for it. Dropped before, the request is abandoned.
+    ///
+    /// `share`: what the request holds of the memory for answers.
+    pub(crate) async fn ask<W>(&self, snapshot: &Snapshot, group: &str, share: AnswerShare, work: W) -> Answer<Reply>
+    where
+        W: FnOnce(&mut Shard, Ticket, Now) -> Effects + Send + 'static,
+    {
+        let mailbox = self.mailbox_of(snapshot, group)?;
+        let ticket = Ticket(self.next_ticket.fetch_add(1, Ordering::Relaxed));
+        let (reply, answer) = oneshot::channel();
+        let message = Message::Ask { ticket, work: Box::new(work), share, reply };
+        mailbox.send(message).map_err(|_| Unavailable::NotHere)?;
+        let mut asked = Asked { mailbox: Some(mailbox), ticket };
+        let answer = answer.await.unwrap_or(Err(Unavailable::NotHere));
+        asked.mailbox = None;
+        answer
+    }
+
+    /// Looks at the groups of a group's partition. The answer comes when what was seen is on disk.
+    pub(crate) async fn look<T, L>(&self, snapshot: &Snapshot, group: &str, look: L) -> Answer<T>
+    where
+        T: Send + 'static,
+        L: FnOnce(&Shard) -> T + Send + 'static,
+    {
+        look_in(&self.mailbox_of(snapshot, group)?, look).await
+    }
+
+    /// As [`Coordinators::look`], at every partition that may have a group.
+    pub(crate) async fn look_everywhere<T, L>(&self, snapshot: &Snapshot, look: L) -> Answer<Vec<T>>
+    where
+        T: Send + 'static,
+        L: Fn(&Shard) -> T + Clone + Send + 'static,
+    {
+        let Some(topic) = snapshot.topic(OFFSETS_TOPIC_NAME) else { return Ok(Vec::new()) };
+        let mut mailboxes = Vec::new();
+        for (index, partition) in (0..).map(PartitionIndex).zip(&topic.partitions) {
+            // One that is not in use and keeps nothing is not loaded for this.
+            let is_empty = partition.retained().is_some_and(|retained| retained.bytes == 0);
+            if !is_empty || self.lock().contains_key(&index) {
+                mailboxes.push(self.mailbox(snapshot, index)?);
+            }
+        }
+        futures::future::try_join_all(mailboxes.iter().map(|mailbox| look_in(mailbox, look.clone()))).await
+    }
+
+    /// Topics are gone, and so are the offsets that groups committed of them.
+    pub(crate) fn topics_deleted(&self, topics: &[(Arc<str>, TopicId)]) {
+        if topics.is_empty() {
+            return;
+        }
+        for mailbox in self.lock().values() {
+            for (topic, id) in topics {
+                // Gone when the broker stops; the next start looks at which topics there are.
+                let _ = mailbox.send(Message::TopicDeleted(Arc::clone(topic), *id));
+            }
+        }
+    }
+
+    fn mailbox_of(&self, snapshot: &Snapshot, group: &str) -> Answer<mpsc::UnboundedSender<Message>> {
+        let topic = snapshot.topic(OFFSETS_TOPIC_NAME).ok_or(Unavailable::NotHere)?;
+        self.mailbox(snapshot, partition_of(group, topic.partitions.len()))
+    }
+
+    /// The mailbox of a partition's task, which is started if it is not there.
+    fn mailbox(&self, snapshot: &Snapshot, index: PartitionIndex) -> Answer<mpsc::UnboundedSender<Message>> {
+        let mut mailboxes = self.lock();
+        if let Some(mailbox) = mailboxes.get(&index) {
+            return Ok(mailbox.clone());
+        }
+        let topic = snapshot.topic(OFFSETS_TOPIC_NAME).ok_or(Unavailable::NotHere)?;
+        let partition = topic.partition(index).ok_or(Unavailable::NotHere)?.clone();
+        let (sender, mailbox) = mpsc::unbounded_channel();
+        let context = Arc::clone(&self.context);
+        self.context.runtime.spawn(Actor { context, index, partition, mailbox }.run());
+        mailboxes.insert(index, sender.clone());
+        Ok(sender)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<PartitionIndex, mpsc::UnboundedSender<Message>>> {
+        // Nothing panics while it is held.
+        self.mailboxes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn look_in<T, L>(mailbox: &mpsc::UnboundedSender<Message>, look: L) -> Answer<T>
+where
+    T: Send + 'static,
+    L: FnOnce(&Shard) -> T + Send + 'static,
+{
+    let (reply, answer) = oneshot::channel();
+    let look = move |shard: Answer<&Shard>| {
+        let seen = shard.map(look);
+        // Gone if the client left.
+        let tell: actor::Tell = Box::new(move || drop(reply.send(seen)));
+        tell
+    };
+    mailbox.send(Message::Look(Box::new(look))).map_err(|_| Unavailable::NotHere)?;
+    answer.await.unwrap_or(Err(Unavailable::NotHere))
+}
+
+/// A request without answer; tells the coordinator when nobody waits for it any more.
+struct Asked {
+    /// `None` once it is answered.
+    mailbox: Option<mpsc::UnboundedSender<Message>>,
+    ticket: Ticket,
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        if let Some(mailbox) = &self.mailbox {
+            // Gone when the broker stops.
+            let _ = mailbox.send(Message::Abandon(self.ticket));
+        }
+    }
+}

@@ -1,0 +1,390 @@
+//! One coordinator: the task that owns the shard of one partition of `__consumer_offsets`.
+//!
+//! ```text
+//!          a request          loaded             an append failed
+//! Resting ──────────▶ Loading ───────▶ Serving ──────────────────▶ Paused ──▶ Resting
+//!                        └── cannot be read ─────────────────────────▲
+//! ```
+//!
+//! It works in turns: takes all that waits in its mailbox, hands it to the shard, which answers from what it knows and
+//! says what to write, and proposes the records of the whole turn as one batch. It goes on with the next turn while
+//! that is written. An answer leaves when everything that was written before it was made is committed: a client never
+//! learns what a crash could undo. If a batch cannot be written, the shard knows more than the log: it is dropped, who
+//! waits is told to look for the coordinator again, and the next request loads it from the log.
+//!
+//! Dropping the sender of an answer is how a request is told that the coordinator is not here.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::time::Duration;
+
+use millpond_coordinator::{Effects, Now, Reply, Shard, Ticket};
+use millpond_raft::{Acks, Partition, ProposeError, Receipt};
+use millpond_record::{PartitionIndex, TopicId};
+use millpond_wire::Str;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Sleep;
+use tracing::{info, warn};
+
+use super::batches::Batches;
+use super::loading::{LoadError, Loaded, load};
+use super::{Context, Unavailable};
+use crate::memory::AnswerShare;
+
+/// Requests that wait this long for a shard to be loaded are told so; most loads are done sooner, and nobody has to ask
+/// twice.
+const LOAD_PATIENCE: Duration = Duration::from_millis(500);
+/// After a failure nothing is tried for this long.
+const PAUSE: Duration = Duration::from_secs(1);
+/// Requests of one turn.
+const TURN: usize = 512;
+
+/// What a request does with the shard.
+type Work = Box<dyn FnOnce(&mut Shard, Ticket, Now) -> Effects + Send>;
+/// Looks at the shard, if there is one, and gives what tells who asked.
+type Look = Box<dyn FnOnce(Result<&Shard, Unavailable>) -> Tell + Send>;
+pub(super) type Tell = Box<dyn FnOnce() + Send>;
+
+pub(super) enum Message {
+    Ask {
+        ticket: Ticket,
+        work: Work,
+        /// What the request holds of the memory for answers; it is parked without.
+        share: AnswerShare,
+        reply: oneshot::Sender<Result<Reply, Unavailable>>,
+    },
+    /// Changes nothing.
+    Look(Look),
+    /// Whoever asked is gone.
+    Abandon(Ticket),
+    /// A topic is deleted.
+    TopicDeleted(Arc<str>, TopicId),
+}
+
+pub(super) struct Actor {
+    pub(super) context: Arc<Context>,
+    pub(super) index: PartitionIndex,
+    pub(super) partition: Partition,
+    pub(super) mailbox: mpsc::UnboundedReceiver<Message>,
+}
+
+/// Why a shard is served no longer.
+enum Ended {
+    Stopping,
+    Failed,
+}
+
+impl Actor {
+    /// Runs until the broker stops.
+    pub(super) async fn run(mut self) {
+        loop {
+            let context = Arc::clone(&self.context);
+            let first = tokio::select! {
+                biased;
+                () = context.stopping.cancelled() => return,
+                first = self.mailbox.recv() => first,
+            };
+            let mut held = match first {
+                Some(first @ (Message::Ask { .. } | Message::Look(_))) => VecDeque::from([first]),
+                // A shard that is not loaded has nothing of it; the load looks at which topics there are.
+                Some(Message::Abandon(_) | Message::TopicDeleted(..)) => continue,
+                None => return,
+            };
+            let ended = match self.load(&mut held).await {
+                Some(Ok(loaded)) => Serving::new(&mut self, loaded).run(held).await,
+                Some(Err(error)) => {
+                    warn!(partition = self.index.0, "the groups of a partition cannot be loaded: {error}");
+                    Ended::Failed
+                }
+                None => Ended::Stopping,
+            };
+            match ended {
+                Ended::Stopping => return,
+                Ended::Failed => self.pause().await,
+            }
+        }
+    }
+
+    /// Loads the shard, and holds what comes meanwhile. `None` when the broker stops.
+    async fn load(&mut self, held: &mut VecDeque<Message>) -> Option<Result<Loaded, LoadError>> {
+        let context = Arc::clone(&self.context);
+        let start = context.runtime.now();
+        let empty = Shard::new(context.settings.clone());
+        let mut loading = pin!(load(&context.runtime, &self.partition, empty));
+        let mut patience = pin!(context.runtime.sleep(LOAD_PATIENCE));
+        let mut patient = true;
+        let loaded = loop {
+            tokio::select! {
+                biased;
+                () = context.stopping.cancelled() => return None,
+                loaded = &mut loading => break loaded,
+                () = &mut patience, if patient => {
+                    patient = false;
+                    for message in std::mem::take(held) {
+                        held.extend(told_to_wait(message));
+                    }
+                }
+                Some(message) = self.mailbox.recv() => {
+                    held.extend(if patient { Some(message) } else { told_to_wait(message) });
+                }
+            }
+        };
+        if !patient {
+            let seconds = (context.runtime.now() - start).as_secs_f64();
+            info!(partition = self.index.0, seconds, "the groups of a partition are loaded");
+        }
+        Some(loaded)
+    }
+
+    /// Refuses what comes for a while.
+    async fn pause(&mut self) {
+        let context = Arc::clone(&self.context);
+        let mut over = pin!(context.runtime.sleep(PAUSE));
+        loop {
+            tokio::select! {
+                biased;
+                () = context.stopping.cancelled() => return,
+                () = &mut over => return,
+                message = self.mailbox.recv() => if message.is_none() { return },
+            }
+        }
+    }
+}
+
+/// Tells a request that the shard is being loaded; gives back what is no request.
+fn told_to_wait(message: Message) -> Option<Message> {
+    match message {
+        Message::Ask { reply, .. } => {
+            // Gone if the client left.
+            let _ = reply.send(Err(Unavailable::Loading));
+            None
+        }
+        Message::Look(look) => {
+            look(Err(Unavailable::Loading))();
+            None
+        }
+        Message::Abandon(_) => None,
+        Message::TopicDeleted(..) => Some(message),
+    }
+}
+
+/// Who waits for an answer.
+struct Waiting {
+    reply: oneshot::Sender<Result<Reply, Unavailable>>,
+    _share: Option<AnswerShare>,
+}
+
+/// A batch on its way to the disk, and the answers that leave when it is there.
+struct Flight {
+    receipt: Receipt,
+    answers: Answers,
+}
+
+/// Answers that belong to one moment of the shard.
+#[derive(Default)]
+struct Answers {
+    replies: Vec<(Ticket, Reply)>,
+    told: Vec<Tell>,
+}
+
+/// What one turn writes and answers.
+struct Turn {
+    batches: Batches,
+    answers: Answers,
+}
+
+impl Turn {
+    fn new(now: Now, max_batch_bytes: u64) -> Turn {
+        Turn { batches: Batches::new(now.wall, max_batch_bytes), answers: Answers::default() }
+    }
+
+    fn add(&mut self, mut effects: Effects) {
+        self.batches.add(&effects.records);
+        self.answers.replies.append(&mut effects.replies);
+    }
+}
+
+struct Serving<'a> {
+    actor: &'a mut Actor,
+    shard: Shard,
+    /// The longest batch that the log takes.
+    max_batch_bytes: u64,
+    /// Requests without answer: parked in the shard, or with an answer that is in a flight.
+    waiting: BTreeMap<Ticket, Waiting>,
+    /// In the order of the log.
+    flights: VecDeque<Flight>,
+    timer: Pin<Box<Sleep>>,
+    /// When the timer runs out; it may be earlier than the shard needs.
+    armed_ms: Option<u64>,
+}
+
+impl<'a> Serving<'a> {
+    fn new(actor: &'a mut Actor, Loaded { shard, max_batch_bytes }: Loaded) -> Serving<'a> {
+        let timer = Box::pin(actor.context.runtime.sleep(Duration::ZERO));
+        let (waiting, flights) = (BTreeMap::new(), VecDeque::new());
+        Serving { actor, shard, max_batch_bytes, waiting, flights, timer, armed_ms: None }
+    }
+
+    async fn run(mut self, held: VecDeque<Message>) -> Ended {
+        let context = Arc::clone(&self.actor.context);
+        let now = context.now();
+        let mut turn = Turn::new(now, self.max_batch_bytes);
+        turn.add(self.shard.loaded(now));
+        self.forget_missing_topics(&mut turn);
+        self.end(turn);
+        let mut inbox: Vec<Message> = held.into();
+        loop {
+            if !inbox.is_empty() {
+                self.turn(&mut inbox);
+            }
+            self.arm();
+            let Serving { actor, flights, timer, armed_ms, .. } = &mut self;
+            tokio::select! {
+                biased;
+                () = context.stopping.cancelled() => return self.stop().await,
+                written = front(flights), if !flights.is_empty() => if let Err(error) = written {
+                    return self.fail(&error).await;
+                } else {
+                    self.land();
+                },
+                // Before the mailbox, in which there may always be something; and requests have a turn after each tick.
+                () = timer, if armed_ms.is_some() => {
+                    self.tick();
+                    inbox.extend(std::iter::from_fn(|| self.actor.mailbox.try_recv().ok()).take(TURN));
+                }
+                count = actor.mailbox.recv_many(&mut inbox, TURN) => if count == 0 {
+                    return self.stop().await;
+                },
+            }
+        }
+    }
+
+    /// Forgets offsets of topics that were deleted while the shard was not loaded.
+    fn forget_missing_topics(&mut self, turn: &mut Turn) {
+        let snapshot = self.actor.context.metadata.snapshot();
+        let exists =
+            |topic: &str, id| snapshot.image.topic(topic).is_some_and(|found| id == TopicId::ZERO || found.id == id);
+        let groups = self.shard.summaries().map(|group| group.group_id);
+        let committed = groups.flat_map(|group| self.shard.committed_offsets(group));
+        let topics = committed.map(|(topic, _, committed)| (topic, committed.topic_id));
+        let missing: BTreeSet<(Str, TopicId)> =
+            topics.filter(|(topic, id)| !exists(topic, *id)).map(|(topic, id)| (topic.clone(), id)).collect();
+        for (topic, id) in missing {
+            turn.add(self.shard.on_topic_deleted(&topic, id));
+        }
+    }
+
+    /// Does what is due.
+    fn tick(&mut self) {
+        self.armed_ms = None;
+        let now = self.actor.context.now();
+        let mut turn = Turn::new(now, self.max_batch_bytes);
+        turn.add(self.shard.tick(now));
+        self.end(turn);
+    }
+
+    /// Handles what has gathered.
+    fn turn(&mut self, inbox: &mut Vec<Message>) {
+        let now = self.actor.context.now();
+        let mut turn = Turn::new(now, self.max_batch_bytes);
+        for message in inbox.drain(..) {
+            match message {
+                Message::Ask { ticket, work, share, reply } => {
+                    let effects = work(&mut self.shard, ticket, now);
+                    let answered = effects.replies.iter().any(|(answered, _)| *answered == ticket);
+                    self.waiting.insert(ticket, Waiting { reply, _share: answered.then_some(share) });
+                    turn.add(effects);
+                }
+                Message::Look(look) => turn.answers.told.push(look(Ok(&self.shard))),
+                Message::Abandon(ticket) => {
+                    self.waiting.remove(&ticket);
+                    turn.add(self.shard.abandon(ticket, now));
+                }
+                Message::TopicDeleted(topic, id) => turn.add(self.shard.on_topic_deleted(&topic, id)),
+            }
+        }
+        self.end(turn);
+    }
+
+    /// Proposes what the turn wrote, and lets its answers go when that is on disk.
+    fn end(&mut self, turn: Turn) {
+        let Turn { batches, mut answers } = turn;
+        for proposal in batches.finish() {
+            let receipt = self.actor.partition.propose(proposal, Acks::All, None);
+            self.flights.push_back(Flight { receipt, answers: Answers::default() });
+        }
+        match self.flights.back_mut() {
+            Some(last) => {
+                last.answers.replies.append(&mut answers.replies);
+                last.answers.told.append(&mut answers.told);
+            }
+            None => self.release(answers),
+        }
+    }
+
+    /// The front batch is on disk.
+    fn land(&mut self) {
+        if let Some(flight) = self.flights.pop_front() {
+            self.release(flight.answers);
+        }
+    }
+
+    fn release(&mut self, answers: Answers) {
+        for (ticket, reply) in answers.replies {
+            if let Some(waiting) = self.waiting.remove(&ticket) {
+                // Gone if the client left just now.
+                let _ = waiting.reply.send(Ok(reply));
+            }
+        }
+        answers.told.into_iter().for_each(|tell| tell());
+    }
+
+    /// Sets the timer to the shard's next deadline. One that is set earlier stays: heartbeats put deadlines off all the
+    /// time.
+    fn arm(&mut self) {
+        let Some(next) = self.shard.next_deadline() else { return };
+        if self.armed_ms.is_none_or(|armed| next < armed) {
+            self.armed_ms = Some(next);
+            self.timer.as_mut().reset(self.actor.context.instant(next));
+        }
+    }
+
+    /// A batch was not written, or it is unknown whether it was: what the shard knows is no longer what the log holds.
+    async fn fail(mut self, error: &ProposeError) -> Ended {
+        warn!(partition = self.actor.index.0, "a coordinator's batch cannot be written, it begins anew: {error}");
+        self.waiting.clear();
+        self.flights.pop_front();
+        // The next load must see what becomes of them.
+        while !self.flights.is_empty() {
+            let _ = front(&mut self.flights).await;
+            self.flights.pop_front();
+        }
+        Ended::Failed
+    }
+
+    /// What is being written is answered, all else is refused.
+    async fn stop(mut self) -> Ended {
+        self.actor.mailbox.close();
+        let answered: BTreeSet<Ticket> =
+            self.flights.iter().flat_map(|f| &f.answers.replies).map(|(ticket, _)| *ticket).collect();
+        self.waiting.retain(|ticket, _| answered.contains(ticket));
+        while !self.flights.is_empty() {
+            if front(&mut self.flights).await.is_err() {
+                break;
+            }
+            self.land();
+        }
+        Ended::Stopping
+    }
+}
+
+/// Waits for the first batch on its way.
+async fn front(flights: &mut VecDeque<Flight>) -> Result<(), ProposeError> {
+    poll_fn(|context| match flights.front_mut() {
+        Some(flight) => Pin::new(&mut flight.receipt).poll(context).map_ok(drop),
+        None => std::task::Poll::Ready(Ok(())),
+    })
+    .await
+}
