@@ -152,7 +152,8 @@ impl Shared {
         let snapshot = self.metadata.snapshot();
         let (stats, groups) = (self.data_dir.stats(), self.data_dir.groups());
         let memory = (self.produce_memory.in_flight_bytes(), self.answer_memory.in_use_bytes() as u64);
-        self.metrics.render(&stats, memory, self.fetch_sessions.figures(), &self.disk, &snapshot, &groups)
+        let kept = (self.fetch_sessions.figures(), self.coordinators.figures());
+        self.metrics.render(&stats, memory, kept, &self.disk, &snapshot, &groups)
     }
 }
 

@@ -52,6 +52,19 @@ struct Context {
     settings: GroupSettings,
     /// What the shards' monotonic time counts from.
     start: Instant,
+    /// Shards that are loaded.
+    loaded: AtomicU64,
+    /// What all of them take in memory.
+    state_bytes: AtomicU64,
+}
+
+/// How much the coordinators have in memory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CoordinatorFigures {
+    /// Shards that are loaded.
+    pub(crate) loaded: u64,
+    /// What all of them take, about.
+    pub(crate) state_bytes: u64,
 }
 
 impl Context {
@@ -85,30 +98,42 @@ impl Coordinators {
         settings: GroupSettings,
     ) -> Coordinators {
         let (runtime, start) = (runtime.clone(), runtime.now());
+        let (loaded, state_bytes) = (AtomicU64::new(0), AtomicU64::new(0));
         Coordinators {
-            context: Arc::new(Context { runtime, metadata, stopping, settings, start }),
+            context: Arc::new(Context { runtime, metadata, stopping, settings, start, loaded, state_bytes }),
             mailboxes: Mutex::default(),
             next_ticket: AtomicU64::new(0),
         }
     }
 
     /// Has a group's coordinator do something, and gives its answer: at once, when what was written is on disk, or when
-    /// the group is ready for it. Dropped before, the request is abandoned.
+    /// the group is ready for it. By the time this returns the request has its place in the coordinator's order; what
+    /// it returns, dropped before the answer, abandons it.
     ///
     /// `share`: what the request holds of the memory for answers.
-    pub(crate) async fn ask<W>(&self, snapshot: &Snapshot, group: &str, share: AnswerShare, work: W) -> Answer<Reply>
+    pub(crate) fn ask<W>(
+        &self,
+        snapshot: &Snapshot,
+        group: &str,
+        share: AnswerShare,
+        work: W,
+    ) -> impl Future<Output = Answer<Reply>> + Send + use<W>
     where
         W: FnOnce(&mut Shard, Ticket, Now) -> Effects + Send + 'static,
     {
-        let mailbox = self.mailbox_of(snapshot, group)?;
-        let ticket = Ticket(self.next_ticket.fetch_add(1, Ordering::Relaxed));
-        let (reply, answer) = oneshot::channel();
-        let message = Message::Ask { ticket, work: Box::new(work), share, reply };
-        mailbox.send(message).map_err(|_| Unavailable::NotHere)?;
-        let mut asked = Asked { mailbox: Some(mailbox), ticket };
-        let answer = answer.await.unwrap_or(Err(Unavailable::NotHere));
-        asked.mailbox = None;
-        answer
+        let asked = self.mailbox_of(snapshot, group).and_then(|mailbox| {
+            let ticket = Ticket(self.next_ticket.fetch_add(1, Ordering::Relaxed));
+            let (reply, answer) = oneshot::channel();
+            let message = Message::Ask { ticket, work: Box::new(work), share, reply };
+            mailbox.send(message).map_err(|_| Unavailable::NotHere)?;
+            Ok((Asked { mailbox: Some(mailbox), ticket }, answer))
+        });
+        async move {
+            let (mut asked, answer) = asked?;
+            let answer = answer.await.unwrap_or(Err(Unavailable::NotHere));
+            asked.mailbox = None;
+            answer
+        }
     }
 
     /// Looks at the groups of a group's partition. The answer comes when what was seen is on disk.
@@ -149,6 +174,11 @@ impl Coordinators {
                 let _ = mailbox.send(Message::TopicDeleted(Arc::clone(topic), *id));
             }
         }
+    }
+
+    pub(crate) fn figures(&self) -> CoordinatorFigures {
+        let Context { loaded, state_bytes, .. } = &*self.context;
+        CoordinatorFigures { loaded: loaded.load(Ordering::Relaxed), state_bytes: state_bytes.load(Ordering::Relaxed) }
     }
 
     fn mailbox_of(&self, snapshot: &Snapshot, group: &str) -> Answer<mpsc::UnboundedSender<Message>> {

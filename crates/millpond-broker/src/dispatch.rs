@@ -219,12 +219,16 @@ impl Call {
 
     /// Has the coordinator of a group do something (see [`Coordinators::ask`](crate::coordinator::Coordinators::ask)).
     /// A request that waits for other members holds no memory for answers.
-    pub(crate) async fn ask_group<W>(&mut self, group: &str, work: W) -> Result<GroupReply, Unavailable>
+    pub(crate) fn ask_group<W>(
+        &mut self,
+        group: &str,
+        work: W,
+    ) -> impl Future<Output = Result<GroupReply, Unavailable>> + Send + use<W>
     where
         W: FnOnce(&mut Shard, Ticket, Now) -> Effects + Send + 'static,
     {
         let share = std::mem::replace(&mut self.work, self.shared.answer_memory.share());
-        self.shared.coordinators.ask(&self.snapshot, group, share, work).await
+        self.shared.coordinators.ask(&self.snapshot, group, share, work)
     }
 
     /// The quota of the client, and who shares it.
@@ -318,7 +322,7 @@ impl Call {
 /// Hands a request to its handler; all but produce, which has a budget of its own, wait while the memory for answers is
 /// used up.
 pub(crate) fn begin(call: Call) -> Step {
-    if call.is_pipelined() || !call.shared.answer_memory.is_short() {
+    if APIS[call.api].key == ApiKey::PRODUCE || !call.shared.answer_memory.is_short() {
         return handle(call);
     }
     Step::Stage(Box::pin(async move {

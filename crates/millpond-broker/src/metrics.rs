@@ -10,6 +10,7 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, Prometheu
 use millpond_record::BatchHeader;
 use millpond_storage::{GroupRow, ROUND_BYTES_BOUNDS, ROUND_RECORDS_BOUNDS, SYNC_MICROS_BOUNDS, StorageStats};
 
+use crate::coordinator::CoordinatorFigures;
 use crate::disk_space::DiskWatch;
 use crate::dispatch::APIS;
 use crate::metadata::Snapshot;
@@ -28,6 +29,8 @@ pub(crate) struct Metrics {
     pub(crate) bytes_out: Counter,
     pub(crate) connections_refused: Counter,
     pub(crate) fetched_bytes: Counter,
+    pub(crate) offset_commits: Counter,
+    pub(crate) group_joins: Counter,
     produced_batches: Counter,
     produced_records: Counter,
     produced_bytes: Counter,
@@ -52,6 +55,8 @@ impl Metrics {
         describe("millpond_produced_records_total", "Records in those batches.");
         describe("millpond_produced_bytes_total", "Bytes of those batches, compressed as they are stored.");
         describe("millpond_fetched_bytes_total", "Bytes of record batches read for consumers.");
+        describe("millpond_offset_commits_total", "Offsets committed, each on disk.");
+        describe("millpond_group_joins_total", "Times that a member entered a generation of its group.");
         describe("millpond_connections_refused_total", "Connections closed on arrival.");
         describe("millpond_connections_timed_out_total", "Connections closed because the client did nothing for long.");
         recorder.describe_gauge("millpond_connections".into(), None, "Open Kafka connections.".into());
@@ -66,6 +71,8 @@ impl Metrics {
             produced_records: counter(&recorder, "millpond_produced_records_total"),
             produced_bytes: counter(&recorder, "millpond_produced_bytes_total"),
             fetched_bytes: counter(&recorder, "millpond_fetched_bytes_total"),
+            offset_commits: counter(&recorder, "millpond_offset_commits_total"),
+            group_joins: counter(&recorder, "millpond_group_joins_total"),
             connections_timed_out: counter(&recorder, "millpond_connections_timed_out_total"),
             connections: recorder.register_gauge(&Key::from_name("millpond_connections"), &METADATA),
             request_seconds: APIS.iter().map(|api| seconds(api.key.name().unwrap_or("unknown"))).collect(),
@@ -103,7 +110,7 @@ impl Metrics {
         &self,
         storage: &StorageStats,
         (produce_bytes, answer_bytes): (u64, u64),
-        sessions: CacheFigures,
+        (sessions, coordinators): (CacheFigures, CoordinatorFigures),
         disk: &DiskWatch,
         snapshot: &Snapshot,
         groups: &[GroupRow],
@@ -114,6 +121,7 @@ impl Metrics {
         let about = "Bytes of requests that are handled and of answers on their way to clients.";
         page.figure("millpond_answers_in_flight_bytes", "gauge", about, answer_bytes);
         page.sessions(&sessions);
+        page.coordinators(coordinators);
         page.disk(disk);
         page.storage(storage);
         page.partitions(snapshot, groups);
@@ -158,6 +166,13 @@ impl Page<'_> {
         self.figure("millpond_fetch_session_partitions", "gauge", "Partitions that they follow.", partitions);
         let about = "Fetch sessions that had to go for others.";
         self.figure("millpond_fetch_session_evictions_total", "counter", about, figures.evictions);
+    }
+
+    fn coordinators(&mut self, figures: CoordinatorFigures) {
+        let about = "Partitions of __consumer_offsets whose groups are in memory.";
+        self.figure("millpond_loaded_group_partitions", "gauge", about, figures.loaded);
+        let about = "Memory that groups and their offsets take, about.";
+        self.figure("millpond_group_state_bytes", "gauge", about, figures.state_bytes);
     }
 
     fn disk(&mut self, disk: &DiskWatch) {

@@ -30,7 +30,10 @@ fn handle(mut call: Call) -> Step {
             Err(unavailable) => return Step::Reply(refused(&call, member_id, errors::coordinator(unavailable))),
         };
         Step::Reply(match outcome {
-            Ok(joined) => call.answer(&response(&call, member_id, joined)),
+            Ok(joined) => {
+                call.shared.metrics.group_joins.increment(1);
+                call.answer(&response(&call, member_id, joined))
+            }
             Err(error) => refused(&call, member_id, errors::group(&error).code),
         })
     }))

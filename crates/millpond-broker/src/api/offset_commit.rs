@@ -1,9 +1,9 @@
 //! OffsetCommit (KIP-211, KIP-320, KIP-848): a member of a group, or whoever uses a group for its offsets alone, says
-//! how far it has read. The answer comes when that is on disk.
+//! how far it has read. The answer comes when that is on disk, and does not hold up later commits of the connection.
 
 use std::sync::Arc;
 
-use millpond_coordinator::{CommitOffsets, Committer, OffsetToCommit, Reply};
+use millpond_coordinator::{CommitOffsets, Committer, OffsetToCommit, Reply as GroupReply};
 use millpond_record::{Offset, PartitionIndex, TopicId};
 use millpond_wire::offset_commit::{
     OffsetCommitRequest, OffsetCommitRequestTopic, OffsetCommitResponse, OffsetCommitResponsePartition,
@@ -11,12 +11,12 @@ use millpond_wire::offset_commit::{
 };
 use millpond_wire::{ApiKey, ErrorCode, Str};
 
-use crate::dispatch::{Api, Call, Step};
+use crate::dispatch::{Api, Call, Reply, Step};
 use crate::errors;
 use crate::metadata::{ServedTopic, Snapshot};
 
 pub(crate) const API: Api =
-    Api { key: ApiKey::OFFSET_COMMIT, advertised: (2, 10), served_from: 2, handle, pipelined: false };
+    Api { key: ApiKey::OFFSET_COMMIT, advertised: (2, 10), served_from: 2, handle, pipelined: true };
 
 /// From here on topics are named by id.
 const FIRST_BY_ID: i16 = 10;
@@ -30,36 +30,38 @@ fn handle(mut call: Call) -> Step {
     if offsets.is_empty() {
         return Step::Reply(call.answer(&OffsetCommitResponse { topics, ..Default::default() }));
     }
-    Step::Stage(Box::pin(async move {
-        let group = request.group_id.clone();
-        let commit = CommitOffsets {
-            group_id: request.group_id,
-            committer: Committer {
-                member_id: request.member_id,
-                instance_id: request.group_instance_id,
-                generation: request.generation_id_or_member_epoch,
-            },
-            retention_ms: Some(request.retention_time_ms).filter(|retention| *retention >= 0),
-            offsets,
-        };
-        let answer = call.ask_group(&group, move |shard, ticket, now| shard.commit_offsets(ticket, now, &commit)).await;
-        let code_of_all = match answer {
-            Ok(Reply::CommitOffsets(Ok(committed))) => {
+    let group = request.group_id.clone();
+    let commit = CommitOffsets {
+        group_id: request.group_id,
+        committer: Committer {
+            member_id: request.member_id,
+            instance_id: request.group_instance_id,
+            generation: request.generation_id_or_member_epoch,
+        },
+        retention_ms: Some(request.retention_time_ms).filter(|retention| *retention >= 0),
+        offsets,
+    };
+    let asked = call.ask_group(&group, move |shard, ticket, now| shard.commit_offsets(ticket, now, &commit));
+    Step::Reply(Reply::Later(Box::pin(async move {
+        let code_of_all = match asked.await {
+            Ok(GroupReply::CommitOffsets(Ok(committed))) => {
+                let count = committed.iter().filter(|result| result.is_ok()).count();
+                call.shared.metrics.offset_commits.increment(count as u64);
                 for ((topic, partition), result) in places.into_iter().zip(committed) {
                     let code = result.err().map_or(ErrorCode::NONE, |error| errors::commit(&error).code);
                     topics[topic].partitions[partition].error_code = code.0;
                 }
-                return Step::Reply(call.answer(&OffsetCommitResponse { topics, ..Default::default() }));
+                return call.answer(&OffsetCommitResponse { topics, ..Default::default() });
             }
-            Ok(Reply::CommitOffsets(Err(error))) => errors::commit(&error).code,
+            Ok(GroupReply::CommitOffsets(Err(error))) => errors::commit(&error).code,
             Ok(_) => unreachable!("a commit is answered as one"),
             Err(unavailable) => errors::coordinator(unavailable),
         };
         for (topic, partition) in places {
             topics[topic].partitions[partition].error_code = code_of_all.0;
         }
-        Step::Reply(call.answer(&OffsetCommitResponse { topics, ..Default::default() }))
-    }))
+        call.answer(&OffsetCommitResponse { topics, ..Default::default() })
+    })))
 }
 
 /// A request, sorted by whether its partitions exist.

@@ -18,6 +18,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use millpond_coordinator::{Effects, Now, Reply, Shard, Ticket};
@@ -189,6 +190,33 @@ struct Answers {
     told: Vec<Tell>,
 }
 
+/// A loaded shard's part of the figures.
+struct Size {
+    context: Arc<Context>,
+    bytes: u64,
+}
+
+impl Size {
+    fn new(context: &Arc<Context>) -> Size {
+        context.loaded.fetch_add(1, Ordering::Relaxed);
+        Size { context: Arc::clone(context), bytes: 0 }
+    }
+
+    fn set(&mut self, bytes: usize) {
+        let bytes = bytes as u64;
+        // Added before it is taken off: the sum is never below 0.
+        self.context.state_bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.context.state_bytes.fetch_sub(std::mem::replace(&mut self.bytes, bytes), Ordering::Relaxed);
+    }
+}
+
+impl Drop for Size {
+    fn drop(&mut self) {
+        self.set(0);
+        self.context.loaded.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// What one turn writes and answers.
 struct Turn {
     batches: Batches,
@@ -209,6 +237,7 @@ impl Turn {
 struct Serving<'a> {
     actor: &'a mut Actor,
     shard: Shard,
+    size: Size,
     /// The longest batch that the log takes.
     max_batch_bytes: u64,
     /// Requests without answer: parked in the shard, or with an answer that is in a flight.
@@ -224,7 +253,8 @@ impl<'a> Serving<'a> {
     fn new(actor: &'a mut Actor, Loaded { shard, max_batch_bytes }: Loaded) -> Serving<'a> {
         let timer = Box::pin(actor.context.runtime.sleep(Duration::ZERO));
         let (waiting, flights) = (BTreeMap::new(), VecDeque::new());
-        Serving { actor, shard, max_batch_bytes, waiting, flights, timer, armed_ms: None }
+        let size = Size::new(&actor.context);
+        Serving { actor, shard, size, max_batch_bytes, waiting, flights, timer, armed_ms: None }
     }
 
     async fn run(mut self, held: VecDeque<Message>) -> Ended {
@@ -310,6 +340,7 @@ impl<'a> Serving<'a> {
 
     /// Proposes what the turn wrote, and lets its answers go when that is on disk.
     fn end(&mut self, turn: Turn) {
+        self.size.set(self.shard.state_bytes());
         let Turn { batches, mut answers } = turn;
         for proposal in batches.finish() {
             let receipt = self.actor.partition.propose(proposal, Acks::All, None);
