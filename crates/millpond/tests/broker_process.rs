@@ -6,8 +6,14 @@ mod support;
 
 use std::time::Duration;
 
-use millpond_wire::ErrorCode;
+use millpond_wire::find_coordinator::FindCoordinatorRequest;
+use millpond_wire::heartbeat::HeartbeatRequest;
 use millpond_wire::init_producer_id::InitProducerIdRequest;
+use millpond_wire::join_group::{JoinGroupRequest, JoinGroupRequestProtocol};
+use millpond_wire::offset_commit::{OffsetCommitRequest, OffsetCommitRequestPartition, OffsetCommitRequestTopic};
+use millpond_wire::offset_fetch::{OffsetFetchRequest, OffsetFetchRequestTopic};
+use millpond_wire::sync_group::SyncGroupRequest;
+use millpond_wire::{ErrorCode, Str};
 use support::{Broker, Folder, batch, command, producer_batch, refused};
 
 #[test]
@@ -57,6 +63,62 @@ fn an_idempotent_producer_holds_across_kill_9() {
     assert_eq!(client.read_all("logs", 0).len(), 5);
     let next = client.call(4, &request).producer_id;
     assert_ne!(next, id, "no producer id is given twice");
+}
+
+#[test]
+fn offsets_and_members_of_groups_outlive_kill_9() {
+    let folder = Folder::new("groups");
+    let broker = Broker::start(folder.path(), &[]);
+    let mut client = broker.client();
+    client.create_topic("logs", 1);
+    let keys = vec!["g".into()];
+    let found = client.call(4, &FindCoordinatorRequest { coordinator_keys: keys, ..Default::default() });
+    assert_eq!(found.coordinators[0].error_code, 0);
+    let protocol = JoinGroupRequestProtocol { name: "range".into(), ..Default::default() };
+    let join = JoinGroupRequest {
+        group_id: "member".into(),
+        session_timeout_ms: 30_000,
+        rebalance_timeout_ms: 30_000,
+        protocol_type: "consumer".into(),
+        protocols: vec![protocol],
+        ..Default::default()
+    };
+    // Before version 4 a member is admitted at once.
+    let joined = client.call(3, &join);
+    assert_eq!(joined.error_code, 0);
+    let (generation_id, member_id) = (joined.generation_id, joined.member_id);
+    let group_id = Str::from_static("member");
+    let sync = SyncGroupRequest {
+        group_id: group_id.clone(),
+        generation_id,
+        member_id: member_id.clone(),
+        ..Default::default()
+    };
+    assert_eq!(client.call(3, &sync).error_code, 0);
+    let commit = |group: usize, offset| {
+        let partition = OffsetCommitRequestPartition { committed_offset: offset, ..Default::default() };
+        let topic = OffsetCommitRequestTopic { name: "logs".into(), partitions: vec![partition], ..Default::default() };
+        let group_id = format!("group-{group}").as_str().into();
+        OffsetCommitRequest { group_id, generation_id_or_member_epoch: -1, topics: vec![topic], ..Default::default() }
+    };
+    for offset in 0..100 {
+        for group in 0..4 {
+            let answer = client.call(8, &commit(group, offset));
+            assert_eq!(answer.topics[0].partitions[0].error_code, 0, "offset {offset} of group {group}");
+        }
+    }
+    broker.kill();
+
+    let broker = Broker::start(folder.path(), &[]);
+    let mut client = broker.client();
+    for group in 0..4 {
+        let topic = OffsetFetchRequestTopic { name: "logs".into(), partition_indexes: vec![0] };
+        let group_id = format!("group-{group}").as_str().into();
+        let answer = client.call(7, &OffsetFetchRequest { group_id, topics: Some(vec![topic]), ..Default::default() });
+        assert_eq!(answer.topics[0].partitions[0].committed_offset, 99, "group {group}");
+    }
+    let beat = HeartbeatRequest { group_id, generation_id, member_id, ..Default::default() };
+    assert_eq!(client.call(4, &beat).error_code, 0, "the member goes on");
 }
 
 #[test]
