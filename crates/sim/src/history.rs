@@ -11,10 +11,12 @@
 //!   that begins after an acks=all acknowledgement sees the record below its high watermark;
 //! - (10) a log start moves only up, and only over what somebody asked to delete or what the topic's retention lets
 //!   go; what is below it is never given out again;
+//! - (8) a committed offset stays, see [`crate::commits`];
 //! - topics that were acknowledged as created stay, those acknowledged as deleted stay away.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::commits::Commits;
 use crate::losses::Losses;
 use crate::payload::RecordId;
 
@@ -126,6 +128,8 @@ pub struct Counts {
     pub reads: u64,
     /// Log starts that moved.
     pub log_starts: u64,
+    /// Offsets acknowledged as committed.
+    pub commits: u64,
     /// Crashes and clean stops of the broker.
     pub restarts: u64,
 }
@@ -152,6 +156,7 @@ pub struct History {
     counts: Counts,
     failures: Vec<String>,
     pub(crate) losses: Losses,
+    pub(crate) commits: Commits,
 }
 
 /// What was known when a request was sent; the answer must not fall behind it.
@@ -193,7 +198,7 @@ impl History {
 
     /// What was done.
     pub fn counts(&self) -> Counts {
-        self.counts
+        Counts { commits: self.commit_count(), ..self.counts }
     }
 
     /// Records a contradiction.

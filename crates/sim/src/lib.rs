@@ -2,13 +2,15 @@
 //!
 //! A seed decides all: settings, load, what fails and when (`scenario`). A run is chaos, then calm, then a reckoning
 //! (`run`): clients that speak the real protocol over the simulated network (`client`, `producer`, `consumer`,
-//! `deleter`, `admin`) tell a `history` what they were promised and what they saw; the broker's machine (`broker_host`)
-//! dies at any disk operation. A seed that fails once fails every time: `cargo run -p sim -- --seed N --trace` shows
-//! what happened.
+//! `deleter`, `committer`, `admin`) tell a `history` what they were promised and what they saw; the broker's machine
+//! (`broker_host`) dies at any disk operation. A seed that fails once fails every time: `cargo run -p sim -- --seed N
+//! --trace` shows what happened.
 
 mod admin;
 mod broker_host;
 mod client;
+mod commits;
+mod committer;
 mod connection;
 mod consumer;
 mod deleter;

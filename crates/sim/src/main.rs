@@ -74,7 +74,7 @@ fn failures(outcome: &Outcome, again: &Outcome) -> Vec<String> {
 fn report(seed: u64, outcome: &Outcome, failures: &[String]) {
     let counts = outcome.counts;
     println!(
-        "seed {seed}: {} trace {:016x}, {} s, {} restarts, {} acks=all, {} acks=1, {} reads, {} log starts",
+        "seed {seed}: {} trace {:016x}, {} s, {} restarts, {} acks=all, {} acks=1, {} reads, {} log starts, {} commits",
         if failures.is_empty() { "passed" } else { "FAILED" },
         outcome.trace_hash,
         outcome.simulated_ms / 1000,
@@ -83,6 +83,7 @@ fn report(seed: u64, outcome: &Outcome, failures: &[String]) {
         counts.until_crash,
         counts.reads,
         counts.log_starts,
+        counts.commits,
     );
     for failure in failures.iter().take(10) {
         println!("  {failure}");

@@ -8,6 +8,7 @@ use millpond_runtime::{JoinHandle, PlantedFault};
 use crate::admin::{administrate, check_metadata, create_topic};
 use crate::broker_host::{BROKER, BrokerHost, KAFKA_PORT};
 use crate::client::{Client, Shared};
+use crate::committer::{commit_offsets, group, look};
 use crate::consumer::{Target, consume, read_whole, records_left, targets};
 use crate::deleter::delete_records;
 use crate::history::Counts;
@@ -59,6 +60,8 @@ pub fn run(options: &Options) -> Outcome {
             world.plant(fault);
         }
         let mut scenario = Scenario::draw(&mut world.rng("scenario"));
+        // Drawn apart, so that a seed plays without them as it would if there were none.
+        scenario.committers = world.rng("committers").pick(&[0, 0, 1, 2, 4]);
         scenario.troubles = Troubles::draw(&mut world.rng("troubles"), &mut scenario);
         world.note(BROKER, &format!("{scenario:?}"));
         let shared = Shared::new(world.clone(), world.address(BROKER, KAFKA_PORT));
@@ -127,6 +130,10 @@ fn start_clients(shared: &Shared, scenario: &Scenario) -> Vec<JoinHandle<()>> {
         let client = client(format!("deleter-{number}"));
         handles.push(client.runtime.clone().spawn(delete_records(client)));
     }
+    for number in 0..scenario.committers {
+        let client = client(format!("committer-{number}"));
+        handles.push(client.runtime.clone().spawn(commit_offsets(client, group(number))));
+    }
     for number in 0..scenario.consumers {
         let client = client(format!("consumer-{number}"));
         handles.push(client.runtime.clone().spawn(consume(client)));
@@ -162,6 +169,16 @@ async fn reckon(shared: &Shared, name: &str) {
     }
     if !answered {
         shared.history().fail("no metadata in calm".to_owned());
+    }
+    let groups = shared.history().committed_groups();
+    for group in groups {
+        let mut looked = false;
+        for _ in 0..20 {
+            looked = looked || look(&mut client, &group).await.is_some();
+        }
+        if !looked {
+            shared.history().fail(format!("{group} cannot be asked for its offset in calm"));
+        }
     }
     let all = targets(&shared.history());
     for target in &all {

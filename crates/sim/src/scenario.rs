@@ -15,6 +15,8 @@ pub struct Scenario {
     pub producers: Vec<(Kind, Volume)>,
     /// How many consumers.
     pub consumers: usize,
+    /// How many clients commit offsets.
+    pub committers: usize,
     /// How many lives the broker loses before things calm down.
     pub crashes: u32,
     /// What goes wrong on the disk until then.
@@ -103,6 +105,7 @@ impl Scenario {
             crashes: rng.between(2, 8) as u32,
             faults,
             troubles: Troubles::default(),
+            committers: 0,
             delays: NetworkDelays { usual_ms: rng.between(0, 5), ..NetworkDelays::default() },
             journal_file_bytes,
             journal_files: rng.between(3, 5) as u32,
