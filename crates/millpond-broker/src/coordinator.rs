@@ -145,7 +145,8 @@ impl Coordinators {
         look_in(&self.mailbox_of(snapshot, group)?, look).await
     }
 
-    /// As [`Coordinators::look`], at every partition that may have a group.
+    /// As [`Coordinators::look`], at every partition that may have a group. What cannot be looked at is left out, as in
+    /// Kafka, unless it is only being loaded.
     pub(crate) async fn look_everywhere<T, L>(&self, snapshot: &Snapshot, look: L) -> Answer<Vec<T>>
     where
         T: Send + 'static,
@@ -160,7 +161,8 @@ impl Coordinators {
                 mailboxes.push(self.mailbox(snapshot, index)?);
             }
         }
-        futures::future::try_join_all(mailboxes.iter().map(|mailbox| look_in(mailbox, look.clone()))).await
+        let seen = futures::future::join_all(mailboxes.iter().map(|mailbox| look_in(mailbox, look.clone()))).await;
+        seen.into_iter().filter(|seen| !matches!(seen, Err(Unavailable::NotHere))).collect()
     }
 
     /// Topics are gone, and so are the offsets that groups committed of them.
