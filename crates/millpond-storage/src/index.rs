@@ -33,6 +33,8 @@ use millpond_record::{BatchHeader, HEADER_BYTES, Offset, RaftIndex, Timestamp};
 use millpond_runtime::{File, Map};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
+use crate::types::Newest;
+
 /// Bytes of the file's header.
 pub(crate) const INDEX_HEADER_BYTES: usize = 32;
 /// Bytes of an entry, and of the trailer.
@@ -90,16 +92,6 @@ fn le32(bytes: &[u8], at: usize) -> u32 {
 
 fn le64(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
-}
-
-/// The time that retention counts from: that of the newest record, at most that of the last append, so that a timestamp
-/// of the future keeps nothing for ever. Where no record has a time it is that of the last append.
-pub(crate) fn newest(max_timestamp: Timestamp, last_append: Timestamp) -> Timestamp {
-    match (max_timestamp < Timestamp(0), last_append < Timestamp(0)) {
-        (true, _) => last_append,
-        (false, true) => max_timestamp,
-        (false, false) => max_timestamp.min(last_append),
-    }
 }
 
 /// The header of an index file.
@@ -195,9 +187,9 @@ pub(crate) struct Trailer {
 }
 
 impl Trailer {
-    /// See [`newest`].
-    pub(crate) fn newest(&self) -> Timestamp {
-        newest(self.max_timestamp, self.append_time)
+    /// What retention goes by.
+    pub(crate) fn newest(&self) -> Newest {
+        Newest { record: self.max_timestamp, append: self.append_time }
     }
 
     /// The trailer's bytes with its CRC left out.

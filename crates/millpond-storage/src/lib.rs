@@ -49,7 +49,7 @@ pub use replay::{DamagedGroup, RecoveryReport};
 pub use retention::{Limits, SegmentFacts, may_move_log_start, new_log_start};
 pub use stats::{ROUND_BYTES_BOUNDS, ROUND_RECORDS_BOUNDS, SYNC_MICROS_BOUNDS, StorageStats};
 pub use types::{
-    Done, EpochStart, FlushMode, GroupRow, GroupSpec, Hold, LogOptions, LogPosition, PartitionSize, Retained,
+    Done, EpochStart, FlushMode, GroupRow, GroupSpec, Hold, LogOptions, LogPosition, Newest, PartitionSize, Retained,
     SegmentPosition, Vote,
 };
 pub use verify::{Finding, Severity, VerifySummary, verify};

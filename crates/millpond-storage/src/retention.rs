@@ -6,12 +6,12 @@
 //! | time | the newest record of the segment is older than `retention.ms` |
 //! | size | what is left without the segment is still at least `retention.bytes` |
 //!
-//! A segment goes whole or not at all, the active one too, and only what is below the high watermark. The time of a
-//! record counts as at most that of its append, so that a timestamp of the future keeps nothing for ever.
+//! A segment goes whole or not at all, the active one too, and only what is below the high watermark. A timestamp of
+//! the future keeps nothing for ever: see [`Newest`].
 
 use millpond_record::{Offset, Timestamp};
 
-use crate::types::Retained;
+use crate::types::{Newest, Retained};
 
 /// The limits of one topic (`retention.ms`, `retention.bytes`); `None` is no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -28,8 +28,8 @@ impl Limits {
         self.retention_ms.is_some() || self.retention_bytes.is_some()
     }
 
-    fn is_expired(&self, newest: Timestamp, now: Timestamp) -> bool {
-        let age = u64::try_from(now.0.saturating_sub(newest.0)).unwrap_or(0);
+    fn is_expired(&self, newest: Newest, now: Timestamp) -> bool {
+        let age = u64::try_from(now.0.saturating_sub(newest.time(now).0)).unwrap_or(0);
         self.retention_ms.is_some_and(|limit| age > limit)
     }
 
@@ -51,7 +51,7 @@ pub struct SegmentFacts {
 }
 
 /// The new log start, if it moves. `segments` are those that are not wholly below the log start, oldest first and the
-/// active one last; `newest` tells the time of a segment, and is asked for as few of them as possible.
+/// active one last; `newest` tells the times of a segment, and is asked for as few of them as possible.
 ///
 /// # Errors
 ///
@@ -61,7 +61,7 @@ pub fn new_log_start<E>(
     high_watermark: Offset,
     now: Timestamp,
     limits: Limits,
-    mut newest: impl FnMut(usize) -> Result<Timestamp, E>,
+    mut newest: impl FnMut(usize) -> Result<Newest, E>,
 ) -> Result<Option<Offset>, E> {
     let mut excess = limits.excess(segments.iter().map(|segment| segment.bytes).sum());
     let mut start = None;
@@ -103,12 +103,17 @@ mod tests {
 
     const DAY: i64 = 86_400_000;
 
+    /// A record that was appended at its own time.
+    fn at_once(time: i64) -> Newest {
+        Newest { record: Timestamp(time), append: Timestamp(time) }
+    }
+
     /// Segments of 10 offsets and 100 bytes each, and the time of each.
     fn decide(newest: &[i64], high_watermark: i64, limits: Limits) -> Option<i64> {
         let facts: Vec<SegmentFacts> = (0..newest.len() as i64)
             .map(|at| SegmentFacts { base_offset: Offset(at * 10), end_offset: Offset(at * 10 + 10), bytes: 100 })
             .collect();
-        let time = |at: usize| Ok::<_, Infallible>(Timestamp(newest[at]));
+        let time = |at: usize| Ok::<_, Infallible>(at_once(newest[at]));
         let Ok(start) = new_log_start(&facts, Offset(high_watermark), Timestamp(10 * DAY), limits, time);
         start.map(|offset| offset.0)
     }
@@ -158,11 +163,34 @@ mod tests {
     }
 
     #[test]
+    fn a_record_counts_by_its_timestamp_unless_that_is_still_to_come() {
+        // (timestamp, append time), now: the time that counts
+        for ((record, append), now, expected) in [
+            ((500, 500), 1_000, 500),
+            // The clock of the broker was far behind when it appended, or the producer's was a little ahead.
+            ((500, 3), 1_000, 500),
+            ((500, 3), 500, 500),
+            ((500, 3), 499, 3),
+            ((i64::MAX, 600), 1_000, 600),
+            // The clock of the broker was far ahead when it appended.
+            ((500, i64::MAX), 1_000, 500),
+            ((2_000, i64::MAX), 1_000, 2_000),
+            // Only one of the two is known.
+            ((-1, 600), 1_000, 600),
+            ((2_000, -1), 1_000, 2_000),
+            ((-1, -1), 1_000, -1),
+        ] {
+            let newest = Newest { record: Timestamp(record), append: Timestamp(append) };
+            assert_eq!(newest.time(Timestamp(now)), Timestamp(expected), "{newest:?} at {now}");
+        }
+    }
+
+    #[test]
     fn a_segment_without_records_goes_with_its_neighbours_and_moves_nothing_by_itself() {
         let fact =
             |base: i64, end: i64| SegmentFacts { base_offset: Offset(base), end_offset: Offset(end), bytes: 100 };
         let asked = |segments: &[SegmentFacts]| {
-            let newest = |at: usize| if at == 1 { Err("asked for the blank one") } else { Ok(Timestamp(0)) };
+            let newest = |at: usize| if at == 1 { Err("asked for the blank one") } else { Ok(at_once(0)) };
             new_log_start(segments, Offset(20), Timestamp(10 * DAY), limits(7, -1), newest)
         };
         assert_eq!(asked(&[fact(0, 10), fact(10, 10), fact(10, 20)]), Ok(Some(Offset(20))));
@@ -176,15 +204,14 @@ mod tests {
         let mut asked = Vec::new();
         let start = new_log_start(&facts, Offset(5), Timestamp(10 * DAY), limits(7, -1), |at| {
             asked.push(at);
-            Ok::<_, Infallible>(Timestamp(at as i64 * 2 * DAY))
+            Ok::<_, Infallible>(at_once(at as i64 * 2 * DAY))
         });
         assert_eq!((start, asked), (Ok(Some(Offset(2))), vec![0, 1, 2]));
     }
 
     #[test]
     fn what_is_known_of_a_closed_log_never_denies_what_its_segments_would_say() {
-        let retained =
-            Retained { bytes: 300, oldest_bytes: 100, oldest_newest: Some(Timestamp(0)), ..Retained::NOTHING };
+        let retained = Retained { bytes: 300, oldest_bytes: 100, oldest_newest: Some(at_once(0)), ..Retained::NOTHING };
         let now = Timestamp(10 * DAY);
         for (retained, limits, expected) in [
             (retained, limits(7, -1), true),

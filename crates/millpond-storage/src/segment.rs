@@ -16,10 +16,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytes::Bytes;
-use millpond_record::{BatchHeader, BatchView, HEADER_BYTES, Offset, RaftIndex, Term, Timestamp, verify_crc};
+use millpond_record::{BatchHeader, BatchView, HEADER_BYTES, Offset, RaftIndex, Term, verify_crc};
 use millpond_runtime::{Disk, File, OpenMode};
 
 use crate::index::{self, IndexEntry, IndexError, IndexSource, SegmentCursor, Trailer, running_hash};
+use crate::types::Newest;
 
 /// What a segment's files are named by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -119,9 +120,9 @@ pub(crate) struct Segment {
     opened: Mutex<Opened>,
     /// Kept when the files are let go.
     trailer: OnceLock<Trailer>,
-    /// Of a closed segment: bytes of its log, and see [`index::newest`].
+    /// Of a closed segment: bytes of its log, and what retention goes by.
     log_bytes: OnceLock<u64>,
-    newest: OnceLock<Timestamp>,
+    newest: OnceLock<Newest>,
     /// Set before its files are removed because all of it is below the log start.
     removed: AtomicBool,
 }
@@ -149,7 +150,7 @@ impl Segment {
     }
 
     /// What is known of a closed segment that was not opened yet.
-    pub(crate) fn know(&self, log_bytes: u64, newest: Option<Timestamp>) {
+    pub(crate) fn know(&self, log_bytes: u64, newest: Option<Newest>) {
         let _ = self.log_bytes.set(log_bytes);
         if let Some(newest) = newest {
             let _ = self.newest.set(newest);
@@ -161,13 +162,13 @@ impl Segment {
         self.log_bytes.get().copied().unwrap_or(0)
     }
 
-    /// See [`index::newest`]; `None` while its index was not read.
-    pub(crate) fn known_newest(&self) -> Option<Timestamp> {
+    /// What retention goes by; `None` while its index was not read.
+    pub(crate) fn known_newest(&self) -> Option<Newest> {
         self.newest.get().copied()
     }
 
-    /// See [`index::newest`]; reads the index of a closed segment if need be.
-    pub(crate) fn newest(&self) -> Result<Timestamp, SegmentError> {
+    /// What retention goes by; reads the index of a closed segment if need be.
+    pub(crate) fn newest(&self) -> Result<Newest, SegmentError> {
         match self.newest.get() {
             Some(newest) => Ok(*newest),
             None => {

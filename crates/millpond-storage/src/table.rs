@@ -14,7 +14,7 @@
 //!       durable: present 1 [base offset 8, first index 8, position 8],
 //!       epochs 4, each: term 8, index 8, offset 8,
 //!       journal sequence 8, set aside 1, options: flush 1, segment bytes 4, segment ms 8, segment jitter ms 8,
-//!       retained: bytes 8, oldest segment's bytes 8, its newest time: present 1 [8],
+//!       retained: bytes 8, oldest segment's bytes 8, its newest record: present 1 [timestamp 8, append 8],
 //!       first append 8 and last append 8 of the active segment, freeable 1
 //! ```
 //!
@@ -35,7 +35,7 @@ use crate::OpenError;
 use crate::fields::{FieldError, FieldReader, put_bytes, put_string};
 use crate::journal::record::{OPTIONS_BYTES, put_options, read_options};
 use crate::journal::scan::ReplayFrom;
-use crate::types::{EpochStart, GroupRow, LogPosition, Retained, SegmentPosition, Vote, is_topic_name};
+use crate::types::{EpochStart, GroupRow, LogPosition, Newest, Retained, SegmentPosition, Vote, is_topic_name};
 
 /// The file's name in the data directory.
 pub(crate) const TABLE_FILE: &str = "groups.table";
@@ -200,7 +200,8 @@ fn put_row(out: &mut BytesMut, row: &GroupRow) {
     out.put_u64_le(oldest_bytes);
     out.put_u8(oldest_newest.is_some().into());
     if let Some(newest) = oldest_newest {
-        out.put_i64_le(newest.0);
+        out.put_i64_le(newest.record.0);
+        out.put_i64_le(newest.append.0);
     }
     out.put_i64_le(active_since.0);
     out.put_i64_le(last_append.0);
@@ -278,7 +279,9 @@ fn read_row(fields: &mut FieldReader<'_>) -> Result<GroupRow, FieldError> {
         retained: Retained {
             bytes: fields.u64()?,
             oldest_bytes: fields.u64()?,
-            oldest_newest: read_option(fields, |fields| fields.i64().map(Timestamp))?,
+            oldest_newest: read_option(fields, |fields| {
+                Ok(Newest { record: Timestamp(fields.i64()?), append: Timestamp(fields.i64()?) })
+            })?,
             active_since: Timestamp(fields.i64()?),
             last_append: Timestamp(fields.i64()?),
             freeable: fields.flag()?,

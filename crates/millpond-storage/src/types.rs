@@ -123,6 +123,33 @@ pub struct SegmentPosition {
     pub position: FilePosition,
 }
 
+/// What tells how old the newest record of a segment is. [`Timestamp::NONE`] for what is not known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Newest {
+    /// The highest timestamp of a record.
+    pub record: Timestamp,
+    /// The leader's time of the last append.
+    pub append: Timestamp,
+}
+
+impl Newest {
+    /// The time that retention counts from at `now`: the record's timestamp, or, while that lies in the future, the
+    /// time of the append, so that a timestamp of the future keeps nothing for ever.
+    ///
+    /// The timestamp of the past comes first although the append may be earlier: what was appended while the broker's
+    /// clock was far behind (no battery, time not set yet) is not old when the clock is set right. And nothing has to
+    /// be remembered of the clock, so that one that was far ahead once spoils nothing that comes after it.
+    pub fn time(&self, now: Timestamp) -> Timestamp {
+        let Newest { record, append } = *self;
+        match (record < Timestamp(0), append < Timestamp(0)) {
+            (true, _) => append,
+            (false, true) => record,
+            (false, false) if record <= now => record,
+            (false, false) => record.min(append),
+        }
+    }
+}
+
 /// What a log keeps, as far as retention must know it without opening the log. Segments that lie wholly below the log
 /// start are left out of account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -131,9 +158,8 @@ pub struct Retained {
     pub bytes: u64,
     /// Bytes of the oldest one.
     pub oldest_bytes: u64,
-    /// The time of the newest record in the oldest one, at most that of its last append. `None` when only the segment
-    /// knows.
-    pub oldest_newest: Option<Timestamp>,
+    /// The newest record of the oldest one. `None` when only the segment knows.
+    pub oldest_newest: Option<Newest>,
     /// When the active segment's first batch was appended; [`Timestamp::NONE`] while it is empty.
     pub active_since: Timestamp,
     /// When the active segment's last batch was appended; [`Timestamp::NONE`] while it is empty.

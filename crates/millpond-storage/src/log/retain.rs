@@ -22,7 +22,6 @@ use super::state::{LogState, SegmentMaker};
 use super::types::Outcome;
 use super::void::log_start_payload;
 use crate::StorageError;
-use crate::index::newest;
 use crate::retention::{Limits, SegmentFacts, new_log_start};
 use crate::segment::{Segment, SegmentFile, SegmentName};
 use crate::types::{Done, EpochStart, GroupRow, Retained};
@@ -54,7 +53,7 @@ impl LogState {
             return Retained::NOTHING;
         };
         let active = below + 1 == self.segments.len();
-        let own = newest(self.cursor.max_timestamp, self.cursor.append_time);
+        let own = self.cursor.trailer(self.next_index()).newest();
         Retained {
             bytes: (below..self.segments.len()).map(|at| self.segment_bytes(at)).sum(),
             oldest_bytes: self.segment_bytes(below),
@@ -104,7 +103,7 @@ impl Log {
             let state = self.state();
             self.check_readable(&state)?;
             let below = state.segments_below(state.log_start);
-            let own = newest(state.cursor.max_timestamp, state.cursor.append_time);
+            let own = state.cursor.trailer(state.next_index()).newest();
             (state.facts(below), state.segments[below.min(state.segments.len())..].to_vec(), own, state.high_watermark)
         };
         let active = segments.len().saturating_sub(1);

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use crate::journal::scan::ReplayFrom;
 use crate::table::{Table, TableError};
-use crate::types::{EpochStart, FlushMode, GroupRow, LogOptions, LogPosition, Retained, SegmentPosition, Vote};
+use crate::types::{EpochStart, FlushMode, GroupRow, LogOptions, LogPosition, Newest, Retained, SegmentPosition, Vote};
 
 fn log_id() -> impl Strategy<Value = LogId> {
     (any::<u64>(), any::<u64>()).prop_map(|(term, index)| LogId { term: Term(term), index: RaftIndex(index) })
@@ -33,7 +33,7 @@ prop_compose! {
         (journal_sequence, set_aside) in (any::<u64>(), any::<bool>()),
         (relaxed, segment_bytes) in (any::<bool>(), any::<u32>()),
         (segment_ms, segment_jitter_ms) in (any::<u64>(), any::<u64>()),
-        retained in (any::<[u64; 2]>(), proptest::option::of(any::<i64>()), any::<[i64; 2]>(), any::<bool>()),
+        retained in (any::<[u64; 2]>(), proptest::option::of(any::<[i64; 2]>()), any::<[i64; 2]>(), any::<bool>()),
     ) -> GroupRow {
         GroupRow {
             group: GroupId(group),
@@ -69,7 +69,7 @@ prop_compose! {
             retained: Retained {
                 bytes: retained.0[0],
                 oldest_bytes: retained.0[1],
-                oldest_newest: retained.1.map(Timestamp),
+                oldest_newest: retained.1.map(|[record, append]| Newest { record: Timestamp(record), append: Timestamp(append) }),
                 active_since: Timestamp(retained.2[0]),
                 last_append: Timestamp(retained.2[1]),
                 freeable: retained.3,

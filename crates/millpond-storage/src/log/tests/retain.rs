@@ -3,6 +3,7 @@
 use super::*;
 use crate::log::Freeing;
 use crate::retention::Limits;
+use crate::types::Newest;
 
 const SEGMENT: u32 = 2000;
 
@@ -259,7 +260,8 @@ fn what_a_row_says_of_a_log_is_what_the_log_says_when_it_is_opened() {
         bench.checkpoint();
         let retained = bench.log.retained();
         assert_eq!(bench.table.retained, retained);
-        assert_eq!((retained.oldest_newest, retained.last_append), (Some(Timestamp(1002)), Timestamp(7002)));
+        let newest = Newest { record: Timestamp(1002), append: Timestamp(1002) };
+        assert_eq!((retained.oldest_newest, retained.last_append), (Some(newest), Timestamp(7002)));
         bench.reopen();
         assert_eq!(bench.log.retained(), retained);
         bench.crash(Crash::PowerCut, 0);
@@ -312,6 +314,30 @@ fn a_timestamp_of_the_future_keeps_a_segment_no_longer_than_its_append() {
         bench.commit_all();
         assert_eq!(bench.log.frontiers().log_end, Offset(3));
         assert_eq!((decide(&bench, 8_000), decide(&bench, 8_001)), (None, Some(Offset(3))));
+    });
+}
+
+#[test]
+fn what_was_appended_while_the_clock_was_far_behind_is_kept_as_long_as_its_records_say() {
+    with_log(10, small_options(), durable(SEGMENT), |mut bench| async move {
+        // The records are right: their producers have another clock.
+        for (append_time, time) in (0..8).zip((1_000_000..).step_by(1000)) {
+            let proposal = Proposal { append_time: Timestamp(append_time), ..proposal(plain(3, 280, time)) };
+            bench.append(1, Body::Proposed(proposal));
+        }
+        bench.commit_all();
+        let limits = Limits { retention_ms: Some(10_000), retention_bytes: None };
+        let decide = |bench: &Bench, now: i64| bench.log.retention(limits, Timestamp(now)).unwrap();
+        let (oldest, all) = (Some(Offset(6)), Some(bench.log.frontiers().log_end));
+        for _ in 0..2 {
+            // The clock is not right yet, then it is.
+            assert_eq!((decide(&bench, 10), decide(&bench, 1_008_000)), (None, None));
+            assert_eq!((decide(&bench, 1_011_002), decide(&bench, 1_011_003)), (None, oldest));
+            assert_eq!(decide(&bench, 1_017_003), all);
+            bench.checkpoint();
+            bench.reopen();
+            bench.commit_all();
+        }
     });
 }
 
