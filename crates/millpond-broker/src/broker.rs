@@ -495,6 +495,9 @@ async fn upkeep(shared: Arc<Shared>) {
         for (group, error) in &troubles.set_aside {
             error!(group = group.0, "a partition is set aside, because its segments cannot be written: {error}");
         }
+        for (group, damage) in &troubles.damaged {
+            warn!(group = group.0, "{damage}");
+        }
         match &troubles.stalled {
             Some(error) if is_round || !stalled => {
                 let logs = troubles.stalled_logs;

@@ -66,8 +66,10 @@ pub(crate) fn running_hash(before: u64, index: RaftIndex, head: &[u8; HEADER_BYT
 /// What is wrong with an index.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(crate) enum IndexError {
-    #[error("its header is damaged or of another version")]
+    #[error("its header is damaged")]
     Header,
+    #[error("it has format version {0}, but this version reads {VERSION}: use a newer millpond")]
+    Version(u32),
     #[error("it belongs to the segment {0}.{1}")]
     OtherSegment(Offset, RaftIndex),
     #[error("it has {0} bytes, which is not a header, entries and a trailer")]
@@ -117,10 +119,11 @@ impl IndexHeader {
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<IndexHeader, IndexError> {
         let bytes = bytes.first_chunk::<INDEX_HEADER_BYTES>().ok_or(IndexError::Header)?;
-        let known =
-            bytes[..4] == MAGIC && le32(bytes, 4) == VERSION && le32(bytes, 28) == crc32fast::hash(&bytes[..28]);
-        if !known {
+        if bytes[..4] != MAGIC || le32(bytes, 28) != crc32fast::hash(&bytes[..28]) {
             return Err(IndexError::Header);
+        }
+        if le32(bytes, 4) != VERSION {
+            return Err(IndexError::Version(le32(bytes, 4)));
         }
         Ok(IndexHeader {
             base_offset: Offset(le64(bytes, 8) as i64),
@@ -318,11 +321,23 @@ impl SegmentCursor {
     }
 }
 
-/// Entries that can be searched: a closed index in a map, or the written part of an active one.
+/// Whether a damaged index still has a running hash that proves the segment which these entries and this end were made
+/// from: its own end or its last entry. Damage that is small enough to leave one of them is small enough to name it so.
+pub(crate) fn vouches_for(damaged: &[u8], entries: &[IndexEntry], end: &Trailer) -> bool {
+    let at = |number: usize| damaged.get(entry_position(number as u32) as usize..)?.first_chunk();
+    let trailer = at(entries.len()).and_then(Trailer::decode);
+    let last = entries.len().checked_sub(1).and_then(|last| Some((IndexEntry::decode(at(last)?), entries[last])));
+    trailer.is_some_and(|trailer| (trailer.hash, trailer.log_bytes) == (end.hash, end.log_bytes))
+        || last.is_some_and(|(found, made)| (found.hash_before, found.position) == (made.hash_before, made.position))
+}
+
+/// Entries that can be searched: a closed index in a map, the written part of an active one, or what stands in for a
+/// damaged one.
 #[derive(Clone)]
 pub(crate) enum IndexSource {
     Map(Arc<dyn Map>, u32),
     File(Arc<dyn File>, u32),
+    Memory(Arc<[IndexEntry]>),
 }
 
 impl IndexSource {
@@ -330,6 +345,7 @@ impl IndexSource {
     pub(crate) fn len(&self) -> u32 {
         match self {
             IndexSource::Map(_, entries) | IndexSource::File(_, entries) => *entries,
+            IndexSource::Memory(entries) => entries.len() as u32,
         }
     }
 
@@ -348,6 +364,7 @@ impl IndexSource {
                 file.read_exact_at(&mut bytes, position)?;
                 Ok(IndexEntry::decode(&bytes))
             }
+            IndexSource::Memory(entries) => entries.get(number as usize).copied().ok_or(IndexError::Order),
         }
     }
 
@@ -363,6 +380,9 @@ impl IndexSource {
                 let mut bytes = vec![0; end.checked_sub(start).ok_or(IndexError::Order)?];
                 file.read_exact_at(&mut bytes, start as u64)?;
                 Ok(decode(&bytes))
+            }
+            IndexSource::Memory(entries) => {
+                entries.get(from as usize..to as usize).map(<[_]>::to_vec).ok_or(IndexError::Order)
             }
         }
     }

@@ -87,6 +87,15 @@ pub(crate) struct ClosedSegment {
     pub(crate) trailer: Trailer,
 }
 
+/// What stands in for the damaged index of a closed segment.
+pub(crate) struct ProvenPart {
+    pub(crate) entries: Arc<[IndexEntry]>,
+    /// Where what was proven ends.
+    pub(crate) end: Trailer,
+    /// Why the segment is not proven to its end; `None` if it is.
+    pub(crate) damage: Option<SegmentError>,
+}
+
 /// What is wrong with a segment.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(crate) enum SegmentError {
@@ -102,6 +111,23 @@ pub(crate) enum SegmentError {
     /// The log was closed.
     #[error("the log is closed")]
     Closed,
+}
+
+impl SegmentError {
+    /// Whether the files do not hold what they should.
+    pub(crate) fn is_damage(&self) -> bool {
+        match self {
+            SegmentError::Index { source: IndexError::Io(_), .. } | SegmentError::Closed => false,
+            SegmentError::Io { source, .. } => source.kind() == io::ErrorKind::NotFound,
+            SegmentError::Index { .. } | SegmentError::Log { .. } => true,
+        }
+    }
+
+    /// Whether an index does not hold what it should. One of a newer version does.
+    pub(crate) fn is_of_index(&self) -> bool {
+        let SegmentError::Index { source, .. } = self else { return false };
+        !matches!(source, IndexError::Io(_) | IndexError::Version(_))
+    }
 }
 
 #[derive(Default)]
@@ -123,6 +149,8 @@ pub(crate) struct Segment {
     /// Of a closed segment: bytes of its log, and what retention goes by.
     log_bytes: OnceLock<u64>,
     newest: OnceLock<Newest>,
+    /// Set when its index was found to be damaged and could not be made anew.
+    part: OnceLock<ProvenPart>,
     /// Set before its files are removed because all of it is below the log start.
     removed: AtomicBool,
 }
@@ -138,6 +166,7 @@ impl Segment {
             trailer: OnceLock::new(),
             log_bytes: OnceLock::new(),
             newest: OnceLock::new(),
+            part: OnceLock::new(),
             removed: AtomicBool::new(false),
         }
     }
@@ -172,7 +201,11 @@ impl Segment {
         match self.newest.get() {
             Some(newest) => Ok(*newest),
             None => {
-                let newest = self.trailer()?.newest();
+                let trailer = self.trailer()?;
+                if let Some(damage) = self.part.get().and_then(|part| part.damage.as_ref()) {
+                    return Err(damage.clone());
+                }
+                let newest = trailer.newest();
                 Ok(*self.newest.get_or_init(|| newest))
             }
         }
@@ -246,6 +279,10 @@ impl Segment {
             .disk
             .open(&self.path(SegmentFile::Log), OpenMode::Read)
             .map_err(|error| self.io("open", SegmentFile::Log, error))?;
+        if let Some(part) = self.part.get() {
+            let index = IndexSource::Memory(part.entries.clone());
+            return Ok(opened.closed.insert(ClosedSegment { log, index, trailer: part.end }).clone());
+        }
         let map =
             self.disk.map(&self.path(SegmentFile::Index)).map_err(|error| self.io("map", SegmentFile::Index, error))?;
         let (index, trailer) = index::open_closed(map, self.name.base_offset, self.name.first_index)
@@ -255,6 +292,12 @@ impl Segment {
             return Err(self.damaged(length.min(u64::from(trailer.log_bytes)), "it is not as long as its index says"));
         }
         Ok(opened.closed.insert(ClosedSegment { log, index, trailer }).clone())
+    }
+
+    /// From now on it is read by this index.
+    pub(crate) fn read_by(&self, part: ProvenPart) {
+        // Whoever came first found the same.
+        let _ = self.part.set(part);
     }
 
     /// The end of a closed segment, proven once.

@@ -31,6 +31,8 @@ struct Queues {
     why_stalled: Option<Arc<StorageError>>,
     /// What set logs aside, and has not been told yet.
     set_aside: Vec<(GroupId, StorageError)>,
+    /// What was found damaged, and has not been told yet.
+    damaged: Vec<(GroupId, String)>,
 }
 
 /// What the writer could not do, as [`DataDir::retry_writes`](crate::DataDir::retry_writes) tells it.
@@ -42,6 +44,8 @@ pub struct WriteTroubles {
     pub stalled_logs: usize,
     /// Groups that were set aside since the last call, and what a write or sync of their segments said.
     pub set_aside: Vec<(GroupId, StorageError)>,
+    /// Groups of which an index was found damaged since the last call, and what was done about it. They go on.
+    pub damaged: Vec<(GroupId, String)>,
 }
 
 /// The driver's queues.
@@ -118,6 +122,11 @@ impl Writer {
         }
     }
 
+    /// A group has a damaged index.
+    pub(crate) fn damaged(&self, group: GroupId, found: String) {
+        self.queues().damaged.push((group, found));
+    }
+
     /// Why the log that stalled last did, if one is stalled.
     pub(crate) fn why_stalled(&self) -> Option<Arc<StorageError>> {
         let queues = self.queues();
@@ -133,9 +142,9 @@ impl Writer {
     /// Tries stalled logs again whose turn it is, and tells what has gone wrong. A full disk is no reason to spin, so
     /// that this is left to a caller with a clock; a log that fails again waits for more calls.
     pub(crate) fn retry(&self) -> WriteTroubles {
-        let (waiting, set_aside) = {
-            let mut queues = self.queues();
-            (std::mem::take(&mut queues.stalled), std::mem::take(&mut queues.set_aside))
+        let (waiting, set_aside, damaged) = {
+            let Queues { stalled, set_aside, damaged, .. } = &mut *self.queues();
+            (std::mem::take(stalled), std::mem::take(set_aside), std::mem::take(damaged))
         };
         let (mut stalled, mut stalled_logs) = (None, 0);
         for weak in waiting {
@@ -149,7 +158,7 @@ impl Writer {
                 self.dirty(&log, true);
             }
         }
-        WriteTroubles { stalled, stalled_logs, set_aside }
+        WriteTroubles { stalled, stalled_logs, set_aside, damaged }
     }
 
     /// Logs that are stalled.

@@ -12,6 +12,7 @@ mod append;
 mod buffers;
 mod cold;
 mod context;
+mod mend;
 mod open;
 mod persist;
 mod read;

@@ -541,7 +541,7 @@ impl Log {
         for (at, plan) in plans.iter().enumerate() {
             let ends = plans.get(at + 1).map_or(end, ColdPlan::first_index);
             if tracking.next < ends {
-                self.track_segment(plan, &mut tracking).map_err(|error| self.segment_error(error))?;
+                self.track_segment(&mut files, plan, &mut tracking).map_err(|error| self.segment_error(error))?;
             }
         }
         let mut state = self.state();
@@ -583,8 +583,13 @@ impl Log {
     }
 
     /// Reads the entries of a segment from the next one on into the pending ones, and commits what is committed.
-    fn track_segment(&self, plan: &ColdPlan, tracking: &mut Tracking) -> Result<(), SegmentError> {
-        let view = plan.open()?;
+    fn track_segment(
+        &self,
+        files: &mut FileState,
+        plan: &ColdPlan,
+        tracking: &mut Tracking,
+    ) -> Result<(), SegmentError> {
+        let view = self.open_plan(files, plan)?;
         self.opened(plan);
         let mut number = view.floor(|entry| entry.index <= tracking.next)?.unwrap_or(0);
         while number < view.index.len() {

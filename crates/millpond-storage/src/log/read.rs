@@ -268,7 +268,7 @@ impl ColdRead {
     fn pieces(self, left_from: usize) -> Result<Vec<Piece>, ReadError> {
         let mut cold = self;
         for _ in 0..TRUNCATED_READS {
-            match cold.read(left_from) {
+            match cold.log.with_index(&cold.plan.segment, || cold.read(left_from)) {
                 Ok(found) => return Ok(found.into_pieces()),
                 // The block may reach beyond what is committed, into what was truncated, or the segment may be gone
                 // because it is below the log start; then it is not damage.
@@ -408,7 +408,7 @@ impl ColdEntries {
     pub fn run(self) -> Result<Vec<StoredEntry>, StorageError> {
         let mut cold = self;
         for _ in 0..TRUNCATED_READS {
-            match cold.read() {
+            match cold.log.with_index(&cold.plan.segment, || cold.read()) {
                 Ok(entries) => return Ok(entries),
                 // A truncation may have changed the files under the read, or the segment may be gone because it is
                 // below the log start; then it is not damage.

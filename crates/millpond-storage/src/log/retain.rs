@@ -107,7 +107,13 @@ impl Log {
             (state.facts(below), state.segments[below.min(state.segments.len())..].to_vec(), own, state.high_watermark)
         };
         let active = segments.len().saturating_sub(1);
-        let time = |at: usize| if at == active { Ok(own) } else { segments[at].newest() };
+        let of = |at: usize| match segments.get(at).filter(|_| at < active) {
+            Some(segment) => self.with_index(segment, || segment.newest()),
+            None => Ok(own),
+        };
+        // A damaged segment whose time nobody can tell goes with the one behind it: never early, and not never.
+        let known = |at: &usize| *at == active || !of(*at).is_err_and(|error| error.is_damage());
+        let time = |at: usize| of((at..active).find(known).unwrap_or(active));
         let start = new_log_start(&facts, high_watermark, now, limits, time);
         let start = start.map_err(|error| self.segment_error(error))?;
         Ok(start.filter(|start| *start > self.state().log_start))

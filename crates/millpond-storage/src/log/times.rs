@@ -40,12 +40,12 @@ impl Log {
         let (plans, tail, log_start) = self.candidates(|max| max >= time, to)?;
         let mut liars = 0;
         for plan in &plans {
-            let reaches = plan.max_timestamp().map_err(|error| self.segment_error(error))? >= time;
-            if !reaches {
+            let max = self.with_index(&plan.segment, || plan.max_timestamp());
+            if max.map_err(|error| self.segment_error(error))? < time {
                 continue;
             }
             self.opened(plan);
-            let found = first_in_segment(plan, time, log_start, to, &mut liars);
+            let found = self.with_index(&plan.segment, || first_in_segment(plan, time, log_start, to, &mut liars));
             if let Some(found) = found.map_err(|error| self.segment_error(error))? {
                 return Ok(Some(found));
             }
@@ -82,12 +82,14 @@ impl Log {
         };
         let (mut highest, mut holder) = (Timestamp::NONE, None);
         for plan in &plans {
-            let max = if plan.segment.name.base_offset < log_start {
-                // Its highest time may be that of a record below the log start.
-                max_from(plan, log_start, to)
-            } else {
-                plan.max_timestamp()
-            };
+            let max = self.with_index(&plan.segment, || {
+                if plan.segment.name.base_offset < log_start {
+                    // Its highest time may be that of a record below the log start.
+                    max_from(plan, log_start, to)
+                } else {
+                    plan.max_timestamp()
+                }
+            });
             let max = max.map_err(|error| self.segment_error(error))?;
             if max > highest {
                 (highest, holder) = (max, Some(plan));
@@ -107,7 +109,7 @@ impl Log {
         }
         let Some(plan) = holder else { return Ok(None) };
         self.opened(plan);
-        let found = first_in_segment(plan, highest, log_start, to, &mut 0);
+        let found = self.with_index(&plan.segment, || first_in_segment(plan, highest, log_start, to, &mut 0));
         found.map_err(|error| self.segment_error(error))
     }
 

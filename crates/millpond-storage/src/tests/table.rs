@@ -69,7 +69,9 @@ prop_compose! {
             retained: Retained {
                 bytes: retained.0[0],
                 oldest_bytes: retained.0[1],
-                oldest_newest: retained.1.map(|[record, append]| Newest { record: Timestamp(record), append: Timestamp(append) }),
+                oldest_newest: retained.1.map(|[record, append]| {
+                    Newest { record: Timestamp(record), append: Timestamp(append) }
+                }),
                 active_since: Timestamp(retained.2[0]),
                 last_append: Timestamp(retained.2[1]),
                 freeable: retained.3,

@@ -2,6 +2,7 @@
 
 mod damage;
 mod lookups;
+mod mend;
 mod model;
 mod recovery;
 mod relaxed;
