@@ -3,7 +3,8 @@
 //!
 //! The order is what makes it safe:
 //! 1. note the journal's position;
-//! 2. sync every open log's segments and capture its row (it covers at least the records before that position);
+//! 2. sync every open log's segments and capture its row (it covers at least the records before that position); of a
+//!    log that was set aside meanwhile, save the journal's records in its folder;
 //! 3. make the data directory's folder entries durable;
 //! 4. replace `groups.table` by one that says: replay from that position;
 //! 5. free the files before it;
@@ -12,20 +13,22 @@
 //! A crash between any two of them leaves the old table, the journal files it needs, and segments that hold more than
 //! the table says; replay skips what is there already.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
+use millpond_record::GroupId;
 use millpond_runtime::{Disk, Driver, Round, Rounds, Runtime};
 
-use crate::StorageError;
-use crate::journal::JournalHandle;
 use crate::journal::scan::ReplayFrom;
+use crate::journal::{JournalHandle, kept};
 use crate::log::{is_passing, is_too_many_files};
 use crate::registry::{Registry, Slot};
 use crate::table::{TABLE_FILE, Table};
 use crate::types::{FlushMode, GroupRow};
+use crate::{OpenError, StorageError};
 
 /// Logs that are synced at the same time: a disk takes many syncs at once about as fast as one.
 const SYNCS_AT_ONCE: usize = 32;
@@ -45,6 +48,8 @@ pub(crate) struct Checkpointer {
     driver: OnceLock<Driver>,
     requested: AtomicBool,
     forced: AtomicBool,
+    /// Groups that were set aside and whose records in the journal are to be kept: those below this number.
+    to_keep: Mutex<BTreeMap<GroupId, u64>>,
     /// Why the last checkpoint could not free any file.
     held_back: Mutex<Option<StorageError>>,
     count: AtomicU64,
@@ -68,6 +73,7 @@ impl Checkpointer {
             driver: OnceLock::new(),
             requested: AtomicBool::new(false),
             forced: AtomicBool::new(false),
+            to_keep: Mutex::default(),
             held_back: Mutex::new(None),
             count: AtomicU64::new(0),
         });
@@ -139,7 +145,15 @@ impl Checkpointer {
         for (slot, captured) in slots.iter().zip(captured) {
             let row = match captured {
                 Ok(row) => row,
-                Err(StorageError::SetAside(_)) => slot.set_aside(),
+                Err(StorageError::SetAside(_)) => match self.keep_records(slot, *written) {
+                    Ok(()) => slot.set_aside(),
+                    // To the next start it is as if nothing had happened: the journal still has what it replays.
+                    Err(error) => {
+                        queued &= matches!(error, StorageError::SetAside(_));
+                        held_back = Some(error);
+                        slot.checkpointed()
+                    }
+                },
                 Err(error @ StorageError::JournalFailed { .. }) => return Err(error),
                 // Its old row stays, and with it the records that follow that row. A truncation or a deletion that is
                 // not durable yet is one reason, a disk that is full another.
@@ -197,6 +211,41 @@ impl Checkpointer {
 }
 
 impl Checkpointer {
+    /// Saves what the journal has of a group that was set aside: this is the last checkpoint whose table says from
+    /// where to replay it.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError::SetAside`] while some of it is still on its way into the journal; what a full disk says.
+    fn keep_records(&self, slot: &Slot, from: ReplayFrom) -> Result<(), StorageError> {
+        let (group, row) = (slot.group, slot.checkpointed());
+        if row.set_aside {
+            return Ok(());
+        }
+        let mut to_keep = self.to_keep.lock().expect("nothing panics while it keeps records");
+        // Its log takes nothing any more.
+        let below = *to_keep.entry(group).or_insert_with(|| self.journal.next_sequence());
+        if !self.journal.is_durable_below(below) {
+            return Err(StorageError::SetAside(group));
+        }
+        let folders = BTreeMap::from([(group, self.root.join(row.folder()))]);
+        let keep = || kept::keep(&*self.disk, self.journal.folder(), &self.journal.files(), from, below, &folders);
+        // What was written while it was read looks like damage the first time, and ends the reading the second time.
+        let names = keep().or_else(|error| if let OpenError::Damaged { .. } = error { keep() } else { Err(error) });
+        let told = match names {
+            Ok(names) => names.get(&group).map(|name| format!("{name} in its folder keeps what the journal had of it")),
+            Err(OpenError::Io { operation, path, source }) if is_passing(&source) => {
+                return Err(StorageError::Io { operation, path, source });
+            }
+            Err(error) => Some(format!("what the journal had of it cannot be kept: {error}")),
+        };
+        if let (Some(log), Some(told)) = (slot.open_log(), told) {
+            log.tell(format!("the partition {} is set aside; {told}", row.folder()));
+        }
+        to_keep.remove(&group);
+        Ok(())
+    }
+
     /// Syncs the logs that are open, many at once, and gives every group's row. Relaxed logs come first: nothing else
     /// has what they hold.
     fn capture(&self, slots: &[Arc<Slot>], at_most: Option<Duration>) -> Vec<Result<GroupRow, StorageError>> {

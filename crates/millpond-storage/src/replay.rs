@@ -228,7 +228,7 @@ impl Recovery<'_> {
     /// its files are recycled then.
     fn keep_records(&self, scanned: &Scanned, report: &mut RecoveryReport) -> Result<(), OpenError> {
         let folders = report.damaged.iter().map(|damaged| (damaged.group, self.root.join(&damaged.folder))).collect();
-        let mut names = kept::keep(self.disk, self.folder, &scanned.files, self.from, &folders)?;
+        let mut names = kept::keep(self.disk, self.folder, &scanned.files, self.from, u64::MAX, &folders)?;
         for damaged in &mut report.damaged {
             damaged.kept = names.remove(&damaged.group);
         }

@@ -44,7 +44,7 @@ pub struct WriteTroubles {
     pub stalled_logs: usize,
     /// Groups that were set aside since the last call, and what a write or sync of their segments said.
     pub set_aside: Vec<(GroupId, StorageError)>,
-    /// Groups of which an index was found damaged since the last call, and what was done about it. They go on.
+    /// Groups of which files were found damaged since the last call, and what was done about it.
     pub damaged: Vec<(GroupId, String)>,
 }
 
@@ -122,7 +122,7 @@ impl Writer {
         }
     }
 
-    /// A group has a damaged index.
+    /// Files of a group are damaged, and something was done about it.
     pub(crate) fn damaged(&self, group: GroupId, found: String) {
         self.queues().damaged.push((group, found));
     }

@@ -1,4 +1,4 @@
-//! A journal file's header and records.
+//! A journal file's header and records, and records that were kept of it.
 
 use std::path::Path;
 
@@ -8,6 +8,7 @@ use super::{DumpError, DumpItem, Sink};
 use crate::OpenError;
 use crate::journal::JournalEntry;
 use crate::journal::file::{FILE_HEADER_BYTES, FileHeader, HeaderFound, number_of};
+use crate::journal::kept::{KeptError, KeptReader, KeptRecord};
 use crate::journal::scan::{FoundRecord, scan_one};
 use crate::types::{FlushMode, LogOptions};
 
@@ -51,6 +52,22 @@ pub(super) fn journal(disk: &dyn Disk, path: &Path, sink: &mut Sink<'_>) -> Resu
         Some(ended) => Err(ended),
         None => scanned.map(drop).map_err(DumpError::from),
     }
+}
+
+/// What the journal had of a partition that was set aside.
+pub(super) fn kept(disk: &dyn Disk, path: &Path, sink: &mut Sink<'_>) -> Result<(), DumpError> {
+    let wrong = |error| match error {
+        KeptError::Io(error) => DumpError::Read(error),
+        KeptError::Damaged { position, what } => DumpError::damaged(Some(position), what),
+        newer @ KeptError::Newer(_) => DumpError::damaged(Some(0), newer.to_string()),
+    };
+    let file = disk.open(path, OpenMode::Read).map_err(DumpError::Read)?;
+    let mut reader = KeptReader::open(file).map_err(wrong)?;
+    sink(DumpItem::new("kept records").at(0).with("group", reader.group.0).with("records", reader.records))?;
+    while let Some(KeptRecord { header, bytes, salt, position }) = reader.next().map_err(wrong)? {
+        sink(record(&FoundRecord { header, bytes: &bytes, salt, position, path })?)?;
+    }
+    Ok(())
 }
 
 fn record(found: &FoundRecord<'_>) -> Result<DumpItem, OpenError> {

@@ -19,6 +19,7 @@ use millpond_runtime::{Disk, OpenMode};
 
 use crate::OpenError;
 use crate::journal::file::number_of;
+use crate::journal::kept;
 use crate::meta::META_FILE;
 use crate::partition_folder::METADATA_FILE;
 use crate::segment::{SegmentFile, SegmentName};
@@ -127,6 +128,8 @@ pub enum DumpKind {
     Snapshot,
     /// A journal file: `….wal`.
     Journal,
+    /// What the journal had of a partition that was set aside: `journal.….kept`.
+    Kept,
     /// `groups.table`.
     Table,
     /// `meta.properties`.
@@ -205,14 +208,16 @@ fn by_name(name: &OsStr) -> Option<DumpKind> {
         TABLE_FILE => Some(DumpKind::Table),
         META_FILE => Some(DumpKind::Meta),
         METADATA_FILE => Some(DumpKind::PartitionMetadata),
+        name if kept::sequence_of(name).is_some() => Some(DumpKind::Kept),
         name => number_of(name).map(|_| DumpKind::Journal),
     }
 }
 
 fn by_content(begin: &[u8]) -> Option<DumpKind> {
-    const MAGICS: [(&[u8], DumpKind); 6] = [
+    const MAGICS: [(&[u8], DumpKind); 7] = [
         (b"MILLPTBL", DumpKind::Table),
         (b"MILLPWAL", DumpKind::Journal),
+        (b"MILLPKEP", DumpKind::Kept),
         (b"MPix", DumpKind::Index),
         (b"MPsn", DumpKind::Snapshot),
         (b"# Millpond wrote this file", DumpKind::Meta),
@@ -240,6 +245,7 @@ pub fn dump(
         DumpKind::Index => segment::index(disk, path, sink)?,
         DumpKind::Snapshot => files::snapshot(disk, path, sink)?,
         DumpKind::Journal => journal::journal(disk, path, sink)?,
+        DumpKind::Kept => journal::kept(disk, path, sink)?,
         DumpKind::Table => files::table(disk, path, sink)?,
         DumpKind::Meta => files::meta(disk, path, sink)?,
         DumpKind::PartitionMetadata => files::partition_metadata(disk, path, sink)?,

@@ -65,6 +65,8 @@ pub(super) struct Journal {
 
 pub(super) struct State {
     next_sequence: u64,
+    /// Records below this one are on the disk.
+    durable_below: u64,
     pub(super) pending: VecDeque<Pending>,
     pub(super) pending_bytes: u64,
     /// What the last round did to the front of `pending`.
@@ -116,6 +118,7 @@ impl JournalHandle {
             counters: JournalCounters::default(),
             state: Mutex::new(State {
                 next_sequence: start.next_sequence,
+                durable_below: start.next_sequence,
                 pending: VecDeque::new(),
                 pending_bytes: 0,
                 placement: None,
@@ -206,6 +209,22 @@ impl JournalHandle {
     /// The sequence number that the next submitted entry gets.
     pub(crate) fn next_sequence(&self) -> u64 {
         self.0.lock().next_sequence
+    }
+
+    /// Whether all records below this one are on the disk.
+    pub(crate) fn is_durable_below(&self, sequence: u64) -> bool {
+        self.0.lock().durable_below >= sequence
+    }
+
+    /// The folder of its files.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.0.folder
+    }
+
+    /// The files that hold records which the table does not cover, oldest first.
+    pub(crate) fn files(&self) -> Vec<u64> {
+        let state = self.0.lock();
+        state.written.iter().copied().chain([state.current.number]).collect()
     }
 
     /// The longest batch that can be submitted, in bytes.
@@ -436,9 +455,10 @@ impl Journal {
         state.try_again = false;
     }
 
-    /// A round is on the disk.
-    pub(super) fn round_is_written(&self, bytes: u64, micros: u64, scratch: Option<BytesMut>) {
+    /// A round is on the disk, and with it all records below `below`, if it wrote any.
+    pub(super) fn round_is_written(&self, below: Option<u64>, bytes: u64, micros: u64, scratch: Option<BytesMut>) {
         let mut state = self.lock();
+        state.durable_below = state.durable_below.max(below.unwrap_or(0));
         state.sync_cost.count(bytes, micros);
         if let Some(scratch) = scratch {
             state.scratch = scratch;

@@ -1,4 +1,4 @@
-//! What the journal has of a group whose log was set aside as damaged (version 1). Little-endian.
+//! What the journal has of a group whose log was set aside (version 1). Little-endian.
 //!
 //! ```text
 //!  0        8        12       16                24                32       36
@@ -7,8 +7,8 @@
 //! +--------+--------+--------+-----------------+-----------------+--------+---------------------
 //! ```
 //!
-//! `<partition folder>/journal.<first sequence>.kept`. Recovery writes it before anything may recycle the journal's
-//! files: a verdict that was wrong, or damage that another program can mend, then has cost nothing. `crc` is CRC-32
+//! `<partition folder>/journal.<first sequence>.kept`. Recovery, or the checkpoint that finds the log set aside,
+//! writes it before anything may recycle the journal's files: a verdict that was wrong, or damage that another program can mend, then has cost nothing. `crc` is CRC-32
 //! over the 32 bytes before it. Each record is, byte for byte, what the journal held, behind the salt of the file that
 //! held it, so that it can be proven as it was there (see [`super::record`]).
 //!
@@ -22,6 +22,7 @@ use std::sync::Arc;
 use millpond_record::GroupId;
 use millpond_runtime::{Disk, File, OpenMode};
 
+use super::record::{self, RECORD_HEADER_BYTES, RecordHeader};
 use super::scan::{self, FoundRecord, ReplayFrom};
 use crate::OpenError;
 
@@ -36,6 +37,9 @@ const HEADER_BYTES: usize = 36;
 const _: () = assert!(VERSION_AT == MAGIC.len() && GROUP_AT == VERSION_AT + 8 && RECORDS_AT == GROUP_AT + 8);
 const _: () = assert!(CRC_AT == RECORDS_AT + 8 && HEADER_BYTES == CRC_AT + 4);
 
+/// Bytes in front of a record.
+const SALT_BYTES: usize = 4;
+
 /// Records are gathered until there are so many bytes.
 const BUFFER_BYTES: usize = 256 << 10;
 
@@ -43,24 +47,32 @@ const BUFFER_BYTES: usize = 256 << 10;
 const GROUPS_AT_ONCE: usize = 32;
 
 /// Saves what the journal has of some groups, each into its folder. Gives the names of the files; a group of which the
-/// journal has nothing gets none. `numbers` are the files that were found to hold records.
+/// journal has nothing gets none. `numbers` are the files that hold records, and those from record `below` on are passed over: they may be
+/// written at this moment.
 ///
 /// # Errors
 ///
-/// When a file cannot be written and synced: the start is refused then, because the journal is all there is.
+/// When a file cannot be written and synced. [`OpenError::Damaged`] may also mean that the journal was written to while
+/// it was read.
 pub(crate) fn keep(
     disk: &dyn Disk,
     journal: &Path,
     numbers: &[u64],
     from: ReplayFrom,
+    below: u64,
     folders: &BTreeMap<GroupId, PathBuf>,
 ) -> Result<BTreeMap<GroupId, String>, OpenError> {
     let mut names = BTreeMap::new();
     let groups: Vec<_> = folders.iter().collect();
     for some in groups.chunks(GROUPS_AT_ONCE) {
         let mut open: BTreeMap<GroupId, KeptFile> = BTreeMap::new();
-        scan::scan(disk, journal, numbers, from, &mut |record: FoundRecord<'_>| {
+        let mut is_past = false;
+        let scanned = scan::scan(disk, journal, numbers, from, &mut |record: FoundRecord<'_>| {
             let group = record.header.group;
+            if record.header.sequence >= below {
+                is_past = true;
+                return Err(OpenError::Options("the rest is of no interest".to_owned()));
+            }
             let Some((_, folder)) = some.iter().find(|(wanted, _)| **wanted == group) else { return Ok(()) };
             let file = match open.entry(group) {
                 std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
@@ -70,7 +82,10 @@ pub(crate) fn keep(
                 }
             };
             file.push(&record).map_err(|error| file.error(error))
-        })?;
+        });
+        if !is_past {
+            scanned?;
+        }
         for (group, mut file) in open {
             let name = file.finish(disk).map_err(|error| file.error(error))?;
             names.insert(group, name);
@@ -143,38 +158,94 @@ fn unfinished(name: &str) -> String {
     format!("{name}.tmp")
 }
 
-/// Whose records a kept file has, and each with its sequence number.
-#[cfg(test)]
-pub(crate) type Kept = (GroupId, Vec<(u64, super::JournalEntry)>);
+/// The sequence number in the name of a kept file, if it is one's.
+pub(crate) fn sequence_of(name: &str) -> Option<u64> {
+    let digits = name.strip_prefix("journal.")?.strip_suffix(".kept")?;
+    let is_number = digits.len() == 20 && digits.bytes().all(|byte| byte.is_ascii_digit());
+    digits.parse().ok().filter(|_| is_number)
+}
 
-/// A kept file's records, proven.
-#[cfg(test)]
-pub(crate) fn read(bytes: &[u8]) -> Result<Kept, &'static str> {
-    use super::record::{self, RECORD_HEADER_BYTES, RecordHeader};
+/// What is wrong with a kept file.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum KeptError {
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    #[error("it has format version {0}; use a newer millpond")]
+    Newer(u32),
+    #[error("{what}")]
+    Damaged { position: u64, what: &'static str },
+}
 
-    let header = bytes.first_chunk::<HEADER_BYTES>().ok_or("it has no header")?;
-    let u32_at = |at: usize| u32::from_le_bytes(header[at..at + 4].try_into().expect("four bytes"));
-    let u64_at = |at: usize| u64::from_le_bytes(header[at..at + 8].try_into().expect("eight bytes"));
-    if !header.starts_with(MAGIC)
-        || u32_at(VERSION_AT) != VERSION
-        || u32_at(CRC_AT) != crc32fast::hash(&header[..CRC_AT])
-    {
-        return Err("its header is damaged");
+/// A record of a kept file, proven.
+pub(crate) struct KeptRecord {
+    pub(crate) header: RecordHeader,
+    /// The record as the journal had it.
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) salt: u32,
+    /// Where it begins in the kept file.
+    pub(crate) position: u64,
+}
+
+/// Reads a kept file, one record after the other.
+pub(crate) struct KeptReader {
+    file: Arc<dyn File>,
+    length: u64,
+    position: u64,
+    /// The group that all its records are of.
+    pub(crate) group: GroupId,
+    /// How many records it has.
+    pub(crate) records: u64,
+    found: u64,
+    next_sequence: u64,
+}
+
+impl KeptReader {
+    pub(crate) fn open(file: Arc<dyn File>) -> Result<KeptReader, KeptError> {
+        let length = file.len()?;
+        let mut header = [0; HEADER_BYTES];
+        if length < HEADER_BYTES as u64 {
+            return Err(KeptError::Damaged { position: length, what: "it ends within its header" });
+        }
+        file.read_exact_at(&mut header, 0)?;
+        let u32_at = |at: usize| u32::from_le_bytes(header[at..at + 4].try_into().expect("four bytes"));
+        let u64_at = |at: usize| u64::from_le_bytes(header[at..at + 8].try_into().expect("eight bytes"));
+        if !header.starts_with(MAGIC) || u32_at(CRC_AT) != crc32fast::hash(&header[..CRC_AT]) {
+            return Err(KeptError::Damaged { position: 0, what: "its header is damaged" });
+        }
+        if u32_at(VERSION_AT) != VERSION {
+            return Err(KeptError::Newer(u32_at(VERSION_AT)));
+        }
+        let (group, records) = (GroupId(u64_at(GROUP_AT)), u64_at(RECORDS_AT));
+        Ok(KeptReader { file, length, position: HEADER_BYTES as u64, group, records, found: 0, next_sequence: 0 })
     }
-    let (group, mut found, mut rest) = (GroupId(u64_at(GROUP_AT)), Vec::new(), &bytes[HEADER_BYTES..]);
-    while !rest.is_empty() {
-        let (salt, record) = rest.split_first_chunk::<4>().ok_or("it ends within a salt")?;
+
+    /// The next record; `None` behind the last. Takes no more memory than the record, and that no more than the file.
+    pub(crate) fn next(&mut self) -> Result<Option<KeptRecord>, KeptError> {
+        let begin = self.position;
+        let damaged = |what| KeptError::Damaged { position: begin, what };
+        if self.found == self.records {
+            return if begin == self.length { Ok(None) } else { Err(damaged("there is more than its header says")) };
+        }
+        let mut head = [0; SALT_BYTES + RECORD_HEADER_BYTES];
+        if self.length - begin < head.len() as u64 {
+            return Err(damaged("records are missing"));
+        }
+        self.file.read_exact_at(&mut head, begin)?;
+        let (salt, head) = head.split_first_chunk::<SALT_BYTES>().expect("it has both");
         let salt = u32::from_le_bytes(*salt);
-        let head = RecordHeader::read(record.first_chunk::<RECORD_HEADER_BYTES>().ok_or("it ends within a record")?);
-        if !head.fits(record.len() as u64) {
-            return Err("a record does not fit");
+        let header = RecordHeader::read(head.first_chunk().expect("it has both"));
+        let position = begin + SALT_BYTES as u64;
+        if !header.fits(self.length - position) {
+            return Err(damaged("a record is damaged"));
         }
-        let (record, behind) = record.split_at(head.length as usize);
-        if !record::prove_head(&head, record, salt) || !record::prove_rest(&head, record, salt) {
-            return Err("a record is damaged");
+        let bytes = self.file.read_vec_at(header.length as usize, position)?;
+        let whole = record::prove_head(&header, &bytes, salt) && record::prove_rest(&header, &bytes, salt);
+        if !whole || header.group != self.group || header.sequence < self.next_sequence {
+            return Err(damaged("a record is damaged"));
         }
-        found.push((head.sequence, record::decode(&head, record).map_err(|_| "a record cannot be read")?));
-        rest = behind;
+        self.position = position + u64::from(header.length);
+        self.next_sequence = header.sequence + 1;
+        self.found += 1;
+        Ok(Some(KeptRecord { header, bytes, salt, position: begin }))
     }
-    if found.len() as u64 != u64_at(RECORDS_AT) { Err("records are missing") } else { Ok((group, found)) }
 }

@@ -248,6 +248,7 @@ impl Round for CommitRound {
             Ok(()) => {
                 journal.counters.round(entries.len() as u64, bytes, micros);
                 journal.round_is_written(
+                    entries.last().map(|last| last.sequence + 1),
                     bytes,
                     micros,
                     Some(scratch).filter(|scratch| scratch.capacity() <= KEPT_SCRATCH_BYTES),

@@ -112,7 +112,7 @@ impl Log {
                 format!("{damage}; it is not made anew: {why}. What lies before that can be read")
             }
         };
-        self.context.writer.damaged(self.identity.group, told);
+        self.tell(told);
         Ok(true)
     }
 

@@ -133,6 +133,11 @@ impl Log {
         }
     }
 
+    /// Has the operator told of damage; see [`WriteTroubles`](crate::WriteTroubles).
+    pub(crate) fn tell(&self, what: String) {
+        self.context.writer.damaged(self.identity.group, what);
+    }
+
     /// How far the log is.
     pub fn frontiers(&self) -> Frontiers {
         self.state().frontiers()

@@ -1,7 +1,7 @@
 //! What a data directory does when the disk fails it in one place.
 
 use std::io::IoSlice;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use millpond_record::GroupId;
@@ -9,7 +9,7 @@ use millpond_runtime::sim::{Crash, DiskFaults, World, block_on};
 use millpond_runtime::{OpenMode, Runtime};
 
 use super::{NODE, Told, append, entries, open, root, spec, vote};
-use crate::journal::{JournalEntry, kept};
+use crate::journal::{JournalEntry, kept, record};
 use crate::table::Table;
 use crate::{DataDir, Log, StorageError};
 
@@ -39,16 +39,14 @@ fn count(log: &Log) -> usize {
 
 /// The indexes of the entries in a file of kept records.
 fn kept_appends(runtime: &Runtime, path: &Path) -> Vec<u64> {
-    let bytes = runtime.disk().read(path, 1 << 20).unwrap();
-    let (group, records) = kept::read(&bytes).unwrap();
-    let indexes = records.iter().filter_map(|(_, entry)| match entry {
-        JournalEntry::Append { group: found, index, .. } => {
-            assert_eq!(*found, group);
-            Some(index.0)
+    let mut reader = kept::KeptReader::open(runtime.disk().open(path, OpenMode::Read).unwrap()).unwrap();
+    let mut indexes = Vec::new();
+    while let Some(found) = reader.next().unwrap() {
+        if let JournalEntry::Append { index, .. } = record::decode(&found.header, &found.bytes).unwrap() {
+            indexes.push(index.0);
         }
-        _ => None,
-    });
-    indexes.collect()
+    }
+    indexes
 }
 
 #[test]
@@ -72,6 +70,99 @@ fn a_failed_sync_of_segments_sets_that_copy_aside_and_no_other() {
         assert!(matches!(data_dir.log(GroupId(1)), Err(StorageError::SetAside(GroupId(1)))));
         assert_eq!(count(&data_dir.log(GroupId(2)).unwrap().unwrap()), 20);
     });
+}
+
+/// The kept file in a partition's folder.
+fn kept_file(runtime: &Runtime, folder: &str) -> Option<PathBuf> {
+    let entries = runtime.disk().read_dir(&root().join(folder)).unwrap();
+    let name = entries.iter().find(|entry| entry.name.to_str().is_some_and(|name| kept::sequence_of(name).is_some()));
+    name.map(|entry| root().join(folder).join(&entry.name))
+}
+
+#[test]
+fn what_the_journal_has_of_a_copy_that_is_set_aside_while_running_is_kept_before_its_files_go() {
+    block_on(1, async {
+        let world = World::new(1);
+        let runtime = world.runtime_for(NODE);
+        let (data_dir, _) = open(&runtime).unwrap();
+        let (bad, good) = (group(&world, &data_dir, 1).await, group(&world, &data_dir, 2).await);
+        fill(&world, &bad, 10).await;
+        data_dir.checkpoint().unwrap();
+        fill(&world, &bad, 10).await;
+        let faults = DiskFaults { sync_error: 1.0, sync_error_in: "/topic1-0/0", ..DiskFaults::default() };
+        world.set_disk_faults(NODE, faults);
+        data_dir.checkpoint().unwrap();
+        world.set_disk_faults(NODE, DiskFaults::default());
+        let kept = kept_file(&runtime, "topic1-0").expect("it is kept");
+        assert_eq!(kept_appends(&runtime, &kept), (10..20).collect::<Vec<_>>());
+        let told = data_dir.retry_writes().damaged;
+        assert!(told.iter().any(|(group, what)| *group == GroupId(1) && what.contains(".kept")), "{told:?}");
+        // The journal's files are used again, and later checkpoints keep nothing anew.
+        for _ in 0..8 {
+            fill(&world, &good, 40).await;
+            data_dir.checkpoint().unwrap();
+        }
+        assert!(data_dir.retry_writes().damaged.is_empty());
+        data_dir.close().unwrap();
+        assert_eq!(kept_appends(&runtime, &kept), (10..20).collect::<Vec<_>>());
+        let mut found = Vec::new();
+        let summary = crate::verify(&*runtime.disk(), root(), &mut |finding| found.push(finding.clone())).unwrap();
+        assert!(found.iter().any(|note| note.path == kept && note.what.contains("keeps 10 records")), "{found:?}");
+        assert_eq!(summary.damages, 0, "{found:?}");
+
+        let disk = runtime.disk();
+        let dump = || {
+            let mut items = Vec::new();
+            let end = crate::dump(&*disk, &kept, &mut |item| Ok(items.push(item.what)));
+            (items, end.map_err(|error| error.to_string()))
+        };
+        let (items, end) = dump();
+        assert_eq!((items.len(), items[1], end), (11, "append", Ok(crate::DumpKind::Kept)));
+        let length = disk.read(&kept, 1 << 20).unwrap().len() as u64;
+        disk.open(&kept, OpenMode::Write).unwrap().write_all_at(&[IoSlice::new(&[0xff])], length - 9).unwrap();
+        let (items, end) = dump();
+        assert!(items.len() == 10 && end.as_ref().is_err_and(|why| why.contains("damaged")), "{end:?}");
+        let summary = crate::verify(&*disk, root(), &mut |_| {}).unwrap();
+        assert_eq!(summary.damages, 1);
+    });
+}
+
+#[test]
+fn a_disk_without_room_for_what_is_to_be_kept_holds_the_journal_back_until_there_is_some() {
+    for is_room_later in [false, true] {
+        block_on(1, async {
+            let world = World::new(1);
+            let runtime = world.runtime_for(NODE);
+            let (data_dir, _) = open(&runtime).unwrap();
+            let (bad, good) = (group(&world, &data_dir, 1).await, group(&world, &data_dir, 2).await);
+            fill(&world, &bad, 10).await;
+            fill(&world, &good, 1).await;
+            data_dir.checkpoint().unwrap();
+            fill(&world, &bad, 1).await;
+            let sync_fails = DiskFaults { sync_error: 1.0, sync_error_in: "/topic1-0/0", ..DiskFaults::default() };
+            world.set_disk_faults(NODE, DiskFaults { capacity_bytes: 0, full_in: ".kept", ..sync_fails });
+            for _ in 0..3 {
+                data_dir.checkpoint().unwrap();
+                fill(&world, &good, 10).await;
+            }
+            assert_eq!(kept_file(&runtime, "topic1-0"), None);
+            assert!(data_dir.retry_writes().stalled.is_some(), "somebody is told");
+            world.set_disk_faults(NODE, DiskFaults::default());
+            if is_room_later {
+                data_dir.checkpoint().unwrap();
+                let kept = kept_file(&runtime, "topic1-0").expect("there is room");
+                assert_eq!(kept_appends(&runtime, &kept), [10]);
+            }
+            world.crash(NODE, Crash::Kill);
+            let (data_dir, _) = open(&world.restart(NODE)).unwrap();
+            if is_room_later {
+                assert!(matches!(data_dir.log(GroupId(1)), Err(StorageError::SetAside(GroupId(1)))));
+            } else {
+                // To this start it is as if the sync had never failed: it replays what the journal still has.
+                assert_eq!(count(&data_dir.log(GroupId(1)).unwrap().unwrap()), 11);
+            }
+        });
+    }
 }
 
 #[test]

@@ -4,11 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use millpond_record::{GroupId, RaftIndex};
+use millpond_runtime::OpenMode;
 
 use super::course::Course;
 use super::{At, Severity, Verifier};
+use crate::OpenError;
 use crate::journal::JournalEntry;
 use crate::journal::file::{path_of, whole_copies};
+use crate::journal::kept::{KeptError, KeptReader};
 use crate::journal::record::Kind;
 use crate::journal::scan::{self, Scanned};
 use crate::meta::META_FILE;
@@ -118,6 +121,34 @@ impl Verifier<'_> {
                 scanned.next_sequence.saturating_sub(1)
             );
             self.tell(Severity::NeedsRecovery, &path, At::byte(end), what);
+        }
+    }
+
+    /// Reads a file with records that were kept of a group which was set aside.
+    pub(super) fn kept(&mut self, path: &Path, group: Option<GroupId>) {
+        let file = match self.disk.open(path, OpenMode::Read) {
+            Ok(file) => file,
+            Err(error) => return self.unreadable(&OpenError::io("open", path, error)),
+        };
+        let read = || {
+            let mut reader = KeptReader::open(file)?;
+            while reader.next()?.is_some() {}
+            Ok(reader)
+        };
+        match read() {
+            Ok(reader) if group.is_some_and(|group| group != reader.group) => {
+                self.damage(path, At::FILE, format!("its records are of group {}", reader.group));
+            }
+            Ok(reader) => {
+                let what = format!(
+                    "it keeps {} records that the journal had when the partition was set aside",
+                    reader.records
+                );
+                self.tell(Severity::Note, path, At::FILE, what);
+            }
+            Err(KeptError::Io(error)) => self.unreadable(&OpenError::io("read", path, error)),
+            Err(KeptError::Damaged { position, what }) => self.damage(path, At::byte(position), what),
+            Err(newer @ KeptError::Newer(_)) => self.damage(path, At::FILE, newer.to_string()),
         }
     }
 

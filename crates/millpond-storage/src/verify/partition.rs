@@ -12,6 +12,7 @@ use super::segment::{IndexCheck, IndexFile, Misfit, Walked, WalkedBatch, walk};
 use super::{At, Severity, Verifier};
 use crate::OpenError;
 use crate::index::{SegmentCursor, Trailer};
+use crate::journal::kept::sequence_of;
 use crate::log::may_be_first;
 use crate::partition_folder::{METADATA_FILE, PartitionMetadata, deleted_name};
 use crate::producer::{MAX_SNAPSHOT_BYTES, read_snapshot};
@@ -24,6 +25,8 @@ struct Listing {
     logs: BTreeSet<SegmentName>,
     indexes: BTreeSet<SegmentName>,
     snapshots: BTreeSet<SegmentName>,
+    /// Files with records of the journal, by name.
+    kept: BTreeSet<String>,
 }
 
 /// How a segment is read.
@@ -106,6 +109,9 @@ impl Verifier<'_> {
         for name in &listing.snapshots {
             self.snapshot(&folder, *name, course);
         }
+        for name in &listing.kept {
+            self.kept(&folder.join(name), Some(row.group));
+        }
         course.over |= self.summary.damages > damages;
     }
 
@@ -123,6 +129,9 @@ impl Verifier<'_> {
         }
         for name in &listing.snapshots {
             self.snapshot_alone(folder, *name);
+        }
+        for name in &listing.kept {
+            self.kept(&folder.join(name), None);
         }
     }
 
@@ -182,6 +191,9 @@ impl Verifier<'_> {
                 Some((name, SegmentFile::Index)) => drop(listing.indexes.insert(name)),
                 Some((name, SegmentFile::Snapshot)) => drop(listing.snapshots.insert(name)),
                 None if entry.name.to_str() == Some(METADATA_FILE) => {}
+                None if entry.name.to_str().and_then(sequence_of).is_some() => {
+                    listing.kept.insert(entry.name.to_string_lossy().into_owned());
+                }
                 None => {
                     let path = folder.join(&entry.name);
                     self.tell(Severity::Note, &path, At::FILE, "not a file of the broker's, or one it did not finish");
