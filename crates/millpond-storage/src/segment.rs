@@ -20,6 +20,7 @@ use millpond_record::{BatchHeader, BatchView, HEADER_BYTES, Offset, RaftIndex, T
 use millpond_runtime::{Disk, File, OpenMode};
 
 use crate::index::{self, IndexEntry, IndexError, IndexSource, SegmentCursor, Trailer, running_hash};
+use crate::log::LookedThrough;
 use crate::types::Newest;
 
 /// What a segment's files are named by.
@@ -151,6 +152,8 @@ pub(crate) struct Segment {
     newest: OnceLock<Newest>,
     /// Set when its index was found to be damaged and could not be made anew.
     part: OnceLock<ProvenPart>,
+    /// See [`LookedThrough`].
+    looked_through: Mutex<Option<LookedThrough>>,
     /// Set before its files are removed because all of it is below the log start.
     removed: AtomicBool,
 }
@@ -167,6 +170,7 @@ impl Segment {
             log_bytes: OnceLock::new(),
             newest: OnceLock::new(),
             part: OnceLock::new(),
+            looked_through: Mutex::default(),
             removed: AtomicBool::new(false),
         }
     }
@@ -294,6 +298,11 @@ impl Segment {
         Ok(opened.closed.insert(ClosedSegment { log, index, trailer }).clone())
     }
 
+    /// What the look-up of the highest timestamp remembers of it; held while it is looked through.
+    pub(crate) fn looked_through(&self) -> std::sync::MutexGuard<'_, Option<LookedThrough>> {
+        self.looked_through.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// From now on it is read by this index.
     pub(crate) fn read_by(&self, part: ProvenPart) {
         // Whoever came first found the same.
@@ -394,7 +403,7 @@ impl SegmentView {
         Ok(point.checked_sub(1))
     }
 
-    fn entry(&self, number: u32) -> Result<IndexEntry, SegmentError> {
+    pub(crate) fn entry(&self, number: u32) -> Result<IndexEntry, SegmentError> {
         self.index.entry(number).map_err(|error| self.segment.index_error(error))
     }
 

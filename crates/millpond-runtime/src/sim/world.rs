@@ -137,6 +137,11 @@ impl World {
         self.with_node(node, |slot| slot.disk.set_faults(faults));
     }
 
+    /// How many bytes the node has read from its files so far, mapped ones left out.
+    pub fn bytes_read(&self, node: NodeId) -> u64 {
+        self.with_node(node, |slot| slot.disk.bytes_read())
+    }
+
     /// Flips one random bit of a file as it is stored, cached or not. False when there is no such file or it is empty.
     pub fn flip_bit(&self, node: NodeId, path: &Path) -> bool {
         let flipped = self.with_node(node, |slot| slot.disk.flip_bit(path));

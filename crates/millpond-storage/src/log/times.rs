@@ -21,10 +21,10 @@ const MAX_LIARS: usize = 64;
 const MAX_CANDIDATES: usize = MAX_LIARS;
 
 /// How much is read at once.
-const BLOCK_BYTES: usize = 256 << 10;
+pub(super) const BLOCK_BYTES: usize = 256 << 10;
 
 /// The longest batch that is opened, in bytes after decompression.
-const MAX_OPENED_BYTES: usize = 256 << 20;
+pub(super) const MAX_OPENED_BYTES: usize = 256 << 20;
 
 impl Log {
     /// The first record with a timestamp of at least `time`, among those below `to`. Blocks.
@@ -56,65 +56,8 @@ impl Log {
         Ok(in_tail.filter(|found| found.offset < to))
     }
 
-    /// The first record that has the highest timestamp of all below `to`. Blocks.
-    ///
-    /// # Errors
-    ///
-    /// As for [`Log::offset_for_timestamp`].
-    pub fn max_timestamp(&self, to: Offset) -> Result<Option<Found>, StorageError> {
-        self.while_segments_go(|| self.find_max_timestamp(to))
-    }
-
-    fn find_max_timestamp(&self, to: Offset) -> Result<Option<Found>, StorageError> {
-        let (plans, newest, log_start) = {
-            let state = self.state();
-            self.check_readable(&state)?;
-            let plans = state.plans_from_log_start();
-            let data = state.tail.iter().filter(|cached| !cached.raft_only && cached.next_offset <= to);
-            let data = data.filter(|cached| cached.next_offset > state.log_start);
-            // The batch that the log start lies in has the time of what is left of it, which must be looked for.
-            let (cut, whole): (Vec<_>, Vec<_>) = data.partition(|cached| cached.base_offset < state.log_start);
-            let best = whole
-                .into_iter()
-                .reduce(|best, cached| if cached.max_timestamp > best.max_timestamp { cached } else { best });
-            let newest: Vec<StampedBatch> = cut.into_iter().chain(best).map(|cached| cached.batch.clone()).collect();
-            (plans, newest, state.log_start)
-        };
-        let (mut highest, mut holder) = (Timestamp::NONE, None);
-        for plan in &plans {
-            let max = self.with_index(&plan.segment, || {
-                if plan.segment.name.base_offset < log_start {
-                    // Its highest time may be that of a record below the log start.
-                    max_from(plan, log_start, to)
-                } else {
-                    plan.max_timestamp()
-                }
-            });
-            let max = max.map_err(|error| self.segment_error(error))?;
-            if max > highest {
-                (highest, holder) = (max, Some(plan));
-            }
-        }
-        let mut in_tail = None;
-        for batch in newest {
-            let (header, bytes) = (batch.header(), batch.to_bytes());
-            let whole = header.base_offset >= log_start;
-            let max = if whole { header.max_timestamp } else { newest_from(&bytes, &header, log_start) };
-            if max > highest {
-                (highest, in_tail) = (max, Some((header, bytes)));
-            }
-        }
-        if let Some((header, bytes)) = in_tail {
-            return Ok(first_record(&bytes, &header, log_start, |time| time >= highest));
-        }
-        let Some(plan) = holder else { return Ok(None) };
-        self.opened(plan);
-        let found = self.with_index(&plan.segment, || first_in_segment(plan, highest, log_start, to, &mut 0));
-        found.map_err(|error| self.segment_error(error))
-    }
-
     /// Looks again if a segment went under the look-up because the log start moved.
-    fn while_segments_go(
+    pub(super) fn while_segments_go(
         &self,
         look: impl Fn() -> Result<Option<Found>, StorageError>,
     ) -> Result<Option<Found>, StorageError> {
@@ -153,45 +96,6 @@ impl LogState {
     }
 }
 
-/// The highest timestamp of a segment's batches that have a record from the log start on. Of the batch that the log
-/// start lies in, only the records that are left count.
-fn max_from(plan: &ColdPlan, log_start: Offset, to: Offset) -> Result<Timestamp, SegmentError> {
-    let view = plan.open()?;
-    let mut highest = Timestamp::NONE;
-    let mut number = view.floor(|entry| entry.offset <= log_start)?.unwrap_or(0);
-    while number < view.index.len() {
-        let block = view.load(number, BLOCK_BYTES)?;
-        for batch in &block.batches {
-            let header = &batch.header;
-            let readable = header.next_offset() > log_start && header.next_offset() <= to;
-            if header.attributes.is_raft_only() || !readable || header.max_timestamp <= highest {
-                continue;
-            }
-            if header.base_offset >= log_start {
-                highest = header.max_timestamp;
-            } else {
-                let newest = newest_from(&block.batch(batch), header, log_start);
-                highest = highest.max(newest);
-            }
-        }
-        number = block.next_entry;
-    }
-    Ok(highest)
-}
-
-/// The highest timestamp of a batch's records from an offset on. A batch that cannot be opened answers by its header.
-fn newest_from(batch: &[u8], header: &BatchHeader, from: Offset) -> Timestamp {
-    let Ok(records) = records(batch, DecompressLimit(MAX_OPENED_BYTES)) else { return header.max_timestamp };
-    let mut newest = Timestamp::NONE;
-    for record in records.iter() {
-        let Ok(record) = record else { return header.max_timestamp };
-        if record.offset(header) >= from {
-            newest = newest.max(record.timestamp(header));
-        }
-    }
-    newest
-}
-
 fn first_in_segment(
     plan: &ColdPlan,
     time: Timestamp,
@@ -200,7 +104,8 @@ fn first_in_segment(
     liars: &mut usize,
 ) -> Result<Option<Found>, SegmentError> {
     let view = plan.open()?;
-    let mut number = view.floor(|entry| entry.max_timestamp_before < time)?.unwrap_or(0);
+    let reaches = view.floor(|entry| entry.max_timestamp_before < time)?;
+    let mut number = reaches.max(view.floor(|entry| entry.offset <= log_start)?).unwrap_or(0);
     while number < view.index.len() {
         let block = view.load(number, BLOCK_BYTES)?;
         for batch in &block.batches {

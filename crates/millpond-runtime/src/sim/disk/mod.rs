@@ -2,6 +2,7 @@
 
 mod image;
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
@@ -85,6 +86,8 @@ struct State {
     faults: DiskFaults,
     rng: Rng,
     operations: u64,
+    /// Bytes that reads of files gave.
+    bytes_read: Cell<u64>,
     crash_at: Option<(u64, Crash)>,
     /// Time that operations took and nobody has waited for yet.
     time_ms: u64,
@@ -100,6 +103,7 @@ impl NodeDisk {
             faults: DiskFaults::default(),
             rng,
             operations: 0,
+            bytes_read: Cell::new(0),
             crash_at: None,
             time_ms: 0,
             open_files: BTreeMap::new(),
@@ -108,6 +112,10 @@ impl NodeDisk {
 
     pub(super) fn operations(&self) -> u64 {
         locked(&self.0).operations
+    }
+
+    pub(super) fn bytes_read(&self) -> u64 {
+        locked(&self.0).bytes_read.get()
     }
 
     pub(super) fn crash_at(&self, at: Option<(u64, Crash)>) {
@@ -442,6 +450,7 @@ impl File for SimFile {
             let from = in_memory(position)?.min(bytes.len());
             let count = buffer.len().min(bytes.len() - from);
             buffer[..count].copy_from_slice(&bytes[from..from + count]);
+            state.bytes_read.set(state.bytes_read.get() + count as u64);
             Ok(count)
         })
     }

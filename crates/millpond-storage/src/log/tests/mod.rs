@@ -2,6 +2,7 @@
 
 mod damage;
 mod lookups;
+mod max_time;
 mod mend;
 mod model;
 mod recovery;
