@@ -185,6 +185,7 @@ impl Broker {
         for (name, value) in &config.topic_defaults {
             defaults.set(name, value)?;
         }
+        defaults.fix("index.interval.bytes", &config.index_interval_bytes.to_string())?;
         let stopping = CancellationToken::new();
         // Ends what was spawned when the start fails or is given up.
         let unless_started = stopping.clone().drop_guard();

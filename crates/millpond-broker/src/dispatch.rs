@@ -5,10 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::FutureExt;
 use futures::future::BoxFuture;
 use millpond_cluster::{QuotaScope, quota_for};
 use millpond_coordinator::{Effects, Now, Reply as GroupReply, Shard, Ticket};
+use millpond_runtime::Runtime;
 use millpond_wire::{ApiKey, Chunk, Decoder, Message, Request, RequestHeader, Str, encode_response};
+use tokio::time::Instant;
 
 use crate::api;
 use crate::broker::Shared;
@@ -69,6 +72,17 @@ pub(crate) const APIS: &[Api] = &[
     api::list_config_resources::API,
     api::describe_topic_partitions::API,
 ];
+
+/// How long a request with this `timeout_ms` is worked on before it is answered.
+pub(crate) fn patience(timeout_ms: i32) -> Duration {
+    Duration::from_millis(u64::try_from(timeout_ms).unwrap_or(0))
+}
+
+/// What comes of a future by `deadline`; one that has passed leaves it no time to wait for anything.
+pub(crate) async fn by<F: Future>(runtime: &Runtime, deadline: Instant, future: F) -> Option<F::Output> {
+    // A timer would round up, and let be done what was given no time.
+    if deadline <= runtime.now() { future.now_or_never() } else { runtime.timeout_at(deadline, future).await.ok() }
+}
 
 /// What comes next for a request.
 pub(crate) enum Step {

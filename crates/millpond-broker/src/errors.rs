@@ -177,6 +177,12 @@ pub(crate) fn invalid_request(why: impl Into<String>) -> Fault {
     Fault::new(ErrorCode::INVALID_REQUEST, why.into())
 }
 
+/// A change of topics that is not done in the time that the request gave it.
+pub(crate) fn not_in_time() -> Fault {
+    let message = "it is not done within the request's timeout, and may be done later";
+    Fault::new(ErrorCode::REQUEST_TIMED_OUT, message.to_owned())
+}
+
 /// A topic that was written to the metadata, but whose partitions could not all be made.
 pub(crate) fn not_served(topic: &str) -> Fault {
     let message =

@@ -10,8 +10,12 @@ use std::sync::Arc;
 use millpond_cluster::{Image, Topic, TopicSettings};
 use millpond_raft::Partition;
 use millpond_record::{PartitionIndex, RaftIndex, TopicId};
+use millpond_runtime::Runtime;
 use rpds::RedBlackTreeMapSync;
 use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::dispatch::by;
 
 /// A topic whose partitions are ready.
 pub(crate) struct ServedTopic {
@@ -119,6 +123,27 @@ impl Metadata {
         let found = receiver.wait_for(|snapshot| snapshot.settled.is_some_and(|settled| settled >= index)).await;
         Arc::clone(&found.expect("the sender is in self"))
     }
+
+    /// The snapshot that is settled at `index`, if it is by `deadline`. What is not settled by then goes on.
+    pub(crate) async fn settled_by(
+        &self,
+        runtime: &Runtime,
+        deadline: Instant,
+        index: RaftIndex,
+    ) -> Option<Arc<Snapshot>> {
+        by(runtime, deadline, self.settled(index)).await
+    }
+}
+
+/// How far a change of the metadata is on this broker.
+#[derive(Clone, Copy)]
+pub(crate) enum Progress<'a> {
+    /// Nothing is written: nothing was to be, or it is only asked what would be.
+    NotWritten,
+    /// It is not done in time, written or not.
+    Late,
+    /// It is done, as far as this snapshot says.
+    Done(&'a Snapshot),
 }
 
 /// One connection's view of the metadata.

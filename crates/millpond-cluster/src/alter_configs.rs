@@ -109,7 +109,7 @@ pub fn alter_configs(
         check_named_once(alteration)?;
         let (record, notices) = match resource {
             ConfigResource::Topic(name) => alter_topic(image, defaults, name, alteration)?,
-            ConfigResource::Broker(broker) => alter_broker(image, *broker, alteration)?,
+            ConfigResource::Broker(broker) => alter_broker(image, defaults, *broker, alteration)?,
         };
         records.extend(record);
         Ok(notices)
@@ -148,7 +148,7 @@ fn alter_topic(
     let (configs, notices) = match alteration {
         ConfigAlteration::Replace(settings) => {
             let settings: Vec<_> = settings.iter().map(|(name, value)| (name.clone(), Some(value.clone()))).collect();
-            check_topic_configs(&settings)?
+            check_topic_configs(&settings, defaults)?
         }
         ConfigAlteration::Each(changes) => {
             let mut configs = topic.configs.clone();
@@ -171,7 +171,7 @@ fn alter_topic(
                 };
                 set.push((name.clone(), Some(value)));
             }
-            let (set, notices) = check_topic_configs(&set)?;
+            let (set, notices) = check_topic_configs(&set, defaults)?;
             configs.extend(set);
             check_together(&configs)?;
             (configs, notices)
@@ -210,6 +210,7 @@ fn changed_list(
 
 fn alter_broker(
     image: &Image,
+    defaults: &TopicDefaults,
     broker: Option<BrokerId>,
     alteration: &ConfigAlteration,
 ) -> Result<Altered, AlterConfigError> {
@@ -221,7 +222,7 @@ fn alter_broker(
     let mut notices = Vec::new();
     let mut set = |settings: &mut BTreeMap<String, String>, name: &str, value: &str| {
         let config = topic_config_of_broker(name).ok_or_else(|| AlterConfigError::NotAtRunTime(name.to_owned()))?;
-        check_supported(config, value).map_err(AlterConfigError::InvalidOnBroker)?;
+        check_supported(config, value, defaults.fixed(config)).map_err(AlterConfigError::InvalidOnBroker)?;
         if let Support::Recorded(sentence) = config.support
             && !same_value(value, config.default)
         {

@@ -27,8 +27,8 @@ pub enum ConfigError {
     CompactionLags { min: i64, max: i64 },
     #[error("topic setting {name} cannot be {value:?}: {expected}")]
     Invalid { name: &'static str, value: String, expected: String },
-    #[error("topic setting {name} cannot be {value:?}, only {default:?}: {why}")]
-    Unsupported { name: &'static str, value: String, default: &'static str, why: &'static str },
+    #[error("topic setting {name} cannot be {value:?}, only {only:?}: {why}")]
+    Unsupported { name: &'static str, value: String, only: String, why: &'static str },
 }
 
 /// The longest value of a setting, in bytes (Kafka's `ConfigurationControlManager`): values are in memory on every
@@ -87,13 +87,31 @@ impl TopicDefaults {
     /// Sets the value that topics inherit, by the setting's name on a topic.
     pub fn set(&mut self, name: &str, value: &str) -> Result<(), ConfigError> {
         let config = topic_config(name).ok_or_else(|| ConfigError::Unknown(name.to_owned()))?;
-        check_supported(config, value)?;
+        check_supported(config, value, config.default)?;
+        self.configure(config, value);
+        Ok(())
+    }
+
+    /// Sets the value that a setting has for all topics of this broker and that no topic can change: by the setting's
+    /// name on a topic. `value` is a valid one.
+    pub fn fix(&mut self, name: &str, value: &str) -> Result<(), ConfigError> {
+        let config = topic_config(name).ok_or_else(|| ConfigError::Unknown(name.to_owned()))?;
+        check_value(config, value)?;
+        self.configure(config, value);
+        Ok(())
+    }
+
+    fn configure(&mut self, config: &'static TopicConfig, value: &str) {
         if same_value(value, config.default) {
             self.configured.remove(config.name);
         } else {
             self.configured.insert(config.name, value.trim().to_owned());
         }
-        Ok(())
+    }
+
+    /// What a setting that cannot be changed is on this broker.
+    pub(crate) fn fixed(&self, config: &'static TopicConfig) -> &str {
+        self.configured.get(config.name).map_or(config.default, String::as_str)
     }
 
     /// These defaults together with what the image says was set at run time, by the names of broker settings.
@@ -116,7 +134,9 @@ impl TopicDefaults {
             (&self.cluster, ConfigSource::RuntimeCluster),
             (&self.configured, ConfigSource::Broker),
         ];
-        let set = layers.into_iter().filter_map(|(layer, source)| Some((layer.get(config.name)?.as_str(), source)));
+        let can_change = !matches!(config.support, Support::Refused(_));
+        let layers = layers.into_iter().filter(move |(_, source)| can_change || *source == ConfigSource::Broker);
+        let set = layers.filter_map(|(layer, source)| Some((layer.get(config.name)?.as_str(), source)));
         set.chain([(config.default, ConfigSource::Default)])
     }
 
@@ -144,7 +164,7 @@ pub fn topic_synonyms(
     own: &BTreeMap<String, String>,
     defaults: &TopicDefaults,
 ) -> Vec<Synonym> {
-    let own = own.get(config.name).map(|value| (config.name, value.as_str(), ConfigSource::Topic));
+    let own = own_value(config, own, defaults).map(|value| (config.name, value, ConfigSource::Topic));
     let fixed = config.name == FIXED_AT_CREATION;
     let inherited = defaults.values(config).filter(|(_, source)| !fixed || *source == ConfigSource::Default);
     let inherited = inherited.map(|(value, source)| (config.broker_name, value, source));
@@ -161,16 +181,29 @@ impl TopicDefaults {
     }
 }
 
+/// What a topic says itself of a setting. One that cannot be changed may have changed since, with the broker's
+/// configuration: then that counts.
+fn own_value<'a>(
+    config: &'static TopicConfig,
+    own: &'a BTreeMap<String, String>,
+    defaults: &TopicDefaults,
+) -> Option<&'a str> {
+    let value = own.get(config.name)?.as_str();
+    let can_change = !matches!(config.support, Support::Refused(_));
+    (can_change || same_value(value, defaults.fixed(config))).then_some(value)
+}
+
 /// Checks what a client wants to set on a topic. The notices are sentences on what is accepted but does not happen yet.
 pub fn check_topic_configs(
     wanted: &[(String, Option<String>)],
+    defaults: &TopicDefaults,
 ) -> Result<(BTreeMap<String, String>, Vec<String>), ConfigError> {
     let mut configs = BTreeMap::new();
     let mut notices = Vec::new();
     for (name, value) in wanted {
         let config = topic_config(name).ok_or_else(|| ConfigError::Unknown(name.clone()))?;
         let value = value.as_deref().ok_or_else(|| ConfigError::Null(name.clone()))?;
-        check_supported(config, value)?;
+        check_supported(config, value, defaults.fixed(config))?;
         if let Support::Recorded(sentence) = config.support
             && !same_value(value, config.default)
         {
@@ -194,7 +227,7 @@ fn effective(
     own: &BTreeMap<String, String>,
     defaults: &TopicDefaults,
 ) -> EffectiveConfig {
-    let own = own.get(config.name).map(|value| (value.as_str(), ConfigSource::Topic));
+    let own = own_value(config, own, defaults).map(|value| (value, ConfigSource::Topic));
     let (value, source) = own.unwrap_or_else(|| defaults.in_force(config));
     EffectiveConfig { config, value: value.to_owned(), source }
 }
@@ -351,13 +384,12 @@ pub(crate) fn check_together(own: &BTreeMap<String, String>) -> Result<(), Confi
 }
 
 /// Checks a value, and that the broker acts on it.
-pub(crate) fn check_supported(config: &'static TopicConfig, value: &str) -> Result<(), ConfigError> {
+pub(crate) fn check_supported(config: &'static TopicConfig, value: &str, fixed: &str) -> Result<(), ConfigError> {
     check_length(config, value)?;
     check_value(config, value)?;
     match config.support {
-        Support::Refused(why) if !same_value(value, config.default) => {
-            let (name, default) = (config.name, config.default);
-            Err(ConfigError::Unsupported { name, value: value.to_owned(), default, why })
+        Support::Refused(why) if !same_value(value, fixed) => {
+            Err(ConfigError::Unsupported { name: config.name, value: value.to_owned(), only: fixed.to_owned(), why })
         }
         _ => Ok(()),
     }
@@ -417,7 +449,7 @@ mod tests {
     use crate::record::MetadataRecord;
 
     fn check(name: &str, value: Option<&str>) -> Result<(BTreeMap<String, String>, Vec<String>), ConfigError> {
-        check_topic_configs(&[(name.to_owned(), value.map(str::to_owned))])
+        check_topic_configs(&[(name.to_owned(), value.map(str::to_owned))], &TopicDefaults::default())
     }
 
     #[test]
@@ -497,6 +529,29 @@ mod tests {
         assert!(matches!(refused, ConfigError::Unsupported { name: "flush.messages", .. }), "{refused}");
         assert!(check("preallocate", Some("FALSE")).is_ok());
         assert!(check("unclean.leader.election.enable", Some("true")).is_err());
+    }
+
+    #[test]
+    fn a_setting_that_only_the_broker_has_is_described_as_the_broker_has_it_and_takes_that_value() {
+        let name = "index.interval.bytes";
+        let config = topic_config(name).expect("a row");
+        let mut defaults = TopicDefaults::default();
+        defaults.fix(name, "8192").expect("a good value");
+        let in_force = |own: &str| {
+            let own = BTreeMap::from([(name.to_owned(), own.to_owned())]);
+            let effective = effective_configs(&own, &defaults).into_iter().find(|effective| effective.config == config);
+            let effective = effective.map(|effective| (effective.value, effective.source)).expect("it is among all");
+            let first = topic_synonyms(config, &own, &defaults).remove(0);
+            assert_eq!((first.value, first.source), effective);
+            effective
+        };
+        assert_eq!(in_force("8192"), ("8192".to_owned(), ConfigSource::Topic));
+        // It was set when the broker had another value.
+        assert_eq!(in_force("4096"), ("8192".to_owned(), ConfigSource::Broker));
+        let check = |value: &str| check_topic_configs(&[(name.to_owned(), Some(value.to_owned()))], &defaults);
+        assert!(check("8192").is_ok());
+        let refused = check("4096").expect_err("it is not so").to_string();
+        assert!(refused.contains("only \"8192\"") && refused.contains("log.index.interval.bytes"), "{refused}");
     }
 
     #[test]

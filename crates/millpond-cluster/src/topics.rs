@@ -199,7 +199,7 @@ impl Creation<'_> {
         let name = &wanted.name;
         self.check_name(name)?;
         let placed = self.place(wanted)?;
-        let (mut configs, notices) = check_topic_configs(&wanted.configs)?;
+        let (mut configs, notices) = check_topic_configs(&wanted.configs, self.defaults)?;
         for (name, value) in self.defaults.written_into_topics() {
             configs.entry(name.to_owned()).or_insert_with(|| value.to_owned());
         }

@@ -128,8 +128,11 @@ fn a_deleted_topic_stays_deleted_and_its_name_begins_anew() {
     let mut client = broker.client();
     client.create_topic("logs", 2);
     assert_eq!(client.produce("logs", 0, -1, batch(&["old"])), (0, 0));
-    let request =
-        millpond_wire::delete_topics::DeleteTopicsRequest { topic_names: vec!["logs".into()], ..Default::default() };
+    let request = millpond_wire::delete_topics::DeleteTopicsRequest {
+        topic_names: vec!["logs".into()],
+        timeout_ms: 10_000,
+        ..Default::default()
+    };
     assert_eq!(client.call(5, &request).responses[0].error_code, 0);
     assert_eq!(client.produce("logs", 0, -1, batch(&["x"])).0, ErrorCode::UNKNOWN_TOPIC_OR_PARTITION.0);
     client.create_topic("logs", 1);

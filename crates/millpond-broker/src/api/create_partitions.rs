@@ -8,9 +8,9 @@ use millpond_wire::create_partitions::{
 use millpond_wire::{ApiKey, ErrorCode, Str};
 use tracing::info;
 
-use crate::dispatch::{Api, Call, Step};
+use crate::dispatch::{Api, Call, Step, by, patience};
 use crate::errors::{self, Fault};
-use crate::metadata::Snapshot;
+use crate::metadata::{Progress, Snapshot};
 
 pub(crate) const API: Api =
     Api { key: ApiKey::CREATE_PARTITIONS, advertised: (0, 3), served_from: 0, handle, pipelined: false };
@@ -23,18 +23,29 @@ fn handle(mut call: Call) -> Step {
     let wanted: Vec<MorePartitions> = request.topics.iter().map(more_partitions).collect();
     if request.validate_only {
         let decision = call.shared.controller.validate_partitions(&call.snapshot.image, &wanted);
-        return Step::Reply(call.answer(&respond(&request, decision.results, None)));
+        return Step::Reply(call.answer(&respond(&request, decision.results, Progress::NotWritten)));
     }
     Step::Stage(Box::pin(async move {
-        let response = match call.shared.controller.create_partitions(wanted).await {
-            Ok(decided) => {
-                let snapshot = match decided.index {
-                    Some(index) => Some(call.shared.metadata.settled(index).await),
-                    None => None,
-                };
-                respond(&request, decided.decision.results, snapshot.as_deref())
+        let Call { shared, .. } = &call;
+        let deadline = shared.runtime.now() + patience(request.timeout_ms);
+        let response = match by(&shared.runtime, deadline, shared.controller.create_partitions(wanted)).await {
+            Some(Ok(decided)) => {
+                let results = decided.decision.results;
+                match decided.index {
+                    None => respond(&request, results, Progress::NotWritten),
+                    Some(index) => match shared.metadata.settled_by(&shared.runtime, deadline, index).await {
+                        Some(snapshot) => respond(&request, results, Progress::Done(&snapshot)),
+                        None => respond(&request, results, Progress::Late),
+                    },
+                }
             }
-            Err(error) => {
+            None => {
+                // What is known of it without the controller is told all the same.
+                let wanted: Vec<MorePartitions> = request.topics.iter().map(more_partitions).collect();
+                let decision = shared.controller.validate_partitions(&call.snapshot.image, &wanted);
+                respond(&request, decision.results, Progress::Late)
+            }
+            Some(Err(error)) => {
                 let fault = errors::controller(&error);
                 let results = request.topics.iter().map(|topic| answer(topic.name.clone(), Err(fault.clone())));
                 CreatePartitionsResponse { results: results.collect(), ..Default::default() }
@@ -52,24 +63,23 @@ fn more_partitions(topic: &CreatePartitionsTopic) -> MorePartitions {
     MorePartitions { topic: topic.name.to_string(), count: topic.count, assignments }
 }
 
-/// `served`: where to look whether the new partitions serve.
 fn respond(
     request: &CreatePartitionsRequest,
     results: Vec<Result<GrownTopic, TopicError>>,
-    served: Option<&Snapshot>,
+    progress: Progress<'_>,
 ) -> CreatePartitionsResponse {
     let results = request.topics.iter().zip(results).map(|(topic, result)| {
         let result = match result {
             Err(error) => Err(errors::topic(&error)),
-            Ok(grown) if served.is_some_and(|snapshot| !serves(snapshot, &grown)) => {
-                Err(errors::not_served(&topic.name))
-            }
-            Ok(grown) => {
-                if served.is_some() {
+            Ok(grown) => match progress {
+                Progress::NotWritten => Ok(()),
+                Progress::Late => Err(errors::not_in_time()),
+                Progress::Done(snapshot) if !serves(snapshot, &grown) => Err(errors::not_served(&topic.name)),
+                Progress::Done(_) => {
                     info!(topic = %topic.name, partitions = grown.partitions, "partitions added");
+                    Ok(())
                 }
-                Ok(())
-            }
+            },
         };
         answer(topic.name.clone(), result)
     });

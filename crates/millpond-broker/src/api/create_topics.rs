@@ -1,5 +1,5 @@
 //! CreateTopics (KIP-4, KIP-464, KIP-525). Answers when every partition takes writes, which is later than Kafka does
-//! and saves clients the retries.
+//! and saves clients the retries. What is not done in the request's time is answered with REQUEST_TIMED_OUT and goes on.
 
 use std::collections::BTreeSet;
 
@@ -11,9 +11,9 @@ use millpond_wire::create_topics::{
 use millpond_wire::{ApiKey, ErrorCode, Str};
 use tracing::info;
 
-use crate::dispatch::{Api, Call, Step};
+use crate::dispatch::{Api, Call, Step, by, patience};
 use crate::errors::{self, Fault};
-use crate::metadata::Snapshot;
+use crate::metadata::Progress;
 
 pub(crate) const API: Api =
     Api { key: ApiKey::CREATE_TOPICS, advertised: (2, 7), served_from: 2, handle, pipelined: false };
@@ -26,18 +26,29 @@ fn handle(mut call: Call) -> Step {
     let wanted: Vec<NewTopic> = request.topics.iter().map(new_topic).collect();
     if request.validate_only {
         let decision = call.shared.controller.validate_topics(&call.shared.runtime, &call.snapshot.image, &wanted);
-        return Step::Reply(call.answer(&respond(&request, decision.results, None)));
+        return Step::Reply(call.answer(&respond(&request, decision.results, Progress::NotWritten)));
     }
     Step::Stage(Box::pin(async move {
-        let response = match call.shared.controller.create_topics(wanted).await {
-            Ok(created) => {
-                let snapshot = match created.index {
-                    Some(index) => Some(call.shared.metadata.settled(index).await),
-                    None => None,
-                };
-                respond(&request, created.decision.results, snapshot.as_deref())
+        let Call { shared, .. } = &call;
+        let deadline = shared.runtime.now() + patience(request.timeout_ms);
+        let response = match by(&shared.runtime, deadline, shared.controller.create_topics(wanted)).await {
+            Some(Ok(created)) => {
+                let results = created.decision.results;
+                match created.index {
+                    None => respond(&request, results, Progress::NotWritten),
+                    Some(index) => match shared.metadata.settled_by(&shared.runtime, deadline, index).await {
+                        Some(snapshot) => respond(&request, results, Progress::Done(&snapshot)),
+                        None => respond(&request, results, Progress::Late),
+                    },
+                }
             }
-            Err(error) => {
+            None => {
+                // What is known of it without the controller is told all the same.
+                let wanted: Vec<NewTopic> = request.topics.iter().map(new_topic).collect();
+                let decision = shared.controller.validate_topics(&shared.runtime, &call.snapshot.image, &wanted);
+                respond(&request, decision.results, Progress::Late)
+            }
+            Some(Err(error)) => {
                 let fault = errors::controller(&error);
                 let names: BTreeSet<&Str> = request.topics.iter().map(|topic| &topic.name).collect();
                 let topics = names.into_iter().map(|name| failed(name.clone(), fault.clone()));
@@ -62,26 +73,28 @@ fn new_topic(topic: &CreatableTopic) -> NewTopic {
     }
 }
 
-/// One answer for each name, in the request's order. `served`: where to look whether what was created serves.
+/// One answer for each name, in the request's order.
 fn respond(
     request: &CreateTopicsRequest,
     results: Vec<Result<CreatedTopic, TopicError>>,
-    served: Option<&Snapshot>,
+    progress: Progress<'_>,
 ) -> CreateTopicsResponse {
     let mut seen = BTreeSet::new();
     let answers = request.topics.iter().zip(results).filter(|(topic, _)| seen.insert(topic.name.clone()));
     let topics = answers.map(|(topic, result)| match result {
         Err(error) => failed(topic.name.clone(), errors::topic(&error)),
-        Ok(created) if served.is_some_and(|snapshot| snapshot.topic_by_id(created.id).is_none()) => {
-            failed(topic.name.clone(), errors::not_served(&created.name))
-        }
-        Ok(created) => {
-            if served.is_some() {
+        Ok(created) => match progress {
+            Progress::NotWritten => described(&created, false),
+            Progress::Late => failed(topic.name.clone(), errors::not_in_time()),
+            Progress::Done(snapshot) if snapshot.topic_by_id(created.id).is_none() => {
+                failed(topic.name.clone(), errors::not_served(&created.name))
+            }
+            Progress::Done(_) => {
                 info!(topic = created.name, partitions = created.partitions.len(), "topic created");
                 created.notices.iter().for_each(|notice| info!(topic = created.name, "{notice}"));
+                described(&created, true)
             }
-            described(&created, served.is_some())
-        }
+        },
     });
     CreateTopicsResponse { topics: topics.collect(), ..Default::default() }
 }

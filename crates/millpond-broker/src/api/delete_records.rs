@@ -3,8 +3,6 @@
 //! The answer comes when the move is durable. What then lies wholly below the log start leaves the disk in the
 //! background.
 
-use std::time::Duration;
-
 use futures::future::join_all;
 use millpond_cluster::is_internal_topic;
 use millpond_raft::Partition;
@@ -15,7 +13,7 @@ use millpond_wire::delete_records::{
 };
 use millpond_wire::{ApiKey, ErrorCode};
 
-use crate::dispatch::{Api, Call, Step};
+use crate::dispatch::{Api, Call, Step, patience};
 use crate::errors::{self, Fault};
 
 pub(crate) const API: Api =
@@ -31,8 +29,7 @@ fn handle(mut call: Call) -> Step {
     };
     Step::Stage(Box::pin(async move {
         let runtime = &call.shared.runtime;
-        let patience = Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0));
-        let deadline = runtime.now() + patience;
+        let deadline = runtime.now() + patience(request.timeout_ms);
         let call = &call;
         let topics = request.topics.iter().map(|topic| async move {
             let partitions = topic.partitions.iter().map(|partition| async move {

@@ -1,13 +1,15 @@
-//! DeleteTopics, by name or by id (KIP-516). Answers when the topics' partitions are gone from this broker.
+//! DeleteTopics, by name or by id (KIP-516). Answers when the topics' partitions are gone from this broker, or with
+//! REQUEST_TIMED_OUT, and goes on, when that is not done in the request's time.
 
-use millpond_cluster::{TopicError, TopicReference};
+use millpond_cluster::{TopicError, TopicReference, delete_topics};
 use millpond_record::TopicId;
 use millpond_wire::delete_topics::{DeletableTopicResult, DeleteTopicsRequest, DeleteTopicsResponse};
 use millpond_wire::{ApiKey, ErrorCode, Str};
 use tracing::info;
 
-use crate::dispatch::{Api, Call, Step};
-use crate::errors;
+use crate::controller::TopicsDeleted;
+use crate::dispatch::{Api, Call, Step, by, patience};
+use crate::errors::{self, Fault};
 
 pub(crate) const API: Api =
     Api { key: ApiKey::DELETE_TOPICS, advertised: (1, 6), served_from: 1, handle, pipelined: false };
@@ -22,22 +24,34 @@ fn handle(mut call: Call) -> Step {
     };
     let references = references(&call, &request);
     Step::Stage(Box::pin(async move {
-        let responses = match call.shared.controller.delete_topics(references.clone()).await {
+        let Call { shared, .. } = &call;
+        let deadline = shared.runtime.now() + patience(request.timeout_ms);
+        let deleted = by(&shared.runtime, deadline, shared.controller.delete_topics(references.clone())).await;
+        let late = deleted.is_none();
+        // What is known of it without the controller is told all the same.
+        let known = || TopicsDeleted { results: delete_topics(&call.snapshot.image, &references).results, index: None };
+        let responses = match deleted.unwrap_or_else(|| Ok(known())) {
             Ok(deleted) => {
                 let snapshot = match deleted.index {
-                    Some(index) => call.shared.metadata.settled(index).await,
-                    None => call.shared.metadata.snapshot(),
+                    Some(index) => shared.metadata.settled_by(&shared.runtime, deadline, index).await,
+                    None if late => None,
+                    None => Some(shared.metadata.snapshot()),
                 };
                 let answers = references.iter().zip(deleted.results);
                 answers
                     .map(|(reference, result)| match result {
-                        Ok(topic) if snapshot.undeleted.contains(&topic.id) => {
-                            let fault = errors::not_deleted(&topic.name);
-                            answer(Some(topic.name.as_str().into()), topic.id, fault.code, fault.message)
-                        }
                         Ok(topic) => {
-                            info!(topic = topic.name, "topic deleted");
-                            answer(Some(topic.name.as_str().into()), topic.id, ErrorCode::NONE, None)
+                            let fault = match &snapshot {
+                                None => errors::not_in_time(),
+                                Some(snapshot) if snapshot.undeleted.contains(&topic.id) => {
+                                    errors::not_deleted(&topic.name)
+                                }
+                                Some(_) => {
+                                    info!(topic = topic.name, "topic deleted");
+                                    Fault { code: ErrorCode::NONE, message: None }
+                                }
+                            };
+                            answer(Some(topic.name.as_str().into()), topic.id, fault.code, fault.message)
                         }
                         Err(error) => {
                             let fault = errors::topic(&error);

@@ -3,12 +3,13 @@
 
 use std::collections::BTreeMap;
 
-use crate::support::{Client, Served, assert_code, batch, produce_request, values};
+use crate::support::{Client, Served, assert_code, batch, produce_request, until, values};
 use millpond_wire::alter_configs::{self, AlterConfigsRequest};
 use millpond_wire::create_partitions::{
     CreatePartitionsAssignment, CreatePartitionsRequest, CreatePartitionsTopic, CreatePartitionsTopicResult,
 };
 use millpond_wire::create_topics::{CreatableTopic, CreatableTopicConfig, CreateTopicsRequest};
+use millpond_wire::delete_topics::DeleteTopicsRequest;
 use millpond_wire::describe_configs::{DescribeConfigsRequest, DescribeConfigsResource, DescribeConfigsResourceResult};
 use millpond_wire::incremental_alter_configs::{AlterConfigsResource, AlterableConfig, IncrementalAlterConfigsRequest};
 use millpond_wire::list_config_resources::ListConfigResourcesRequest;
@@ -36,7 +37,8 @@ fn grow(
 
 fn partition_count(client: &mut Client, topic: &str) -> usize {
     let topics = Some(vec![MetadataRequestTopic { name: Some(topic.into()), ..Default::default() }]);
-    client.call(9, &MetadataRequest { topics, ..Default::default() }).topics[0].partitions.len()
+    let request = MetadataRequest { topics, allow_auto_topic_creation: false, ..Default::default() };
+    client.call(9, &request).topics[0].partitions.len()
 }
 
 fn alter(client: &mut Client, kind: i8, name: &str, changes: &[(&str, i8, Option<&str>)]) -> ErrorCode {
@@ -97,6 +99,55 @@ fn partitions_that_cannot_be_added_are_refused_with_kafkas_codes() {
         assert!(result.error_message.is_some_and(|message| !message.is_empty()));
     }
     assert_eq!(partition_count(&mut client, "logs"), 2);
+}
+
+#[test]
+fn what_is_not_done_within_the_time_of_its_request_is_answered_so_and_goes_on() {
+    let served = Served::start();
+    let mut client = served.client();
+    for timeout_ms in [0, -1, i32::MIN] {
+        let mut create = |validate_only| {
+            let topic =
+                CreatableTopic { name: "late".into(), num_partitions: 1, replication_factor: 1, ..Default::default() };
+            let request = CreateTopicsRequest { topics: vec![topic], timeout_ms, validate_only };
+            client.call(7, &request).topics.remove(0)
+        };
+        assert_code(create(true).error_code, ErrorCode::NONE);
+        let late = create(false);
+        assert_code(late.error_code, ErrorCode::REQUEST_TIMED_OUT);
+        assert!(late.error_message.is_some_and(|message| message.contains("timeout")));
+        until("it is created", || partition_count(&mut client, "late") == 1);
+
+        let topics = vec![CreatePartitionsTopic { name: "late".into(), count: 2, assignments: None }];
+        let grown = client.call(3, &CreatePartitionsRequest { topics, timeout_ms, validate_only: false });
+        assert_code(grown.results[0].error_code, ErrorCode::REQUEST_TIMED_OUT);
+        until("it has one more", || partition_count(&mut client, "late") == 2);
+
+        let topic_names = vec!["late".into(), "unknown".into()];
+        let request = DeleteTopicsRequest { topic_names, timeout_ms, ..Default::default() };
+        let mut responses = client.call(5, &request).responses;
+        assert_code(responses.remove(1).error_code, ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);
+        let deleted = responses.remove(0);
+        assert_code(deleted.error_code, ErrorCode::REQUEST_TIMED_OUT);
+        assert_eq!(deleted.name, Some("late".into()));
+        until("it is deleted", || partition_count(&mut client, "late") == 0);
+    }
+}
+
+#[test]
+fn the_distance_of_index_entries_is_described_as_the_broker_has_it() {
+    let served = Served::with(&[("log.index.interval.bytes", "8192")]);
+    let mut client = served.client();
+    client.create("logs", 1, &[("index.interval.bytes", "8192")]);
+    let of_topic = |client: &mut Client| described(client, TOPIC, "logs").remove("index.interval.bytes");
+    assert_eq!(of_topic(&mut client).and_then(|found| found.value), Some("8192".into()));
+    assert_eq!(alter(&mut client, TOPIC, "logs", &[("index.interval.bytes", DELETE, None)]), ErrorCode::NONE);
+    let inherited = of_topic(&mut client).expect("it is described");
+    assert_eq!((inherited.value, inherited.config_source), (Some("8192".into()), 4), "the broker's configuration");
+    for (kind, name, setting) in [(TOPIC, "logs", "index.interval.bytes"), (BROKER, "1", "log.index.interval.bytes")] {
+        let refused = alter(&mut client, kind, name, &[(setting, SET, Some("4096"))]);
+        assert_ne!(refused, ErrorCode::NONE, "{setting} is not 4096");
+    }
 }
 
 #[test]

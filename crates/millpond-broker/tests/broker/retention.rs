@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::{Client, PATIENCE, Served, batch, values};
+use crate::support::{Client, Served, batch, until, values};
 use millpond_wire::delete_records::{
     DeleteRecordsPartition, DeleteRecordsPartitionResult, DeleteRecordsRequest, DeleteRecordsTopic,
 };
@@ -88,16 +88,6 @@ fn delete_records_is_refused_as_kafka_refuses_it() {
         assert_eq!(ErrorCode(answer.error_code), expected, "{topic}-{partition} up to {asked}");
         let low = if expected == ErrorCode::NONE { asked } else { -1 };
         assert_eq!(answer.low_watermark, low, "{topic}-{partition} up to {asked}");
-    }
-}
-
-/// Waits until `holds`, with a bound.
-fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let begin = Instant::now();
-    while !holds() {
-        assert!(begin.elapsed() < PATIENCE, "{what}");
-        std::thread::yield_now();
-        std::thread::park_timeout(Duration::from_millis(5));
     }
 }
 

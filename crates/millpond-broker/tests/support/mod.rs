@@ -19,6 +19,16 @@ use millpond_wire::{Decoder, ErrorCode, Message, Records, Request, ResponseHeade
 /// How long anything here may take before the test fails.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Waits until `holds`, with a bound.
+pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !holds() {
+        assert!(begin.elapsed() < PATIENCE, "{what}");
+        std::thread::yield_now();
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+}
+
 /// A running broker; stopped when dropped.
 pub struct Served {
     tokio: tokio::runtime::Runtime,
