@@ -11,7 +11,7 @@ use futures::StreamExt;
 use futures::stream;
 use millpond_cluster::{TopicSettings, is_internal_topic};
 use millpond_raft::Partition;
-use millpond_record::Timestamp;
+use millpond_record::{Timestamp, TopicId};
 use millpond_storage::{Limits, may_move_log_start};
 use tracing::{info, warn};
 
@@ -51,8 +51,24 @@ fn limits(settings: &TopicSettings) -> Limits {
     }
 }
 
+/// A partition that may have something to delete or to free.
+struct Due {
+    topic: Arc<str>,
+    id: TopicId,
+    index: usize,
+    partition: Partition,
+}
+
+impl Due {
+    /// What it may keep now: a look takes its time, and settings may change meanwhile. Everything, if it is gone.
+    fn limits(&self, shared: &Shared) -> Limits {
+        let snapshot = shared.metadata.snapshot();
+        snapshot.topic_by_id(self.id).map_or_else(Limits::default, |served| limits(&served.settings))
+    }
+}
+
 /// The partitions that may have something to delete or to free.
-fn due(snapshot: &Snapshot, now: Timestamp) -> Vec<(Arc<str>, usize, Partition, Limits)> {
+fn due(snapshot: &Snapshot, now: Timestamp) -> Vec<Due> {
     let mut due = Vec::new();
     for served in snapshot.topics().filter(|served| !is_internal_topic(&served.topic.name)) {
         let limits = limits(&served.settings);
@@ -61,7 +77,8 @@ fn due(snapshot: &Snapshot, now: Timestamp) -> Vec<(Arc<str>, usize, Partition, 
                 .retained()
                 .is_some_and(|retained| retained.freeable || may_move_log_start(&retained, now, limits));
             if wanted {
-                due.push((Arc::clone(&served.topic.name), index, partition.clone(), limits));
+                let (topic, id) = (Arc::clone(&served.topic.name), served.topic.id);
+                due.push(Due { topic, id, index, partition: partition.clone() });
             }
         }
     }
@@ -71,8 +88,10 @@ fn due(snapshot: &Snapshot, now: Timestamp) -> Vec<(Arc<str>, usize, Partition, 
 async fn look(shared: &Shared) {
     let now = Timestamp(shared.runtime.wall_clock());
     let due = due(&shared.metadata.snapshot(), now);
-    let retained = due.into_iter().map(|(topic, index, partition, limits)| async move {
-        match partition.retain(limits).await {
+    let retained = due.into_iter().map(|due| async move {
+        let retained = due.partition.retain(|| due.limits(shared)).await;
+        let Due { topic, index, .. } = due;
+        match retained {
             Ok(done) => {
                 if let Some(log_start) = done.moved {
                     info!(%topic, partition = index, log_start = log_start.0, "old records deleted");

@@ -34,15 +34,20 @@ impl Partition {
         }
     }
 
-    /// Deletes what these limits let go: the log start moves, and what lies wholly below it waits for the next
+    /// Deletes what the limits let go: the log start moves, and what lies wholly below it waits for the next
     /// checkpoint. Opens the log; begins a term only if the log start moves.
-    pub async fn retain(&self, limits: Limits) -> Result<Retention, ProposeError> {
+    ///
+    /// `limits` tells those of this moment. It is asked again when the decision is made, because that may take long.
+    pub async fn retain(&self, limits: impl Fn() -> Limits) -> Result<Retention, ProposeError> {
         let log = self.log().await.map_err(|error| self.0.propose_error(&error))?;
         let runtime = &self.0.shared.runtime;
-        let now = Timestamp(runtime.wall_clock());
-        let looked = Arc::clone(&log);
-        let decided = runtime.blocking(move || looked.retention(limits, now)).await;
-        let moved = decided.map_err(|error| self.0.propose_error(&error.into()))?;
+        let moved = loop {
+            let (asked, now, looked) = (limits(), Timestamp(runtime.wall_clock()), Arc::clone(&log));
+            let decided = runtime.blocking(move || looked.retention(asked, now)).await;
+            if limits() == asked {
+                break decided.map_err(|error| self.0.propose_error(&error.into()))?;
+            }
+        };
         if let Some(offset) = moved {
             self.move_log_start(offset).await?;
         }

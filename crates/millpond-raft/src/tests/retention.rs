@@ -1,6 +1,7 @@
 //! The log start of a partition: moved through the gate, kept through crashes, and moved by what retention asks for.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures::future::join_all;
 use millpond_record::{GroupId, Offset, Timestamp};
@@ -89,7 +90,7 @@ fn retention_deletes_what_its_limits_let_go_and_a_partition_that_sleeps_tells_wi
                 assert!(!partition.retained().expect("known").freeable);
                 join_all((0..3).map(|_| partition.propose(proposal("x"), Acks::All, None))).await;
                 let nothing = Limits { retention_bytes: Some(1 << 20), ..Limits::default() };
-                assert_eq!(partition.retain(nothing).await.expect("looked").moved, None);
+                assert_eq!(partition.retain(|| nothing).await.expect("looked").moved, None);
                 groups.shutdown().await;
                 super::world::close(&runtime, data_dir).await;
             })
@@ -106,14 +107,32 @@ fn retention_deletes_what_its_limits_let_go_and_a_partition_that_sleeps_tells_wi
                     asleep.bytes > 100 && asleep.oldest_newest.is_some_and(|newest| newest.record == Timestamp(1)),
                     "{asleep:?}"
                 );
-                let done = partition.retain(BY_AGE).await.expect("done");
+                let done = partition.retain(|| BY_AGE).await.expect("done");
                 assert_eq!((done.moved, done.awaits_checkpoint), (Some(Offset(3)), true));
                 let next = partition.propose(proposal("y"), Acks::All, None).await.expect("written");
                 assert_eq!((next.base_offset, next.log_start), (Offset(3), Offset(3)));
-                assert_eq!(partition.retain(BY_SIZE).await.expect("done").moved, Some(Offset(4)));
-                assert_eq!(partition.retain(BY_SIZE).await.expect("done").moved, None);
+                assert_eq!(partition.retain(|| BY_SIZE).await.expect("done").moved, Some(Offset(4)));
+                assert_eq!(partition.retain(|| BY_SIZE).await.expect("done").moved, None);
                 groups.shutdown().await;
                 super::world::close(&runtime, data_dir).await;
+            })
+            .await;
+    });
+}
+
+#[test]
+fn limits_that_change_while_retention_decides_count_as_they_are_then() {
+    with_crashes(4, |machine: Machine| async move {
+        machine
+            .live(|runtime| async move {
+                let partition = groups(&runtime).await.create(spec(1)).await.expect("a new partition");
+                join_all((0..3).map(|_| partition.propose(proposal("x"), Acks::All, None))).await;
+                let asked = AtomicUsize::new(0);
+                let raised = || if asked.fetch_add(1, Ordering::Relaxed) == 0 { BY_SIZE } else { Limits::default() };
+                assert_eq!(partition.retain(raised).await.expect("looked").moved, None);
+                assert!(asked.load(Ordering::Relaxed) > 2, "it decided once more");
+                let lowered = || if asked.fetch_sub(1, Ordering::Relaxed) > 3 { Limits::default() } else { BY_SIZE };
+                assert_eq!(partition.retain(lowered).await.expect("done").moved, Some(Offset(3)));
             })
             .await;
     });
