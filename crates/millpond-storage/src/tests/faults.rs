@@ -113,7 +113,10 @@ fn what_the_journal_has_of_a_copy_that_is_set_aside_while_running_is_kept_before
         let disk = runtime.disk();
         let dump = || {
             let mut items = Vec::new();
-            let end = crate::dump(&*disk, &kept, &mut |item| Ok(items.push(item.what)));
+            let end = crate::dump(&*disk, &kept, &mut |item| {
+                items.push(item.what);
+                Ok(())
+            });
             (items, end.map_err(|error| error.to_string()))
         };
         let (items, end) = dump();

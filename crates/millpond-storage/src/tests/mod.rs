@@ -1,6 +1,7 @@
 mod crashes;
 mod data_dir;
 mod faults;
+mod layouts;
 mod meta;
 mod model;
 mod partition_folder;
