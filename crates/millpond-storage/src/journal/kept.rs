@@ -7,10 +7,11 @@
 //! +--------+--------+--------+-----------------+-----------------+--------+---------------------
 //! ```
 //!
-//! `<partition folder>/journal.<first sequence>.kept`. Recovery, or the checkpoint that finds the log set aside,
-//! writes it before anything may recycle the journal's files: a verdict that was wrong, or damage that another program can mend, then has cost nothing. `crc` is CRC-32
-//! over the 32 bytes before it. Each record is, byte for byte, what the journal held, behind the salt of the file that
-//! held it, so that it can be proven as it was there (see [`super::record`]).
+//! `<partition folder>/journal.<first sequence>.kept`. Recovery, or the checkpoint that finds the log set aside, writes
+//! it before anything may recycle the journal's files: a verdict that was wrong, or damage that another program can
+//! mend, then has cost nothing. `crc` is CRC-32 over the 32 bytes before it. Each record is, byte for byte, what the
+//! journal held, behind the salt of the file that held it, so that it can be proven as it was there (see
+//! [`super::record`]).
 //!
 //! The file is written under another name and renamed when it is synced: where the name is, the file is whole.
 
@@ -47,8 +48,8 @@ const BUFFER_BYTES: usize = 256 << 10;
 const GROUPS_AT_ONCE: usize = 32;
 
 /// Saves what the journal has of some groups, each into its folder. Gives the names of the files; a group of which the
-/// journal has nothing gets none. `numbers` are the files that hold records, and those from record `below` on are passed over: they may be
-/// written at this moment.
+/// journal has nothing gets none. `numbers` are the files that hold records, and those from record `below` on are
+/// passed over: they may be written at this moment.
 ///
 /// # Errors
 ///

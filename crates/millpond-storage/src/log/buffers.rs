@@ -1,4 +1,4 @@
-//! Buffers that are used again: memory that was just used is in the processor's cache, and has been given by the system.
+//! Buffers that are used again: memory that was just used is in the processor's cache, and the system has given it.
 
 use std::sync::{Mutex, PoisonError};
 

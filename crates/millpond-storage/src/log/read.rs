@@ -243,9 +243,9 @@ impl ColdRead {
         Place { group: self.log.identity.group, from: self.from, truncations: self.truncations }
     }
 
-    /// Reads for a socket: proves the batches as [`ColdRead::run`] does, and leaves long runs where they are. Gives also
-    /// what should be read while they are sent, if there is more. `now` is the time on the monotonic clock: what was
-    /// read ahead is used only for a short time.
+    /// Reads for a socket: proves the batches as [`ColdRead::run`] does, and leaves long runs where they are. Gives
+    /// also what should be read while they are sent, if there is more. `now` is the time on the monotonic clock: what
+    /// was read ahead is used only for a short time.
     ///
     /// # Errors
     ///
@@ -325,7 +325,7 @@ impl ColdRead {
         Err(view.segment.damaged(view.end.into(), "a batch that should be in it is missing"))
     }
 
-    /// What of a block is to be handed out, as runs of adjacent batches. `None` if the block ends before that begins; an
+    /// What of a block is to be handed out, as runs of adjacent batches. `None` if the block ends before it begins; an
     /// empty list if nothing may be handed out.
     fn runs(&self, batches: &[BlockBatch]) -> Option<Vec<Run>> {
         let (mut runs, mut bytes): (Vec<Run>, usize) = (Vec::new(), 0);

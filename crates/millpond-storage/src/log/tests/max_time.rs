@@ -41,7 +41,10 @@ proptest! {
 
     #[test]
     fn the_first_of_the_newest_records_is_found_wherever_the_log_starts_and_whatever_is_written(
-        steps in prop::collection::vec((prop::collection::vec(0..40_i64, 1..4), 0..12_u8, any::<prop::sample::Index>()), 1..60),
+        steps in prop::collection::vec(
+            (prop::collection::vec(0..40_i64, 1..4), 0..12_u8, any::<prop::sample::Index>()),
+            1..60,
+        ),
         segment_bytes in prop::sample::select(vec![700, 3_000, 1 << 20]),
     ) {
         with_log(1, small_options(), durable(segment_bytes), |mut bench| async move {
