@@ -14,10 +14,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use futures::future::BoxFuture;
-use millpond_runtime::{FileRange, Stream};
-use millpond_wire::Chunk;
+use millpond_runtime::Stream;
+use millpond_storage::StorageError;
 use tokio::io::AsyncWrite;
 use tokio::time::{Instant, Sleep};
 use tracing::{debug, info};
@@ -27,6 +27,7 @@ use crate::dispatch::{self, Call, CloseReason, Reply, Step};
 use crate::frame::FrameReader;
 use crate::memory::{AnswerShare, Share};
 use crate::metadata::View;
+use crate::outgoing::Outgoing;
 use crate::patience::{Look, PACE_WINDOW, Patience};
 
 /// Chunks in one vectored write; more than this the system refuses (IOV_MAX is 1024) or does not reward.
@@ -52,6 +53,8 @@ pub(crate) struct Connection {
     stage: Option<(Timing, BoxFuture<'static, Step>)>,
     pending: VecDeque<Pending>,
     out: VecDeque<Outgoing>,
+    /// What is first in `out` waited too long in its file, and is read into memory.
+    recalling: Option<BoxFuture<'static, Result<(Bytes, AnswerShare), StorageError>>>,
     /// What responses in `out` hold of the memory for answers, and at which count of sent bytes they give it back.
     shares: VecDeque<(u64, AnswerShare)>,
     /// Bytes that were ever put into `out`, and taken out of it.
@@ -88,38 +91,6 @@ struct Pending {
     reply: Reply,
 }
 
-/// Response bytes that are to be written next.
-enum Outgoing {
-    Bytes(Bytes),
-    File(FileRange),
-}
-
-impl Outgoing {
-    fn of(chunk: Chunk) -> Result<Outgoing, CloseReason> {
-        match chunk {
-            Chunk::Here(bytes) => Ok(Outgoing::Bytes(bytes)),
-            Chunk::Elsewhere(elsewhere) => match elsewhere.place::<FileRange>() {
-                Some(range) => Ok(Outgoing::File(range.clone())),
-                None => Err(CloseReason::Refused("its answer has bytes of which nobody knows where they are".into())),
-            },
-        }
-    }
-
-    fn len(&self) -> usize {
-        match self {
-            Outgoing::Bytes(bytes) => bytes.len(),
-            Outgoing::File(range) => range.len(),
-        }
-    }
-
-    fn advance(&mut self, sent: usize) {
-        match self {
-            Outgoing::Bytes(bytes) => bytes.advance(sent),
-            Outgoing::File(range) => range.advance(sent),
-        }
-    }
-}
-
 impl Connection {
     pub(crate) fn new(shared: Arc<Shared>, stream: Stream, peer: SocketAddr) -> Connection {
         let frames = FrameReader::new(shared.config.request_max_bytes as usize);
@@ -139,6 +110,7 @@ impl Connection {
             stage: None,
             pending: VecDeque::new(),
             out: VecDeque::new(),
+            recalling: None,
             shares: VecDeque::new(),
             queued_bytes: 0,
             sent_bytes: 0,
@@ -190,6 +162,7 @@ impl Connection {
             || self.held.is_some()
             || !self.pending.is_empty()
             || self.muted.is_some()
+            || self.recalling.is_some()
             || matches!(self.gathering, Gathering::Waiting(_))
     }
 
@@ -198,6 +171,7 @@ impl Connection {
     fn finish(&mut self, context: &mut Context<'_>) -> Poll<CloseReason> {
         self.gathering = Gathering::Idle;
         self.out.clear();
+        self.recalling = None;
         self.shares.clear();
         loop {
             self.muted = None;
@@ -439,7 +413,11 @@ impl Connection {
 
     fn write(&mut self, context: &mut Context<'_>) -> Result<(), CloseReason> {
         while !self.out.is_empty() {
-            match self.poll_write(context) {
+            let now = self.shared.runtime.now().into_std();
+            if self.recall(context, now)?.is_pending() {
+                break;
+            }
+            match self.poll_write(context, now) {
                 Poll::Pending => break,
                 Poll::Ready(Ok(0)) => return Err(CloseReason::Io(io::ErrorKind::WriteZero.into())),
                 Poll::Ready(Ok(written)) => {
@@ -452,10 +430,42 @@ impl Connection {
         Ok(())
     }
 
-    fn poll_write(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    /// Sees to it that what is first in `out` may be sent: brings it into memory if it waited too long in its file.
+    fn recall(&mut self, context: &mut Context<'_>, now: std::time::Instant) -> Result<Poll<()>, CloseReason> {
+        let Some(Outgoing::File(run)) = self.out.front() else { return Ok(Poll::Ready(())) };
+        if self.recalling.is_none() {
+            if run.range(now).is_some() {
+                return Ok(Poll::Ready(()));
+            }
+            let (run, mut share) = (run.clone(), self.shared.answer_memory.share());
+            if share.reserve(run.recall_bytes()) != Some(run.recall_bytes()) {
+                let why = "it reads slowly, and there is no memory to keep its answer for longer";
+                return Err(CloseReason::Refused(why.to_owned()));
+            }
+            self.shared.metrics.answers_recalled.increment(1);
+            let reading = self.shared.runtime.blocking(move || run.recall());
+            self.recalling = Some(Box::pin(async move { Ok((reading.await?, share)) }));
+        }
+        let Some(recalling) = &mut self.recalling else { return Ok(Poll::Ready(())) };
+        let Poll::Ready(recalled) = recalling.as_mut().poll(context) else { return Ok(Poll::Pending) };
+        self.recalling = None;
+        let (bytes, share) = recalled.map_err(|error| {
+            tracing::error!(peer = %self.peer, "an answer cannot be sent to its end: {error}");
+            CloseReason::Refused(error.to_string())
+        })?;
+        // It ends before any answer that has a share of its own.
+        self.shares.push_front((self.sent_bytes + bytes.len() as u64, share));
+        self.out[0] = Outgoing::Bytes(bytes);
+        Ok(Poll::Ready(()))
+    }
+
+    fn poll_write(&mut self, context: &mut Context<'_>, now: std::time::Instant) -> Poll<io::Result<usize>> {
         let stream = Pin::new(&mut self.stream);
         match self.out.front() {
-            Some(Outgoing::File(range)) => return stream.poll_send_file(context, range),
+            Some(Outgoing::File(run)) => {
+                let Some(range) = run.range(now) else { return Poll::Pending };
+                return stream.poll_send_file(context, &range);
+            }
             Some(Outgoing::Bytes(bytes)) if self.out.len() == 1 => return stream.poll_write(context, bytes),
             _ => {}
         }

@@ -17,7 +17,7 @@ use crate::api;
 use crate::broker::Shared;
 use crate::coordinator::Unavailable;
 use crate::frame::Frame;
-use crate::memory::{AnswerShare, Share};
+use crate::memory::{AnswerShare, Share, held_bytes};
 use crate::metadata::{Snapshot, View};
 use crate::throttle::{self, Traffic};
 
@@ -324,7 +324,7 @@ impl Call {
             Ok(chunks) => {
                 let chunks = chunks.into_vec();
                 let mut share = self.shared.answer_memory.share();
-                share.grow(chunks.iter().filter_map(Chunk::here).map(Bytes::len).sum());
+                share.grow(chunks.iter().map(held_bytes).sum());
                 Reply::Ready(chunks, Some(share))
             }
             // A response has only what we put there, so this is a bug; it must not take down more than the connection.

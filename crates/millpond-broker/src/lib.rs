@@ -24,6 +24,7 @@ mod http;
 mod memory;
 mod metadata;
 mod metrics;
+mod outgoing;
 mod patience;
 mod reconcile;
 mod retention;

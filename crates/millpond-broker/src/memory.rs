@@ -14,6 +14,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use millpond_wire::Chunk;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 pub(crate) struct ProduceMemory {
@@ -152,6 +153,17 @@ impl AnswerMemory {
     /// An empty share.
     pub(crate) fn share(&self) -> AnswerShare {
         AnswerShare { account: Arc::clone(&self.0), bytes: 0 }
+    }
+}
+
+/// What a part of an answer that is left in its file counts for: its descriptor is as scarce as memory.
+const OPEN_FILE_BYTES: usize = 64 << 10;
+
+/// What a part of an answer takes of the memory for answers while it waits to be sent.
+pub(crate) fn held_bytes(chunk: &Chunk) -> usize {
+    match chunk {
+        Chunk::Here(bytes) => bytes.len(),
+        Chunk::Elsewhere(_) => chunk.len().min(OPEN_FILE_BYTES),
     }
 }
 

@@ -35,6 +35,7 @@ pub(crate) struct Metrics {
     produced_records: Counter,
     produced_bytes: Counter,
     pub(crate) connections_timed_out: Counter,
+    pub(crate) answers_recalled: Counter,
     connections: Gauge,
     /// By place in [`APIS`].
     request_seconds: Vec<Histogram>,
@@ -58,6 +59,7 @@ impl Metrics {
         describe("millpond_offset_commits_total", "Offsets committed, each on disk.");
         describe("millpond_group_joins_total", "Times that a member entered a generation of its group.");
         describe("millpond_connections_refused_total", "Connections closed on arrival.");
+        describe("millpond_answers_recalled_total", "Parts of answers that waited too long in their file.");
         describe("millpond_connections_timed_out_total", "Connections closed because the client did nothing for long.");
         recorder.describe_gauge("millpond_connections".into(), None, "Open Kafka connections.".into());
         let text = "Time from a request's last byte to its answer's first, by API.";
@@ -73,6 +75,7 @@ impl Metrics {
             fetched_bytes: counter(&recorder, "millpond_fetched_bytes_total"),
             offset_commits: counter(&recorder, "millpond_offset_commits_total"),
             group_joins: counter(&recorder, "millpond_group_joins_total"),
+            answers_recalled: counter(&recorder, "millpond_answers_recalled_total"),
             connections_timed_out: counter(&recorder, "millpond_connections_timed_out_total"),
             connections: recorder.register_gauge(&Key::from_name("millpond_connections"), &METADATA),
             request_seconds: APIS.iter().map(|api| seconds(api.key.name().unwrap_or("unknown"))).collect(),
@@ -190,6 +193,11 @@ impl Page<'_> {
             ("millpond_journal_rounds_total", "Journal writes followed by one sync.", stats.journal_rounds),
             ("millpond_journal_records_total", "Records in those rounds.", stats.journal_records),
             ("millpond_journal_bytes_total", "Bytes of those records.", stats.journal_bytes),
+            (
+                "millpond_read_ahead_used_total",
+                "Cold reads that found what they asked for proven.",
+                stats.read_ahead_used,
+            ),
             ("millpond_journal_waits_total", "Times that the journal waited for a free file.", stats.journal_waits),
             ("millpond_checkpoints_total", "Checkpoints of the data directory.", stats.checkpoints),
         ] {

@@ -136,10 +136,11 @@ impl Stream {
         let stream = self.get_mut();
         if let (StreamKind::Tcp(tcp), Some(file)) = (&stream.0, range.file().descriptor()) {
             let send = || Ok(rustix::fs::sendfile(&*tcp, file, Some(&mut range.position()), range.len())?);
-            return match ready!(poll_writable(tcp, context, send)) {
-                Ok(0) if !range.is_empty() => Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
-                sent => Poll::Ready(sent),
-            };
+            match ready!(poll_writable(tcp, context, send)) {
+                Ok(0) if !range.is_empty() => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+                Err(error) if cannot_send(&error) => {}
+                sent => return Poll::Ready(sent),
+            }
         }
         let bytes = range.file().read_vec_at(range.len().min(COPIED_BYTES), range.position())?;
         Pin::new(stream).poll_write(context, &bytes)
@@ -181,6 +182,12 @@ impl Stream {
 
 /// Bytes of a file that are copied at a time where the system does not send them itself.
 const COPIED_BYTES: usize = 64 << 10;
+
+/// Whether the system or the file system does not do `sendfile`.
+fn cannot_send(error: &io::Error) -> bool {
+    let code = error.raw_os_error();
+    code.is_some_and(|code| [libc::EINVAL, libc::ENOSYS, libc::EPERM, libc::EOPNOTSUPP].contains(&code))
+}
 
 /// Calls `send` when the socket takes bytes; on `Pending` the context is woken when it does.
 fn poll_writable(

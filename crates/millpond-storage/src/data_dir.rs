@@ -340,6 +340,7 @@ impl DataDir {
         inner.journal.read_stats(&mut stats);
         stats.stalled_logs = inner.context.writer.stalled_count() as u64;
         stats.cache_bytes = inner.context.cache.used_bytes();
+        stats.read_ahead_used = inner.context.read_ahead_used();
         stats.open_logs = inner.registry.slots().iter().filter(|slot| slot.open_log().is_some()).count() as u64;
         stats
     }

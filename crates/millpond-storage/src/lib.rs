@@ -39,8 +39,8 @@ pub use data_dir::DataDir;
 pub use dump::{DumpError, DumpItem, DumpKind, DumpValue, dump};
 pub use error::{OpenError, StorageError};
 pub use log::{
-    AppendEntry, Body, ColdEntries, ColdRead, Entries, Found, Freeing, Frontiers, Log, Outcome, Piece, Proposal, Read,
-    ReadAhead, ReadError, SequenceError, Stored, StoredEntry, VoidReason, log_start_payload,
+    AppendEntry, Body, ColdEntries, ColdRead, Entries, FileRun, Found, Freeing, Frontiers, Log, Outcome, Piece,
+    Proposal, Read, ReadAhead, ReadError, SequenceError, Stored, StoredEntry, VoidReason, log_start_payload,
 };
 pub use meta::{DirectoryId, MetaProperties};
 pub use options::StorageOptions;

@@ -366,6 +366,8 @@ pub(crate) struct BlockBatch {
     /// Where it starts in the block's bytes.
     pub(crate) at: u32,
     pub(crate) header: BatchHeader,
+    /// The running hash in front of it, and behind it.
+    pub(crate) hashes: (u64, u64),
 }
 
 /// A run of whole batches, from one index entry to another, each of them proven; their bytes are in the buffer that
@@ -476,9 +478,10 @@ impl SegmentView {
             if crossed.is_some_and(|entry| entry.offset != view.header().base_offset) {
                 return Err(self.segment.index_error(IndexError::Order));
             }
-            batches.push(BlockBatch { index, at: at as u32, header: *view.header() });
             let head = view.bytes().first_chunk::<HEADER_BYTES>().expect("a parsed batch has a whole header");
-            hash = running_hash(hash, index, head);
+            let before = hash;
+            hash = running_hash(before, index, head);
+            batches.push(BlockBatch { index, at: at as u32, header: *view.header(), hashes: (before, hash) });
             at += view.size_bytes();
             index = RaftIndex(index.0.wrapping_add(1));
         }

@@ -37,6 +37,8 @@ pub struct StorageStats {
     pub journal_switches: u64,
     /// Times that the flush found no free file and waited for a checkpoint.
     pub journal_waits: u64,
+    /// Cold reads that found what they asked for read and proven.
+    pub read_ahead_used: u64,
     /// Bytes that wait for the next round. Producers should be held back while this is large.
     pub journal_pending_bytes: u64,
     /// Checkpoints written.

@@ -2,8 +2,9 @@
 
 use std::fs;
 use std::os::unix::fs::FileExt;
+use std::time::{Duration, Instant};
 
-use crate::support::{Client, Served, assert_code, fetch_request, produce_request};
+use crate::support::{Client, PATIENCE, Served, assert_code, fetch_request, produce_request};
 use bytes::Bytes;
 use millpond_record::{BatchBuilder, BatchView, Timestamp};
 use millpond_wire::fetch::{FetchPartition, FetchRequest, PartitionData};
@@ -108,6 +109,41 @@ fn answers_from_files_come_whole_and_in_order_to_a_client_that_sends_many_reques
         let (found, _) = batches(answer.records);
         assert!(found.len() > 5 && found[..] == sent[..found.len()]);
     }
+}
+
+#[test]
+fn what_a_reader_asks_for_next_is_proven_while_it_is_sent_the_last_answer() {
+    let served = served();
+    let mut client = served.client();
+    client.create("logs", 1, &[]);
+    let sent = fill(&mut client, 0, 6);
+    let start = Instant::now();
+    // A stretch may be asked for before it is proven.
+    while served.metric("millpond_read_ahead_used_total") == 0.0 {
+        assert!(start.elapsed() < PATIENCE, "none was ever used");
+        assert!(read_all(&mut client, 12, 1, sent.len() as i64, 500_000) == [sent.clone()]);
+    }
+}
+
+#[test]
+fn an_answer_that_waits_long_for_its_client_is_sent_as_it_was_written_and_keeps_nobody_waiting() {
+    let served = served();
+    let mut client = served.client();
+    client.create("logs", 1, &[]);
+    let sent = fill(&mut client, 0, 14);
+    // More than the sockets take.
+    let mut request = FetchRequest { max_bytes: 50 << 20, ..fetch_request("logs", 0) };
+    request.topics[0].partitions[0].partition_max_bytes = 50 << 20;
+    let id = client.send(12, &request);
+    let (mut other, start) = (served.client(), Instant::now());
+    while start.elapsed() < Duration::from_millis(2_500) {
+        let answer = fetch(&mut other, 12, &[(0, 5)], 100_000).remove(0);
+        assert_eq!(batches(answer.records).0[0], sent[5]);
+    }
+    let answer = client.receive::<FetchRequest>(12, id).responses.remove(0).partitions.remove(0);
+    let (found, _) = batches(answer.records);
+    assert!(found.len() > sent.len() / 2 && found[..] == sent[..found.len()]);
+    assert!(served.metric("millpond_answers_recalled_total") > 0.0);
 }
 
 #[test]

@@ -81,6 +81,17 @@ impl Served {
         Client { stream, correlation: 0, id: "test".into() }
     }
 
+    /// A figure of `/metrics`, without labels.
+    pub fn metric(&self, name: &str) -> f64 {
+        let address = self.broker.as_ref().expect("it runs").http_addr();
+        let mut stream = TcpStream::connect(address).expect("it accepts");
+        stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").expect("sent");
+        let mut page = String::new();
+        stream.read_to_string(&mut page).expect("a page");
+        let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("no {name} in {page}")).parse().expect("a number")
+    }
+
     /// Its data folder.
     pub fn folder(&self) -> &Path {
         &self.folder

@@ -4,23 +4,31 @@
 //! proven batches are is kept, not the batches: they are in the page cache.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use millpond_record::{GroupId, Offset};
-use millpond_runtime::{File, FileRange};
+use millpond_runtime::File;
 
 use super::Log;
+use super::file_run::{FRESH, FileRun, PlacedRun};
 use super::read::{ColdRead, Piece, Read};
 
 /// Stretches that are kept, over all logs.
 const KEPT: usize = 256;
-/// A proof that is older says little about what the disk gives now.
-const FRESH: Duration = Duration::from_secs(2);
+/// A reader that takes more at a time gains little, and each stretch that is being proven takes its memory.
+const LONGEST_BYTES: usize = 2 << 20;
+/// Stretches that wait to be proven or are being proven, over all logs: what readers ask for has the disk first.
+const AT_ONCE: usize = 16;
 
 /// Proven stretches that no reader has asked for yet, oldest first.
 #[derive(Default)]
-pub(super) struct ProvenAhead(Mutex<VecDeque<Stretch>>);
+pub(super) struct ProvenAhead {
+    stretches: Mutex<VecDeque<Stretch>>,
+    under_way: AtomicUsize,
+    used: AtomicU64,
+}
 
 /// Where a reader is expected next, and what was proven there.
 struct Stretch {
@@ -40,25 +48,9 @@ pub(super) struct Place {
     pub(super) truncations: u64,
 }
 
-/// A run of whole data batches in a file.
-#[derive(Clone, Copy)]
-pub(super) struct PlacedRun {
-    pub(super) position: u64,
-    pub(super) length: usize,
-    /// The offset behind the last batch.
-    pub(super) next_offset: Offset,
-}
-
-impl PlacedRun {
-    pub(super) fn piece(&self, file: &Arc<dyn File>) -> Piece {
-        let range = FileRange::new(Arc::clone(file), self.position, self.length);
-        Piece::File { range, next_offset: self.next_offset }
-    }
-}
-
 impl ProvenAhead {
     fn stretches(&self) -> std::sync::MutexGuard<'_, VecDeque<Stretch>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.stretches.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What was proven for a reader that stands there and takes `max_bytes` up to `to` (exclusive).
@@ -73,7 +65,15 @@ impl ProvenAhead {
         let fits = bytes <= max_bytes && last.next_offset <= to;
         let fresh = now.saturating_duration_since(found.proven_at) <= FRESH;
         let file = found.file.upgrade().filter(|_| fits && fresh)?;
-        Some(found.runs.iter().map(|run| run.piece(&file)).collect())
+        self.used.fetch_add(1, Ordering::Relaxed);
+        let (group, proven_at) = (place.group, found.proven_at);
+        let piece = |run| Piece::File(FileRun { group, file: Arc::clone(&file), run, proven_at, sent: 0 });
+        Some(found.runs.into_iter().map(piece).collect())
+    }
+
+    /// How often a reader found its stretch proven.
+    pub(super) fn used(&self) -> u64 {
+        self.used.load(Ordering::Relaxed)
     }
 
     fn keep(&self, stretch: Stretch) {
@@ -90,10 +90,16 @@ impl ProvenAhead {
 
 /// The stretch that a reader will probably ask for next.
 pub struct ReadAhead {
-    pub(super) log: Arc<Log>,
-    pub(super) from: Offset,
-    pub(super) to: Offset,
-    pub(super) max_bytes: usize,
+    log: Arc<Log>,
+    from: Offset,
+    to: Offset,
+    max_bytes: usize,
+}
+
+impl Drop for ReadAhead {
+    fn drop(&mut self) {
+        self.log.context.ahead.under_way.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl std::fmt::Debug for ReadAhead {
@@ -103,6 +109,14 @@ impl std::fmt::Debug for ReadAhead {
 }
 
 impl ReadAhead {
+    /// `None` when enough of this is going on.
+    pub(super) fn of(log: Arc<Log>, from: Offset, to: Offset, max_bytes: usize) -> Option<ReadAhead> {
+        let under_way = &log.context.ahead.under_way;
+        let one_more = |count| (count < AT_ONCE && max_bytes <= LONGEST_BYTES).then_some(count + 1);
+        under_way.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).ok()?;
+        Some(ReadAhead { log, from, to, max_bytes })
+    }
+
     /// Reads and proves it. Blocks, like [`ColdRead::run_for_sending`]. Whatever goes wrong is left to the reader.
     pub fn run(self, now: Instant) {
         let Ok(Read::Cold(cold)) = self.log.read(self.from, self.to, self.max_bytes, false) else { return };
@@ -125,7 +139,9 @@ impl ColdRead {
 mod tests {
     use std::io::IoSlice;
     use std::path::Path;
+    use std::time::Duration;
 
+    use millpond_record::RaftIndex;
     use millpond_runtime::OpenMode;
     use millpond_runtime::sim::{NodeId, World, block_on};
 
@@ -142,6 +158,8 @@ mod tests {
             position: from as u64 * 1000 + number as u64 * 100_000,
             length: 90_000,
             next_offset: Offset(from + (number + 1) * 5),
+            first_index: RaftIndex(7),
+            hashes: (0, 0),
         };
         Stretch { place: place(from), file: Arc::downgrade(file), runs: vec![run(0), run(1)], proven_at }
     }

@@ -131,6 +131,11 @@ impl LogContext {
         }
     }
 
+    /// Cold reads that found what they asked for read and proven.
+    pub(crate) fn read_ahead_used(&self) -> u64 {
+        self.ahead.used()
+    }
+
     /// Asks for a checkpoint.
     pub(crate) fn want_checkpoint(&self) {
         if let Some(wanted) = self.checkpoint_wanted.get() {

@@ -12,6 +12,7 @@ mod append;
 mod buffers;
 mod cold;
 mod context;
+mod file_run;
 mod max_time;
 mod mend;
 mod open;
@@ -40,6 +41,7 @@ use millpond_record::{GroupId, LeaderEpoch, LogId, Offset, PartitionIndex, RaftI
 
 pub use ahead::ReadAhead;
 pub(crate) use context::LogContext;
+pub use file_run::FileRun;
 pub(crate) use max_time::LookedThrough;
 pub(crate) use persist::Written;
 pub use read::{ColdEntries, ColdRead, Entries, Piece, Read, ReadError};

@@ -2,20 +2,21 @@
 //!
 //! Batches that are read from a file are proven on every read (CRC and running hash, see
 //! [`SegmentView::prove_into`](crate::segment::SegmentView::prove_into)): a bit that flipped on disk is found before it
-//! is served. Long runs are then sent from the file itself, out of the page cache that was just proven: neither this
-//! process's memory nor its processor time pays for them twice.
+//! is served. Long runs are then sent from the file itself, out of the page cache that was just proven
+//! ([`FileRun`]): neither this process's memory nor its processor time pays for them twice.
 
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
-use millpond_record::{HEADER_BYTES, LogId, Offset, RaftIndex, StampedBatch, Term};
-use millpond_runtime::{File, FileRange};
+use millpond_record::{GroupId, HEADER_BYTES, LogId, Offset, RaftIndex, StampedBatch, Term};
+use millpond_runtime::File;
 
 use super::Log;
-use super::ahead::{Place, PlacedRun, ReadAhead};
+use super::ahead::{Place, ReadAhead};
 use super::cold::ColdPlan;
+use super::file_run::{FileRun, PlacedRun};
 use super::state::LogState;
 use super::types::StoredEntry;
 use crate::StorageError;
@@ -61,12 +62,7 @@ pub enum Piece {
     /// In memory.
     Memory(Bytes),
     /// Proven, and left in the file.
-    File {
-        /// Where they are.
-        range: FileRange,
-        /// The offset behind the last of them.
-        next_offset: Offset,
-    },
+    File(FileRun),
 }
 
 impl Piece {
@@ -74,7 +70,7 @@ impl Piece {
     pub fn len(&self) -> usize {
         match self {
             Piece::Memory(bytes) => bytes.len(),
-            Piece::File { range, .. } => range.len(),
+            Piece::File(run) => run.len(),
         }
     }
 
@@ -234,18 +230,18 @@ impl ColdRead {
     pub fn run(self) -> Result<Vec<Bytes>, ReadError> {
         let in_memory = |piece| match piece {
             Piece::Memory(bytes) => bytes,
-            Piece::File { .. } => unreachable!("only a read for sending leaves batches in the file"),
+            Piece::File(_) => unreachable!("only a read for sending leaves batches in the file"),
         };
-        Ok(self.pieces(usize::MAX)?.into_iter().map(in_memory).collect())
+        Ok(self.pieces(usize::MAX, None)?.into_iter().map(in_memory).collect())
     }
 
     pub(super) fn place(&self) -> Place {
         Place { group: self.log.identity.group, from: self.from, truncations: self.truncations }
     }
 
-    /// Reads for a socket: proves the batches as [`ColdRead::run`] does, and leaves long runs where they are. Gives
-    /// also what should be read while they are sent, if there is more. `now` is the time on the monotonic clock: what
-    /// was read ahead is used only for a short time.
+    /// Reads for a socket: proves the batches as [`ColdRead::run`] does, and leaves long runs where they are. Gives also
+    /// what should be read while they are sent, if there is more and not too much of that is going on already. `now` is
+    /// the time on the monotonic clock: what was proven is used only for a short time.
     ///
     /// # Errors
     ///
@@ -254,22 +250,20 @@ impl ColdRead {
         let (log, to, max_bytes) = (Arc::clone(&self.log), self.to, self.max_bytes);
         let pieces = match log.context.ahead.take(self.place(), to, max_bytes, now) {
             Some(pieces) => pieces,
-            None => self.pieces(SENT_BYTES)?,
+            None => self.pieces(SENT_BYTES, Some(now))?,
         };
         let ahead = match pieces.last() {
-            Some(Piece::File { next_offset, .. }) if *next_offset < to => {
-                Some(ReadAhead { log, from: *next_offset, to, max_bytes })
-            }
+            Some(Piece::File(run)) if run.next_offset() < to => ReadAhead::of(log, run.next_offset(), to, max_bytes),
             _ => None,
         };
         Ok((pieces, ahead))
     }
 
-    fn pieces(self, left_from: usize) -> Result<Vec<Piece>, ReadError> {
+    fn pieces(self, left_from: usize, now: Option<Instant>) -> Result<Vec<Piece>, ReadError> {
         let mut cold = self;
         for _ in 0..TRUNCATED_READS {
             match cold.log.with_index(&cold.plan.segment, || cold.read(left_from)) {
-                Ok(found) => return Ok(found.into_pieces()),
+                Ok(found) => return Ok(found.into_pieces(cold.log.identity.group, now)),
                 // The block may reach beyond what is committed, into what was truncated, or the segment may be gone
                 // because it is below the log start; then it is not damage.
                 Err(error) => {
@@ -343,8 +337,11 @@ impl ColdRead {
                 Some(run) if run.bytes.end == at => {
                     run.bytes.end += size;
                     run.next_offset = next_offset;
+                    run.hashes.1 = batch.hashes.1;
                 }
-                _ => runs.push(Run { bytes: at..at + size, next_offset }),
+                _ => {
+                    runs.push(Run { bytes: at..at + size, next_offset, first_index: batch.index, hashes: batch.hashes })
+                }
             }
             bytes += size;
         }
@@ -358,12 +355,15 @@ struct Run {
     bytes: Range<usize>,
     /// The offset behind the last of them.
     next_offset: Offset,
+    first_index: RaftIndex,
+    hashes: (u64, u64),
 }
 
 impl Run {
     fn placed(&self, proven: &ProvenRun) -> PlacedRun {
         let position = u64::from(proven.position) + self.bytes.start as u64;
-        PlacedRun { position, length: self.bytes.len(), next_offset: self.next_offset }
+        let Run { next_offset, first_index, hashes, .. } = *self;
+        PlacedRun { position, length: self.bytes.len(), next_offset, first_index, hashes }
     }
 }
 
@@ -389,13 +389,17 @@ impl Part {
 }
 
 impl FoundParts {
-    fn into_pieces(self) -> Vec<Piece> {
+    /// `now`: when it was proven; without it nothing is left in the file.
+    fn into_pieces(self, group: GroupId, now: Option<Instant>) -> Vec<Piece> {
         let FoundParts { file, parts } = self;
-        let piece = |part| match part {
-            Part::Memory(bytes) => Piece::Memory(bytes),
-            Part::Left(run) => run.piece(&file),
+        let piece = |part| match (part, now) {
+            (Part::Memory(bytes), _) => Some(Piece::Memory(bytes)),
+            (Part::Left(run), Some(proven_at)) => {
+                Some(Piece::File(FileRun { group, file: Arc::clone(&file), run, proven_at, sent: 0 }))
+            }
+            (Part::Left(_), None) => None,
         };
-        parts.into_iter().map(piece).collect()
+        parts.into_iter().filter_map(piece).collect()
     }
 }
 

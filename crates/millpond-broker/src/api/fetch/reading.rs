@@ -23,7 +23,7 @@ use crate::dispatch::Call;
 use crate::errors::{self, Fault};
 use crate::extent::next_offset;
 use crate::fetch_session::{Answer, Asked, Followed, Found, Place, Session, TopicKey};
-use crate::memory::AnswerShare;
+use crate::memory::{AnswerShare, held_bytes};
 use crate::session_cache::Size;
 
 /// Logs of one request that are opened at once.
@@ -256,9 +256,9 @@ impl From<Vec<Piece>> for Batches {
         for piece in pieces {
             batches.chunks.push(match piece {
                 Piece::Memory(bytes) => Chunk::Here(bytes),
-                Piece::File { range, next_offset } => {
-                    batches.behind_file = Some(next_offset);
-                    Chunk::Elsewhere(Elsewhere::new(range.len(), range))
+                Piece::File(run) => {
+                    batches.behind_file = Some(run.next_offset());
+                    Chunk::Elsewhere(Elsewhere::new(run.len(), run))
                 }
             });
         }
@@ -486,8 +486,7 @@ impl Fetch {
             errors::read(&error)
         })?;
         let bytes = batches.chunks.iter().map(Chunk::len).sum();
-        // What stays in its file takes none of the memory for answers.
-        let held: usize = batches.chunks.iter().filter_map(Chunk::here).map(Bytes::len).sum();
+        let held: usize = batches.chunks.iter().map(held_bytes).sum();
         call.shared.metrics.fetched_bytes.increment(bytes as u64);
         self.budget = self.budget.saturating_sub(bytes);
         self.bytes += bytes;
