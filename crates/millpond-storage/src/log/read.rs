@@ -239,9 +239,9 @@ impl ColdRead {
         Place { group: self.log.identity.group, from: self.from, truncations: self.truncations }
     }
 
-    /// Reads for a socket: proves the batches as [`ColdRead::run`] does, and leaves long runs where they are. Gives also
-    /// what should be read while they are sent, if there is more and not too much of that is going on already. `now` is
-    /// the time on the monotonic clock: what was proven is used only for a short time.
+    /// Reads for a socket: proves the batches as [`ColdRead::run`] does, and leaves long runs where they are. Gives
+    /// also what should be read while they are sent, if there is more and not too much of that is going on already.
+    /// `now` is the time on the monotonic clock: what was proven is used only for a short time.
     ///
     /// # Errors
     ///
