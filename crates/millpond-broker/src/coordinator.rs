@@ -44,6 +44,9 @@ pub(crate) enum Unavailable {
 
 type Answer<T> = Result<T, Unavailable>;
 
+/// Groups of one request that are asked at once: each takes memory until it is answered.
+pub(crate) const GROUPS_AT_ONCE: usize = 64;
+
 /// What all coordinators of a broker share.
 struct Context {
     runtime: Runtime,

@@ -274,6 +274,11 @@ impl Call {
         self.api
     }
 
+    /// Counts what handling the request takes beyond what its decoded form says.
+    pub(crate) fn count_work(&mut self, bytes: usize) {
+        self.work.grow(bytes);
+    }
+
     /// What the request holds of the memory for answers.
     pub(crate) fn work_bytes(&self) -> usize {
         self.work.bytes()

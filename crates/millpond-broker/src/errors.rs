@@ -161,11 +161,13 @@ pub(crate) fn group(error: &GroupError) -> Fault {
     Fault::new(code, error.to_string())
 }
 
-/// Why an offset is not committed.
-pub(crate) fn commit(error: &GroupError) -> Fault {
+/// The first version of OffsetCommit that tells a group that is not there from an old generation.
+const FIRST_COMMIT_WITH_NOT_FOUND: i16 = 9;
+
+/// Why an offset is not committed, in a version of OffsetCommit.
+pub(crate) fn commit(error: &GroupError, version: i16) -> Fault {
     let code = match error {
-        // Kafka's answer to a commit with a generation to a group that is not there.
-        GroupError::UnknownGroup => ErrorCode::ILLEGAL_GENERATION,
+        GroupError::UnknownGroup if version < FIRST_COMMIT_WITH_NOT_FOUND => ErrorCode::ILLEGAL_GENERATION,
         GroupError::NoMemory | GroupError::NamesTooLong => ErrorCode::INVALID_COMMIT_OFFSET_SIZE,
         error => return group(error),
     };

@@ -8,10 +8,17 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use millpond_wire::create_topics::{CreatableTopic, CreateTopicsRequest};
+use millpond_wire::delete_groups::DeleteGroupsRequest;
 use millpond_wire::delete_topics::DeleteTopicsRequest;
+use millpond_wire::describe_groups::DescribeGroupsRequest;
 use millpond_wire::fetch::{FetchPartition, FetchRequest, FetchTopic};
+use millpond_wire::find_coordinator::FindCoordinatorRequest;
+use millpond_wire::join_group::{JoinGroupRequest, JoinGroupRequestProtocol};
+use millpond_wire::leave_group::{LeaveGroupRequest, MemberIdentity};
 use millpond_wire::list_offsets::{ListOffsetsPartition, ListOffsetsRequest, ListOffsetsTopic};
 use millpond_wire::metadata::{MetadataRequest, MetadataRequestTopic};
+use millpond_wire::offset_commit::{OffsetCommitRequest, OffsetCommitRequestPartition, OffsetCommitRequestTopic};
+use millpond_wire::offset_fetch::{OffsetFetchRequest, OffsetFetchRequestGroup, OffsetFetchRequestTopic};
 use millpond_wire::produce::{PartitionProduceData, ProduceRequest, TopicProduceData};
 use millpond_wire::{Request, Str};
 use support::{Client, Served};
@@ -110,6 +117,60 @@ fn delete_topics(count: usize) -> Vec<u8> {
     frame(5, &DeleteTopicsRequest { topic_names: names(count).collect(), ..Default::default() })
 }
 
+fn offset_commit(count: usize) -> Vec<u8> {
+    // All of one partition: each is committed.
+    let partition = OffsetCommitRequestPartition { committed_metadata: Some("x".into()), ..Default::default() };
+    let topic =
+        OffsetCommitRequestTopic { name: "logs".into(), partitions: vec![partition; count], ..Default::default() };
+    let request = OffsetCommitRequest {
+        group_id: "g".into(),
+        generation_id_or_member_epoch: -1,
+        topics: vec![topic],
+        ..Default::default()
+    };
+    frame(8, &request)
+}
+
+fn offset_fetch(count: usize) -> Vec<u8> {
+    let topic = OffsetFetchRequestTopic { name: "logs".into(), partition_indexes: vec![0; count] };
+    frame(7, &OffsetFetchRequest { group_id: "g".into(), topics: Some(vec![topic]), ..Default::default() })
+}
+
+fn offset_fetch_groups(count: usize) -> Vec<u8> {
+    let group = |group_id| OffsetFetchRequestGroup { group_id, topics: None, ..Default::default() };
+    frame(9, &OffsetFetchRequest { groups: names(count).map(group).collect(), ..Default::default() })
+}
+
+fn find_coordinators(count: usize) -> Vec<u8> {
+    frame(4, &FindCoordinatorRequest { coordinator_keys: names(count).collect(), ..Default::default() })
+}
+
+fn describe_groups(count: usize) -> Vec<u8> {
+    frame(5, &DescribeGroupsRequest { groups: names(count).collect(), ..Default::default() })
+}
+
+fn delete_groups(count: usize) -> Vec<u8> {
+    frame(2, &DeleteGroupsRequest { groups_names: names(count).collect() })
+}
+
+fn join_group(count: usize) -> Vec<u8> {
+    let protocol = |name| JoinGroupRequestProtocol { name, ..Default::default() };
+    let request = JoinGroupRequest {
+        group_id: "joined".into(),
+        session_timeout_ms: 30_000,
+        protocol_type: "consumer".into(),
+        protocols: names(count).map(protocol).collect(),
+        ..Default::default()
+    };
+    frame(3, &request)
+}
+
+fn leave_group(count: usize) -> Vec<u8> {
+    let member = |member_id| MemberIdentity { member_id, ..Default::default() };
+    let members = names(count).map(member).collect();
+    frame(5, &LeaveGroupRequest { group_id: "g".into(), members, ..Default::default() })
+}
+
 // One test: the counters are the process's, and tests run side by side.
 #[test]
 fn a_request_of_very_many_elements_takes_a_bounded_memory_and_the_broker_goes_on() {
@@ -127,6 +188,15 @@ fn a_request_of_very_many_elements_takes_a_bounded_memory_and_the_broker_goes_on
         ("partitions of ListOffsets", list_offsets(80_000)),
         ("topics of CreateTopics", create_topics(20_000)),
         ("topics of DeleteTopics", delete_topics(100_000)),
+        ("groups of FindCoordinator", find_coordinators(100_000)),
+        ("partitions of OffsetCommit", offset_commit(80_000)),
+        ("partitions of OffsetFetch", offset_fetch(200_000)),
+        ("groups of OffsetFetch", offset_fetch_groups(50_000)),
+        ("groups of DescribeGroups", describe_groups(100_000)),
+        ("groups of DeleteGroups", delete_groups(100_000)),
+        ("protocols of JoinGroup", join_group(80_000)),
+        ("members of LeaveGroup", leave_group(60_000)),
+        ("too many partitions of OffsetFetch", offset_fetch(300_000)),
         ("too many topics of Metadata", metadata(500_000)),
         ("too many partitions of Produce", produce(2_000_000, -1)),
         ("too many topics of DeleteTopics", delete_topics(600_000)),

@@ -1,10 +1,12 @@
 //! DeleteGroups (KIP-229): forgets groups without members, with their offsets.
 
-use futures::future::join_all;
+use futures::StreamExt;
+use futures::stream;
 use millpond_coordinator::Reply;
 use millpond_wire::delete_groups::{DeletableGroupResult, DeleteGroupsRequest, DeleteGroupsResponse};
 use millpond_wire::{ApiKey, ErrorCode, Str};
 
+use crate::coordinator::GROUPS_AT_ONCE;
 use crate::dispatch::{Api, Call, Step};
 use crate::errors;
 
@@ -17,11 +19,12 @@ fn handle(mut call: Call) -> Step {
         Err(reason) => return Step::Close(reason),
     };
     Step::Stage(Box::pin(async move {
-        let results = join_all(request.groups_names.iter().map(|group| async {
-            let error_code = delete(&call, group).await.0;
-            DeletableGroupResult { group_id: group.clone(), error_code }
-        }));
-        let results = results.await;
+        let asker = &call;
+        let deleted = request.groups_names.into_iter().map(|group_id| async move {
+            let error_code = delete(asker, &group_id).await.0;
+            DeletableGroupResult { group_id, error_code }
+        });
+        let results = stream::iter(deleted).buffered(GROUPS_AT_ONCE).collect().await;
         Step::Reply(call.answer(&DeleteGroupsResponse { results, ..Default::default() }))
     }))
 }

@@ -1,14 +1,15 @@
 //! DescribeGroups (KIP-345, KIP-1043): the state and the members of classic groups.
 
-use futures::future::join_all;
-use millpond_coordinator::{GroupDescription, GroupError};
+use futures::StreamExt;
+use futures::stream;
+use millpond_coordinator::{GroupDescription, GroupError, Shard};
 use millpond_wire::describe_groups::{
     DescribeGroupsRequest, DescribeGroupsResponse, DescribedGroup, DescribedGroupMember,
 };
 use millpond_wire::{ApiKey, Str};
 
 use super::metadata::{NOT_ASKED, operations};
-use crate::coordinator::Unavailable;
+use crate::coordinator::{GROUPS_AT_ONCE, Unavailable};
 use crate::dispatch::{Api, Call, Step};
 use crate::errors;
 
@@ -28,25 +29,24 @@ fn handle(mut call: Call) -> Step {
         Err(reason) => return Step::Close(reason),
     };
     Step::Stage(Box::pin(async move {
-        let described = join_all(request.groups.iter().map(|group| async {
-            let id = group.detached();
-            let look = move |shard: &millpond_coordinator::Shard| shard.describe_group(&id);
-            let found = call.shared.coordinators.look(&call.snapshot, group, look).await;
-            describe(call.version, group, found)
-        }));
         let operations = if request.include_authorized_operations { GROUP_OPERATIONS } else { NOT_ASKED };
-        let groups = described.await.into_iter();
-        let groups = groups.map(|group| DescribedGroup { authorized_operations: operations, ..group }).collect();
+        let asker = &call;
+        let described = request.groups.into_iter().map(|group| async move {
+            let id = group.detached();
+            let look = move |shard: &Shard| shard.describe_group(&id);
+            let found = asker.shared.coordinators.look(&asker.snapshot, &group, look).await;
+            DescribedGroup { authorized_operations: operations, ..describe(asker.version, group, found) }
+        });
+        let groups = stream::iter(described).buffered(GROUPS_AT_ONCE).collect().await;
         Step::Reply(call.answer(&DescribeGroupsResponse { groups, ..Default::default() }))
     }))
 }
 
 fn describe(
     version: i16,
-    group: &Str,
+    group_id: Str,
     found: Result<Result<GroupDescription, GroupError>, Unavailable>,
 ) -> DescribedGroup {
-    let group_id = group.clone();
     match found {
         Ok(Ok(description)) => DescribedGroup { group_id, ..described(description) },
         Ok(Err(error)) if version >= FIRST_WITH_NOT_FOUND => {

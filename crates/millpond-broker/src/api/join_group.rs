@@ -14,11 +14,18 @@ pub(crate) const API: Api =
 /// From here on an answer may name no protocol.
 const FIRST_WITHOUT_PROTOCOL: i16 = 7;
 
+/// The most protocols that a member may offer; clients offer a handful. All that members offer is compared in every
+/// rebalance, each with each.
+const MAX_PROTOCOLS: usize = 32;
+
 fn handle(mut call: Call) -> Step {
     let request: JoinGroupRequest = match call.decode() {
         Ok(request) => request,
         Err(reason) => return Step::Close(reason),
     };
+    if request.protocols.len() > MAX_PROTOCOLS {
+        return Step::Reply(refused(&call, request.member_id, ErrorCode::INVALID_REQUEST));
+    }
     Step::Stage(Box::pin(async move {
         let (group, member_id) = (request.group_id.clone(), request.member_id.clone());
         let context = context(&call);

@@ -48,12 +48,12 @@ fn handle(mut call: Call) -> Step {
                 let count = committed.iter().filter(|result| result.is_ok()).count();
                 call.shared.metrics.offset_commits.increment(count as u64);
                 for ((topic, partition), result) in places.into_iter().zip(committed) {
-                    let code = result.err().map_or(ErrorCode::NONE, |error| errors::commit(&error).code);
+                    let code = result.err().map_or(ErrorCode::NONE, |error| errors::commit(&error, call.version).code);
                     topics[topic].partitions[partition].error_code = code.0;
                 }
                 return call.answer(&OffsetCommitResponse { topics, ..Default::default() });
             }
-            Ok(GroupReply::CommitOffsets(Err(error))) => errors::commit(&error).code,
+            Ok(GroupReply::CommitOffsets(Err(error))) => errors::commit(&error, call.version).code,
             Ok(_) => unreachable!("a commit is answered as one"),
             Err(unavailable) => errors::coordinator(unavailable),
         };

@@ -5,7 +5,8 @@
 
 use std::collections::BTreeMap;
 
-use futures::future::join_all;
+use futures::StreamExt;
+use futures::stream;
 use millpond_coordinator::{CommittedOffset, Shard};
 use millpond_record::{PartitionIndex, TopicId};
 use millpond_wire::offset_fetch::{
@@ -15,7 +16,8 @@ use millpond_wire::offset_fetch::{
 };
 use millpond_wire::{ApiKey, ErrorCode, Str};
 
-use crate::dispatch::{Api, Call, Step};
+use crate::coordinator::GROUPS_AT_ONCE;
+use crate::dispatch::{Api, Call, CloseReason, Step};
 use crate::errors;
 use crate::metadata::Snapshot;
 
@@ -28,15 +30,29 @@ const FIRST_WITH_CODE: i16 = 2;
 const FIRST_WITH_MANY: i16 = 8;
 /// From here on topics are named by id.
 const FIRST_BY_ID: i16 = 10;
+/// Partitions that a request may name: no client follows as many.
+const MAX_PARTITIONS: usize = 200_000;
+/// What one takes of memory, whose four bytes in the request say little about it.
+const WORK_PER_PARTITION: usize = 160;
 
 fn handle(mut call: Call) -> Step {
     let request: OffsetFetchRequest = match call.decode() {
         Ok(request) => request,
         Err(reason) => return Step::Close(reason),
     };
+    let in_topics = request.topics.iter().flatten().map(|topic| topic.partition_indexes.len());
+    let in_groups = request.groups.iter().flat_map(|group| group.topics.iter().flatten());
+    let partitions: usize = in_topics.chain(in_groups.map(|topic| topic.partition_indexes.len())).sum();
+    if partitions > MAX_PARTITIONS {
+        let why = format!("it asked for {partitions} committed offsets, more than {MAX_PARTITIONS} at once");
+        return Step::Close(CloseReason::Refused(why));
+    }
+    call.count_work(partitions * WORK_PER_PARTITION);
     Step::Stage(Box::pin(async move {
         if call.version >= FIRST_WITH_MANY {
-            let groups = join_all(request.groups.iter().map(|group| fetch(&call, group))).await;
+            let asker = &call;
+            let fetched = request.groups.into_iter().map(|group| async move { fetch(asker, &group).await });
+            let groups = stream::iter(fetched).buffered(GROUPS_AT_ONCE).collect().await;
             return Step::Reply(call.answer(&OffsetFetchResponse { groups, ..Default::default() }));
         }
         let topics = request.topics.map(|topics| {

@@ -112,8 +112,7 @@ impl Actor {
     async fn load(&mut self, held: &mut VecDeque<Message>) -> Option<Result<Loaded, LoadError>> {
         let context = Arc::clone(&self.context);
         let start = context.runtime.now();
-        let empty = Shard::new(context.settings.clone());
-        let mut loading = pin!(load(&context.runtime, &self.partition, empty));
+        let mut loading = pin!(load(&context.runtime, &self.partition, context.settings.clone()));
         let mut patience = pin!(context.runtime.sleep(LOAD_PATIENCE));
         let mut patient = true;
         let loaded = loop {

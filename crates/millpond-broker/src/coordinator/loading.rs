@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use millpond_coordinator::{Record, RecordError, Shard};
+use millpond_coordinator::{GroupSettings, Record, RecordError, Shard};
 use millpond_raft::{Partition, RaftError};
 use millpond_record::{BatchError, BatchView, DecompressLimit, Offset, RecordsError, records};
 use millpond_runtime::Runtime;
@@ -13,6 +13,9 @@ use millpond_storage::{Log, Read, ReadError};
 const STEP_BYTES: usize = 1 << 20;
 /// The most that a compressed batch may hold: the topic's codec may have been changed.
 const DECOMPRESS_LIMIT: DecompressLimit = DecompressLimit(128 << 20);
+
+/// What a batch of one record takes beside the record's value: headers, and a group's name.
+const BATCH_OVERHEAD_BYTES: usize = 8 << 10;
 
 /// Why a shard cannot be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -38,11 +41,20 @@ pub(super) struct Loaded {
     pub(super) max_batch_bytes: u64,
 }
 
-/// Replays what the partition holds into an empty shard. All of it is committed first: what an earlier shard proposed
-/// and was refused by a stalled disk may be in the log, and be written later.
-pub(super) async fn load(runtime: &Runtime, partition: &Partition, mut shard: Shard) -> Result<Loaded, LoadError> {
+/// Replays what the partition holds into an empty shard, which writes no record that the log does not take. All of it
+/// is committed first: what an earlier shard proposed and was refused by a stalled disk may be in the log, and be
+/// written later.
+pub(super) async fn load(
+    runtime: &Runtime,
+    partition: &Partition,
+    settings: GroupSettings,
+) -> Result<Loaded, LoadError> {
     let mut state = partition.watch();
     let log = partition.log().await?;
+    let max_batch_bytes = log.max_batch_bytes();
+    let max_record_bytes = usize::try_from(max_batch_bytes).unwrap_or(usize::MAX).saturating_sub(BATCH_OVERHEAD_BYTES);
+    let max_record_bytes = max_record_bytes.min(settings.max_record_bytes);
+    let mut shard = Shard::new(GroupSettings { max_record_bytes, ..settings });
     let last = log.frontiers().last.map(|last| last.index);
     let settled = state
         .wait_for(|state| !state.serving || state.frontiers.committed.map(|committed| committed.index) >= last)
@@ -58,7 +70,7 @@ pub(super) async fn load(runtime: &Runtime, partition: &Partition, mut shard: Sh
         let log = Arc::clone(&log);
         (shard, from) = runtime.blocking(move || step(&log, shard, from, end)).await?;
     }
-    Ok(Loaded { shard, max_batch_bytes: log.max_batch_bytes() })
+    Ok(Loaded { shard, max_batch_bytes })
 }
 
 /// Reads and replays some batches; the offset after them.

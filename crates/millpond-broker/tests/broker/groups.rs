@@ -223,6 +223,35 @@ fn a_stop_answers_those_who_wait_for_their_group() {
 }
 
 #[test]
+fn a_commit_of_a_member_to_a_group_that_is_not_there_is_an_old_generation_before_version_9() {
+    let (_served, mut client) = served();
+    let request = OffsetCommitRequest {
+        generation_id_or_member_epoch: 5,
+        member_id: "ghost".into(),
+        ..commit_request("none", "t", 1)
+    };
+    for (version, expected) in
+        [(2, ErrorCode::ILLEGAL_GENERATION), (8, ErrorCode::ILLEGAL_GENERATION), (9, ErrorCode::GROUP_ID_NOT_FOUND)]
+    {
+        assert_code(client.call(version, &request).topics[0].partitions[0].error_code, expected);
+    }
+}
+
+#[test]
+fn a_member_that_offers_very_many_protocols_is_refused() {
+    let (_served, mut client) = served();
+    let mut request = join_request("g", "");
+    let offered = |count: usize| {
+        let name = |number| JoinGroupRequestProtocol { name: Str::from(&*format!("p{number}")), ..Default::default() };
+        (0..count).map(name).collect()
+    };
+    for (count, expected) in [(33, ErrorCode::INVALID_REQUEST), (32, ErrorCode::MEMBER_ID_REQUIRED)] {
+        request.protocols = offered(count);
+        assert_code(client.call(9, &request).error_code, expected);
+    }
+}
+
+#[test]
 fn a_deleted_topic_takes_its_offsets_along() {
     let (_served, mut client) = served();
     client.create("other", 1, &[]);
