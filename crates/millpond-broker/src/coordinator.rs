@@ -194,7 +194,8 @@ impl Coordinators {
     /// The mailbox of a partition's task, which is started if it is not there.
     fn mailbox(&self, snapshot: &Snapshot, index: PartitionIndex) -> Answer<mpsc::UnboundedSender<Message>> {
         let mut mailboxes = self.lock();
-        if let Some(mailbox) = mailboxes.get(&index) {
+        // A closed one is that of a task that has panicked, or of a broker that stops.
+        if let Some(mailbox) = mailboxes.get(&index).filter(|mailbox| !mailbox.is_closed()) {
             return Ok(mailbox.clone());
         }
         let topic = snapshot.topic(OFFSETS_TOPIC_NAME).ok_or(Unavailable::NotHere)?;
