@@ -14,7 +14,8 @@
 //! the table says; replay skips what is there already.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
@@ -28,6 +29,7 @@ use crate::log::{is_passing, is_too_many_files};
 use crate::registry::{Registry, Slot};
 use crate::table::{TABLE_FILE, Table};
 use crate::types::{FlushMode, GroupRow};
+use crate::writer::Writer;
 use crate::{OpenError, StorageError};
 
 /// Logs that are synced at the same time: a disk takes many syncs at once about as fast as one.
@@ -36,20 +38,32 @@ const SYNCS_AT_ONCE: usize = 32;
 /// What the syncs of a clean stop may take. What is left then the journal still has, and the next start replays it.
 const LAST_SYNCS: Duration = Duration::from_millis(1_000);
 
+/// Checkpoints that try to read the journal for what is to be kept of a group, before that is given up.
+const KEEPING_TRIES: u32 = 8;
+
+/// A group that was set aside and whose records in the journal are to be kept.
+struct ToKeep {
+    /// They are below this number: its log takes nothing any more.
+    below: u64,
+    /// How often the journal could not be read.
+    tries: u32,
+}
+
 /// Writes checkpoints, one at a time.
 pub(crate) struct Checkpointer {
     runtime: Runtime,
     disk: Arc<dyn Disk>,
     root: PathBuf,
     journal: JournalHandle,
+    /// Whoever it tells tells the operator.
+    writer: Arc<Writer>,
     registry: Arc<Registry>,
     /// What the table on disk says.
     written: Mutex<ReplayFrom>,
     driver: OnceLock<Driver>,
     requested: AtomicBool,
     forced: AtomicBool,
-    /// Groups that were set aside and whose records in the journal are to be kept: those below this number.
-    to_keep: Mutex<BTreeMap<GroupId, u64>>,
+    to_keep: Mutex<BTreeMap<GroupId, ToKeep>>,
     /// Why the last checkpoint could not free any file.
     held_back: Mutex<Option<StorageError>>,
     count: AtomicU64,
@@ -60,6 +74,7 @@ impl Checkpointer {
         runtime: &Runtime,
         root: PathBuf,
         journal: JournalHandle,
+        writer: Arc<Writer>,
         registry: Arc<Registry>,
         written: ReplayFrom,
     ) -> Arc<Checkpointer> {
@@ -68,6 +83,7 @@ impl Checkpointer {
             disk: runtime.disk(),
             root,
             journal,
+            writer,
             registry,
             written: Mutex::new(written),
             driver: OnceLock::new(),
@@ -142,13 +158,15 @@ impl Checkpointer {
         let captured = self.capture(&slots, at_most);
         let mut rows = Vec::with_capacity(slots.len());
         let (mut held_back, mut queued) = (None, true);
+        let set_aside = slots.iter().zip(&captured).filter(|(_, row)| matches!(row, Err(StorageError::SetAside(_))));
+        let mut not_kept = self.keep_records(set_aside.map(|(slot, _)| slot), *written);
         for (slot, captured) in slots.iter().zip(captured) {
             let row = match captured {
                 Ok(row) => row,
-                Err(StorageError::SetAside(_)) => match self.keep_records(slot, *written) {
-                    Ok(()) => slot.set_aside(),
+                Err(StorageError::SetAside(_)) => match not_kept.remove(&slot.group) {
+                    None => slot.set_aside(),
                     // To the next start it is as if nothing had happened: the journal still has what it replays.
-                    Err(error) => {
+                    Some(error) => {
                         queued &= matches!(error, StorageError::SetAside(_));
                         held_back = Some(error);
                         slot.checkpointed()
@@ -211,39 +229,66 @@ impl Checkpointer {
 }
 
 impl Checkpointer {
-    /// Saves what the journal has of a group that was set aside: this is the last checkpoint whose table says from
-    /// where to replay it.
-    ///
-    /// # Errors
-    ///
-    /// [`StorageError::SetAside`] while some of it is still on its way into the journal; what a full disk says.
-    fn keep_records(&self, slot: &Slot, from: ReplayFrom) -> Result<(), StorageError> {
-        let (group, row) = (slot.group, slot.checkpointed());
-        if row.set_aside {
-            return Ok(());
-        }
+    /// Saves what the journal has of groups that were set aside: this is the last checkpoint whose table says from
+    /// where to replay it. Gives those of which it is still to be kept, and why: [`StorageError::SetAside`] while some
+    /// of it is on its way into the journal; what a full disk or a journal that cannot be read says.
+    fn keep_records<'a>(
+        &self,
+        slots: impl Iterator<Item = &'a Arc<Slot>>,
+        from: ReplayFrom,
+    ) -> BTreeMap<GroupId, StorageError> {
         let mut to_keep = self.to_keep.lock().expect("nothing panics while it keeps records");
-        // Its log takes nothing any more.
-        let below = *to_keep.entry(group).or_insert_with(|| self.journal.next_sequence());
-        if !self.journal.is_durable_below(below) {
-            return Err(StorageError::SetAside(group));
-        }
-        let folders = BTreeMap::from([(group, self.root.join(row.folder()))]);
-        let keep = || kept::keep(&*self.disk, self.journal.folder(), &self.journal.files(), from, below, &folders);
-        // What was written while it was read looks like damage the first time, and ends the reading the second time.
-        let names = keep().or_else(|error| if let OpenError::Damaged { .. } = error { keep() } else { Err(error) });
-        let told = match names {
-            Ok(names) => names.get(&group).map(|name| format!("{name} in its folder keeps what the journal had of it")),
-            Err(OpenError::Io { operation, path, source }) if is_passing(&source) => {
-                return Err(StorageError::Io { operation, path, source });
+        let (mut not_kept, mut below) = (BTreeMap::new(), from.sequence);
+        let (mut folders, mut keeping) = (BTreeMap::new(), Vec::new());
+        for slot in slots {
+            let (group, row) = (slot.group, slot.checkpointed());
+            if row.set_aside {
+                continue;
             }
-            Err(error) => Some(format!("what the journal had of it cannot be kept: {error}")),
-        };
-        if let (Some(log), Some(told)) = (slot.open_log(), told) {
-            log.tell(format!("the partition {} is set aside; {told}", row.folder()));
+            let new = || ToKeep { below: self.journal.next_sequence(), tries: 0 };
+            let own = to_keep.entry(group).or_insert_with(new).below;
+            if !self.journal.is_durable_below(own) {
+                not_kept.insert(group, StorageError::SetAside(group));
+                continue;
+            }
+            // All of it is on the disk up to the highest, and none of it is of a group whose own is lower.
+            below = below.max(own);
+            folders.insert(group, self.root.join(row.folder()));
+            keeping.push((slot, row));
         }
-        to_keep.remove(&group);
-        Ok(())
+        if keeping.is_empty() {
+            return not_kept;
+        }
+        let (journal, files) = (self.journal.folder(), self.journal.files());
+        let mut kept = kept::keep(&*self.disk, journal, &files, from, below, &folders);
+        for (slot, row) in keeping {
+            let group = slot.group;
+            let tries = to_keep.get(&group).map_or(0, |found| found.tries) + 1;
+            let (own, is_read) = match &mut kept {
+                Ok(kept) => (kept.remove(&group).transpose(), true),
+                Err(error) => (Err(io_error(journal, error)), false),
+            };
+            let told = match own {
+                Ok(None) => None,
+                Ok(Some(name)) => Some(format!("{name} in its folder keeps what the journal had of it")),
+                Err(OpenError::Io { operation, path, source }) if is_passing(&source) => {
+                    not_kept.insert(group, StorageError::Io { operation, path, source });
+                    continue;
+                }
+                // What is damaged now may be whole when it is read again, and it is the only copy.
+                Err(OpenError::Io { operation, path, source }) if !is_read && tries < KEEPING_TRIES => {
+                    to_keep.entry(group).and_modify(|found| found.tries = tries);
+                    not_kept.insert(group, StorageError::Io { operation, path, source });
+                    continue;
+                }
+                Err(error) => Some(format!("what the journal had of it cannot be kept: {error}")),
+            };
+            if let Some(told) = told {
+                self.writer.damaged(group, format!("the partition {} is set aside; {told}", row.folder()));
+            }
+            to_keep.remove(&group);
+        }
+        not_kept
     }
 
     /// Syncs the logs that are open, many at once, and gives every group's row. Relaxed logs come first: nothing else
@@ -270,6 +315,16 @@ impl Checkpointer {
             drop(rows[*number].set(row));
         });
         rows.into_iter().map(|row| row.into_inner().expect("each group's row was set once above")).collect()
+    }
+}
+
+/// Why the journal in a folder could not be read, as the error of a read.
+fn io_error(journal: &Path, error: &OpenError) -> OpenError {
+    match error {
+        OpenError::Io { operation, path, source } => {
+            OpenError::Io { operation, path: path.clone(), source: source.clone() }
+        }
+        damage => OpenError::io("read", journal, io::Error::new(io::ErrorKind::InvalidData, damage.to_string())),
     }
 }
 

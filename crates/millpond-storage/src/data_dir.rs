@@ -126,7 +126,10 @@ impl DataDir {
             let log = logs.get(&group).cloned();
             registry.lock().insert(row.folder(), Slot::new(row, log, found.clean_stop));
         }
-        let checkpointer = Checkpointer::start(runtime, root.clone(), journal.clone(), registry.clone(), from);
+        let checkpointer = {
+            let (journal, writer) = (journal.clone(), context.writer.clone());
+            Checkpointer::start(runtime, root.clone(), journal, writer, registry.clone(), from)
+        };
         let request = Arc::downgrade(&checkpointer);
         journal.set_checkpoint(move || {
             if let Some(checkpointer) = request.upgrade() {

@@ -324,11 +324,48 @@ impl SegmentCursor {
 /// Whether a damaged index still has a running hash that proves the segment which these entries and this end were made
 /// from: its own end or its last entry. Damage that is small enough to leave one of them is small enough to name it so.
 pub(crate) fn vouches_for(damaged: &[u8], entries: &[IndexEntry], end: &Trailer) -> bool {
-    let at = |number: usize| damaged.get(entry_position(number as u32) as usize..)?.first_chunk();
-    let trailer = at(entries.len()).and_then(Trailer::decode);
-    let last = entries.len().checked_sub(1).and_then(|last| Some((IndexEntry::decode(at(last)?), entries[last])));
+    let trailer = place(damaged, entries.len()).and_then(Trailer::decode);
+    // Nothing precedes the first entry: its hash and position are 0 in every index, and in a file of zeros.
+    let last = entries.len().checked_sub(1).filter(|last| *last > 0);
+    let last = last.and_then(|last| Some((IndexEntry::decode(place(damaged, last)?), entries[last])));
     trailer.is_some_and(|trailer| (trailer.hash, trailer.log_bytes) == (end.hash, end.log_bytes))
         || last.is_some_and(|(found, made)| (found.hash_before, found.position) == (made.hash_before, made.position))
+}
+
+/// Takes the append times, which no batch has, over from a damaged index into the header, entries and end that were
+/// made anew, if its checksum proves that these then are what it was. False, and nothing taken, if it does not.
+pub(crate) fn take_append_times(
+    damaged: &[u8],
+    header: &IndexHeader,
+    entries: &mut Vec<IndexEntry>,
+    end: &mut Trailer,
+) -> bool {
+    let append_time = |number: usize| Some(IndexEntry::decode(place(damaged, number)?).append_time);
+    let taken = entries.iter().enumerate();
+    let taken = taken.map(|(number, made)| Some(IndexEntry { append_time: append_time(number)?, ..*made }));
+    let (Some(taken), Some(last)) = (taken.collect::<Option<Vec<_>>>(), append_time(entries.len())) else {
+        return false;
+    };
+    let taken_end = Trailer { append_time: last, ..*end };
+    let bytes = taken_end.encode(&encode_entries(header, &taken));
+    let crc = |trailer: &[u8; INDEX_ENTRY_BYTES]| le32(trailer, TRAILER_CRC_AT);
+    let is_proven = place(damaged, entries.len()).is_some_and(|found| crc(found) == crc(&bytes));
+    if is_proven {
+        (*entries, *end) = (taken, taken_end);
+    }
+    is_proven
+}
+
+/// What is in an index file where entry `number` should be.
+fn place(bytes: &[u8], number: usize) -> Option<&[u8; INDEX_ENTRY_BYTES]> {
+    bytes.get(entry_position(u32::try_from(number).ok()?) as usize..)?.first_chunk()
+}
+
+/// An index file up to its trailer.
+pub(crate) fn encode_entries(header: &IndexHeader, entries: &[IndexEntry]) -> Vec<u8> {
+    let mut bytes = header.encode().to_vec();
+    bytes.extend(entries.iter().flat_map(IndexEntry::encode));
+    bytes
 }
 
 /// Entries that can be searched: a closed index in a map, the written part of an active one, or what stands in for a

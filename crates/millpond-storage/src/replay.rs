@@ -230,7 +230,7 @@ impl Recovery<'_> {
         let folders = report.damaged.iter().map(|damaged| (damaged.group, self.root.join(&damaged.folder))).collect();
         let mut names = kept::keep(self.disk, self.folder, &scanned.files, self.from, u64::MAX, &folders)?;
         for damaged in &mut report.damaged {
-            damaged.kept = names.remove(&damaged.group);
+            damaged.kept = names.remove(&damaged.group).transpose()?;
         }
         Ok(())
     }

@@ -20,7 +20,7 @@ use millpond_record::{BatchHeader, BatchView, HEADER_BYTES, Offset, RaftIndex, T
 use millpond_runtime::{Disk, File, OpenMode};
 
 use crate::index::{self, IndexEntry, IndexError, IndexSource, SegmentCursor, Trailer, running_hash};
-use crate::log::LookedThrough;
+use crate::log::{LookedThrough, is_passing};
 use crate::types::Newest;
 
 /// What a segment's files are named by.
@@ -93,6 +93,8 @@ pub(crate) struct ProvenPart {
     pub(crate) entries: Arc<[IndexEntry]>,
     /// Where what was proven ends.
     pub(crate) end: Trailer,
+    /// The offset behind it.
+    pub(crate) end_offset: Offset,
     /// Why the segment is not proven to its end; `None` if it is.
     pub(crate) damage: Option<SegmentError>,
 }
@@ -115,11 +117,14 @@ pub(crate) enum SegmentError {
 }
 
 impl SegmentError {
-    /// Whether the files do not hold what they should.
+    /// Whether the files do not hold what they should, or the disk no longer gives it. What may do better without
+    /// anybody touching the files, such as too many open ones, is no damage.
     pub(crate) fn is_damage(&self) -> bool {
         match self {
-            SegmentError::Index { source: IndexError::Io(_), .. } | SegmentError::Closed => false,
-            SegmentError::Io { source, .. } => source.kind() == io::ErrorKind::NotFound,
+            SegmentError::Closed => false,
+            SegmentError::Index { source: IndexError::Io(source), .. } | SegmentError::Io { source, .. } => {
+                !is_passing(source)
+            }
             SegmentError::Index { .. } | SegmentError::Log { .. } => true,
         }
     }
@@ -307,6 +312,12 @@ impl Segment {
     pub(crate) fn read_by(&self, part: ProvenPart) {
         // Whoever came first found the same.
         let _ = self.part.set(part);
+    }
+
+    /// Refuses to speak for the records below an offset if some of them lie behind what can be read.
+    pub(crate) fn check_readable_to(&self, offset: Offset) -> Result<(), SegmentError> {
+        let part = self.part.get().filter(|part| part.end_offset < offset);
+        part.and_then(|part| part.damage.clone()).map_or(Ok(()), Err)
     }
 
     /// The end of a closed segment, proven once.

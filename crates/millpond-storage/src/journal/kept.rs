@@ -47,14 +47,16 @@ const BUFFER_BYTES: usize = 256 << 10;
 /// Groups whose files are open at the same time; the journal is read once for so many.
 const GROUPS_AT_ONCE: usize = 32;
 
-/// Saves what the journal has of some groups, each into its folder. Gives the names of the files; a group of which the
-/// journal has nothing gets none. `numbers` are the files that hold records, and those from record `below` on are
-/// passed over: they may be written at this moment.
+/// What became of each group's file.
+pub(crate) type Kept = BTreeMap<GroupId, Result<String, OpenError>>;
+
+/// Saves what the journal has of some groups, each into its folder. Gives the names of the files, or why one could not
+/// be written and synced; a group of which the journal has nothing gets none. `numbers` are the files that hold
+/// records, and those from record `below` on are passed over: they may be written at this moment.
 ///
 /// # Errors
 ///
-/// When a file cannot be written and synced. [`OpenError::Damaged`] may also mean that the journal was written to while
-/// it was read.
+/// When the journal cannot be read up to there.
 pub(crate) fn keep(
     disk: &dyn Disk,
     journal: &Path,
@@ -62,37 +64,41 @@ pub(crate) fn keep(
     from: ReplayFrom,
     below: u64,
     folders: &BTreeMap<GroupId, PathBuf>,
-) -> Result<BTreeMap<GroupId, String>, OpenError> {
-    let mut names = BTreeMap::new();
+) -> Result<Kept, OpenError> {
+    let mut kept = Kept::new();
     let groups: Vec<_> = folders.iter().collect();
     for some in groups.chunks(GROUPS_AT_ONCE) {
-        let mut open: BTreeMap<GroupId, KeptFile> = BTreeMap::new();
-        let mut is_past = false;
+        let mut open: BTreeMap<GroupId, Result<KeptFile, OpenError>> = BTreeMap::new();
+        let mut next = from.sequence;
         let scanned = scan::scan(disk, journal, numbers, from, &mut |record: FoundRecord<'_>| {
             let group = record.header.group;
+            next = record.header.sequence + 1;
             if record.header.sequence >= below {
-                is_past = true;
                 return Err(OpenError::Options("the rest is of no interest".to_owned()));
             }
             let Some((_, folder)) = some.iter().find(|(wanted, _)| **wanted == group) else { return Ok(()) };
-            let file = match open.entry(group) {
-                std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
-                std::collections::btree_map::Entry::Vacant(entry) => {
-                    let file = KeptFile::create(disk, folder, group, record.header.sequence);
-                    entry.insert(file.map_err(|error| OpenError::io("save the journal's records in", folder, error))?)
-                }
-            };
-            file.push(&record).map_err(|error| file.error(error))
+            // What one folder does not take is no reason not to keep the others'.
+            let file = open.entry(group).or_insert_with(|| {
+                let file = KeptFile::create(disk, folder, group, record.header.sequence);
+                file.map_err(|error| OpenError::io("save the journal's records in", folder, error))
+            });
+            if let Ok(taking) = file
+                && let Err(error) = taking.push(&record)
+            {
+                *file = Err(taking.error(error));
+            }
+            Ok(())
         });
-        if !is_past {
+        // What lies behind the last record of interest may be half written.
+        if next < below {
             scanned?;
         }
-        for (group, mut file) in open {
-            let name = file.finish(disk).map_err(|error| file.error(error))?;
-            names.insert(group, name);
+        for (group, file) in open {
+            let name = file.and_then(|mut file| file.finish(disk).map_err(|error| file.error(error)));
+            kept.insert(group, name);
         }
     }
-    Ok(names)
+    Ok(kept)
 }
 
 /// One file on its way.

@@ -104,8 +104,13 @@ impl Readable {
     /// The highest timestamp of the batches that have a record from the log start on and end at or before `to`.
     fn highest(&self, log_start: Offset, to: Offset) -> Result<Option<Highest>, SegmentError> {
         let (begin, plan) = (self.plan.segment.name.base_offset, &self.plan);
+        if begin >= to {
+            return Ok(None);
+        }
         let by_index = |time| Some(Highest { time, at: None });
         let reaches = plan.max_timestamp()?;
+        // What cannot be read might be higher.
+        plan.segment.check_readable_to(to)?;
         if begin >= log_start && self.end <= to {
             return Ok(by_index(reaches));
         }

@@ -33,7 +33,7 @@ pub(crate) mod tests;
 
 use std::collections::VecDeque;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use bytes::Bytes;
@@ -82,8 +82,11 @@ pub struct Log {
     state: Mutex<LogState>,
     /// Taken before `state` by whoever touches the files.
     files: Mutex<FileState>,
-    /// Set while a checkpoint is at the files, which may take long and syncs some of them without the mutex.
-    syncing: AtomicBool,
+    /// Who is at the files for long: a checkpoint, which also syncs some of them without the mutex, or who replaces an
+    /// index. The journal does not wait for them.
+    syncing: AtomicUsize,
+    /// Taken before `files` by who proves a segment whose index is damaged: others then find it mended.
+    mending: Mutex<()>,
     /// Closed segments that are open for reads, the longest unused first.
     recent: Mutex<VecDeque<Arc<Segment>>>,
     /// Whether it waits in the writer's queues: of urgent logs, of dirty ones.

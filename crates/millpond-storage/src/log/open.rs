@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ffi::OsStr;
 use std::io::IoSlice;
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, Mutex};
 
 use millpond_record::{LogId, RaftIndex, StampedBatch, Term};
@@ -292,7 +292,8 @@ impl Log {
             me: me.clone(),
             state: Mutex::new(state),
             files: Mutex::new(files),
-            syncing: AtomicBool::new(false),
+            syncing: AtomicUsize::new(0),
+            mending: Mutex::default(),
             recent: Mutex::default(),
             queued: AtomicBool::new(false),
             listed: AtomicBool::new(false),

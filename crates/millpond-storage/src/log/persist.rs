@@ -221,7 +221,7 @@ impl Log {
 
     /// The writer may have passed this log by while its files were synced: it is listed again if anything is left to
     /// do, and at once if somebody waits for it.
-    fn files_are_free(&self) {
+    pub(super) fn files_are_free(&self) {
         let (left, awaited) = {
             let state = self.state();
             let awaited = !state.relaxed_acks.is_empty() || state.cut.is_some_and(|cut| cut.durable);
@@ -410,9 +410,9 @@ impl Log {
     /// or a write failed for good. What a write says that may do better later: nothing is lost, the batches are in
     /// the tail cache still.
     pub(crate) fn sync_segments(&self) -> Result<GroupRow, StorageError> {
-        self.syncing.store(true, Ordering::SeqCst);
+        self.syncing.fetch_add(1, Ordering::SeqCst);
         let result = self.sync_ahead().and_then(|()| self.sync_steps(&mut self.files()));
-        self.syncing.store(false, Ordering::SeqCst);
+        self.syncing.fetch_sub(1, Ordering::SeqCst);
         self.files_are_free();
         let (row, acks) = result.map_err(|error| self.write_failed(error))?;
         self.write_succeeded();
@@ -617,7 +617,7 @@ impl Log {
 impl Segments for Log {
     fn place(&self, last: LogId) -> bool {
         // A writer is soon done. A checkpoint may take long, and all logs wait for this round.
-        if self.syncing.load(Ordering::SeqCst) {
+        if self.syncing.load(Ordering::SeqCst) > 0 {
             return false;
         }
         let mut files = self.files();
@@ -636,14 +636,14 @@ impl Segments for Log {
     }
 
     fn sync_placed(&self, bytes: u64) -> Result<bool, StorageError> {
-        if self.syncing.load(Ordering::SeqCst) {
+        if self.syncing.load(Ordering::SeqCst) > 0 {
             return Ok(false);
         }
         // The mutex is held throughout: of two syncs side by side only one hears of an error.
         let mut files = self.files();
         // Once more: a checkpoint that began before the mutex was ours may be syncing without it. And a log that was
         // retired since has forgotten what it wrote.
-        if self.syncing.load(Ordering::SeqCst) || self.retired.load(Ordering::Acquire) {
+        if self.syncing.load(Ordering::SeqCst) > 0 || self.retired.load(Ordering::Acquire) {
             return Ok(false);
         }
         if self.state().set_aside {

@@ -41,14 +41,15 @@ impl Log {
         let mut liars = 0;
         for plan in &plans {
             let max = self.with_index(&plan.segment, || plan.max_timestamp());
-            if max.map_err(|error| self.segment_error(error))? < time {
-                continue;
+            if max.map_err(|error| self.segment_error(error))? >= time {
+                self.opened(plan);
+                let found = self.with_index(&plan.segment, || first_in_segment(plan, time, log_start, to, &mut liars));
+                if let Some(found) = found.map_err(|error| self.segment_error(error))? {
+                    return Ok(Some(found));
+                }
             }
-            self.opened(plan);
-            let found = self.with_index(&plan.segment, || first_in_segment(plan, time, log_start, to, &mut liars));
-            if let Some(found) = found.map_err(|error| self.segment_error(error))? {
-                return Ok(Some(found));
-            }
+            // What cannot be read might have been the answer.
+            plan.segment.check_readable_to(to).map_err(|error| self.segment_error(error))?;
         }
         let in_tail = tail.iter().find_map(|batch| {
             first_record(&batch.to_bytes(), &batch.header(), log_start, |timestamp| timestamp >= time)

@@ -131,6 +131,89 @@ fn what_the_journal_has_of_a_copy_that_is_set_aside_while_running_is_kept_before
 }
 
 #[test]
+fn a_journal_that_cannot_be_read_is_read_again_before_the_only_copy_is_given_up() {
+    for is_whole_later in [true, false] {
+        block_on(1, async {
+            let world = World::new(1);
+            let runtime = world.runtime_for(NODE);
+            let (data_dir, _) = open(&runtime).unwrap();
+            let (bad, good) = (group(&world, &data_dir, 1).await, group(&world, &data_dir, 2).await);
+            fill(&world, &bad, 10).await;
+            fill(&world, &good, 1).await;
+            let disk = runtime.disk();
+            let flip = |path: &Path, at: u64| {
+                let file = disk.open(path, OpenMode::Write).unwrap();
+                let mut byte = [0];
+                file.read_exact_at(&mut byte, at).unwrap();
+                file.write_all_at(&[IoSlice::new(&[byte[0] ^ 1])], at).unwrap();
+            };
+            let folder = root().join("journal");
+            let files = disk.read_dir(&folder).unwrap().into_iter().map(|entry| folder.join(entry.name));
+            let in_record = |path: PathBuf| {
+                let at = disk.read(&path, 1 << 30).unwrap().windows(100).position(|bytes| bytes == [7; 100])?;
+                Some((path, at as u64 + 50))
+            };
+            let (path, at) = files.into_iter().find_map(in_record).expect("the journal has it");
+            flip(&path, at);
+            let faults = DiskFaults { sync_error: 1.0, sync_error_in: "/topic1-0/0", ..DiskFaults::default() };
+            world.set_disk_faults(NODE, faults);
+            data_dir.checkpoint().unwrap();
+            world.set_disk_faults(NODE, DiskFaults::default());
+            data_dir.checkpoint().unwrap();
+            let troubles = data_dir.retry_writes();
+            assert!(troubles.stalled.is_some() && troubles.damaged.is_empty(), "it is told, and not given up");
+            assert_eq!(kept_file(&runtime, "topic1-0"), None);
+            if is_whole_later {
+                flip(&path, at);
+                data_dir.checkpoint().unwrap();
+                let kept = kept_file(&runtime, "topic1-0").expect("it is kept");
+                assert_eq!(kept_appends(&runtime, &kept), (0..10).collect::<Vec<_>>());
+                return;
+            }
+            let mut told = Vec::new();
+            for _ in 0..8 {
+                data_dir.checkpoint().unwrap();
+                told.extend(data_dir.retry_writes().damaged);
+            }
+            let [(GroupId(1), what)] = &told[..] else { panic!("it is told once: {told:?}") };
+            assert!(what.contains("cannot be kept"), "{what}");
+            assert!(data_dir.retry_writes().stalled.is_none(), "the journal goes on");
+        });
+    }
+}
+
+#[test]
+fn copies_that_are_set_aside_together_are_kept_together_and_one_that_cannot_be_hinders_no_other() {
+    block_on(1, async {
+        let world = World::new(1);
+        let runtime = world.runtime_for(NODE);
+        let (data_dir, _) = open(&runtime).unwrap();
+        let mut logs = Vec::new();
+        for number in 1..=40 {
+            logs.push(group(&world, &data_dir, number).await);
+        }
+        for log in &logs {
+            let told = Told::default();
+            append(log, 1, b"kept", told.done()).unwrap();
+            assert!(told.wait(&world).await);
+        }
+        let faults = DiskFaults { sync_error: 1.0, sync_error_in: "-0/0", ..DiskFaults::default() };
+        let faults = DiskFaults { write_error: 1.0, write_error_in: "/topic7-0/journal.", ..faults };
+        world.set_disk_faults(NODE, faults);
+        data_dir.checkpoint().unwrap();
+        for number in 1..=40 {
+            let kept = kept_file(&runtime, &format!("topic{number}-0"));
+            assert_eq!(kept.is_some(), number != 7, "{number}");
+            let appends = kept.map(|kept| kept_appends(&runtime, &kept));
+            assert!(appends.is_none_or(|appends| appends == [0]));
+        }
+        let told = data_dir.retry_writes().damaged;
+        let of_seven = told.iter().find(|(group, _)| *group == GroupId(7));
+        assert!(told.len() == 40 && of_seven.is_some_and(|(_, what)| what.contains("cannot be kept")), "{told:?}");
+    });
+}
+
+#[test]
 fn a_disk_without_room_for_what_is_to_be_kept_holds_the_journal_back_until_there_is_some() {
     for is_room_later in [false, true] {
         block_on(1, async {

@@ -28,6 +28,8 @@ pub enum Crash {
 pub struct DiskFaults {
     /// A read fails (EIO).
     pub read_error: f64,
+    /// Only reads of paths that contain this fail; empty for all.
+    pub read_error_in: &'static str,
     /// A write fails (EIO) after a part of it.
     pub write_error: f64,
     /// Only writes to paths that contain this fail; empty for all.
@@ -49,6 +51,10 @@ pub struct DiskFaults {
 }
 
 impl DiskFaults {
+    fn read_error_at(&self, path: &Path) -> f64 {
+        if path.to_string_lossy().contains(self.read_error_in) { self.read_error } else { 0.0 }
+    }
+
     fn sync_error_at(&self, path: &Path) -> f64 {
         if path.to_string_lossy().contains(self.sync_error_in) { self.sync_error } else { 0.0 }
     }
@@ -63,6 +69,7 @@ impl Default for DiskFaults {
     fn default() -> DiskFaults {
         DiskFaults {
             read_error: 0.0,
+            read_error_in: "",
             write_error: 0.0,
             write_error_in: "",
             sync_error: 0.0,
@@ -205,10 +212,10 @@ impl SimDisk {
     }
 
     /// An operation that reads file content.
-    fn read<T>(&self, f: impl FnOnce(&State) -> io::Result<T>) -> io::Result<T> {
+    fn read<T>(&self, path: &Path, f: impl FnOnce(&State) -> io::Result<T>) -> io::Result<T> {
         self.alive()?;
         let mut state = locked(&self.node.incarnation.disk.0);
-        let probability = state.faults.read_error;
+        let probability = state.faults.read_error_at(path);
         if state.rng.chance(probability) {
             drop(state);
             self.node.world.0.record(self.node.node(), "disk", &[], format_args!("a read fails"));
@@ -393,7 +400,7 @@ impl Disk for SimDisk {
     }
 
     fn map(&self, path: &Path) -> io::Result<Arc<dyn Map>> {
-        self.read(|state| {
+        self.read(path, |state| {
             let file = state.image.file(path)?;
             Ok(Arc::new(SimMap(state.image.bytes(file).to_vec())) as Arc<dyn Map>)
         })
@@ -445,7 +452,7 @@ fn in_memory(value: u64) -> io::Result<usize> {
 
 impl File for SimFile {
     fn read_at(&self, buffer: &mut [u8], position: u64) -> io::Result<usize> {
-        self.disk.read(|state| {
+        self.disk.read(&self.path, |state| {
             let bytes = state.image.bytes(self.file);
             let from = in_memory(position)?.min(bytes.len());
             let count = buffer.len().min(bytes.len() - from);
