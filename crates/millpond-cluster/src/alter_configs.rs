@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use millpond_record::BrokerId;
 
 use crate::config::{
-    ConfigError, TopicDefaults, check_length, check_supported, check_together, check_topic_configs, effective_configs,
-    normalized, same_value,
+    ConfigError, TopicDefaults, check_durable_if_internal, check_length, check_supported, check_together,
+    check_topic_configs, effective_configs, normalized, same_value,
 };
 use crate::config_table::{ConfigKind, Support, TopicConfig, topic_config, topic_config_of_broker};
 use crate::image::Image;
@@ -177,6 +177,7 @@ fn alter_topic(
             (configs, notices)
         }
     };
+    check_durable_if_internal(name, &configs)?;
     let changed = configs != topic.configs;
     let record = changed.then(|| MetadataRecord::Topic(TopicRecord { configs, ..topic.record() }));
     Ok((record, notices))

@@ -11,6 +11,7 @@ use crate::config_table::{
     ConfigKind, Support, TOPIC_CONFIGS, TopicConfig, Valid, topic_config, topic_config_of_broker,
 };
 use crate::image::Image;
+use crate::names::is_internal_topic;
 
 /// Why a topic setting is refused. All of them are INVALID_CONFIG to a client.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
@@ -27,6 +28,11 @@ pub enum ConfigError {
     CompactionLags { min: i64, max: i64 },
     #[error("topic setting {name} cannot be {value:?}: {expected}")]
     Invalid { name: &'static str, value: String, expected: String },
+    #[error(
+        "topic {0:?} is the broker's own and cannot have millpond.flush=relaxed: what is acknowledged in it must \
+         survive a power loss"
+    )]
+    InternalNotDurable(String),
     #[error("topic setting {name} cannot be {value:?}, only {only:?}: {why}")]
     Unsupported { name: &'static str, value: String, only: String, why: &'static str },
 }
@@ -381,6 +387,15 @@ pub(crate) fn check_together(own: &BTreeMap<String, String>) -> Result<(), Confi
         (Some(min), Some(max)) if min > max => Err(ConfigError::CompactionLags { min, max }),
         _ => Ok(()),
     }
+}
+
+/// Checks that a topic which coordinators keep for themselves stays durable, whatever other topics are.
+pub(crate) fn check_durable_if_internal(topic: &str, own: &BTreeMap<String, String>) -> Result<(), ConfigError> {
+    let relaxed = own.get(FIXED_AT_CREATION).is_some_and(|value| !same_value(value, "durable"));
+    if relaxed && is_internal_topic(topic) {
+        return Err(ConfigError::InternalNotDurable(topic.to_owned()));
+    }
+    Ok(())
 }
 
 /// Checks a value, and that the broker acts on it.

@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use millpond_record::{BrokerId, GroupId, PartitionIndex, TopicId};
 
 use crate::allocation::Allocation;
-use crate::config::{ConfigError, EffectiveConfig, TopicDefaults, check_topic_configs, effective_configs};
+use crate::config::{
+    ConfigError, EffectiveConfig, TopicDefaults, check_durable_if_internal, check_topic_configs, effective_configs,
+};
 use crate::image::Image;
 use crate::names::{TopicNameError, check_topic_name, is_internal_topic, metric_name};
 use crate::placement::spread;
@@ -200,7 +202,9 @@ impl Creation<'_> {
         self.check_name(name)?;
         let placed = self.place(wanted)?;
         let (mut configs, notices) = check_topic_configs(&wanted.configs, self.defaults)?;
-        for (name, value) in self.defaults.written_into_topics() {
+        check_durable_if_internal(name, &configs)?;
+        // The default for topics is for those of clients.
+        for (name, value) in self.defaults.written_into_topics().filter(|_| !is_internal_topic(&wanted.name)) {
             configs.entry(name.to_owned()).or_insert_with(|| value.to_owned());
         }
 

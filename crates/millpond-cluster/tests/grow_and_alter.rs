@@ -365,3 +365,25 @@ fn the_lags_of_compaction_must_go_together_whichever_is_set_first() {
     let both = [("min.compaction.lag.ms", set("2000")), ("max.compaction.lag.ms", set("2000"))];
     alter(&max, &logs, &both).expect("as long as each other");
 }
+
+#[test]
+fn a_topic_of_the_brokers_own_stays_durable() {
+    let name = "__consumer_offsets".to_owned();
+    let topic = NewTopic { name: name.clone(), partitions: 1, replication_factor: 1, ..NewTopic::default() };
+    let mut random = || [8; 16];
+    let defaults = TopicDefaults::default();
+    let decision = create_topics(&cluster(), &[topic], &TopicLimits::default(), &defaults, &mut random);
+    let image = applied(&cluster(), &decision.records);
+    let alter = |alteration| {
+        let wanted = [(ConfigResource::Topic(name.clone()), alteration)];
+        alter_configs(&image, &defaults, &wanted).results.remove(0)
+    };
+    let flush = |value: &str| ("millpond.flush".to_owned(), value.to_owned());
+    let each = |operation| ConfigAlteration::Each(vec![("millpond.flush".to_owned(), operation)]);
+    let refused = Err(AlterConfigError::Invalid(ConfigError::InternalNotDurable(name.clone())));
+    assert_eq!(alter(each(set("relaxed"))), refused);
+    assert_eq!(alter(ConfigAlteration::Replace(vec![flush("relaxed")])), refused);
+    assert_eq!(alter(each(set("durable"))), Ok(vec![]));
+    assert_eq!(alter(each(ConfigOperation::Delete)), Ok(vec![]));
+    assert_eq!(alter(ConfigAlteration::Replace(vec![flush("durable")])), Ok(vec![]));
+}

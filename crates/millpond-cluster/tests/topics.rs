@@ -1,9 +1,9 @@
 //! Creating and deleting topics answers as Kafka does.
 
 use millpond_cluster::{
-    Broker, ConfigSource, CreateTopics, DirectoryId, FIRST_METADATA_REPLICA, Image, MetadataRecord, NewTopic,
-    PRODUCER_ID_BLOCK, TopicDefaults, TopicError, TopicLimits, TopicReference, allocate_producer_ids, create_topics,
-    decode_batch, delete_topics, encode_batch, register_broker,
+    Broker, ConfigError, ConfigSource, CreateTopics, DirectoryId, EffectiveConfig, FIRST_METADATA_REPLICA, Image,
+    MetadataRecord, NewTopic, PRODUCER_ID_BLOCK, TopicDefaults, TopicError, TopicLimits, TopicReference,
+    allocate_producer_ids, create_topics, decode_batch, delete_topics, encode_batch, register_broker,
 };
 use millpond_record::{BrokerId, GroupId, PartitionIndex, ProducerId, ReplicaId, Timestamp, TopicId};
 
@@ -226,6 +226,31 @@ fn the_answer_gives_every_setting_with_its_source() {
     assert_eq!(of("cleanup.policy"), ("delete".to_owned(), ConfigSource::Default));
     assert_eq!(of("millpond.flush"), ("relaxed".to_owned(), ConfigSource::Topic), "written into the topic");
     assert_eq!(created.notices.len(), 1, "compaction is not built yet, and the answer says so");
+}
+
+#[test]
+fn a_topic_of_the_brokers_own_is_durable_whoever_makes_it_and_whatever_the_default_is() {
+    let mut defaults = TopicDefaults::default();
+    defaults.set("millpond.flush", "relaxed").expect("a good default");
+    for name in ["__consumer_offsets", "__transaction_state", "ordinary"] {
+        for own in [None, Some("durable"), Some("relaxed")] {
+            let configs = own.map(|value| ("millpond.flush".to_owned(), Some(value.to_owned())));
+            let wanted = [NewTopic { configs: configs.into_iter().collect(), ..topic(name, 1, 1) }];
+            let mut random = || [7; 16];
+            let decision = create_topics(&cluster(1), &wanted, &TopicLimits::default(), &defaults, &mut random);
+            let flush = decision.results.into_iter().next().expect("one result").map(|created| {
+                let of = |effective: &&EffectiveConfig| effective.config.name == "millpond.flush";
+                created.configs.iter().find(of).expect("every setting").value.clone()
+            });
+            let refused = TopicError::InvalidConfig(ConfigError::InternalNotDurable(name.to_owned()));
+            let expected = match (name, own) {
+                ("ordinary", own) => Ok(own.unwrap_or("relaxed").to_owned()),
+                (_, Some("relaxed")) => Err(refused),
+                _ => Ok("durable".to_owned()),
+            };
+            assert_eq!(flush, expected, "{name} with {own:?}");
+        }
+    }
 }
 
 #[test]
