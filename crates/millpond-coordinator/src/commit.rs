@@ -57,9 +57,11 @@ impl Shard {
         if one.metadata.len() > max && one.metadata.encode_utf16().count() > max {
             return Err(GroupError::MetadataTooLarge { max });
         }
-        let more = NEW_OFFSET_BYTES + request.group_id.len() + one.topic.len() + one.metadata.len();
-        let known = self.committed_offset(&request.group_id, &one.topic, TopicId::ZERO, one.partition).is_some();
-        if !known && self.state_bytes + more > self.settings.max_state_bytes {
+        let more = match self.committed_offset(&request.group_id, &one.topic, TopicId::ZERO, one.partition) {
+            Some(before) => one.metadata.len().saturating_sub(before.metadata.len()),
+            None => NEW_OFFSET_BYTES + request.group_id.len() + one.topic.len() + one.metadata.len(),
+        };
+        if more > 0 && self.state_bytes + more > self.settings.max_state_bytes {
             return Err(GroupError::NoMemory);
         }
         let value = CommittedOffset {

@@ -57,6 +57,8 @@ pub(crate) type Parked = BTreeMap<Ticket, (Str, Str)>;
 pub(crate) struct Turn<'a> {
     pub(crate) now: Now,
     pub(crate) settings: &'a GroupSettings,
+    /// How much more memory members may take, in bytes.
+    pub(crate) room: usize,
     pub(crate) timers: &'a mut Timers,
     pub(crate) parked: &'a mut Parked,
     pub(crate) effects: &'a mut Effects,
@@ -134,6 +136,10 @@ impl Shard {
             match timer {
                 Timer::Member { group, member } => {
                     self.in_group(&group, now, &mut effects, |group, turn| group.member_expired(turn, &member));
+                    // Nothing but an id that was given out and not used may have been there.
+                    if self.groups.get(&*group).is_some_and(Group::is_vacant) {
+                        self.forget(&group);
+                    }
                 }
                 Timer::Join { group } => {
                     self.in_group(&group, now, &mut effects, |group, turn| group.join_time_is_up(turn));
@@ -180,7 +186,8 @@ impl Shard {
     ) -> Option<T> {
         let group = self.groups.get_mut(id)?;
         let (timers, parked) = (&mut self.timers, &mut self.parked);
-        let mut turn = Turn { now, settings: &self.settings, timers, parked, effects };
+        let room = self.settings.max_state_bytes.saturating_sub(self.state_bytes);
+        let mut turn = Turn { now, settings: &self.settings, room, timers, parked, effects };
         let before = group.classic.bytes();
         let result = work(&mut group.classic, &mut turn);
         self.state_bytes = self.state_bytes + group.classic.bytes() - before;

@@ -441,3 +441,34 @@ fn subscriptions_that_cannot_be_read_do_no_harm() {
     first.join(&mut world).outcome.expect("joined");
     second.finish_join(&mut world, joining).outcome.expect("joined");
 }
+
+#[test]
+fn members_that_are_there_can_go_on_when_the_memory_is_used_up() {
+    let mut world = World::new();
+    let (mut leader, mut follower) = world.pair("g");
+    let mut fixed = world.member("fixed").instance("i");
+    fixed.join_alone(&mut world);
+    let max_state_bytes = world.shard.state_bytes();
+    world.shard.set_settings(GroupSettings { max_state_bytes, ..settings() });
+    assert_eq!(world.member("g").join_error(&mut world), Some(GroupError::NoMemory));
+    let joining = leader.start_join(&mut world);
+    follower.join(&mut world).outcome.expect("it takes no more than before");
+    assert_eq!(leader.finish_join(&mut world, joining).outcome.expect("as the follower").members.len(), 2);
+    let mut restarted = world.member("fixed").instance("i");
+    restarted.join(&mut world).outcome.expect("it takes its former self's place");
+    let more = follower.protocols(&[("range", vec![7; 10_000].into())]).join_error(&mut world);
+    assert_eq!(more, Some(GroupError::NoMemory));
+}
+
+#[test]
+fn an_assignment_that_the_memory_does_not_hold_is_refused() {
+    let mut world = World::new();
+    let mut member = world.member("g");
+    member.join(&mut world).outcome.expect("joined");
+    let max_state_bytes = world.shard.state_bytes() + 1_000;
+    world.shard.set_settings(GroupSettings { max_state_bytes, ..settings() });
+    let id = member.id.clone();
+    assert_eq!(member.sync(&mut world, &[(&id, &[7; 1_001])]), Err(GroupError::NoMemory));
+    member.join(&mut world).outcome.expect("the group goes on");
+    assert_eq!(member.sync(&mut world, &[(&id, &[7; 1_000])]).expect("it fits").assignment.len(), 1_000);
+}

@@ -342,3 +342,25 @@ fn offsets_outlive_the_members_and_a_failover() {
     let other = world.member("g").protocols(&[("range", subscription(&["t"]))]);
     assert_eq!(other.commit(&mut world, "t", 6), Err(GroupError::UnknownMember));
 }
+
+#[test]
+fn longer_metadata_of_an_offset_that_is_there_is_held_to_the_memory_too() {
+    let mut world = World::new();
+    let with_metadata = |world: &mut World, bytes: usize| {
+        let one = OffsetToCommit {
+            topic: Str::from("t"),
+            topic_id: TopicId::ZERO,
+            partition: PartitionIndex(0),
+            offset: Offset(1),
+            leader_epoch: -1,
+            metadata: Str::from("x".repeat(bytes)),
+        };
+        world.commit_all("g", Committer::outsider(), vec![one]).expect("allowed").remove(0)
+    };
+    assert_eq!(with_metadata(&mut world, 100), Ok(()));
+    let max_state_bytes = world.shard.state_bytes() + 50;
+    world.shard.set_settings(GroupSettings { max_state_bytes, ..settings() });
+    assert_eq!(with_metadata(&mut world, 151), Err(GroupError::NoMemory));
+    assert_eq!(with_metadata(&mut world, 150), Ok(()));
+    assert_eq!(world.shard.state_bytes(), max_state_bytes);
+}

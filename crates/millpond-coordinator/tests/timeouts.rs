@@ -237,3 +237,35 @@ fn a_rebalance_that_a_failover_cuts_short_is_begun_again_by_the_members() {
     follower.join(&mut world).outcome.expect("joined");
     assert_eq!(leader.finish_join(&mut world, joining).outcome.expect("joined").generation, 3);
 }
+
+#[test]
+fn a_new_member_that_comes_back_after_its_connection_broke_waits_as_long_as_any_other() {
+    let mut world = World::new();
+    let mut slow = world.member("g");
+    (slow.rebalance_ms, slow.session_ms) = (1_000_000, 1_000_000);
+    slow.join_alone(&mut world);
+    let mut new = world.member("g");
+    new.obtain_id(&mut world);
+    let lost = new.start_join(&mut world);
+    let effects = world.shard.abandon(lost, world.now());
+    world.take(effects);
+    let joining = new.start_join(&mut world);
+    world.pass(299_999);
+    assert!(world.waits(joining), "beyond its session of 10 s");
+    world.pass(1);
+    assert_eq!(new.finish_join(&mut world, joining).outcome, Err(GroupError::UnknownMember));
+}
+
+#[test]
+fn a_group_of_which_there_was_only_an_id_that_was_never_used_is_forgotten_with_it() {
+    let mut world = World::new();
+    let before = world.shard.state_bytes();
+    for _ in 0..2 {
+        world.member("g").obtain_id(&mut world);
+    }
+    world.pass(9_999);
+    assert!(world.shard.summary("g").is_some() && world.shard.state_bytes() > before);
+    world.pass(1);
+    assert!(world.shard.summary("g").is_none());
+    assert_eq!((world.shard.state_bytes(), world.log.len()), (before, 0));
+}

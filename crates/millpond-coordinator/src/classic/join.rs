@@ -33,10 +33,13 @@ impl Shard {
         let mut effects = Effects::default();
         let known = self.groups.contains_key(&*request.group_id);
         let admissible = check_request(request, &self.settings).and_then(|()| {
-            let more = bytes_of(request);
+            let group = self.groups.get(&*request.group_id);
+            let more = group.map_or_else(|| bytes_of(request), |group| group.classic.growth_by(request));
             match () {
                 _ if !known && !request.member_id.is_empty() => Err(GroupError::UnknownMember),
-                _ if self.state_bytes.saturating_add(more) > self.settings.max_state_bytes => Err(GroupError::NoMemory),
+                _ if more > 0 && self.state_bytes.saturating_add(more) > self.settings.max_state_bytes => {
+                    Err(GroupError::NoMemory)
+                }
                 _ => Ok(()),
             }
         });
@@ -75,13 +78,28 @@ fn check_request(request: &JoinGroupRequest, settings: &GroupSettings) -> Result
     Ok(())
 }
 
-/// What the member will take in memory, about and at most.
+/// What a new member will take in memory, about and at most.
 fn bytes_of(request: &JoinGroupRequest) -> usize {
-    let protocols = request.protocols.iter().map(|protocol| 128 + protocol.name.len() + protocol.metadata.len());
-    8192 + protocols.sum::<usize>()
+    8192 + bytes_offered(request)
+}
+
+/// What it offers of that.
+fn bytes_offered(request: &JoinGroupRequest) -> usize {
+    request.protocols.iter().map(|protocol| 128 + protocol.name.len() + protocol.metadata.len()).sum()
 }
 
 impl ClassicGroup {
+    /// How much more memory the group may take with this join, about and at most: a member that asks again, or a static
+    /// one that takes its former self's place, is counted already, but for what it offers beyond what it offered.
+    fn growth_by(&self, request: &JoinGroupRequest) -> usize {
+        let former = request.group_instance_id.as_ref().and_then(|instance| self.static_members.get(&**instance));
+        let id = if request.member_id.is_empty() { former.map_or("", |id| id) } else { &request.member_id };
+        match self.members.get(id) {
+            Some(member) => bytes_offered(request).saturating_sub(member.bytes_offered()),
+            None => bytes_of(request),
+        }
+    }
+
     fn join(&mut self, turn: &mut Turn<'_>, ticket: Ticket, request: &JoinGroupRequest, context: &JoinContext) {
         if let Err(error) = self.has_room_for(&request.member_id, turn.settings) {
             if self.members.contains_key(&*request.member_id) {
@@ -200,6 +218,11 @@ impl ClassicGroup {
             member.take_from(request);
             std::mem::replace(&mut member.joining, Wait::For(ticket)).ticket()
         });
+        if self.members[&**member_id].is_new {
+            // Its connection may have been gone for a while: it waits as long as any new member again.
+            let deadline = turn.now.monotonic_ms.saturating_add(turn.settings.new_member_join_timeout_ms);
+            turn.timers.set(self.member_timer(member_id), deadline);
+        }
         turn.parked.insert(ticket, (self.id.clone(), member_id.clone()));
         if let Some(superseded) = superseded {
             let reply = JoinReply { member_id: member_id.clone(), outcome: Err(GroupError::RebalanceInProgress) };
@@ -230,8 +253,10 @@ impl ClassicGroup {
         self.insert_member(new_id.clone(), member);
         self.update_member(turn, ticket, &new_id, request);
         let member = &self.members[&*new_id];
-        let deadline = turn.now.monotonic_ms.saturating_add(member.session_timeout_ms());
-        turn.timers.set(self.member_timer(&new_id), deadline);
+        if !member.is_new {
+            let deadline = turn.now.monotonic_ms.saturating_add(member.session_timeout_ms());
+            turn.timers.set(self.member_timer(&new_id), deadline);
+        }
 
         let same_topics =
             || self.protocol.as_ref().and_then(|name| subscribed_topics(member.metadata_of(name)?)) == topics_before;

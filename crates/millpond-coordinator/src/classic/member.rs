@@ -117,6 +117,11 @@ impl Member {
         self.protocols.iter().map(|known| (&*known.name, &known.metadata)).eq(offered)
     }
 
+    /// What it takes in memory of what it offers, about, as a request is counted.
+    pub(super) fn bytes_offered(&self) -> usize {
+        self.protocols.iter().map(|protocol| 128 + protocol.name.len() + protocol.metadata.len()).sum()
+    }
+
     /// What it takes in memory, about. Its id is kept in several places.
     pub(super) fn bytes(&self, member_id: &str) -> usize {
         let protocols = self.protocols.iter().map(|protocol| protocol.name.len() + protocol.metadata.len());

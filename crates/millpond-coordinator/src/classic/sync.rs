@@ -19,7 +19,8 @@ impl Shard {
     /// that there is not), [`FencedInstance`](GroupError::FencedInstance),
     /// [`IllegalGeneration`](GroupError::IllegalGeneration),
     /// [`InconsistentProtocol`](GroupError::InconsistentProtocol),
-    /// [`RebalanceInProgress`](GroupError::RebalanceInProgress), [`RecordTooLarge`](GroupError::RecordTooLarge).
+    /// [`RebalanceInProgress`](GroupError::RebalanceInProgress), [`RecordTooLarge`](GroupError::RecordTooLarge),
+    /// [`NoMemory`](GroupError::NoMemory).
     pub fn sync(&mut self, ticket: Ticket, now: Now, request: &SyncGroupRequest) -> Effects {
         let mut effects = Effects::default();
         let found =
@@ -97,7 +98,13 @@ impl ClassicGroup {
 
     /// The leader has assigned: the generation is recorded, and whoever waits gets its share.
     fn assign(&mut self, turn: &mut Turn<'_>, assignments: &[SyncGroupRequestAssignment]) {
-        if let Err(error) = self.persist(turn, Some(assignments)) {
+        let before: usize = self.members.values().map(|member| member.assignment.len()).sum();
+        let more = assignments.iter().map(|one| one.assignment.len()).sum::<usize>().saturating_sub(before);
+        let taken = match more > turn.room {
+            true => Err(GroupError::NoMemory),
+            false => self.persist(turn, Some(assignments)),
+        };
+        if let Err(error) = taken {
             self.answer_syncs(turn, error);
             return self.prepare(turn, &format!("the assignment was not taken: {error}"));
         }
