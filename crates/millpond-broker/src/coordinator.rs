@@ -5,9 +5,9 @@
 //! `loading.rs` brings it back from the log, `batches.rs` makes batches of its records.
 //!
 //! A partition's task begins with the first request for it; until then nothing of it is in memory. What waits in its
-//! mailbox is bounded by what bounds requests: a connection has one at a time, and its memory is counted as that of an
-//! answer in the making until it is answered or parked. What groups and offsets themselves may take is bounded by the
-//! shard ([`GroupSettings::max_state_bytes`]).
+//! mailbox is bounded by what bounds requests: the memory of each is counted as that of an answer in the making until
+//! it is answered and what it wrote is on disk, or until it is parked, of which a connection has one at a time. What
+//! groups and offsets themselves may take is bounded by the shard ([`GroupSettings::max_state_bytes`]).
 
 mod actor;
 mod batches;

@@ -27,7 +27,8 @@ fn handle(mut call: Call) -> Step {
         return Step::Reply(refused(&call, request.member_id, ErrorCode::INVALID_REQUEST));
     }
     Step::Stage(Box::pin(async move {
-        let (group, member_id) = (request.group_id.clone(), request.member_id.clone());
+        // A member may wait for long, and must not keep the frame.
+        let (group, member_id) = (request.group_id.detached(), request.member_id.detached());
         let context = context(&call);
         let answer =
             call.ask_group(&group, move |shard, ticket, now| shard.join(ticket, now, &request, &context)).await;

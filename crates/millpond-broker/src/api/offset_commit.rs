@@ -1,9 +1,10 @@
 //! OffsetCommit (KIP-211, KIP-320, KIP-848): a member of a group, or whoever uses a group for its offsets alone, says
 //! how far it has read. The answer comes when that is on disk, and does not hold up later commits of the connection.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use millpond_coordinator::{CommitOffsets, Committer, OffsetToCommit, Reply as GroupReply};
+use millpond_coordinator::{CommitOffsets, Committer, Effects, OffsetToCommit, Reply as GroupReply, Shard};
 use millpond_record::{Offset, PartitionIndex, TopicId};
 use millpond_wire::offset_commit::{
     OffsetCommitRequest, OffsetCommitRequestTopic, OffsetCommitResponse, OffsetCommitResponsePartition,
@@ -41,7 +42,12 @@ fn handle(mut call: Call) -> Step {
         retention_ms: Some(request.retention_time_ms).filter(|retention| *retention >= 0),
         offsets,
     };
-    let asked = call.ask_group(&group, move |shard, ticket, now| shard.commit_offsets(ticket, now, &commit));
+    let (metadata, seen) = (Arc::clone(&call.shared.metadata), Arc::clone(&call.snapshot));
+    let asked = call.ask_group(&group, move |shard, ticket, now| {
+        let mut effects = shard.commit_offsets(ticket, now, &commit);
+        forget_deleted(shard, &commit, &seen, &metadata.snapshot(), &mut effects);
+        effects
+    });
     Step::Reply(Reply::Later(Box::pin(async move {
         let code_of_all = match asked.await {
             Ok(GroupReply::CommitOffsets(Ok(committed))) => {
@@ -62,6 +68,24 @@ fn handle(mut call: Call) -> Step {
         }
         call.answer(&OffsetCommitResponse { topics, ..Default::default() })
     })))
+}
+
+/// A topic that was deleted between the look at the request and its turn takes its offsets along, as if the commit had
+/// come just before: the coordinator may have been told of the deletion already, and is not told twice.
+fn forget_deleted(
+    shard: &mut Shard,
+    commit: &CommitOffsets,
+    seen: &Arc<Snapshot>,
+    now: &Arc<Snapshot>,
+    to: &mut Effects,
+) {
+    if Arc::ptr_eq(seen, now) {
+        return;
+    }
+    let topics: BTreeSet<(&Str, TopicId)> = commit.offsets.iter().map(|one| (&one.topic, one.topic_id)).collect();
+    for (topic, id) in topics.into_iter().filter(|(_, id)| now.image.topic_by_id(*id).is_none()) {
+        to.records.extend(shard.on_topic_deleted(topic, id).records);
+    }
 }
 
 /// A request, sorted by whether its partitions exist.

@@ -4,6 +4,7 @@
 //! shown when it is on disk.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use futures::StreamExt;
 use futures::stream;
@@ -101,8 +102,8 @@ async fn fetch(call: &Call, asked: &OffsetFetchRequestGroup) -> OffsetFetchRespo
     let coordinators = &call.shared.coordinators;
     let found = match &asked.topics {
         None => {
-            let group = group_id.clone();
-            coordinators.look(&call.snapshot, &group_id, move |shard| all(shard, &group)).await
+            let (group, snapshot) = (group_id.clone(), Arc::clone(&call.snapshot));
+            coordinators.look(&call.snapshot, &group_id, move |shard| all(shard, &group, &snapshot)).await
         }
         Some(topics) => {
             let (group, wanted) = (group_id.clone(), resolve(&call.snapshot, topics, by_id));
@@ -165,9 +166,17 @@ fn named(shard: &Shard, group: &str, wanted: Vec<Wanted>) -> Vec<OffsetFetchResp
     wanted.into_iter().map(topic).collect()
 }
 
-fn all(shard: &Shard, group: &str) -> Vec<OffsetFetchResponseTopics> {
+/// Offsets of all topics that there are. Those of a topic that is gone may be there a little longer.
+fn all(shard: &Shard, group: &str, snapshot: &Snapshot) -> Vec<OffsetFetchResponseTopics> {
     let mut topics: BTreeMap<&Str, Vec<OffsetFetchResponsePartitions>> = BTreeMap::new();
+    let exists = |topic: &str, committed: &CommittedOffset| {
+        let found = snapshot.image.topic(topic);
+        found.is_some_and(|found| committed.topic_id == TopicId::ZERO || committed.topic_id == found.id)
+    };
     for (topic, index, committed) in shard.committed_offsets(group) {
+        if !exists(topic, committed) {
+            continue;
+        }
         topics.entry(topic).or_default().push(partition(index.0, Some(committed), ErrorCode::NONE));
     }
     let topic = |(name, partitions): (&Str, _)| OffsetFetchResponseTopics {

@@ -24,7 +24,8 @@ fn handle(mut call: Call) -> Step {
         return Step::Reply(call.answer(&refused(ErrorCode::INCONSISTENT_GROUP_PROTOCOL)));
     }
     Step::Stage(Box::pin(async move {
-        let group = request.group_id.clone();
+        // A member may wait for long, and must not keep the frame.
+        let group = request.group_id.detached();
         let answer = call.ask_group(&group, move |shard, ticket, now| shard.sync(ticket, now, &request)).await;
         let response = match answer {
             Ok(Reply::Sync(Ok(synced))) => SyncGroupResponse {

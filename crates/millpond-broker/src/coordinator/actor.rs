@@ -24,6 +24,7 @@ use std::time::Duration;
 use millpond_coordinator::{Effects, Now, Reply, Shard, Ticket};
 use millpond_raft::{Acks, Partition, ProposeError, Receipt};
 use millpond_record::{PartitionIndex, TopicId};
+use millpond_storage::Hold;
 use millpond_wire::Str;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Sleep;
@@ -170,12 +171,6 @@ fn told_to_wait(message: Message) -> Option<Message> {
     }
 }
 
-/// Who waits for an answer.
-struct Waiting {
-    reply: oneshot::Sender<Result<Reply, Unavailable>>,
-    _share: Option<AnswerShare>,
-}
-
 /// A batch on its way to the disk, and the answers that leave when it is there.
 struct Flight {
     receipt: Receipt,
@@ -187,6 +182,9 @@ struct Flight {
 struct Answers {
     replies: Vec<(Ticket, Reply)>,
     told: Vec<Tell>,
+    /// What the requests that are answered hold of the memory for answers: until then, whether their clients wait or
+    /// not.
+    shares: Vec<AnswerShare>,
 }
 
 /// A loaded shard's part of the figures.
@@ -240,7 +238,7 @@ struct Serving<'a> {
     /// The longest batch that the log takes.
     max_batch_bytes: u64,
     /// Requests without answer: parked in the shard, or with an answer that is in a flight.
-    waiting: BTreeMap<Ticket, Waiting>,
+    waiting: BTreeMap<Ticket, oneshot::Sender<Result<Reply, Unavailable>>>,
     /// In the order of the log.
     flights: VecDeque<Flight>,
     timer: Pin<Box<Sleep>>,
@@ -278,10 +276,14 @@ impl<'a> Serving<'a> {
                 } else {
                     self.land();
                 },
-                // Before the mailbox, in which there may always be something; and requests have a turn after each tick.
+                // Before the mailbox, in which there may always be something. What is there already has its turn first:
+                // after a standstill of the process the heartbeats that wait are older than the deadlines.
                 () = timer, if armed_ms.is_some() => {
-                    self.tick();
                     inbox.extend(std::iter::from_fn(|| self.actor.mailbox.try_recv().ok()).take(TURN));
+                    if !inbox.is_empty() {
+                        self.turn(&mut inbox);
+                    }
+                    self.tick();
                 }
                 count = actor.mailbox.recv_many(&mut inbox, TURN) => if count == 0 {
                     return self.stop().await;
@@ -323,7 +325,8 @@ impl<'a> Serving<'a> {
                 Message::Ask { ticket, work, share, reply } => {
                     let effects = work(&mut self.shard, ticket, now);
                     let answered = effects.replies.iter().any(|(answered, _)| *answered == ticket);
-                    self.waiting.insert(ticket, Waiting { reply, _share: answered.then_some(share) });
+                    turn.answers.shares.extend(answered.then_some(share));
+                    self.waiting.insert(ticket, reply);
                     turn.add(effects);
                 }
                 Message::Look(look) => turn.answers.told.push(look(Ok(&self.shard))),
@@ -341,14 +344,21 @@ impl<'a> Serving<'a> {
     fn end(&mut self, turn: Turn) {
         self.size.set(self.shard.state_bytes());
         let Turn { batches, mut answers } = turn;
-        for proposal in batches.finish() {
-            let receipt = self.actor.partition.propose(proposal, Acks::All, None);
+        let mut proposals = batches.finish().peekable();
+        // What is written outlives who asked for it, and this task: the batches hold the memory themselves.
+        let hold: Option<Hold> = match proposals.peek().is_none() || answers.shares.is_empty() {
+            true => None,
+            false => Some(Arc::new(std::mem::take(&mut answers.shares))),
+        };
+        for proposal in proposals {
+            let receipt = self.actor.partition.propose(proposal, Acks::All, hold.clone());
             self.flights.push_back(Flight { receipt, answers: Answers::default() });
         }
         match self.flights.back_mut() {
             Some(last) => {
                 last.answers.replies.append(&mut answers.replies);
                 last.answers.told.append(&mut answers.told);
+                last.answers.shares.append(&mut answers.shares);
             }
             None => self.release(answers),
         }
@@ -365,7 +375,7 @@ impl<'a> Serving<'a> {
         for (ticket, reply) in answers.replies {
             if let Some(waiting) = self.waiting.remove(&ticket) {
                 // Gone if the client left just now.
-                let _ = waiting.reply.send(Ok(reply));
+                let _ = waiting.send(Ok(reply));
             }
         }
         answers.told.into_iter().for_each(|tell| tell());

@@ -32,6 +32,8 @@ pub(super) enum LoadError {
     Records(Offset, RecordsError),
     #[error("at offset {0}: {1}")]
     Replay(Offset, RecordError),
+    #[error("the log has nothing from offset {from} on, although it goes to {end}")]
+    Missing { from: Offset, end: Offset },
 }
 
 /// What serving begins with.
@@ -49,8 +51,9 @@ pub(super) async fn load(
     partition: &Partition,
     settings: GroupSettings,
 ) -> Result<Loaded, LoadError> {
-    let mut state = partition.watch();
     let log = partition.log().await?;
+    // Only now: to watch a partition whose log is open tells that it serves, whoever opened it and has not said so yet.
+    let mut state = partition.watch();
     let max_batch_bytes = log.max_batch_bytes();
     let max_record_bytes = usize::try_from(max_batch_bytes).unwrap_or(usize::MAX).saturating_sub(BATCH_OVERHEAD_BYTES);
     let max_record_bytes = max_record_bytes.min(settings.max_record_bytes);
@@ -90,8 +93,8 @@ fn step(log: &Log, mut shard: Shard, from: Offset, end: Offset) -> Result<(Shard
         next = header.next_offset();
         rest = &rest[batch.size_bytes()..];
     }
-    // Nothing below the end was left: a gap that only compaction makes.
-    Ok((shard, if next == from { end } else { next }))
+    // To go on behind the gap would forget what groups were told is on disk.
+    if next == from { Err(LoadError::Missing { from, end }) } else { Ok((shard, next)) }
 }
 
 fn replay(shard: &mut Shard, batch: &[u8], at: Offset) -> Result<(), LoadError> {
