@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use futures::FutureExt;
 use millpond_cluster::{
     AlterClientQuotas, AlterConfigs, ConfigAlteration, ConfigResource, CreatePartitions, CreateTopics, DeletedTopic,
     Image, MetadataRecord, MorePartitions, NewTopic, ProducerIdBlock, QuotaAlteration, TopicDefaults, TopicError,
@@ -14,10 +15,13 @@ use millpond_cluster::{
 use millpond_raft::MetadataGroup;
 use millpond_record::{BrokerId, ProducerId, RaftIndex, Timestamp};
 use millpond_runtime::Runtime;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::time::Instant;
 
 use crate::disk_space::DiskWatch;
+use crate::dispatch::by;
 use crate::errors::ControllerError;
+use crate::memory::AnswerShare;
 use crate::reconcile::Applied;
 
 /// What a new partition takes on disk: its folder, its first files and its rows in the table.
@@ -26,6 +30,9 @@ const PARTITION_BYTES: usize = 16 << 10;
 /// Commands that wait in the controller's mailbox. All others wait as requests of their connections: the memory that
 /// they take is counted there, and they go with a client that leaves.
 const MAILBOX: usize = 1;
+
+/// Commands that wait for their place in the mailbox although nobody may wait for their answer any more.
+const HANDED_IN: usize = 64;
 
 /// The topics that were deleted, or why not.
 pub(crate) struct TopicsDeleted {
@@ -55,10 +62,19 @@ enum Command {
     ProducerId { reply: oneshot::Sender<Result<ProducerId, ControllerError>> },
 }
 
+/// Until when an answer is waited for.
+pub(crate) struct Patience {
+    pub(crate) deadline: Instant,
+    /// What the command takes while it waits, also when its request has been answered.
+    pub(crate) memory: AnswerShare,
+}
+
 /// A handle to the controller's task.
 #[derive(Clone)]
 pub(crate) struct Controller {
+    runtime: Runtime,
     commands: mpsc::Sender<Command>,
+    handed_in: Arc<Semaphore>,
     rules: Arc<TopicRules>,
 }
 
@@ -90,7 +106,7 @@ impl Controller {
             producer_ids: ProducerIdBlock { first: ProducerId(0), count: 0 },
         };
         runtime.spawn(task.run(mailbox));
-        Controller { commands, rules }
+        Controller { runtime: runtime.clone(), commands, handed_in: Arc::new(Semaphore::new(HANDED_IN)), rules }
     }
 
     /// Creates topics; they exist when this returns, and are served once the metadata is settled at the index.
@@ -98,24 +114,40 @@ impl Controller {
         self.ask(|reply| Command::CreateTopics { topics, reply }).await
     }
 
+    /// As [`Controller::create_topics`]; `None` when the answer comes too late. Then they are created all the same.
+    pub(crate) async fn create_topics_by(
+        &self,
+        patience: Patience,
+        topics: Vec<NewTopic>,
+    ) -> Option<Result<Decided<CreateTopics>, ControllerError>> {
+        self.ask_by(patience, |reply| Command::CreateTopics { topics, reply }).await
+    }
+
     /// What [`Controller::create_topics`] would answer now.
     pub(crate) fn validate_topics(&self, runtime: &Runtime, image: &Image, topics: &[NewTopic]) -> CreateTopics {
         self.rules.decide(runtime, image, topics)
     }
 
-    pub(crate) async fn delete_topics(&self, topics: Vec<TopicReference>) -> Result<TopicsDeleted, ControllerError> {
-        self.ask(|reply| Command::DeleteTopics { topics, reply }).await
-    }
-
-    /// Adds partitions; they exist when this returns, and are served once the metadata is settled at the index.
-    pub(crate) async fn create_partitions(
+    /// Deletes topics; `None` when the answer comes too late. Then they are deleted all the same.
+    pub(crate) async fn delete_topics_by(
         &self,
-        topics: Vec<MorePartitions>,
-    ) -> Result<Decided<CreatePartitions>, ControllerError> {
-        self.ask(|reply| Command::CreatePartitions { topics, reply }).await
+        patience: Patience,
+        topics: Vec<TopicReference>,
+    ) -> Option<Result<TopicsDeleted, ControllerError>> {
+        self.ask_by(patience, |reply| Command::DeleteTopics { topics, reply }).await
     }
 
-    /// What [`Controller::create_partitions`] would answer now.
+    /// Adds partitions; they exist when this returns, and are served once the metadata is settled at the index. `None`
+    /// when the answer comes too late. Then they are added all the same.
+    pub(crate) async fn create_partitions_by(
+        &self,
+        patience: Patience,
+        topics: Vec<MorePartitions>,
+    ) -> Option<Result<Decided<CreatePartitions>, ControllerError>> {
+        self.ask_by(patience, |reply| Command::CreatePartitions { topics, reply }).await
+    }
+
+    /// What [`Controller::create_partitions_by`] would answer now.
     pub(crate) fn validate_partitions(&self, image: &Image, topics: &[MorePartitions]) -> CreatePartitions {
         create_partitions(image, topics, &self.rules.limits)
     }
@@ -154,6 +186,30 @@ impl Controller {
         let (reply, answer) = oneshot::channel();
         self.commands.send(command(reply)).await.map_err(|_| ControllerError::Stopped)?;
         answer.await.map_err(|_| ControllerError::Stopped)?
+    }
+
+    /// As [`Controller::ask`], but the answer is waited for only so long; what was asked for is done in any case. While
+    /// [`HANDED_IN`] commands wait already it takes longer than it should, because `None` is a promise.
+    async fn ask_by<T>(
+        &self,
+        patience: Patience,
+        command: impl FnOnce(oneshot::Sender<Result<T, ControllerError>>) -> Command,
+    ) -> Option<Result<T, ControllerError>> {
+        let (reply, answer) = oneshot::channel();
+        let (command, commands) = (command(reply), self.commands.clone());
+        let place = Arc::clone(&self.handed_in).acquire_owned().await.expect("nobody closes it");
+        let memory = patience.memory;
+        let mut handing_in = Box::pin(async move {
+            // Who waits hears that the controller has stopped, because the command is dropped.
+            drop(commands.send(command).await);
+            drop((place, memory));
+        });
+        // The first look takes its place in the queue, so that nothing that is asked for later comes first.
+        if handing_in.as_mut().now_or_never().is_none() {
+            self.runtime.spawn(handing_in);
+        }
+        let answer = by(&self.runtime, patience.deadline, answer).await?;
+        Some(answer.unwrap_or(Err(ControllerError::Stopped)))
     }
 }
 

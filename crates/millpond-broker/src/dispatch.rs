@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use crate::api;
 use crate::broker::Shared;
+use crate::controller::Patience;
 use crate::coordinator::Unavailable;
 use crate::frame::Frame;
 use crate::memory::{AnswerShare, Share, held_bytes};
@@ -243,6 +244,14 @@ impl Call {
     {
         let share = std::mem::replace(&mut self.work, self.shared.answer_memory.share());
         self.shared.coordinators.ask(&self.snapshot, group, share, work)
+    }
+
+    /// Until when the controller's answer is waited for. What it is asked may outlive the request, so its memory is
+    /// counted by itself.
+    pub(crate) fn patience(&self, deadline: Instant) -> Patience {
+        let mut memory = self.shared.answer_memory.share();
+        memory.grow(self.work.bytes());
+        Patience { deadline, memory }
     }
 
     /// The quota of the client, and who shares it.

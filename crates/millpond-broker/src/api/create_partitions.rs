@@ -8,7 +8,7 @@ use millpond_wire::create_partitions::{
 use millpond_wire::{ApiKey, ErrorCode, Str};
 use tracing::info;
 
-use crate::dispatch::{Api, Call, Step, by, patience};
+use crate::dispatch::{Api, Call, Step, patience};
 use crate::errors::{self, Fault};
 use crate::metadata::{Progress, Snapshot};
 
@@ -28,7 +28,7 @@ fn handle(mut call: Call) -> Step {
     Step::Stage(Box::pin(async move {
         let Call { shared, .. } = &call;
         let deadline = shared.runtime.now() + patience(request.timeout_ms);
-        let response = match by(&shared.runtime, deadline, shared.controller.create_partitions(wanted)).await {
+        let response = match shared.controller.create_partitions_by(call.patience(deadline), wanted).await {
             Some(Ok(decided)) => {
                 let results = decided.decision.results;
                 match decided.index {

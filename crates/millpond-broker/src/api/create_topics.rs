@@ -12,7 +12,7 @@ use millpond_wire::create_topics::{
 use millpond_wire::{ApiKey, ErrorCode, Str};
 use tracing::info;
 
-use crate::dispatch::{Api, Call, Step, by, patience};
+use crate::dispatch::{Api, Call, Step, patience};
 use crate::errors::{self, Fault};
 use crate::metadata::Progress;
 
@@ -32,7 +32,7 @@ fn handle(mut call: Call) -> Step {
     Step::Stage(Box::pin(async move {
         let Call { shared, .. } = &call;
         let deadline = shared.runtime.now() + patience(request.timeout_ms);
-        let response = match by(&shared.runtime, deadline, shared.controller.create_topics(wanted)).await {
+        let response = match shared.controller.create_topics_by(call.patience(deadline), wanted).await {
             Some(Ok(created)) => {
                 let results = created.decision.results;
                 match created.index {

@@ -135,6 +135,31 @@ fn what_is_not_done_within_the_time_of_its_request_is_answered_so_and_goes_on() 
 }
 
 #[test]
+fn what_the_controller_has_no_time_for_yet_goes_on_too() {
+    let served = Served::start();
+    let mut clients: Vec<Client> = (0..24).map(|_| served.client()).collect();
+    // All at once: the controller writes one after the other, and each write waits for the disk.
+    let asked: Vec<i32> = clients
+        .iter_mut()
+        .enumerate()
+        .map(|(number, client)| {
+            let name = Str::from(format!("late-{number}").as_str());
+            let topic = CreatableTopic { name, num_partitions: 1, replication_factor: 1, ..Default::default() };
+            let request = CreateTopicsRequest { topics: vec![topic], timeout_ms: 0, validate_only: false };
+            client.send(7, &request)
+        })
+        .collect();
+    for (client, id) in clients.iter_mut().zip(asked) {
+        let answer = client.receive::<CreateTopicsRequest>(7, id);
+        assert_code(answer.topics[0].error_code, ErrorCode::REQUEST_TIMED_OUT);
+    }
+    for number in 0..24 {
+        let name = format!("late-{number}");
+        until("it is created", || partition_count(&mut clients[0], &name) == 1);
+    }
+}
+
+#[test]
 fn the_distance_of_index_entries_is_described_as_the_broker_has_it() {
     let served = Served::with(&[("log.index.interval.bytes", "8192")]);
     let mut client = served.client();
