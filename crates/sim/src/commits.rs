@@ -3,7 +3,7 @@
 //!
 //! - (8) an offset whose commit was acknowledged is the group's until another one is committed, whatever the broker
 //!   goes through. A commit without an answer may have happened, or happen as long as the connection that it was sent
-//!   on may still be read: it stays possible.
+//!   on may still be read: it stays possible until it is seen, and then counts as acknowledged.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -44,8 +44,11 @@ impl History {
     pub fn found_committed(&mut self, group: &str, offset: i64) {
         let commit = self.commits.0.entry(group.to_owned()).or_default();
         let found = (offset >= 0).then_some(offset);
-        let possible = found.is_some_and(|found| commit.possible.contains(&found));
-        if found != commit.acknowledged && !possible {
+        // What was seen is on disk, as if it had been acknowledged: the group does not go back behind it.
+        if found.is_some_and(|found| commit.possible.remove(&found)) {
+            commit.acknowledged = found;
+        }
+        if found != commit.acknowledged {
             let acknowledged = commit.acknowledged;
             self.fail(format!("(8) {group} is at {found:?}, and {acknowledged:?} was acknowledged as committed"));
         }
@@ -81,6 +84,8 @@ mod tests {
         }
         assert_eq!(history.failures(), &[] as &[String]);
         assert_eq!(history.commit_count(), 1);
+        history.found_committed("g", 5);
+        assert_eq!(history.failures().len(), 1, "2 was seen, and 5 was before it");
     }
 
     #[test]
