@@ -13,6 +13,7 @@ mod actor;
 mod batches;
 mod loading;
 mod placement;
+mod topics;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -32,6 +33,7 @@ use crate::metadata::{Metadata, Snapshot};
 use actor::{Actor, Message};
 
 pub(crate) use placement::{offsets_topic, partition_of};
+pub(crate) use topics::KnownTopics;
 
 /// Why a coordinator does not answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

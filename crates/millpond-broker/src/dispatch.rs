@@ -70,6 +70,8 @@ pub(crate) const APIS: &[Api] = &[
     api::alter_client_quotas::API,
     api::describe_cluster::API,
     api::describe_producers::API,
+    api::consumer_group_heartbeat::API,
+    api::consumer_group_describe::API,
     api::list_config_resources::API,
     api::describe_topic_partitions::API,
 ];
@@ -219,7 +221,8 @@ impl Call {
         match RequestHeader::decode(&mut decoder) {
             Ok(header) => {
                 // It outlives the frame.
-                let wanted = call.snapshot.image.client_quota_count() > 0 || key == ApiKey::JOIN_GROUP;
+                let joins = key == ApiKey::JOIN_GROUP || key == ApiKey::CONSUMER_GROUP_HEARTBEAT;
+                let wanted = joins || call.snapshot.image.client_quota_count() > 0;
                 let client_id = header.client_id.filter(|_| wanted);
                 Ok(Call { body: decoder, client_id: client_id.as_ref().map(Str::detached), ..call })
             }
@@ -408,6 +411,8 @@ mod tests {
             (49, (0, 1)),
             (60, (0, 2)),
             (61, (0, 0)),
+            (68, (0, 1)),
+            (69, (0, 1)),
             (74, (0, 1)),
             (75, (0, 0)),
         ];

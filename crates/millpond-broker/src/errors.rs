@@ -155,6 +155,13 @@ pub(crate) fn group(error: &GroupError) -> Fault {
         }
         GroupError::MetadataTooLarge { .. } => ErrorCode::OFFSET_METADATA_TOO_LARGE,
         GroupError::NamesTooLong => ErrorCode::INVALID_REQUEST,
+        GroupError::InvalidRequest(_) => ErrorCode::INVALID_REQUEST,
+        GroupError::FencedMemberEpoch { .. } => ErrorCode::FENCED_MEMBER_EPOCH,
+        GroupError::StaleMemberEpoch { .. } => ErrorCode::STALE_MEMBER_EPOCH,
+        GroupError::UnreleasedInstance => ErrorCode::UNRELEASED_INSTANCE_ID,
+        GroupError::UnsupportedAssignor => ErrorCode::UNSUPPORTED_ASSIGNOR,
+        GroupError::InvalidRegex => ErrorCode::INVALID_REGULAR_EXPRESSION,
+        GroupError::CommitVersionTooOld => ErrorCode::UNSUPPORTED_VERSION,
         GroupError::NonEmptyGroup => ErrorCode::NON_EMPTY_GROUP,
         GroupError::SubscribedToTopic => ErrorCode::GROUP_SUBSCRIBED_TO_TOPIC,
     };

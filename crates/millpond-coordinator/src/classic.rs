@@ -12,6 +12,7 @@
 //! that is loaded is as that record says; whoever has joined since must join again. What Kafka's classic groups do is
 //! the model (its class ClassicGroup, KIP-62, KIP-345, KIP-394, KIP-814).
 
+mod convert;
 mod join;
 mod leave;
 mod member;
@@ -32,6 +33,7 @@ use crate::exchange::Ticket;
 use crate::request::Committer;
 use crate::shard::Turn;
 use crate::timers::{Timer, Timers};
+pub(crate) use convert::Offered;
 use member::{Member, Wait};
 
 /// What a group takes in memory besides texts, about.

@@ -5,6 +5,7 @@ use millpond_wire::Str;
 
 use crate::error::GroupError;
 use crate::exchange::{Effects, Now, Reply, Ticket};
+use crate::membership::Membership;
 use crate::offsets::CommittedOffset;
 use crate::records::Change;
 use crate::request::{CommitOffsets, OffsetToCommit, OffsetToDelete};
@@ -29,8 +30,9 @@ impl Shard {
         let mut effects = Effects::default();
         let allowed = if self.groups.contains_key(&*request.group_id) {
             let committer = &request.committer;
-            let check =
-                self.in_group(&request.group_id, now, &mut effects, |group, turn| group.may_commit(turn, committer));
+            let check = self.in_group(&request.group_id, now, &mut effects, |group, turn| {
+                group.may_commit(turn, committer, request.version)
+            });
             check.expect("the group was just found")
         } else if request.committer.generation < 0 {
             Ok(())
@@ -88,11 +90,11 @@ impl Shard {
         let allowed = match self.groups.get(&**group_id) {
             _ if group_id.is_empty() => Err(GroupError::InvalidGroupId),
             None => Err(GroupError::UnknownGroup),
-            Some(group) => group.classic.may_delete_offsets(),
+            Some(group) => group.membership.may_delete_offsets(),
         };
         let results = allowed.map(|()| {
             let delete = |one: &OffsetToDelete| {
-                if self.groups.get(&**group_id).is_some_and(|group| group.classic.is_subscribed_to(&one.topic)) {
+                if self.groups.get(&**group_id).is_some_and(|group| group.membership.is_subscribed_to(&one.topic)) {
                     return Err(GroupError::SubscribedToTopic);
                 }
                 self.delete_offset(group_id, &one.topic, one.partition, &mut effects);
@@ -112,7 +114,7 @@ impl Shard {
         let mut effects = Effects::default();
         let delete = |id: &Str| match self.groups.get(&**id) {
             None => Err(GroupError::UnknownGroup),
-            Some(group) if !group.classic.is_empty() => Err(GroupError::NonEmptyGroup),
+            Some(group) if !group.membership.is_empty() => Err(GroupError::NonEmptyGroup),
             Some(_) => {
                 self.delete_group(id, &mut effects);
                 Ok(())
@@ -153,6 +155,13 @@ impl Shard {
             self.committed_offsets(id).map(|(topic, partition, _)| (topic.clone(), partition)).collect();
         for (topic, partition) in offsets {
             self.delete_offset(id, &topic, partition, effects);
+        }
+        if let Some(Membership::Consumer(group)) = self.groups.get(&**id).map(|group| &group.membership) {
+            for change in group.tombstones() {
+                let change = Change::Consumer { group: id.clone(), change };
+                self.emit(change, effects).expect("the names stood in the group's own records");
+            }
+            return;
         }
         let change = Change::Group { group: id.clone(), value: None };
         // An id that is too long for a record has none that could need a tombstone.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use millpond_record::PartitionIndex;
-use millpond_wire::consumer_protocol_assignment::ConsumerProtocolAssignment;
+use millpond_wire::consumer_protocol_assignment::{ConsumerProtocolAssignment, TopicPartition};
 use millpond_wire::consumer_protocol_subscription::ConsumerProtocolSubscription;
 use millpond_wire::{Data, Str};
 
@@ -14,13 +14,28 @@ pub(crate) const CONSUMER: &str = "consumer";
 /// Longer bytes are not looked into: decoding takes many times their memory.
 const MAX_PARSED_BYTES: usize = 1 << 20;
 
-/// The topics that a member's metadata names; none when it is no consumer's subscription.
-pub(crate) fn subscribed_topics(metadata: &Bytes) -> Option<BTreeSet<Str>> {
+/// What a member's metadata says; none when it is no consumer's subscription.
+pub(crate) fn subscription(metadata: &Bytes) -> Option<ConsumerProtocolSubscription> {
     if metadata.len() > MAX_PARSED_BYTES {
         return None;
     }
-    let subscription = ConsumerProtocolSubscription::from_bytes_or_newer(metadata.clone()).ok()?;
-    Some(subscription.topics.iter().map(Str::detached).collect())
+    ConsumerProtocolSubscription::from_bytes_or_newer(metadata.clone()).ok()
+}
+
+/// The topics that a member's metadata names; none when it is no consumer's subscription.
+pub(crate) fn subscribed_topics(metadata: &Bytes) -> Option<BTreeSet<Str>> {
+    Some(subscription(metadata)?.topics.iter().map(Str::detached).collect())
+}
+
+/// An assignment as consumers read it, in the version in which this metadata was written.
+pub(crate) fn assignment_bytes(partitions: &[(Str, Vec<i32>)], metadata: &Bytes) -> Bytes {
+    let version = metadata.first_chunk().map_or(0, |bytes| i16::from_be_bytes(*bytes));
+    let version = version.clamp(ConsumerProtocolAssignment::MIN, ConsumerProtocolAssignment::MAX);
+    let topics = partitions
+        .iter()
+        .map(|(topic, partitions)| TopicPartition { topic: topic.clone(), partitions: partitions.clone() });
+    let assignment = ConsumerProtocolAssignment { assigned_partitions: topics.collect(), user_data: None };
+    assignment.to_bytes(version).expect("names of topics are short")
 }
 
 /// The partitions that an assignment names; none when it is no consumer's assignment. A consumer's empty assignment may

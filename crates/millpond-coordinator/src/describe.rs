@@ -1,12 +1,14 @@
 //! Describing and listing groups, for clients and for operators.
 
 use bytes::Bytes;
-use millpond_record::{PartitionIndex, Timestamp};
+use millpond_record::{PartitionIndex, Timestamp, TopicId};
 use millpond_wire::Str;
 
 use crate::error::GroupError;
+use crate::membership::Membership;
 use crate::offsets::CommittedOffset;
 use crate::shard::Shard;
+use crate::topics::Topics;
 
 /// Where a group stands. The names are Kafka's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,6 +16,10 @@ pub enum GroupState {
     Empty,
     PreparingRebalance,
     CompletingRebalance,
+    /// Of a consumer group: the assignment is to be computed.
+    Assigning,
+    /// Of a consumer group: members have not followed the assignment.
+    Reconciling,
     Stable,
 }
 
@@ -24,6 +30,8 @@ impl GroupState {
             GroupState::Empty => "Empty",
             GroupState::PreparingRebalance => "PreparingRebalance",
             GroupState::CompletingRebalance => "CompletingRebalance",
+            GroupState::Assigning => "Assigning",
+            GroupState::Reconciling => "Reconciling",
             GroupState::Stable => "Stable",
         }
     }
@@ -34,6 +42,8 @@ impl GroupState {
 pub enum GroupType {
     /// JoinGroup and SyncGroup; also a group that has offsets only.
     Classic,
+    /// ConsumerGroupHeartbeat (KIP-848).
+    Consumer,
 }
 
 impl GroupType {
@@ -41,6 +51,7 @@ impl GroupType {
     pub fn name(self) -> &'static str {
         match self {
             GroupType::Classic => "classic",
+            GroupType::Consumer => "consumer",
         }
     }
 }
@@ -66,6 +77,43 @@ pub struct MemberDescription {
     /// Empty unless the group is stable, as the next.
     pub metadata: Bytes,
     pub assignment: Bytes,
+}
+
+/// A consumer group, as ConsumerGroupDescribe shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConsumerGroupDescription {
+    pub state: GroupState,
+    pub epoch: i32,
+    pub assignment_epoch: i32,
+    pub assignor: &'static str,
+    pub members: Vec<ConsumerMemberDescription>,
+}
+
+/// A member of a consumer group, as ConsumerGroupDescribe shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConsumerMemberDescription {
+    pub member_id: Str,
+    pub instance_id: Option<Str>,
+    pub rack_id: Option<Str>,
+    pub member_epoch: i32,
+    pub client_id: Str,
+    pub client_host: Str,
+    pub subscribed_topics: Vec<Str>,
+    pub subscribed_regex: Option<Str>,
+    /// What it may own now.
+    pub assignment: Vec<NamedPartitions>,
+    /// What it is to own.
+    pub target: Vec<NamedPartitions>,
+    /// Whether it speaks the classic protocol.
+    pub speaks_classic: bool,
+}
+
+/// Partitions of a topic that exists.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedPartitions {
+    pub topic_id: TopicId,
+    pub topic: Str,
+    pub partitions: Vec<i32>,
 }
 
 /// A group, as ListGroups shows it.
@@ -120,10 +168,27 @@ impl Shard {
     /// DescribeGroups for one group.
     ///
     /// # Errors
-    /// [`GroupError::UnknownGroup`].
+    /// [`GroupError::UnknownGroup`], also for a consumer group.
     pub fn describe_group(&self, group_id: &str) -> Result<GroupDescription, GroupError> {
-        let group = self.groups.get(group_id).ok_or(GroupError::UnknownGroup)?;
-        Ok(group.classic.describe())
+        match self.groups.get(group_id).map(|group| &group.membership) {
+            Some(Membership::Classic(group)) => Ok(group.describe()),
+            Some(Membership::Consumer(_)) | None => Err(GroupError::UnknownGroup),
+        }
+    }
+
+    /// ConsumerGroupDescribe for one group.
+    ///
+    /// # Errors
+    /// [`GroupError::UnknownGroup`], also for a classic group.
+    pub fn describe_consumer_group(
+        &self,
+        group_id: &str,
+        topics: &dyn Topics,
+    ) -> Result<ConsumerGroupDescription, GroupError> {
+        match self.groups.get(group_id).map(|group| &group.membership) {
+            Some(Membership::Consumer(group)) => Ok(group.describe(topics)),
+            Some(Membership::Classic(_)) | None => Err(GroupError::UnknownGroup),
+        }
     }
 
     /// ListGroups.
@@ -145,18 +210,18 @@ impl Shard {
 
     /// All groups, by id.
     pub fn summaries(&self) -> impl Iterator<Item = GroupSummary<'_>> {
-        self.groups.values().map(|group| group.classic.summary())
+        self.groups.values().map(|group| group.membership.summary())
     }
 
     /// One group.
     pub fn summary(&self, group_id: &str) -> Option<GroupSummary<'_>> {
-        self.groups.get(group_id).map(|group| group.classic.summary())
+        self.groups.get(group_id).map(|group| group.membership.summary())
     }
 
     /// The committed offsets of a group, each with its partition's owner.
     pub fn partitions(&self, group_id: &str) -> Vec<PartitionSummary<'_>> {
         let Some(group) = self.groups.get(group_id) else { return Vec::new() };
-        let owners = group.classic.owners();
+        let owners = group.membership.owners();
         let summary = |(topic, partition, committed)| PartitionSummary {
             topic,
             partition,

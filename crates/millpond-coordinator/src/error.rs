@@ -38,6 +38,27 @@ pub enum GroupError {
     /// GROUP_MAX_SIZE_REACHED for a join, INVALID_COMMIT_OFFSET_SIZE for a commit.
     #[error("this coordinator's groups and offsets have taken all the memory that they may take")]
     NoMemory,
+    /// INVALID_REQUEST.
+    #[error("{0}")]
+    InvalidRequest(&'static str),
+    /// FENCED_MEMBER_EPOCH.
+    #[error("member epoch {given} is not the member's current epoch {current}: join again")]
+    FencedMemberEpoch { given: i32, current: i32 },
+    /// STALE_MEMBER_EPOCH.
+    #[error("member epoch {given} is not the member's current epoch {current}: send a heartbeat first")]
+    StaleMemberEpoch { given: i32, current: i32 },
+    /// UNRELEASED_INSTANCE_ID.
+    #[error("another member has this instance id and has not left")]
+    UnreleasedInstance,
+    /// UNSUPPORTED_ASSIGNOR.
+    #[error("there is no such assignor: uniform and range are known")]
+    UnsupportedAssignor,
+    /// INVALID_REGULAR_EXPRESSION.
+    #[error("the regular expression of the subscription cannot be read, or is too large")]
+    InvalidRegex,
+    /// UNSUPPORTED_VERSION.
+    #[error("a member of the consumer protocol commits with version 9 of OffsetCommit or later")]
+    CommitVersionTooOld,
     /// OFFSET_METADATA_TOO_LARGE.
     #[error("the metadata of a committed offset has more than {max} characters")]
     MetadataTooLarge { max: usize },

@@ -1,7 +1,7 @@
 //! What goes into a shard and what comes out: time, tickets, records, replies.
 
 use bytes::Bytes;
-use millpond_record::Timestamp;
+use millpond_record::{Timestamp, TopicId};
 use millpond_wire::Str;
 
 use crate::error::GroupError;
@@ -51,6 +51,7 @@ pub enum Reply {
     CommitOffsets(Result<Vec<Result<(), GroupError>>, GroupError>),
     /// One for each partition of the request, in its order; or none at all.
     DeleteOffsets(Result<Vec<Result<(), GroupError>>, GroupError>),
+    ConsumerHeartbeat(Result<ConsumerHeartbeat, GroupError>),
     /// One for each group of the request, in its order.
     DeleteGroups(Vec<Result<(), GroupError>>),
 }
@@ -85,6 +86,18 @@ pub struct JoinedMember {
     pub instance_id: Option<Str>,
     /// What the member said about the chosen protocol: a consumer's subscription.
     pub metadata: Bytes,
+}
+
+/// The answer to ConsumerGroupHeartbeat.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConsumerHeartbeat {
+    pub member_id: Str,
+    /// -1 or -2 for a member that has left.
+    pub member_epoch: i32,
+    /// When the next heartbeat is due, in milliseconds.
+    pub interval_ms: i32,
+    /// All that the member may own now; `None` when that has not changed.
+    pub assignment: Option<Vec<(TopicId, Vec<i32>)>>,
 }
 
 /// The answer to SyncGroup.

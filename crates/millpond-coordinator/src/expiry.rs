@@ -55,7 +55,7 @@ impl Shard {
 
     fn expired_offsets(&self, group: &Group, wall: Timestamp) -> Vec<(Str, PartitionIndex)> {
         let expired = |(topic, partition, committed): (&Str, PartitionIndex, &CommittedOffset)| {
-            let since = match group.classic.retention_of(topic) {
+            let since = match group.membership.retention_of(topic) {
                 Retention::InUse => return None,
                 Retention::SinceCommit => committed.committed_at,
                 Retention::Since(since) => since,
@@ -70,7 +70,7 @@ impl Shard {
     }
 
     fn delete_if_unused(&mut self, id: &Str, effects: &mut Effects) {
-        let unused = |group: &Group| group.offsets.is_empty() && group.classic.is_unused();
+        let unused = |group: &Group| group.offsets.is_empty() && group.membership.is_unused();
         if self.groups.get(&**id).is_some_and(unused) {
             self.delete_group(id, effects);
         }

@@ -11,6 +11,9 @@
 //! | `shard.rs` | the shard: loading, applying records, timers |
 //! | `records.rs` | the records, and their bytes as key and value |
 //! | `classic.rs`, `classic/` | classic groups: join, sync, leave, rebalances, what is recorded |
+//! | `consumer.rs`, `consumer/` | consumer groups (KIP-848): heartbeat, assignors, how members follow |
+//! | `membership.rs` | what a group is, and how one kind becomes the other |
+//! | `topics.rs` | what consumer groups must know of topics |
 //! | `timers.rs` | sessions and rebalances, without a clock |
 //! | `offsets.rs`, `commit.rs`, `expiry.rs` | committed offsets: commit, fetch, delete, expire |
 //! | `describe.rs` | describing and listing groups |
@@ -18,26 +21,31 @@
 
 mod classic;
 mod commit;
+mod consumer;
 mod consumer_protocol;
 mod describe;
 mod error;
 mod exchange;
 mod expiry;
+mod member_id;
+mod membership;
 mod offsets;
 mod records;
 mod request;
 mod settings;
 mod shard;
 mod timers;
+mod topics;
 
 pub use describe::{
-    GroupDescription, GroupFilter, GroupState, GroupSummary, GroupType, ListedGroup, MemberDescription,
-    PartitionSummary,
+    ConsumerGroupDescription, ConsumerMemberDescription, GroupDescription, GroupFilter, GroupState, GroupSummary,
+    GroupType, ListedGroup, MemberDescription, NamedPartitions, PartitionSummary,
 };
 pub use error::GroupError;
-pub use exchange::{Effects, JoinReply, Joined, JoinedMember, Now, Record, Reply, Synced, Ticket};
+pub use exchange::{ConsumerHeartbeat, Effects, JoinReply, Joined, JoinedMember, Now, Record, Reply, Synced, Ticket};
 pub use offsets::CommittedOffset;
 pub use records::RecordError;
 pub use request::{CommitOffsets, Committer, JoinContext, OffsetToCommit, OffsetToDelete};
 pub use settings::GroupSettings;
 pub use shard::{Replayed, Shard};
+pub use topics::Topics;

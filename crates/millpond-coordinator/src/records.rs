@@ -5,6 +5,8 @@
 //! | 0 | LegacyOffsetCommitKey | LegacyOffsetCommitValue 0 | never |
 //! | 1 | OffsetCommitKey | OffsetCommitValue 0–4 | 4; 1 with a retention of its own |
 //! | 2 | GroupMetadataKey | GroupMetadataValue 0–4 | 3 |
+//! | 3, 5–8, 16 | ConsumerGroup…Key | ConsumerGroup…Value 0 | 0: `consumer/changes.rs` |
+//! | 4 | ConsumerGroupPartitionMetadataKey | not read | never |
 //!
 //! The versions written are those of Kafka 4.2. Each key starts with its kind, each value with its version.
 
@@ -19,6 +21,7 @@ use millpond_wire::offset_commit_value::OffsetCommitValue;
 use millpond_wire::{Data, DecodeError, EncodeError, RecordKey, Str};
 use thiserror::Error;
 
+use crate::consumer::ConsumerChange;
 use crate::exchange::Record;
 use crate::offsets::CommittedOffset;
 
@@ -32,6 +35,8 @@ const GROUP_VERSION: i16 = 3;
 pub(crate) enum Change {
     /// The committed offset of a partition; `None`: there is none any more.
     Offset { group: Str, topic: Str, partition: PartitionIndex, value: Option<CommittedOffset> },
+    /// Something of a consumer group.
+    Consumer { group: Str, change: ConsumerChange },
     /// A classic group after a rebalance; `None`: it is gone.
     Group { group: Str, value: Option<GroupMetadataValue> },
 }
@@ -74,7 +79,10 @@ impl Change {
                 let value = value.map(GroupMetadataValue::from_bytes).transpose().map_err(in_value)?;
                 Change::Group { group: key.group, value }
             }
-            _ => return Ok(None),
+            _ => {
+                let found = ConsumerChange::decode(kind, key, value)?;
+                return Ok(found.map(|(group, change)| Change::Consumer { group, change }));
+            }
         }))
     }
 
@@ -88,6 +96,7 @@ impl Change {
                 let key = OffsetCommitKey { group: group.clone(), topic: topic.clone(), partition: partition.0 };
                 Ok(Record { key: key.to_key_bytes()?, value: value.as_ref().map(encode_offset).transpose()? })
             }
+            Change::Consumer { group, change } => change.encode(group),
             Change::Group { group, value } => {
                 let key = GroupMetadataKey { group: group.clone() }.to_key_bytes()?;
                 let value: Option<Bytes> = value.as_ref().map(|value| value.to_bytes(GROUP_VERSION)).transpose()?;

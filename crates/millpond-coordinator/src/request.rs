@@ -38,6 +38,8 @@ impl Committer {
 pub struct CommitOffsets {
     pub group_id: Str,
     pub committer: Committer,
+    /// The version of OffsetCommit: before 9 a member of a consumer group cannot be told that it is behind.
+    pub version: i16,
     /// How long the offsets are to be kept, in milliseconds; `None`: by the broker's retention. (OffsetCommit 2 to 4.)
     pub retention_ms: Option<i64>,
     pub offsets: Vec<OffsetToCommit>,

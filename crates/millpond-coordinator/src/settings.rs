@@ -19,6 +19,12 @@ pub struct GroupSettings {
     pub offsets_retention_check_ms: u64,
     /// How long a new member's JoinGroup waits until it must be asked again.
     pub new_member_join_timeout_ms: u64,
+    /// `group.consumer.session.timeout.ms`.
+    pub consumer_session_timeout_ms: u64,
+    /// `group.consumer.heartbeat.interval.ms`.
+    pub consumer_heartbeat_interval_ms: i32,
+    /// The heartbeat interval while members of the group have not followed its assignment. Not a setting of Kafka.
+    pub consumer_following_interval_ms: i32,
     /// The largest record that the log takes: the record of a group holds all its members. Not a setting of Kafka.
     pub max_record_bytes: usize,
     /// What members and offsets of a shard may take in memory, about. Not a setting of Kafka.
@@ -36,6 +42,9 @@ impl Default for GroupSettings {
             offsets_retention_ms: 7 * 24 * 60 * 60 * 1000,
             offsets_retention_check_ms: 600_000,
             new_member_join_timeout_ms: 300_000,
+            consumer_session_timeout_ms: 45_000,
+            consumer_heartbeat_interval_ms: 5_000,
+            consumer_following_interval_ms: 500,
             max_record_bytes: 1_000_000,
             max_state_bytes: 512 << 20,
         }

@@ -6,7 +6,10 @@ use millpond_record::TopicId;
 use millpond_wire::{EncodeError, Str};
 
 use crate::classic::ClassicGroup;
+use crate::consumer::{ConsumerChange, ConsumerGroup};
+use crate::error::GroupError;
 use crate::exchange::{Effects, Now, Record, Reply, Ticket};
+use crate::membership::Membership;
 use crate::offsets::{CommittedOffset, Offsets};
 use crate::records::{Change, RecordError};
 use crate::settings::GroupSettings;
@@ -31,22 +34,22 @@ pub struct Shard {
 /// A group: who is in it, and how far it has read.
 #[derive(Debug)]
 pub(crate) struct Group {
-    pub(crate) classic: ClassicGroup,
+    pub(crate) membership: Membership,
     pub(crate) offsets: Offsets,
 }
 
 impl Group {
     fn new(id: &str) -> Group {
-        Group { classic: ClassicGroup::new(Str::from(id)), offsets: Offsets::default() }
+        Group { membership: Membership::Classic(ClassicGroup::new(Str::from(id))), offsets: Offsets::default() }
     }
 
     pub(crate) fn bytes(&self) -> usize {
-        self.classic.bytes() + self.offsets.bytes()
+        self.membership.bytes() + self.offsets.bytes()
     }
 
     /// Whether no record would be needed to forget it.
     pub(crate) fn is_vacant(&self) -> bool {
-        self.offsets.is_empty() && self.classic.is_vacant()
+        self.offsets.is_empty() && self.membership.is_vacant()
     }
 }
 
@@ -136,16 +139,24 @@ impl Shard {
             match timer {
                 Timer::Member { group, member } => {
                     self.in_group(&group, now, &mut effects, |group, turn| group.member_expired(turn, &member));
+                    self.become_classic_if_due(&group, now, &mut effects);
                     // Nothing but an id that was given out and not used may have been there.
                     if self.groups.get(&*group).is_some_and(Group::is_vacant) {
                         self.forget(&group);
                     }
                 }
+                Timer::Rebalance { group, member } => {
+                    let why = "did not follow within its rebalance timeout";
+                    let expire =
+                        |group: &mut ConsumerGroup, turn: &mut Turn<'_>| group.member_expired(turn, &member, why);
+                    self.in_consumer_group(&group, now, &mut effects, expire);
+                    self.become_classic_if_due(&group, now, &mut effects);
+                }
                 Timer::Join { group } => {
-                    self.in_group(&group, now, &mut effects, |group, turn| group.join_time_is_up(turn));
+                    self.in_classic_group(&group, now, &mut effects, |group, turn| group.join_time_is_up(turn));
                 }
                 Timer::Sync { group } => {
-                    self.in_group(&group, now, &mut effects, |group, turn| group.sync_time_is_up(turn));
+                    self.in_classic_group(&group, now, &mut effects, |group, turn| group.sync_time_is_up(turn));
                 }
                 Timer::Expiry => {
                     // The rest of the search comes with the next tick, after what was found has been appended.
@@ -161,7 +172,7 @@ impl Shard {
     pub fn abandon(&mut self, ticket: Ticket, now: Now) -> Effects {
         let mut effects = Effects::default();
         if let Some((group, member)) = self.parked.remove(&ticket) {
-            self.in_group(&group, now, &mut effects, |group, turn| group.abandoned(turn, &member, ticket));
+            self.in_classic_group(&group, now, &mut effects, |group, turn| group.abandoned(turn, &member, ticket));
         }
         effects
     }
@@ -182,16 +193,46 @@ impl Shard {
         id: &str,
         now: Now,
         effects: &mut Effects,
-        work: impl FnOnce(&mut ClassicGroup, &mut Turn<'_>) -> T,
+        work: impl FnOnce(&mut Membership, &mut Turn<'_>) -> T,
     ) -> Option<T> {
         let group = self.groups.get_mut(id)?;
         let (timers, parked) = (&mut self.timers, &mut self.parked);
         let room = self.settings.max_state_bytes.saturating_sub(self.state_bytes);
         let mut turn = Turn { now, settings: &self.settings, room, timers, parked, effects };
-        let before = group.classic.bytes();
-        let result = work(&mut group.classic, &mut turn);
-        self.state_bytes = self.state_bytes + group.classic.bytes() - before;
+        let before = group.membership.bytes();
+        let result = work(&mut group.membership, &mut turn);
+        self.state_bytes = self.state_bytes + group.membership.bytes() - before;
         Some(result)
+    }
+
+    /// As [`in_group`](Shard::in_group), if it is a classic one.
+    pub(crate) fn in_classic_group<T>(
+        &mut self,
+        id: &str,
+        now: Now,
+        effects: &mut Effects,
+        work: impl FnOnce(&mut ClassicGroup, &mut Turn<'_>) -> T,
+    ) -> Option<T> {
+        let found = self.in_group(id, now, effects, |group, turn| match group {
+            Membership::Classic(group) => Some(work(group, turn)),
+            Membership::Consumer(_) => None,
+        });
+        found.flatten()
+    }
+
+    /// As [`in_group`](Shard::in_group), if it is a consumer group.
+    pub(crate) fn in_consumer_group<T>(
+        &mut self,
+        id: &str,
+        now: Now,
+        effects: &mut Effects,
+        work: impl FnOnce(&mut ConsumerGroup, &mut Turn<'_>) -> T,
+    ) -> Option<T> {
+        let found = self.in_group(id, now, effects, |group, turn| match group {
+            Membership::Consumer(group) => Some(work(group, turn)),
+            Membership::Classic(_) => None,
+        });
+        found.flatten()
     }
 
     /// The group of this id, which begins to exist if need be.
@@ -208,7 +249,7 @@ impl Shard {
     pub(crate) fn forget(&mut self, id: &str) {
         let Some(mut group) = self.groups.remove(id) else { return };
         self.state_bytes -= group.bytes();
-        group.classic.cancel_timers(&mut self.timers);
+        group.membership.cancel_timers(&mut self.timers);
     }
 
     /// Hands out the record and applies it.
@@ -236,21 +277,49 @@ impl Shard {
             }
             Change::Group { group, value: Some(value) } => {
                 let group = self.group_or_new(&group);
-                let before = group.classic.bytes();
-                group.classic.replay(value);
-                let after = group.classic.bytes();
+                let before = group.membership.bytes();
+                match &mut group.membership {
+                    Membership::Classic(group) => group.replay(value),
+                    Membership::Consumer(_) => {
+                        // Tombstones come before; without them the log is one that this broker did not write.
+                        let mut classic = ClassicGroup::new(group.membership.summary().group_id.clone());
+                        classic.replay(value);
+                        group.membership = Membership::Classic(classic);
+                    }
+                }
+                let after = group.membership.bytes();
                 self.state_bytes = self.state_bytes + after - before;
             }
             Change::Group { group: id, value: None } => {
-                let offsets = self.groups.get_mut(&*id).map(|group| std::mem::take(&mut group.offsets));
-                self.forget_keeping(&id, offsets);
+                // In a compacted log it may come behind the records of the consumer group that took its place.
+                if self.groups.get(&*id).is_some_and(|group| matches!(group.membership, Membership::Classic(_))) {
+                    self.forget_membership(&id);
+                }
             }
+            Change::Consumer { group, change } => self.apply_to_consumer_group(&group, change),
+        }
+    }
+
+    fn apply_to_consumer_group(&mut self, id: &Str, change: ConsumerChange) {
+        let ends = change == ConsumerChange::Epoch(None);
+        let known = matches!(self.groups.get(&**id).map(|group| &group.membership), Some(Membership::Consumer(_)));
+        if !known && change.is_tombstone() {
+            return;
+        }
+        let group = self.consumer_group_or_new(id);
+        let before = group.bytes();
+        group.replay(change);
+        let (after, ended) = (group.bytes(), ends && group.is_empty());
+        self.state_bytes = self.state_bytes + after - before;
+        if ended {
+            self.forget_membership(id);
         }
     }
 
     /// A group's tombstone ends its membership; offsets have tombstones of their own.
-    fn forget_keeping(&mut self, id: &str, offsets: Option<Offsets>) {
-        let Some(offsets) = offsets else { return };
+    fn forget_membership(&mut self, id: &str) {
+        let Some(group) = self.groups.get_mut(id) else { return };
+        let offsets = std::mem::take(&mut group.offsets);
         self.state_bytes -= offsets.bytes();
         self.forget(id);
         if !offsets.is_empty() {
@@ -272,6 +341,18 @@ impl Shard {
     ) -> Option<&CommittedOffset> {
         let committed = self.groups.get(group_id)?.offsets.get(topic, partition)?;
         committed.is_of(topic_id).then_some(committed)
+    }
+
+    /// Whether a member may read the offsets of its group: OffsetFetch 9 and later name member and epoch. Without them
+    /// anyone may.
+    ///
+    /// # Errors
+    /// In a consumer group [`GroupError::UnknownMember`], [`StaleMemberEpoch`](GroupError::StaleMemberEpoch).
+    pub fn may_fetch(&self, group_id: &str, member_id: Option<&Str>, epoch: i32) -> Result<(), GroupError> {
+        match self.groups.get(group_id).map(|group| &group.membership) {
+            Some(Membership::Consumer(group)) => group.may_fetch(member_id, epoch),
+            Some(Membership::Classic(_)) | None => Ok(()),
+        }
     }
 
     /// All committed offsets of a group, by topic and partition; none when there is no such group.

@@ -9,6 +9,8 @@ use millpond_wire::Str;
 pub(crate) enum Timer {
     /// The session of a member, or of a member id that was given out and not used yet.
     Member { group: Str, member: Str },
+    /// The time that a member of a consumer group has to follow.
+    Rebalance { group: Str, member: Str },
     /// The end of a rebalance, whoever has joined by then.
     Join { group: Str },
     /// The end of waiting for the SyncGroup of all members.
@@ -36,6 +38,13 @@ impl Timers {
             self.queue.insert((deadline_ms, entry.1));
         } else {
             self.queue.insert((deadline_ms, timer));
+        }
+    }
+
+    /// Sets the timer unless it runs.
+    pub(crate) fn set_if_absent(&mut self, timer: Timer, deadline_ms: u64) {
+        if !self.deadlines.contains_key(&timer) {
+            self.set(timer, deadline_ms);
         }
     }
 

@@ -273,6 +273,7 @@ fn a_retention_that_the_commit_names_counts_instead_of_the_brokers() {
         let request = CommitOffsets {
             group_id: Str::from(group),
             committer: Committer::outsider(),
+            version: 4,
             retention_ms: Some(retention_ms),
             offsets: vec![to_commit("t", 0, 1)],
         };

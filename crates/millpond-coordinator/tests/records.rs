@@ -9,7 +9,7 @@ use millpond_coordinator::{
 use millpond_record::{Offset, PartitionIndex, Timestamp, TopicId};
 use millpond_wire::Str;
 use proptest::prelude::*;
-use support::{World, leave};
+use support::{Consumer, World, leave};
 
 const FIXTURE: &str = include_str!("fixtures/kafka-4.2.1-records.txt");
 const WALL: i64 = 1_700_000_001_000;
@@ -43,7 +43,7 @@ fn commit(metadata: &str, leader_epoch: i32, topic_id: TopicId, retention_ms: Op
         metadata: Str::from(metadata),
     };
     let (group_id, committer) = (Str::from_static("group"), Committer::outsider());
-    CommitOffsets { group_id, committer, retention_ms, offsets: vec![one] }
+    CommitOffsets { group_id, committer, version: 9, retention_ms, offsets: vec![one] }
 }
 
 #[test]
@@ -166,14 +166,75 @@ fn an_unknown_kind_is_skipped_and_a_broken_record_is_refused_and_changes_nothing
     assert_eq!(format!("{shard:?}"), before);
 }
 
+#[test]
+fn the_records_of_a_consumer_group_are_those_of_kafka() {
+    let mut world = World::new();
+    world.topics.set("t", 2);
+    let mut member = Consumer::new("g", "a", &["t"]);
+    member.join(&mut world).expect("joined");
+    let kinds: Vec<u8> = world.log.iter().map(|record| record.key[1]).collect();
+    assert_eq!(kinds, [5, 3, 7, 6, 8]);
+    for (at, name) in
+        [(0, "consumer_member"), (2, "consumer_target"), (3, "consumer_target_epoch"), (4, "consumer_current")]
+    {
+        assert_eq!(world.log[at], kafkas(name), "{name}");
+    }
+    // The hash of the topics is each broker's own; but for it, the record is the same.
+    let (ours, kafkas_epoch) = (&world.log[1], kafkas("consumer_epoch"));
+    assert_eq!(ours.key, kafkas_epoch.key);
+    let (ours, theirs) = (ours.value.as_ref().expect("a value"), kafkas_epoch.value.expect("a value"));
+    assert_eq!((ours.len(), &ours[..ours.len() - 8]), (theirs.len(), &theirs[..theirs.len() - 8]));
+
+    let before = world.log.len();
+    member.leave(&mut world, -1).expect("left");
+    let ticket = world.ticket();
+    let effects = world.shard.delete_groups(ticket, &[Str::from_static("g")]);
+    world.take(effects);
+    let tombstones: Vec<&Record> = world.log[before..].iter().filter(|record| record.value.is_none()).collect();
+    let expected = ["current", "target", "member", "target_epoch", "epoch"];
+    let expected = expected.map(|name| kafkas(&format!("consumer_{name}_tombstone")));
+    assert_eq!(tombstones, expected.iter().collect::<Vec<_>>());
+}
+
+#[test]
+fn a_consumer_group_of_kafkas_is_read_in_any_order_of_its_records() {
+    let names = ["member", "epoch", "target", "target_epoch", "revoking", "regex"];
+    let mut records: Vec<Record> = names.iter().map(|name| kafkas(&format!("consumer_{name}"))).collect();
+    let mut world = World::new();
+    world.topics.set("t", 2);
+    let mut seen = Vec::new();
+    for _ in 0..records.len() {
+        records.rotate_left(1);
+        let group = replayed(&records).describe_consumer_group("g", &world.topics).expect("read");
+        let member = &group.members[0];
+        assert_eq!((group.epoch, group.assignment_epoch, group.state.name()), (1, 1, "Reconciling"));
+        assert_eq!((&*member.member_id, member.member_epoch, &*member.client_id), ("a", 1, "app"));
+        assert_eq!((&member.assignment[0].partitions[..], &member.target[0].partitions[..]), (&[0][..], &[0, 1][..]));
+        seen.push(group);
+    }
+    assert!(seen.iter().all(|group| *group == seen[0]));
+    let group = replayed(&[kafkas("consumer_classic_member"), kafkas("consumer_epoch_no_topics")]);
+    let group = group.describe_consumer_group("g", &world.topics).expect("read");
+    let member = &group.members[0];
+    assert!(member.speaks_classic);
+    assert_eq!((member.instance_id.as_deref(), member.rack_id.as_deref()), (Some("i1"), Some("r1")));
+    assert_eq!((member.subscribed_regex.as_deref(), group.assignor), (Some("t.*"), "range"));
+    let tombstones = ["member", "target", "current", "regex", "target_epoch", "epoch"];
+    records.extend(tombstones.map(|name| kafkas(&format!("consumer_{name}_tombstone"))));
+    assert_eq!(replayed(&records).summaries().count(), 0);
+}
+
 proptest! {
     #[test]
     fn no_bytes_make_a_replay_panic(
-        kind in 0i16..4,
+        kind in 0i16..18,
         key in prop::collection::vec(any::<u8>(), 0..40),
         value in prop::option::of(prop::collection::vec(any::<u8>(), 0..80)),
         flips in prop::collection::vec((any::<usize>(), any::<u8>()), 0..4),
-        name in prop::sample::select(vec!["group_v0", "group_v3", "group_v4", "offset", "offset_id", "legacy"]),
+        name in prop::sample::select(vec![
+            "group_v0", "group_v3", "group_v4", "offset", "offset_id", "legacy", "consumer_member", "consumer_epoch",
+            "consumer_target", "consumer_current", "consumer_revoking", "consumer_regex", "consumer_classic_member",
+        ]),
     ) {
         let mut shard = Shard::new(GroupSettings::default());
         let key = [&kind.to_be_bytes()[..], &key].concat();

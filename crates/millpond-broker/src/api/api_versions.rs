@@ -15,8 +15,9 @@ const FIRST_WITH_SOFTWARE: i16 = 3;
 /// From here on features with minimum 0 may be listed: older Java clients refuse them (KIP-1022).
 const FIRST_WITH_MINIMUM_ZERO: i16 = 4;
 
-/// Level 0, the lowest there is: transactions are not served. Clients speak the protocol of KIP-890 where they read 2.
-const TRANSACTION_VERSION: i16 = 0;
+/// The levels that are served, by name. Transactions are not: clients speak the protocol of KIP-890 where they read 2.
+/// Groups of the consumer protocol are.
+const FEATURES: [(&str, i16); 2] = [("group.version", 1), ("transaction.version", 0)];
 
 fn handle(mut call: Call) -> Step {
     let request: ApiVersionsRequest = match call.decode() {
@@ -30,25 +31,26 @@ fn handle(mut call: Call) -> Step {
     }
     let mut supported_features = Vec::new();
     if call.version >= FIRST_WITH_MINIMUM_ZERO {
-        supported_features.push(SupportedFeatureKey {
-            name: Str::from_static("transaction.version"),
+        let supported = |&(name, level): &(&'static str, i16)| SupportedFeatureKey {
+            name: Str::from_static(name),
             min_version: 0,
-            max_version: TRANSACTION_VERSION,
-        });
+            max_version: level,
+        };
+        supported_features.extend(FEATURES.iter().map(supported));
     }
     let response = ApiVersionsResponse {
         api_keys: APIS.iter().map(row).collect(),
         supported_features,
         // Grows with every change of the metadata, as the levels are part of it.
         finalized_features_epoch: call.snapshot.settled.map_or(0, |index| i64::try_from(index.0).unwrap_or(i64::MAX)),
-        finalized_features: vec![FinalizedFeatureKey {
-            name: Str::from_static("transaction.version"),
-            min_version_level: TRANSACTION_VERSION,
-            max_version_level: TRANSACTION_VERSION,
-        }],
+        finalized_features: FEATURES.iter().map(finalized).collect(),
         ..Default::default()
     };
     Step::Reply(call.answer(&response))
+}
+
+fn finalized(&(name, level): &(&'static str, i16)) -> FinalizedFeatureKey {
+    FinalizedFeatureKey { name: Str::from_static(name), min_version_level: level, max_version_level: level }
 }
 
 /// The answer to a version that is too new: in version 0, naming the range of ApiVersions alone (KIP-511).

@@ -19,7 +19,7 @@ pub(crate) const API: Api =
 /// From here on a group that is not there is an error, and not only dead.
 const FIRST_WITH_NOT_FOUND: i16 = 6;
 /// Read, delete, describe: all that a group knows. Nobody is refused.
-const GROUP_OPERATIONS: i32 = operations(&[3, 6, 8]);
+pub(super) const GROUP_OPERATIONS: i32 = operations(&[3, 6, 8]);
 /// The state of a group that is not there.
 const DEAD: Str = Str::from_static("Dead");
 

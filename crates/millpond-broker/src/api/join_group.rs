@@ -5,6 +5,7 @@ use millpond_coordinator::{JoinContext, JoinReply, Joined, Reply};
 use millpond_wire::join_group::{JoinGroupRequest, JoinGroupResponse, JoinGroupResponseMember};
 use millpond_wire::{ApiKey, ErrorCode, Str};
 
+use crate::coordinator::KnownTopics;
 use crate::dispatch::{Api, Call, Step};
 use crate::errors;
 
@@ -30,8 +31,11 @@ fn handle(mut call: Call) -> Step {
         // A member may wait for long, and must not keep the frame.
         let (group, member_id) = (request.group_id.detached(), request.member_id.detached());
         let context = context(&call);
-        let answer =
-            call.ask_group(&group, move |shard, ticket, now| shard.join(ticket, now, &request, &context)).await;
+        let metadata = std::sync::Arc::clone(&call.shared.metadata);
+        let answer = call.ask_group(&group, move |shard, ticket, now| {
+            shard.join(ticket, now, &request, &context, &KnownTopics::now(&metadata))
+        });
+        let answer = answer.await;
         let JoinReply { member_id, outcome } = match answer {
             Ok(Reply::Join(reply)) => reply,
             Ok(_) => unreachable!("a join is answered as one"),
@@ -47,7 +51,8 @@ fn handle(mut call: Call) -> Step {
     }))
 }
 
-fn context(call: &Call) -> JoinContext {
+/// Who asks, and a random number for its id.
+pub(super) fn context(call: &Call) -> JoinContext {
     let mut random = [0; 16];
     call.shared.runtime.fill_random(&mut random);
     JoinContext {

@@ -39,6 +39,7 @@ fn handle(mut call: Call) -> Step {
             instance_id: request.group_instance_id,
             generation: request.generation_id_or_member_epoch,
         },
+        version: call.version,
         retention_ms: Some(request.retention_time_ms).filter(|retention| *retention >= 0),
         offsets,
     };

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use futures::StreamExt;
 use futures::stream;
-use millpond_coordinator::{CommittedOffset, Shard};
+use millpond_coordinator::{CommittedOffset, GroupError, Shard};
 use millpond_record::{PartitionIndex, TopicId};
 use millpond_wire::offset_fetch::{
     OffsetFetchRequest, OffsetFetchRequestGroup, OffsetFetchRequestTopics, OffsetFetchResponse,
@@ -100,18 +100,24 @@ async fn fetch(call: &Call, asked: &OffsetFetchRequestGroup) -> OffsetFetchRespo
     let group_id = asked.group_id.clone();
     let by_id = call.version >= FIRST_BY_ID;
     let coordinators = &call.shared.coordinators;
+    let who = (asked.member_id.clone(), asked.member_epoch);
     let found = match &asked.topics {
         None => {
             let (group, snapshot) = (group_id.clone(), Arc::clone(&call.snapshot));
-            coordinators.look(&call.snapshot, &group_id, move |shard| all(shard, &group, &snapshot)).await
+            let all = move |shard: &Shard| may_fetch(shard, &group, who).map(|()| all(shard, &group, &snapshot));
+            coordinators.look(&call.snapshot, &group_id, all).await
         }
         Some(topics) => {
             let (group, wanted) = (group_id.clone(), resolve(&call.snapshot, topics, by_id));
-            coordinators.look(&call.snapshot, &group_id, move |shard| named(shard, &group, wanted)).await
+            let named = move |shard: &Shard| may_fetch(shard, &group, who).map(|()| named(shard, &group, wanted));
+            coordinators.look(&call.snapshot, &group_id, named).await
         }
     };
     match found {
-        Ok(mut topics) => {
+        Ok(Err(error)) => {
+            OffsetFetchResponseGroup { group_id, error_code: errors::group(&error).code.0, ..Default::default() }
+        }
+        Ok(Ok(mut topics)) => {
             if asked.topics.is_none() && by_id {
                 // What has no id any more cannot be named.
                 let id =
@@ -124,6 +130,11 @@ async fn fetch(call: &Call, asked: &OffsetFetchRequestGroup) -> OffsetFetchRespo
             OffsetFetchResponseGroup { group_id, error_code: errors::coordinator(unavailable).0, ..Default::default() }
         }
     }
+}
+
+/// Whether whoever asks may know: a member of a consumer group must be in its epoch.
+fn may_fetch(shard: &Shard, group: &str, (member_id, epoch): (Option<Str>, i32)) -> Result<(), GroupError> {
+    shard.may_fetch(group, member_id.as_ref().filter(|id| !id.is_empty()), epoch)
 }
 
 /// A topic that is asked for.

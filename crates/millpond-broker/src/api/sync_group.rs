@@ -5,6 +5,7 @@ use millpond_coordinator::Reply;
 use millpond_wire::sync_group::{SyncGroupRequest, SyncGroupResponse};
 use millpond_wire::{ApiKey, ErrorCode};
 
+use crate::coordinator::KnownTopics;
 use crate::dispatch::{Api, Call, Step};
 use crate::errors;
 
@@ -26,8 +27,11 @@ fn handle(mut call: Call) -> Step {
     Step::Stage(Box::pin(async move {
         // A member may wait for long, and must not keep the frame.
         let group = request.group_id.detached();
-        let answer = call.ask_group(&group, move |shard, ticket, now| shard.sync(ticket, now, &request)).await;
-        let response = match answer {
+        let metadata = std::sync::Arc::clone(&call.shared.metadata);
+        let answer = call.ask_group(&group, move |shard, ticket, now| {
+            shard.sync(ticket, now, &request, &KnownTopics::now(&metadata))
+        });
+        let response = match answer.await {
             Ok(Reply::Sync(Ok(synced))) => SyncGroupResponse {
                 protocol_type: synced.protocol_type,
                 protocol_name: synced.protocol,

@@ -1,9 +1,11 @@
-//! Classic groups and committed offsets, as raw clients see them: across restarts, lost connections and stops. What a
+//! Groups and committed offsets, as raw clients see them: across restarts, lost connections and stops. What a
 //! group does is tested in `millpond-coordinator`; here it is whether what it needs of the broker is there.
 
 use std::time::Duration;
 
 use crate::support::{Client, Served, assert_code};
+use millpond_wire::consumer_group_describe::ConsumerGroupDescribeRequest;
+use millpond_wire::consumer_group_heartbeat::{ConsumerGroupHeartbeatRequest, ConsumerGroupHeartbeatResponse};
 use millpond_wire::delete_groups::DeleteGroupsRequest;
 use millpond_wire::delete_topics::{DeleteTopicState, DeleteTopicsRequest};
 use millpond_wire::describe_groups::{DescribeGroupsRequest, DescribedGroup};
@@ -402,4 +404,47 @@ fn commits_of_many_connections_are_all_there_after_a_restart() {
         let found = committed(&mut client, &format!("group-{group}"), "t");
         assert!((2000 + group * 2..=2001 + group * 2).contains(&found), "group {group} is at {found}");
     }
+}
+
+#[test]
+fn a_consumer_group_outlives_a_restart_and_follows_topics_that_are_made_later() {
+    let (mut served, mut client) = served();
+    let request = ConsumerGroupHeartbeatRequest {
+        group_id: "k".into(),
+        member_id: "member".into(),
+        rebalance_timeout_ms: 30_000,
+        subscribed_topic_regex: Some("t|later".into()),
+        topic_partitions: Some(Vec::new()),
+        ..Default::default()
+    };
+    let joined = client.call(1, &request);
+    assert_code(joined.error_code, ErrorCode::NONE);
+    let owned = |answer: &ConsumerGroupHeartbeatResponse| {
+        let topics = answer.assignment.iter().flat_map(|assignment| &assignment.topic_partitions);
+        topics.map(|topic| topic.partitions.len()).sum::<usize>()
+    };
+    assert_eq!((owned(&joined), joined.member_epoch), (2, 1));
+
+    drop(client);
+    served.restart();
+    let mut client = served.client();
+    find(&mut client);
+    client.create("later", 3, &[]);
+    let quiet = ConsumerGroupHeartbeatRequest {
+        group_id: "k".into(),
+        member_id: "member".into(),
+        member_epoch: joined.member_epoch,
+        ..Default::default()
+    };
+    let answer = client.call(1, &quiet);
+    assert_code(answer.error_code, ErrorCode::NONE);
+    assert_eq!((owned(&answer), answer.member_epoch), (5, 2));
+
+    let describe = ConsumerGroupDescribeRequest { group_ids: vec!["k".into(), "none".into()], ..Default::default() };
+    let described = client.call(1, &describe).groups;
+    assert_eq!((&*described[0].group_state, described[0].group_epoch), ("Stable", 2));
+    assert_eq!(described[0].members[0].assignment.topic_partitions.len(), 2);
+    assert_code(described[1].error_code, ErrorCode::GROUP_ID_NOT_FOUND);
+    let leave = ConsumerGroupHeartbeatRequest { member_epoch: -1, ..quiet };
+    assert_eq!(client.call(1, &leave).member_epoch, -1);
 }

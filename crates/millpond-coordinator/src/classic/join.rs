@@ -3,14 +3,17 @@
 use millpond_wire::Str;
 use millpond_wire::join_group::JoinGroupRequest;
 
-use super::member::{Member, Wait, new_member_id};
+use super::member::{Member, Wait};
 use super::{ClassicGroup, PENDING_BYTES, Phase};
 use crate::consumer_protocol::subscribed_topics;
 use crate::error::GroupError;
 use crate::exchange::{Effects, JoinReply, Joined, JoinedMember, Now, Reply, Ticket};
+use crate::member_id::new_member_id;
+use crate::membership::Membership;
 use crate::request::JoinContext;
 use crate::settings::GroupSettings;
 use crate::shard::{Shard, Turn};
+use crate::topics::Topics;
 
 /// Names go into records, whose format holds 32 KiB at most.
 const MAX_NAME_BYTES: usize = 4096;
@@ -29,12 +32,24 @@ impl Shard {
     /// [`FencedInstance`](GroupError::FencedInstance), [`InconsistentProtocol`](GroupError::InconsistentProtocol),
     /// [`GroupFull`](GroupError::GroupFull), [`NoMemory`](GroupError::NoMemory),
     /// [`NamesTooLong`](GroupError::NamesTooLong).
-    pub fn join(&mut self, ticket: Ticket, now: Now, request: &JoinGroupRequest, context: &JoinContext) -> Effects {
+    pub fn join(
+        &mut self,
+        ticket: Ticket,
+        now: Now,
+        request: &JoinGroupRequest,
+        context: &JoinContext,
+        topics: &dyn Topics,
+    ) -> Effects {
         let mut effects = Effects::default();
         let known = self.groups.contains_key(&*request.group_id);
         let admissible = check_request(request, &self.settings).and_then(|()| {
             let group = self.groups.get(&*request.group_id);
-            let more = group.map_or_else(|| bytes_of(request), |group| group.classic.growth_by(request));
+            let more = match group.map(|group| &group.membership) {
+                Some(Membership::Classic(group)) => group.growth_by(request),
+                // It is counted already.
+                Some(Membership::Consumer(group)) if group.has_member(&request.member_id) => 0,
+                _ => bytes_of(request),
+            };
             match () {
                 _ if !known && !request.member_id.is_empty() => Err(GroupError::UnknownMember),
                 _ if more > 0 && self.state_bytes.saturating_add(more) > self.settings.max_state_bytes => {
@@ -47,8 +62,15 @@ impl Shard {
             refuse(&mut effects, ticket, &request.member_id, error);
             return effects;
         }
+        self.become_classic(&request.group_id, &mut effects);
         self.group_or_new(&request.group_id);
-        self.in_group(&request.group_id, now, &mut effects, |group, turn| group.join(turn, ticket, request, context));
+        self.in_group(&request.group_id, now, &mut effects, |group, turn| match group {
+            Membership::Classic(group) => group.join(turn, ticket, request, context),
+            Membership::Consumer(group) => {
+                let reply = group.classic_join(turn, request, context, topics);
+                turn.reply(ticket, Reply::Join(reply));
+            }
+        });
         if self.groups.get(&*request.group_id).is_some_and(|group| group.is_vacant()) {
             self.forget(&request.group_id);
         }

@@ -7,6 +7,7 @@ use super::ClassicGroup;
 use super::sync::unknown_group;
 use crate::error::GroupError;
 use crate::exchange::{Effects, Now, Reply, Ticket};
+use crate::membership::Membership;
 use crate::shard::{Shard, Turn};
 
 impl Shard {
@@ -17,7 +18,11 @@ impl Shard {
     /// there is no such group), [`FencedInstance`](GroupError::FencedInstance).
     pub fn leave(&mut self, ticket: Ticket, now: Now, group_id: &str, members: &[MemberIdentity]) -> Effects {
         let mut effects = Effects::default();
-        let results = self.in_group(group_id, now, &mut effects, |group, turn| group.leave(turn, members));
+        let results = self.in_group(group_id, now, &mut effects, |group, turn| match group {
+            Membership::Classic(group) => group.leave(turn, members),
+            Membership::Consumer(group) => group.classic_leave(turn, members),
+        });
+        self.become_classic_if_due(&Str::from(group_id), now, &mut effects);
         let results = match results {
             Some(results) => Ok(results),
             None if group_id.is_empty() => Err(GroupError::InvalidGroupId),

@@ -9,7 +9,9 @@ use super::member::Wait;
 use super::{ClassicGroup, Phase};
 use crate::error::GroupError;
 use crate::exchange::{Effects, Now, Reply, Synced, Ticket};
+use crate::membership::Membership;
 use crate::shard::{Shard, Turn};
+use crate::topics::Topics;
 
 impl Shard {
     /// SyncGroup. The answer to a follower may come later: when the leader has assigned.
@@ -21,10 +23,15 @@ impl Shard {
     /// [`InconsistentProtocol`](GroupError::InconsistentProtocol),
     /// [`RebalanceInProgress`](GroupError::RebalanceInProgress), [`RecordTooLarge`](GroupError::RecordTooLarge),
     /// [`NoMemory`](GroupError::NoMemory).
-    pub fn sync(&mut self, ticket: Ticket, now: Now, request: &SyncGroupRequest) -> Effects {
+    pub fn sync(&mut self, ticket: Ticket, now: Now, request: &SyncGroupRequest, topics: &dyn Topics) -> Effects {
         let mut effects = Effects::default();
-        let found =
-            self.in_group(&request.group_id, now, &mut effects, |group, turn| group.sync(turn, ticket, request));
+        let found = self.in_group(&request.group_id, now, &mut effects, |group, turn| match group {
+            Membership::Classic(group) => group.sync(turn, ticket, request),
+            Membership::Consumer(group) => {
+                let synced = group.classic_sync(turn, request, topics);
+                turn.reply(ticket, Reply::Sync(synced));
+            }
+        });
         if found.is_none() {
             effects.replies.push((ticket, Reply::Sync(Err(unknown_group(&request.group_id)))));
         }
@@ -40,8 +47,9 @@ impl Shard {
     pub fn heartbeat(&mut self, ticket: Ticket, now: Now, request: &HeartbeatRequest) -> Effects {
         let mut effects = Effects::default();
         let (member, instance) = (&request.member_id, request.group_instance_id.as_ref());
-        let result = self.in_group(&request.group_id, now, &mut effects, |group, turn| {
-            group.heartbeat(turn, member, instance, request.generation_id)
+        let result = self.in_group(&request.group_id, now, &mut effects, |group, turn| match group {
+            Membership::Classic(group) => group.heartbeat(turn, member, instance, request.generation_id),
+            Membership::Consumer(group) => group.classic_heartbeat(turn, member, instance, request.generation_id),
         });
         let result = result.unwrap_or_else(|| Err(unknown_group(&request.group_id)));
         effects.replies.push((ticket, Reply::Heartbeat(result)));

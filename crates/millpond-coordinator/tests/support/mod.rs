@@ -7,10 +7,11 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use millpond_coordinator::{
-    CommitOffsets, Committer, Effects, GroupError, GroupSettings, JoinContext, JoinReply, Now, OffsetToCommit, Record,
-    Reply, Shard, Synced, Ticket,
+    CommitOffsets, Committer, ConsumerHeartbeat, Effects, GroupError, GroupSettings, JoinContext, JoinReply, Now,
+    OffsetToCommit, Record, Reply, Shard, Synced, Ticket, Topics,
 };
 use millpond_record::{Offset, PartitionIndex, Timestamp, TopicId};
+use millpond_wire::consumer_group_heartbeat::{ConsumerGroupHeartbeatRequest, TopicPartitions};
 use millpond_wire::consumer_protocol_subscription::ConsumerProtocolSubscription;
 use millpond_wire::heartbeat::HeartbeatRequest;
 use millpond_wire::join_group::{JoinGroupRequest, JoinGroupRequestProtocol};
@@ -31,8 +32,49 @@ pub fn subscription(topics: &[&str]) -> Bytes {
     ConsumerProtocolSubscription { topics, ..Default::default() }.to_bytes(0).expect("short")
 }
 
+/// Topics by name, each with the id that its number gives.
+#[derive(Default)]
+pub struct TestTopics {
+    version: u64,
+    topics: BTreeMap<Str, (TopicId, i32)>,
+}
+
+impl TestTopics {
+    /// Makes the topic, or gives it more partitions.
+    pub fn set(&mut self, name: &str, partitions: i32) {
+        self.version += 1;
+        let id = self.topics.get(name).map_or(TopicId([self.version as u8; 16]), |(id, _)| *id);
+        self.topics.insert(Str::from(name), (id, partitions));
+    }
+
+    pub fn delete(&mut self, name: &str) {
+        self.version += 1;
+        self.topics.remove(name);
+    }
+
+    pub fn id(&self, name: &str) -> TopicId {
+        self.topics[name].0
+    }
+}
+
+impl Topics for TestTopics {
+    fn version(&self) -> u64 {
+        self.version
+    }
+    fn topic(&self, name: &str) -> Option<(TopicId, i32)> {
+        self.topics.get(name).copied()
+    }
+    fn name(&self, id: TopicId) -> Option<Str> {
+        self.topics.iter().find(|(_, (known, _))| *known == id).map(|(name, _)| name.clone())
+    }
+    fn for_each_name(&self, see: &mut dyn FnMut(&str)) {
+        self.topics.keys().for_each(|name| see(name));
+    }
+}
+
 /// A shard as a broker drives it.
 pub struct World {
+    pub topics: TestTopics,
     pub shard: Shard,
     pub settings: GroupSettings,
     pub now_ms: u64,
@@ -51,6 +93,7 @@ impl World {
 
     pub fn with(settings: GroupSettings) -> World {
         let mut world = World {
+            topics: TestTopics::default(),
             shard: Shard::new(settings.clone()),
             settings,
             now_ms: 1_000,
@@ -171,7 +214,7 @@ impl World {
         offsets: Vec<OffsetToCommit>,
     ) -> Result<Vec<Result<(), GroupError>>, GroupError> {
         let ticket = self.ticket();
-        let request = CommitOffsets { group_id: Str::from(group), committer, retention_ms: None, offsets };
+        let request = CommitOffsets { group_id: Str::from(group), committer, version: 9, retention_ms: None, offsets };
         let effects = self.shard.commit_offsets(ticket, self.now(), &request);
         self.take(effects);
         match self.replies.remove(&ticket) {
@@ -249,7 +292,7 @@ impl Member {
         let (ticket, random) = (world.ticket(), world.random());
         let (client_id, client_host) = (Str::from_static("app"), Str::from_static("/127.0.0.1"));
         let context = JoinContext { version: self.version, client_id, client_host, random };
-        let effects = world.shard.join(ticket, world.now(), &self.join_request(), &context);
+        let effects = world.shard.join(ticket, world.now(), &self.join_request(), &context, &world.topics);
         world.take(effects);
         ticket
     }
@@ -318,7 +361,7 @@ impl Member {
 
     pub fn send_sync(&self, world: &mut World, request: &SyncGroupRequest) -> Ticket {
         let ticket = world.ticket();
-        let effects = world.shard.sync(ticket, world.now(), request);
+        let effects = world.shard.sync(ticket, world.now(), request, &world.topics);
         world.take(effects);
         ticket
     }
@@ -381,5 +424,116 @@ pub fn leave(
     match world.replies.remove(&ticket) {
         Some(Reply::Leave(results)) => results,
         other => panic!("a leave is answered at once, not by {other:?}"),
+    }
+}
+
+/// A member of a consumer group (KIP-848), as it sees itself.
+#[derive(Clone, Debug)]
+pub struct Consumer {
+    pub group: Str,
+    pub id: Str,
+    pub instance: Option<Str>,
+    pub epoch: i32,
+    pub names: Option<Vec<Str>>,
+    pub regex: Option<Str>,
+    pub assignor: Option<Str>,
+    pub rebalance_ms: i32,
+    pub version: i16,
+    pub owned: BTreeMap<TopicId, Vec<i32>>,
+}
+
+impl Consumer {
+    pub fn new(group: &str, id: &str, topics: &[&str]) -> Consumer {
+        Consumer {
+            group: Str::from(group),
+            id: Str::from(id),
+            instance: None,
+            epoch: 0,
+            names: Some(topics.iter().map(|&topic| Str::from(topic)).collect()),
+            regex: None,
+            assignor: None,
+            rebalance_ms: 5_000,
+            version: 1,
+            owned: BTreeMap::new(),
+        }
+    }
+
+    /// A heartbeat that says nothing but that the member is alive.
+    pub fn quiet(&self) -> ConsumerGroupHeartbeatRequest {
+        ConsumerGroupHeartbeatRequest {
+            group_id: self.group.clone(),
+            member_id: self.id.clone(),
+            member_epoch: self.epoch,
+            instance_id: self.instance.clone(),
+            ..Default::default()
+        }
+    }
+
+    pub fn joining(&self) -> ConsumerGroupHeartbeatRequest {
+        ConsumerGroupHeartbeatRequest {
+            member_epoch: 0,
+            rebalance_timeout_ms: self.rebalance_ms,
+            subscribed_topic_names: self.names.clone(),
+            subscribed_topic_regex: self.regex.clone(),
+            server_assignor: self.assignor.clone(),
+            topic_partitions: Some(Vec::new()),
+            ..self.quiet()
+        }
+    }
+
+    pub fn reported(&self) -> Vec<TopicPartitions> {
+        let one = |(id, partitions): (&TopicId, &Vec<i32>)| TopicPartitions {
+            topic_id: id.0,
+            partitions: partitions.clone(),
+        };
+        self.owned.iter().map(one).collect()
+    }
+
+    pub fn send(
+        &mut self,
+        world: &mut World,
+        request: &ConsumerGroupHeartbeatRequest,
+    ) -> Result<ConsumerHeartbeat, GroupError> {
+        let (ticket, random) = (world.ticket(), world.random());
+        let (client_id, client_host) = (Str::from_static("app"), Str::from_static("/127.0.0.1"));
+        let context = JoinContext { version: self.version, client_id, client_host, random };
+        let effects = world.shard.consumer_heartbeat(ticket, world.now(), request, &context, &world.topics);
+        world.take(effects);
+        let Some(Reply::ConsumerHeartbeat(result)) = world.replies.remove(&ticket) else {
+            panic!("a heartbeat is answered at once")
+        };
+        if let Ok(answer) = &result {
+            self.id = answer.member_id.clone();
+            self.epoch = answer.member_epoch;
+            if let Some(assignment) = &answer.assignment {
+                self.owned = assignment.iter().cloned().collect();
+            }
+        }
+        result
+    }
+
+    pub fn join(&mut self, world: &mut World) -> Result<ConsumerHeartbeat, GroupError> {
+        let request = self.joining();
+        self.send(world, &request)
+    }
+
+    /// A heartbeat that reports what the member owns.
+    pub fn beat(&mut self, world: &mut World) -> Result<ConsumerHeartbeat, GroupError> {
+        let request = ConsumerGroupHeartbeatRequest { topic_partitions: Some(self.reported()), ..self.quiet() };
+        self.send(world, &request)
+    }
+
+    pub fn leave(&mut self, world: &mut World, epoch: i32) -> Result<ConsumerHeartbeat, GroupError> {
+        let request = ConsumerGroupHeartbeatRequest { member_epoch: epoch, ..self.quiet() };
+        self.send(world, &request)
+    }
+
+    /// The partitions that it owns of a topic.
+    pub fn of(&self, world: &World, topic: &str) -> Vec<i32> {
+        self.owned.get(&world.topics.id(topic)).cloned().unwrap_or_default()
+    }
+
+    pub fn committer(&self) -> Committer {
+        Committer { member_id: self.id.clone(), instance_id: None, generation: self.epoch }
     }
 }
