@@ -64,6 +64,15 @@ struct Batch {
     ids: Vec<RecordId>,
     delivery: Vec<Delivery>,
     bytes: Bytes,
+    /// It was refused, and is sent again.
+    refused: bool,
+}
+
+impl Batch {
+    /// Whether it is the first of its session in its partition.
+    fn begins_session(&self) -> bool {
+        matches!(self.delivery.first(), Some(Delivery::Idempotent { number: 0, .. }))
+    }
 }
 
 struct InFlight {
@@ -269,7 +278,7 @@ impl Producer {
             });
             *next += 1;
         }
-        Batch { target, promise: Promise::Durable, ids, delivery, bytes: builder.build() }
+        Batch { target, promise: Promise::Durable, ids, delivery, bytes: builder.build(), refused: false }
     }
 
     /// Receives one answer. False when the connection is lost.
@@ -305,6 +314,12 @@ impl Producer {
                 self.again.retain(|other| other.target.partition != partition);
             }
             _ if self.session.over.contains(&partition) => {}
+            // What follows the session's first batch was taken while that was refused: as for Kafka, whatever a broker
+            // sees first of a session is its beginning. Kafka's clients go on in another epoch.
+            ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER if batch.refused && batch.begins_session() => {
+                self.again.retain(|other| other.target.partition != partition);
+                self.session.over.insert(partition);
+            }
             ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER if self.again.iter().any(|b| b.target.partition == partition) => {
                 self.put_back(batch);
             }
@@ -315,7 +330,9 @@ impl Producer {
                     self.session.over.insert(partition);
                 }
             }
-            code if code.is_retriable() || code == ErrorCode::UNKNOWN_TOPIC_ID => self.put_back(batch),
+            code if code.is_retriable() || code == ErrorCode::UNKNOWN_TOPIC_ID => {
+                self.put_back(Batch { refused: true, ..batch });
+            }
             code => {
                 let text = format!("{partition}: a batch of {:?} is refused: {code}", self.kind);
                 let again: Vec<_> = self.again.iter().map(|batch| &batch.delivery).collect();
