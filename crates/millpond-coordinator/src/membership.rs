@@ -175,7 +175,12 @@ impl Shard {
         if epoch == 0 {
             let more =
                 16_384 + request.subscribed_topic_names.iter().flatten().map(|name| 64 + name.len()).sum::<usize>();
-            if self.state_bytes.saturating_add(more) > self.settings.max_state_bytes {
+            let known = match self.groups.get(&**id).map(|group| &group.membership) {
+                Some(Membership::Consumer(group)) => group.has_member(&request.member_id),
+                _ => false,
+            };
+            // A member that is there is counted already; what it says anew is held to the limit where it is written.
+            if !known && self.state_bytes.saturating_add(more) > self.settings.max_state_bytes {
                 return Err(GroupError::NoMemory);
             }
             self.become_consumer(id, now, topics, effects)?;

@@ -356,6 +356,28 @@ fn a_full_group_and_a_full_shard_take_no_more_members() {
 }
 
 #[test]
+fn what_a_member_says_of_itself_later_is_held_to_the_limit_of_memory_too_and_members_go_on_at_it() {
+    let mut world = with_topic(2);
+    let mut member = join(&mut world, "a");
+    for number in 0..200 {
+        world.topics.set(&format!("matched-{number}"), 1);
+    }
+    let max_state_bytes = world.shard.state_bytes() + 5_000;
+    world.shard.set_settings(GroupSettings { max_state_bytes, ..settings() });
+    let names = (0..300).map(|number| Str::from(format!("topic-{number}"))).collect();
+    let longer = ConsumerGroupHeartbeatRequest { subscribed_topic_names: Some(names), ..member.quiet() };
+    let wider = ConsumerGroupHeartbeatRequest { subscribed_topic_regex: Some("matched-.*".into()), ..member.quiet() };
+    for request in [longer, wider] {
+        assert_eq!(member.send(&mut world, &request).err(), Some(GroupError::NoMemory));
+        assert!(world.shard.state_bytes() <= max_state_bytes);
+    }
+    member.beat(&mut world).expect("alive");
+    // It has lost its epoch, and is counted already.
+    member.join(&mut world).expect("it is there");
+    assert_eq!(Consumer::new("g", "b", &["t"]).join(&mut world).err(), Some(GroupError::NoMemory));
+}
+
+#[test]
 fn an_empty_group_becomes_what_its_first_member_speaks() {
     let mut world = with_topic(2);
     world.topics.set("topic", 1);

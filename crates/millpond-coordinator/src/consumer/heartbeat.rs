@@ -91,6 +91,11 @@ impl ConsumerGroup {
         let replaced = self.find_place(member_id, instance, joins, |member| {
             check_epoch(member, request.member_epoch, owned.as_ref())
         })?;
+        let regex = request.subscribed_topic_regex.as_ref().filter(|regex| !regex.is_empty());
+        if let Some(new) = regex.filter(|regex| !self.regexes.contains_key(&***regex)) {
+            // Before anything is taken from the member, because it may be refused. If it is, nobody uses the record.
+            self.match_regex(turn, topics, new.detached())?;
+        }
         let mut why = None;
         if let Some(former) = replaced {
             self.replace(turn, &former, member_id)?;

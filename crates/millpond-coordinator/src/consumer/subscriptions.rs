@@ -18,6 +18,9 @@ use crate::topics::Topics;
 /// A regular expression may take this much when it is compiled. Matching takes time linear in the name.
 const MAX_REGEX_BYTES: usize = 1 << 20;
 
+/// What a text takes in memory besides its bytes, about.
+const TEXT_BYTES: usize = 64;
+
 /// Compiles a regular expression that must match a whole name, in the syntax of RE2 as far as both have it.
 pub(super) fn whole_name(pattern: &str) -> Result<Regex, GroupError> {
     let compile = |pattern: &str| {
@@ -56,6 +59,15 @@ impl ConsumerGroup {
         if bytes > max {
             return Err(GroupError::RecordTooLarge { bytes, max });
         }
+        // What members say of themselves; what they are to have is bounded by the partitions that there are.
+        let texts = match &change {
+            ConsumerChange::Member(_, Some(value)) => value.subscribed_topic_names.len(),
+            ConsumerChange::Regex(_, Some(value)) => value.topics.len(),
+            _ => 0,
+        };
+        if texts > 0 && bytes + texts * TEXT_BYTES > turn.room {
+            return Err(GroupError::NoMemory);
+        }
         turn.effects.records.push(record);
         self.replay(change);
         Ok(())
@@ -86,28 +98,41 @@ impl ConsumerGroup {
             if !news && self.regexes.contains_key(&regex) {
                 continue;
             }
-            // One that an earlier version took and this one does not matches nothing.
-            let mut matched = BTreeSet::new();
-            if let Ok(compiled) = whole_name(&regex) {
-                topics.for_each_name(&mut |name| {
-                    if compiled.is_match(name) {
-                        matched.insert(Str::from(name));
-                    }
-                });
-            }
-            if self.regexes.get(&regex) != Some(&matched) {
-                let value = ConsumerGroupRegularExpressionValue {
-                    topics: matched.into_iter().collect(),
-                    version: topics.version() as i64,
-                    timestamp: turn.now.wall.0,
-                };
-                self.emit(turn, ConsumerChange::Regex(regex, Some(value)))?;
-            }
+            // One that matches more than can be kept goes on with what it matched before: the other members are not to
+            // fail with it. Who subscribes with one like that is refused.
+            let _ = self.match_regex(turn, topics, regex);
         }
         self.seen_topics = Some(topics.version());
         let read = self.topics_read(topics);
         self.topic_names = read.iter().map(|(name, (id, _))| (*id, name.clone())).collect();
         Ok(hash_of(&read))
+    }
+
+    /// Finds the topics that a regular expression matches, and hands out the record if they are others than before.
+    pub(super) fn match_regex(
+        &mut self,
+        turn: &mut Turn<'_>,
+        topics: &dyn Topics,
+        regex: Str,
+    ) -> Result<(), GroupError> {
+        // One that an earlier version took and this one does not matches nothing.
+        let mut matched = BTreeSet::new();
+        if let Ok(compiled) = whole_name(&regex) {
+            topics.for_each_name(&mut |name| {
+                if compiled.is_match(name) {
+                    matched.insert(Str::from(name));
+                }
+            });
+        }
+        if self.regexes.get(&regex) == Some(&matched) {
+            return Ok(());
+        }
+        let value = ConsumerGroupRegularExpressionValue {
+            topics: matched.into_iter().collect(),
+            version: topics.version() as i64,
+            timestamp: turn.now.wall.0,
+        };
+        self.emit(turn, ConsumerChange::Regex(regex, Some(value)))
     }
 
     /// Whether nothing but a member's own report can have changed since the last look.
