@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use millpond_cluster::{Broker as BrokerRecord, BrokerError, DirectoryId, FIRST_METADATA_REPLICA, METADATA_GROUP};
 use millpond_cluster::{TopicDefaults, TopicLimits, register_broker};
-use millpond_raft::{Groups, MetadataGroup, RaftError};
+use millpond_raft::{Groups, MetadataGroup, MetadataStart, Peers, RaftError};
 use millpond_record::{BrokerId, Timestamp};
 use millpond_runtime::{DiskSpace, Listener, Runtime};
 use millpond_storage::{DataDir, OpenError, PartitionSize, StorageError, StorageOptions};
@@ -198,9 +198,9 @@ impl Broker {
         if !rows.is_empty() && !rows.iter().any(|row| row.group == METADATA_GROUP) {
             return Err(StartError::MetadataLost(config.data_dir.clone()));
         }
-        let groups = Groups::start(runtime.clone(), data_dir.clone());
+        let groups = Groups::start(runtime.clone(), data_dir.clone(), Peers::alone(&runtime, config.node_id));
         let applied = Arc::new(Applied::default());
-        let group = groups.metadata(FIRST_METADATA_REPLICA, config.node_id, applied.clone()).await?;
+        let group = groups.metadata(MetadataStart::Found(FIRST_METADATA_REPLICA), applied.clone()).await?;
         register(&runtime, &config, kafka, &data_dir, &group, &applied).await?;
 
         let disk = Arc::new(DiskWatch::new(Thresholds {

@@ -340,9 +340,13 @@ struct Opened {
 /// The partition, made if it is not there. `known`: the settings that its log has, as far as it is there.
 async fn open(groups: &Groups, topic: &Topic, known: Option<LogOptions>, spec: GroupSpec) -> Opened {
     let (group, partition, mut options) = (spec.group, spec.partition, spec.options);
+    let record = topic.partition(partition);
+    let replicas = record.into_iter().flat_map(|record| &record.replicas);
+    let members: Vec<_> = replicas.map(|replica| (replica.id, replica.broker)).collect();
+    let version = record.map_or(1, |record| record.assignment_version);
     let handle = match groups.partition(group) {
         Some(handle) => Ok(handle),
-        None => groups.create(spec).await,
+        None => groups.create(spec, &members, version).await,
     };
     let mut unchanged = None;
     if let (Some(known), Ok(handle)) = (known, &handle)

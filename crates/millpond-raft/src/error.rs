@@ -66,6 +66,14 @@ pub enum ProposeError {
     /// This replica does not lead the partition (NOT_LEADER_OR_FOLLOWER).
     #[error("this broker does not lead the partition")]
     NotLeader,
+    /// Fewer replicas are alive than must have the batch (NOT_ENOUGH_REPLICAS). Nothing was written.
+    #[error("{alive} replicas of the partition are alive, {needed} must have a batch that is acknowledged by all")]
+    NotEnoughReplicas {
+        /// How many are alive.
+        alive: usize,
+        /// How many must be.
+        needed: usize,
+    },
     /// The partition was deleted, or the broker is shutting down. A batch that was in the log by then may stay there.
     #[error("the partition is closed")]
     Closed,

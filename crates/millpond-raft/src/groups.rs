@@ -3,14 +3,18 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use millpond_record::{BrokerId, GroupId, PartitionIndex, RaftOnlyKind, ReplicaId, Term, Timestamp, TopicId};
+use millpond_record::{
+    BrokerId, GroupId, PartitionIndex, RaftIndex, RaftOnlyKind, ReplicaId, Term, Timestamp, TopicId,
+};
 use millpond_runtime::Runtime;
 use millpond_storage::{AppendEntry, Body, DataDir, GroupSpec, Log, LogOptions, StorageError};
 use tokio::sync::oneshot;
 
 use crate::error::RaftError;
-use crate::metadata::MetadataGroup;
+use crate::leaders::Leaders;
+use crate::metadata::{MetadataGroup, MetadataStart};
 use crate::partition::{Partition, Shared, founding_membership};
+use crate::peers::Peers;
 use crate::state_machine::Applier;
 
 /// The group of the cluster's metadata.
@@ -38,10 +42,11 @@ impl std::fmt::Debug for Groups {
 
 impl Groups {
     /// Knows every partition of the data directory; opens none.
-    pub fn start(runtime: Runtime, data_dir: DataDir) -> Groups {
+    pub fn start(runtime: Runtime, data_dir: DataDir, peers: Peers) -> Groups {
         let broker = data_dir.meta().node_id;
         let rows = data_dir.groups();
-        let shared = Arc::new(Shared { runtime, data_dir, broker });
+        let leaders = Leaders::default();
+        let shared = Arc::new(Shared { runtime, data_dir, broker, peers, leaders });
         let partitions = rows
             .iter()
             .filter(|row| row.group != METADATA)
@@ -50,15 +55,21 @@ impl Groups {
         Groups(Arc::new(Inner { shared, partitions: RwLock::new(partitions), metadata: Mutex::new(None) }))
     }
 
-    /// Founds the metadata group, or reopens it under the replica id that it has. Returns when it may serve: it leads,
-    /// and the applier has every committed batch.
-    pub async fn metadata(
-        &self,
-        replica: ReplicaId,
-        broker: BrokerId,
-        applier: Arc<dyn Applier>,
-    ) -> Result<MetadataGroup, RaftError> {
+    /// Who leads which group, here and elsewhere.
+    pub fn leaders(&self) -> &Leaders {
+        &self.0.shared.leaders
+    }
+
+    /// The metadata of the cluster is applied up to here: what peers say of groups that this broker does not know is
+    /// told from what it does not know yet.
+    pub fn metadata_applied(&self, _index: RaftIndex) {}
+
+    /// Founds the metadata group, joins it, or reopens it under the replica id that it has. One that is founded, or
+    /// whose only voter this is, leads when this returns, and the applier has every committed batch.
+    pub async fn metadata(&self, start: MetadataStart, applier: Arc<dyn Applier>) -> Result<MetadataGroup, RaftError> {
         let shared = &self.0.shared;
+        let broker = shared.broker;
+        let (MetadataStart::Found(replica) | MetadataStart::Join(replica)) = start;
         let data_dir = shared.data_dir.clone();
         let opened = shared.runtime.blocking(move || {
             let replica = data_dir.groups().into_iter().find(|row| row.group == METADATA).map(|row| row.replica);
@@ -86,9 +97,17 @@ impl Groups {
         Ok(metadata)
     }
 
-    /// Creates a partition of which this broker has the only replica. It is durable when this returns; may be called
-    /// again when it fails.
-    pub async fn create(&self, spec: GroupSpec) -> Result<Partition, RaftError> {
+    /// Creates this broker's replica of a partition. It is durable when this returns; may be called again when it fails.
+    ///
+    /// `members`: all replicas of the partition, in order of preference. With an `assignment_version` of 1 they found the
+    /// group; with a later one this replica begins empty and is filled by the others.
+    pub async fn create(
+        &self,
+        spec: GroupSpec,
+        members: &[(ReplicaId, BrokerId)],
+        assignment_version: u64,
+    ) -> Result<Partition, RaftError> {
+        let _ = (members, assignment_version);
         let (group, replica) = (spec.group, spec.replica);
         let shared = &self.0.shared;
         let log = match self.create_group(spec).await {
@@ -170,7 +189,7 @@ impl Groups {
         let time = Timestamp(self.0.shared.runtime.wall_clock());
         let payload = founding_membership(broker, replica);
         let body = Body::RaftOnly { kind: RaftOnlyKind::Membership, payload, time };
-        let entry = AppendEntry { index: millpond_record::RaftIndex(0), term: Term(0), body };
+        let entry = AppendEntry { index: RaftIndex(0), term: Term(0), body };
         let log = Arc::clone(log);
         self.durable(group, move |done| log.append(vec![entry], done)).await?;
         Ok(())

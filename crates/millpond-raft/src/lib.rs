@@ -10,15 +10,18 @@
 //! | `metadata.rs` | group 0: found or reopen, propose, serve only after the own blank is applied |
 //! | `log_store.rs`, `state_machine.rs`, `snapshot.rs` | openraft's storage on [`millpond_storage::Log`] |
 //! | `membership.rs` | the bytes of a membership |
+//! | `leaders.rs`, `peers/` | who leads which group; the other brokers |
 //! | `types.rs`, `runtime.rs`, `network.rs` | openraft's types, runtime and (absent) peers |
 
 mod error;
 mod groups;
+mod leaders;
 mod log_store;
 mod membership;
 mod metadata;
 mod network;
 mod partition;
+mod peers;
 mod receipt;
 mod runtime;
 mod snapshot;
@@ -29,8 +32,10 @@ mod types;
 
 pub use error::{ProposeError, RaftError};
 pub use groups::Groups;
-pub use metadata::MetadataGroup;
+pub use leaders::{Leader, Leaders};
+pub use metadata::{GroupMember, MetadataGroup, MetadataLeadership, MetadataStart};
 pub use millpond_storage::Proposal;
 pub use partition::{Acks, Partition, PartitionState, Retention};
+pub use peers::{CallError, PeerServices, Peers};
 pub use receipt::{Receipt, Written};
 pub use state_machine::{Applier, ApplyError};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use millpond_record::{BatchHeader, BatchView, GroupId, RaftIndex, ReplicaId, Term, Timestamp};
+use millpond_record::{BatchHeader, BatchView, BrokerId, GroupId, RaftIndex, ReplicaId, Term, Timestamp};
 use millpond_runtime::Runtime;
 use millpond_storage::{Log, Proposal};
 use openraft::async_runtime::WatchReceiver;
@@ -23,12 +23,46 @@ pub struct MetadataGroup {
     group: GroupId,
     log: Arc<Log>,
     raft: Raft<TypeConfig, StateMachine>,
+    leadership: Arc<tokio::sync::watch::Sender<MetadataLeadership>>,
 }
 
 impl std::fmt::Debug for MetadataGroup {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "MetadataGroup({})", self.group)
     }
+}
+
+/// How a broker comes to its replica of the metadata group. A replica that is there already is reopened as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MetadataStart {
+    /// As the only voter of a new cluster.
+    Found(ReplicaId),
+    /// As a replica that the controller adds, with an empty log.
+    Join(ReplicaId),
+}
+
+/// Who leads the metadata group.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MetadataLeadership {
+    /// The leader's broker, as far as this replica knows.
+    pub leader: Option<BrokerId>,
+    /// The term that this replica is in.
+    pub term: Term,
+    /// This broker leads, and has applied everything that was committed before.
+    pub here: bool,
+}
+
+/// One replica of the metadata group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GroupMember {
+    /// Its Raft node id.
+    pub replica: ReplicaId,
+    /// The broker that has it.
+    pub broker: BrokerId,
+    /// Whether it votes.
+    pub voter: bool,
+    /// How far its log is known to agree with the leader's; only on the leader.
+    pub matched: Option<RaftIndex>,
 }
 
 /// How openraft is configured for every group (design section 5: each row was found by experiment).
@@ -85,7 +119,8 @@ impl MetadataGroup {
             .map_err(|error| fatal(error.to_string()))?;
         // The only voter needs nobody's consent and has nobody's lease to wait out. A pre-vote would ask nobody too.
         raft.trigger().elect(false).await.map_err(|error| fatal(error.to_string()))?;
-        let metadata = MetadataGroup { runtime, group, log, raft };
+        let leadership = Arc::new(tokio::sync::watch::Sender::default());
+        let metadata = MetadataGroup { runtime, group, log, raft, leadership };
         metadata.until(leads_and_applied_its_blank).await?;
         Ok(metadata)
     }
@@ -123,6 +158,36 @@ impl MetadataGroup {
             Err(error) => error,
             Ok(()) => RaftError::Closed(self.group),
         }
+    }
+
+    /// Follows who leads the group.
+    pub fn leadership(&self) -> tokio::sync::watch::Receiver<MetadataLeadership> {
+        self.leadership.subscribe()
+    }
+
+    /// The replicas of the group by the latest membership that this replica knows.
+    pub fn members(&self) -> Vec<GroupMember> {
+        Vec::new()
+    }
+
+    /// Adds a replica that does not vote, if it is not there; returns when the change is committed.
+    pub async fn add_learner(&self, _replica: ReplicaId, _broker: BrokerId) -> Result<(), RaftError> {
+        Err(RaftError::NotLeader(self.group))
+    }
+
+    /// Makes these replicas, and no others, voters; they must be members. Others stay as learners.
+    pub async fn set_voters(&self, _voters: std::collections::BTreeSet<ReplicaId>) -> Result<(), RaftError> {
+        Err(RaftError::NotLeader(self.group))
+    }
+
+    /// Removes a replica that does not vote.
+    pub async fn remove(&self, _replica: ReplicaId) -> Result<(), RaftError> {
+        Err(RaftError::NotLeader(self.group))
+    }
+
+    /// Hands leadership to the replica on a broker; returns when another leads.
+    pub async fn transfer(&self, _to: BrokerId) -> Result<(), RaftError> {
+        Err(RaftError::NotLeader(self.group))
     }
 
     /// The group's log.

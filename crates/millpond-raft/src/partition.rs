@@ -31,7 +31,10 @@ use tokio::sync::{oneshot, watch};
 pub use retention::Retention;
 
 use crate::error::{ProposeError, RaftError};
+use crate::leaders::Leaders;
 use crate::membership::single_voter;
+use crate::metadata::GroupMember;
+use crate::peers::Peers;
 use crate::receipt::{Flight, Receipt, Written};
 use crate::types::Member;
 
@@ -62,6 +65,8 @@ pub(crate) struct Shared {
     pub(crate) runtime: Runtime,
     pub(crate) data_dir: DataDir,
     pub(crate) broker: BrokerId,
+    pub(crate) peers: Peers,
+    pub(crate) leaders: Leaders,
 }
 
 /// A partition of which this broker has the only replica. A clone is the same partition.
@@ -171,6 +176,45 @@ impl Partition {
     /// The epoch in which this broker leads the partition, known before it does.
     pub fn leader_epoch(&self) -> LeaderEpoch {
         if self.0.term > Term::MAX { LeaderEpoch::NONE } else { self.0.term.leader_epoch() }
+    }
+
+    /// Whether this replica leads the partition and serves it.
+    pub fn leads(&self) -> bool {
+        !self.0.stopped.load(Ordering::Acquire)
+    }
+
+    /// Whether the partition has, or is to have, other replicas.
+    pub fn is_replicated(&self) -> bool {
+        false
+    }
+
+    /// How many replicas must have a batch that is acknowledged by all, at least (`min.insync.replicas`).
+    pub fn set_min_insync(&self, _replicas: u16) {}
+
+    /// Hands leadership to the replica on a broker; returns when another leads.
+    pub async fn transfer(&self, _to: BrokerId) -> Result<(), RaftError> {
+        Err(RaftError::NotLeader(self.0.group))
+    }
+
+    /// Makes these replicas, in order of preference, the members of the group, on its leader: new ones are filled first.
+    /// Returns when the change is complete. One that is not of a newer version than the last changes nothing.
+    pub async fn change_members(
+        &self,
+        _members: &[(ReplicaId, BrokerId)],
+        _assignment_version: u64,
+    ) -> Result<(), RaftError> {
+        Err(RaftError::NotLeader(self.0.group))
+    }
+
+    /// The assignment version that the group's membership is at, as this replica knows, and whether the change to it is
+    /// complete.
+    pub fn members_version(&self) -> (u64, bool) {
+        (1, true)
+    }
+
+    /// On the leader: how far each replica's log is known to agree with its own.
+    pub fn progress(&self) -> Vec<GroupMember> {
+        Vec::new()
     }
 
     /// Proposes a batch. By the time this returns its place in the order is fixed.

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use millpond_record::{BatchBuilder, BrokerId, LeaderEpoch, RaftIndex, ReplicaId, StampedBatch, Timestamp};
+use millpond_record::{BatchBuilder, LeaderEpoch, RaftIndex, ReplicaId, StampedBatch, Timestamp};
 use millpond_runtime::Runtime;
 
 use super::world::{Machine, Remembered, groups, with_crashes};
-use crate::{Applier, ApplyError, Groups, MetadataGroup, RaftError};
+use crate::{Applier, ApplyError, Groups, MetadataGroup, MetadataStart, RaftError};
 
 fn batch(value: &str) -> Bytes {
     BatchBuilder::new().record(Timestamp(1), Some(b"key"), Some(value.as_bytes())).build()
@@ -16,7 +16,7 @@ fn batch(value: &str) -> Bytes {
 
 async fn metadata(runtime: &Runtime, applier: &Remembered) -> (Groups, MetadataGroup) {
     let groups = groups(runtime).await;
-    let metadata = groups.metadata(ReplicaId(1), BrokerId(1), Arc::new(applier.clone())).await;
+    let metadata = groups.metadata(MetadataStart::Found(ReplicaId(1)), Arc::new(applier.clone())).await;
     (groups, metadata.expect("the metadata group"))
 }
 
@@ -47,7 +47,7 @@ fn it_leads_at_once_without_waiting_for_an_election_timeout() {
                     let groups = groups(&runtime).await;
                     let before = runtime.now();
                     let applier = Arc::new(Remembered::default());
-                    groups.metadata(ReplicaId(1), BrokerId(1), applier).await.expect("the metadata group");
+                    groups.metadata(MetadataStart::Found(ReplicaId(1)), applier).await.expect("the metadata group");
                     let took = runtime.now() - before;
                     assert!(took < Duration::from_millis(500), "{took:?}");
                 })
@@ -68,7 +68,8 @@ fn it_survives_restarts_under_its_first_replica_id_and_in_a_higher_epoch_each_ti
                     let groups = groups(&runtime).await;
                     let applier = Arc::new(applied.clone());
                     // Another replica id is offered; the one on disk counts.
-                    let group = groups.metadata(ReplicaId(1 + round), BrokerId(1), applier).await.expect("reopened");
+                    let group =
+                        groups.metadata(MetadataStart::Found(ReplicaId(1 + round)), applier).await.expect("reopened");
                     let before: Vec<String> = (0..round).map(|round| format!("round {round}")).collect();
                     assert_eq!(applied.values(), before, "everything is applied before it serves");
                     group.propose(batch(&format!("round {round}"))).await.expect("applied");
@@ -127,7 +128,8 @@ fn a_record_that_cannot_be_applied_stops_the_group_and_says_why() {
         machine
             .live(|runtime| async move {
                 let groups = groups(&runtime).await;
-                let group = groups.metadata(ReplicaId(1), BrokerId(1), Arc::new(Refuses)).await.expect("founded");
+                let group =
+                    groups.metadata(MetadataStart::Found(ReplicaId(1)), Arc::new(Refuses)).await.expect("founded");
                 let refused = group.propose(batch("x")).await.expect_err("not applied");
                 assert!(matches!(refused, RaftError::Fatal { .. }), "{refused}");
                 let failed = group.failed().await.to_string();

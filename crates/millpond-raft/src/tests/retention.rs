@@ -19,7 +19,7 @@ fn a_log_start_that_was_acknowledged_is_there_after_a_power_cut() {
         with_crashes(1, |machine: Machine| async move {
             machine
                 .live(|runtime| async move {
-                    let partition = groups(&runtime).await.create(spec).await.expect("a new partition");
+                    let partition = super::world::create(&groups(&runtime).await, spec).await.expect("a new partition");
                     let batches = (0..5).map(|n| partition.propose(proposal(&n.to_string()), Acks::All, None));
                     join_all(batches).await;
                     let moved = partition.move_log_start(Offset(3)).await.expect("durable");
@@ -58,7 +58,7 @@ fn moves_wait_at_the_gate_in_the_order_of_their_proposal() {
     with_crashes(2, |machine: Machine| async move {
         machine
             .live(|runtime| async move {
-                let partition = groups(&runtime).await.create(spec(1)).await.expect("a new partition");
+                let partition = super::world::create(&groups(&runtime).await, spec(1)).await.expect("a new partition");
                 join_all((0..3).map(|_| partition.propose(proposal("x"), Acks::All, None))).await;
             })
             .await;
@@ -85,8 +85,8 @@ fn retention_deletes_what_its_limits_let_go_and_a_partition_that_sleeps_tells_wi
         machine
             .live(|runtime| async move {
                 let data_dir = super::world::open(&runtime, Path::new("/data")).await;
-                let groups = crate::Groups::start(runtime.clone(), data_dir.clone());
-                let partition = groups.create(spec(1)).await.expect("a new partition");
+                let groups = super::world::start(&runtime, data_dir.clone());
+                let partition = super::world::create(&groups, spec(1)).await.expect("a new partition");
                 assert!(!partition.retained().expect("known").freeable);
                 join_all((0..3).map(|_| partition.propose(proposal("x"), Acks::All, None))).await;
                 let nothing = Limits { retention_bytes: Some(1 << 20), ..Limits::default() };
@@ -98,7 +98,7 @@ fn retention_deletes_what_its_limits_let_go_and_a_partition_that_sleeps_tells_wi
         machine
             .live(|runtime| async move {
                 let data_dir = super::world::open(&runtime, Path::new("/data")).await;
-                let groups = crate::Groups::start(runtime.clone(), data_dir.clone());
+                let groups = super::world::start(&runtime, data_dir.clone());
                 let partition = groups.partition(GroupId(1)).expect("known");
                 let asleep = partition.retained().expect("known");
                 assert_eq!(data_dir.stats().open_logs, 0);
@@ -125,7 +125,7 @@ fn limits_that_change_while_retention_decides_count_as_they_are_then() {
     with_crashes(4, |machine: Machine| async move {
         machine
             .live(|runtime| async move {
-                let partition = groups(&runtime).await.create(spec(1)).await.expect("a new partition");
+                let partition = super::world::create(&groups(&runtime).await, spec(1)).await.expect("a new partition");
                 join_all((0..3).map(|_| partition.propose(proposal("x"), Acks::All, None))).await;
                 let asked = AtomicUsize::new(0);
                 let raised = || if asked.fetch_add(1, Ordering::Relaxed) == 0 { BY_SIZE } else { Limits::default() };

@@ -18,20 +18,20 @@ use crate::{Acks, Groups, Partition, ProposeError, RaftError};
 
 /// A partition on a fresh data directory, with the groups that it belongs to.
 async fn fresh(runtime: &Runtime, path: &Path, spec: GroupSpec) -> (Groups, Partition) {
-    let groups = Groups::start(runtime.clone(), open(runtime, path).await);
-    let partition = groups.create(spec).await.expect("a new partition");
+    let groups = super::world::start(runtime, open(runtime, path).await);
+    let partition = super::world::create(&groups, spec).await.expect("a new partition");
     (groups, partition)
 }
 
 async fn finishes_what_an_earlier_attempt_began(runtime: Runtime, path: std::path::PathBuf) {
     let data_dir = open(&runtime, &path).await;
-    let groups = Groups::start(runtime.clone(), data_dir.clone());
+    let groups = super::world::start(&runtime, data_dir.clone());
     let (done, durable) = tokio::sync::oneshot::channel();
     let made = data_dir.clone();
     let group = runtime.blocking(move || made.create_group(spec(1), Box::new(move |result| drop(done.send(result)))));
     drop(group.await.expect("a group without entries"));
     durable.await.expect("called").expect("durable");
-    let partition = groups.create(spec(1)).await.expect("the rest of it");
+    let partition = super::world::create(&groups, spec(1)).await.expect("the rest of it");
     let written = partition.propose(proposal("a"), Acks::All, None).await.expect("written");
     assert_eq!(written.base_offset, Offset(0));
     groups.shutdown().await;
@@ -46,13 +46,13 @@ fn a_partition_whose_making_was_interrupted_is_made_by_the_next_attempt() {
 
 async fn keeps_the_order_across_waking(runtime: Runtime, path: std::path::PathBuf) {
     let data_dir = open(&runtime, &path).await;
-    let groups = Groups::start(runtime.clone(), data_dir.clone());
-    groups.create(spec(1)).await.expect("a new partition");
+    let groups = super::world::start(&runtime, data_dir.clone());
+    super::world::create(&groups, spec(1)).await.expect("a new partition");
     groups.shutdown().await;
     close(&runtime, data_dir).await;
 
     let data_dir = open(&runtime, &path).await;
-    let groups = Groups::start(runtime.clone(), data_dir.clone());
+    let groups = super::world::start(&runtime, data_dir.clone());
     let partition = groups.partition(GroupId(1)).expect("known from the table");
     let acks = [Acks::All, Acks::Leader, Acks::None];
     // The first wakes it; others come while it wakes, the last when it serves.
@@ -359,7 +359,7 @@ fn a_shutdown_answers_what_is_queued_and_flushes_what_was_appended() {
         machine
             .live(|runtime| async move {
                 let data_dir = open(&runtime, Path::new("/data")).await;
-                let groups = Groups::start(runtime.clone(), data_dir.clone());
+                let groups = super::world::start(&runtime, data_dir.clone());
                 let partition = groups.partition(GroupId(1)).expect("known");
                 partition.propose(proposal("a"), Acks::All, None).await.expect("written");
                 let appended = partition.propose(proposal("b"), Acks::All, None);

@@ -10,7 +10,7 @@ use millpond_runtime::sim::DiskFaults;
 use millpond_storage::Hold;
 
 use super::world::{Machine, NODE, batches, open, proposal, relaxed, sequenced, spec, with_crashes};
-use crate::{Acks, Groups, ProposeError};
+use crate::{Acks, ProposeError};
 
 #[test]
 fn a_relaxed_partition_on_a_full_disk_refuses_batches_and_commits_what_it_had_when_there_is_room() {
@@ -20,8 +20,8 @@ fn a_relaxed_partition_on_a_full_disk_refuses_batches_and_commits_what_it_had_wh
             machine
                 .live(move |runtime| async move {
                     let data_dir = open(&runtime, Path::new("/data")).await;
-                    let groups = Groups::start(runtime.clone(), data_dir.clone());
-                    let partition = groups.create(relaxed(1)).await.expect("a new partition");
+                    let groups = super::world::start(&runtime, data_dir.clone());
+                    let partition = super::world::create(&groups, relaxed(1)).await.expect("a new partition");
                     partition.propose(proposal("before"), Acks::All, None).await.expect("written");
                     world.set_disk_faults(NODE, DiskFaults { capacity_bytes: 0, ..DiskFaults::default() });
                     let hold: Hold = Arc::new(());
@@ -63,8 +63,8 @@ fn a_hold_is_kept_until_the_flush_whatever_the_acks() {
     with_crashes(1, |machine: Machine| async move {
         machine
             .live(|runtime| async move {
-                let groups = Groups::start(runtime.clone(), open(&runtime, Path::new("/data")).await);
-                let partition = groups.create(spec(1)).await.expect("a new partition");
+                let groups = super::world::start(&runtime, open(&runtime, Path::new("/data")).await);
+                let partition = super::world::create(&groups, spec(1)).await.expect("a new partition");
                 partition.propose(proposal("awake"), Acks::All, None).await.expect("written");
                 for acks in [Acks::None, Acks::Leader, Acks::All] {
                     let hold: Hold = Arc::new(());

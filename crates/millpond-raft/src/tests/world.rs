@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use millpond_record::{
-    BatchBuilder, BatchView, GroupId, Offset, PartitionIndex, ProducerEpoch, ProducerId, RaftIndex, ReplicaId,
-    StampedBatch, Timestamp, TopicId,
+    BatchBuilder, BatchView, BrokerId, GroupId, Offset, PartitionIndex, ProducerEpoch, ProducerId, RaftIndex,
+    ReplicaId, StampedBatch, Timestamp, TopicId,
 };
 use millpond_runtime::sim::{self, Crash, NodeId, World};
 use millpond_runtime::{RealDisk, Runtime};
 use millpond_storage::{DataDir, FlushMode, GroupSpec, Log, LogOptions, Proposal, Read, StorageOptions};
 
-use crate::{Applier, ApplyError, Groups};
+use crate::{Applier, ApplyError, Groups, Partition, Peers, RaftError};
 
 /// Long enough for anything that ends at all; in the simulator it costs nothing.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -95,8 +95,21 @@ pub(super) async fn open(runtime: &Runtime, path: &Path) -> DataDir {
     opened.expect("a data directory that opens").0
 }
 
+pub(super) const BROKER: BrokerId = BrokerId(1);
+
+/// The groups of a broker that has no peers.
+pub(super) fn start(runtime: &Runtime, data_dir: DataDir) -> Groups {
+    Groups::start(runtime.clone(), data_dir, Peers::alone(runtime, BROKER))
+}
+
+/// A partition with one replica.
+pub(super) async fn create(groups: &Groups, spec: GroupSpec) -> Result<Partition, RaftError> {
+    let member = (spec.replica, BROKER);
+    groups.create(spec, &[member], 1).await
+}
+
 pub(super) async fn groups(runtime: &Runtime) -> Groups {
-    Groups::start(runtime.clone(), open(runtime, Path::new("/data")).await)
+    start(runtime, open(runtime, Path::new("/data")).await)
 }
 
 pub(super) async fn close(runtime: &Runtime, data_dir: DataDir) {
