@@ -249,6 +249,7 @@ pub(crate) fn propose(error: &ProposeError) -> Fault {
         ProposeError::NotLeader | ProposeError::Closed => ErrorCode::NOT_LEADER_OR_FOLLOWER,
         ProposeError::Sequence(SequenceError::OutOfOrder { .. }) => ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER,
         ProposeError::Sequence(SequenceError::OldEpoch { .. }) => ErrorCode::INVALID_PRODUCER_EPOCH,
+        ProposeError::NotEnoughReplicas { .. } => ErrorCode::NOT_ENOUGH_REPLICAS,
         ProposeError::TooLarge { .. } => ErrorCode::MESSAGE_TOO_LARGE,
         ProposeError::Stalled(_) | ProposeError::Fatal(_) => ErrorCode::KAFKA_STORAGE_ERROR,
     };
