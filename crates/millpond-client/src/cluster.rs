@@ -1,0 +1,331 @@
+//! The brokers of a cluster: who they are, which one is the controller, and calls that are tried again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use millpond_wire::metadata::{MetadataRequest, MetadataRequestTopic, MetadataResponse};
+use millpond_wire::{ErrorCode, Request};
+use tokio::time::Instant;
+use tracing::debug;
+
+use crate::address::Address;
+use crate::clock;
+use crate::config::ClientConfig;
+use crate::connection::Connection;
+use crate::error::{Error, Result};
+use crate::slot::Slot;
+use crate::transport::{Tcp, Transport};
+
+/// The first version in which a client can say that asking must not create a topic.
+const METADATA_CREATES_NOTHING: i16 = 4;
+
+/// Which broker a request is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// Any one will do.
+    Any,
+    /// The controller; brokers forward to it too, but not all of those before Kafka 2.8.
+    Controller,
+    /// The one with this id.
+    Broker(i32),
+}
+
+/// A broker as the cluster tells of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BrokerAddress {
+    /// Its id.
+    pub id: i32,
+    /// Where clients reach it.
+    pub address: Address,
+    /// Its rack, if it has one.
+    pub rack: Option<String>,
+}
+
+/// A cluster. Clones share its connections.
+#[derive(Clone)]
+pub struct Cluster(Arc<Inner>);
+
+struct Inner {
+    config: ClientConfig,
+    transport: Arc<dyn Transport>,
+    known: Mutex<Known>,
+    slots: Mutex<BTreeMap<Address, Arc<Slot>>>,
+    /// Where the next search for any broker begins, so that not all go to the first.
+    turn: AtomicUsize,
+}
+
+#[derive(Default)]
+struct Known {
+    brokers: BTreeMap<i32, BrokerAddress>,
+    controller: Option<i32>,
+}
+
+impl Cluster {
+    /// Connects over TCP: tries each bootstrap address once, and asks the first broker that answers for the others.
+    ///
+    /// # Errors
+    /// [`Error::NoBroker`] when none answers; what the metadata request fails with.
+    pub async fn connect(config: ClientConfig) -> Result<Cluster> {
+        Cluster::connect_with(config, Arc::new(Tcp)).await
+    }
+
+    /// Connects over this transport, as [`connect`](Cluster::connect).
+    ///
+    /// # Errors
+    /// As [`connect`](Cluster::connect).
+    pub async fn connect_with(config: ClientConfig, transport: Arc<dyn Transport>) -> Result<Cluster> {
+        let inner =
+            Inner { config, transport, known: Mutex::default(), slots: Mutex::default(), turn: AtomicUsize::new(0) };
+        let cluster = Cluster(Arc::new(inner));
+        cluster.reach_any().await?;
+        cluster.refresh(clock::now() + cluster.0.config.deadline).await?;
+        Ok(cluster)
+    }
+
+    /// What it was told.
+    pub fn config(&self) -> &ClientConfig {
+        &self.0.config
+    }
+
+    /// The brokers as the last answer named them, by id.
+    pub fn brokers(&self) -> Vec<BrokerAddress> {
+        self.known().brokers.values().cloned().collect()
+    }
+
+    /// The controller as the last answer named it. On a KRaft cluster of Kafka it is any broker, which passes on what
+    /// is meant for the controller.
+    pub fn controller(&self) -> Option<i32> {
+        self.known().controller
+    }
+
+    /// Asks for topics: these, or all. Never creates one. What is learned of the brokers is kept.
+    ///
+    /// # Errors
+    /// Those of [`call`](Cluster::call); errors of single topics are in the answer.
+    pub async fn metadata(&self, topics: Option<&[&str]>) -> Result<MetadataResponse> {
+        let names = topics.map(<[&str]>::to_vec);
+        let build = move |_| metadata_request(names.as_deref());
+        let response = self.call(Target::Any, METADATA_CREATES_NOTHING, build, judge_metadata).await?;
+        self.learn(&response);
+        Ok(response)
+    }
+
+    /// Makes a call, and makes it again after a pause while its failure is one that passes, until the deadline.
+    ///
+    /// `build` makes the request for the version that is spoken with the broker, which is `least` or newer. `judge`
+    /// gives the error that an answer as a whole stands for; errors of its parts are the caller's.
+    ///
+    /// # Errors
+    /// [`Error::GaveUp`] at the deadline; at once what is not worth another try, above all [`Error::Unsupported`],
+    /// [`Error::Protocol`], and an [`Error::Refused`] that is not retriable.
+    pub async fn call<R, B, J>(&self, target: Target, least: i16, build: B, judge: J) -> Result<R::Response>
+    where
+        R: Request,
+        B: Fn(i16) -> R + Send + Sync,
+        J: Fn(&R::Response) -> Result<()> + Send + Sync,
+    {
+        let config = &self.0.config;
+        let deadline = clock::now() + config.deadline;
+        let mut tries = 0_u32;
+        loop {
+            let answered = match self.connection(target, deadline).await {
+                Ok(connection) => self.ask(&connection, least, &build, deadline).await,
+                Err(error) => Err(error),
+            };
+            let error = match answered.and_then(|response| judge(&response).map(|()| response)) {
+                Ok(response) => return Ok(response),
+                Err(error) => error,
+            };
+            if !error.is_retriable() {
+                return Err(error);
+            }
+            self.heed(&error);
+            tries = tries.saturating_add(1);
+            let pause = config.pause_after(tries, self.0.transport.random_u64());
+            if clock::now() + pause >= deadline {
+                return Err(Error::GaveUp { after: config.deadline, last: Box::new(error) });
+            }
+            debug!("{} is tried again in {} ms: {error}", R::NAME, pause.as_millis());
+            clock::sleep(pause).await;
+        }
+    }
+
+    async fn ask<R: Request>(
+        &self,
+        connection: &Connection,
+        least: i16,
+        build: &(impl Fn(i16) -> R + Sync),
+        deadline: Instant,
+    ) -> Result<R::Response> {
+        let version = connection.version::<R>(least)?;
+        let limit = self.0.config.request_limit.min(deadline.saturating_duration_since(clock::now()));
+        connection.call(version, &build(version), limit).await
+    }
+
+    /// A connection to the target, made if there is none.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`], [`Error::TimedOut`] and what else connecting fails with; [`Error::Refused`] when the
+    /// cluster knows of no such broker, or of no controller.
+    pub async fn connection_to(&self, target: Target) -> Result<Connection> {
+        self.connection(target, clock::now() + self.0.config.deadline).await
+    }
+
+    async fn connection(&self, target: Target, deadline: Instant) -> Result<Connection> {
+        if target == Target::Any {
+            return self.any(deadline).await;
+        }
+        let address = match self.address_of(target) {
+            Some(address) => address,
+            None => {
+                self.refresh(deadline).await?;
+                self.address_of(target).ok_or_else(|| unknown(target))?
+            }
+        };
+        self.connected(&address, deadline).await
+    }
+
+    async fn any(&self, deadline: Instant) -> Result<Connection> {
+        let address = self.nearest().ok_or_else(|| Error::NoBroker(Vec::new()))?;
+        self.connected(&address, deadline).await
+    }
+
+    fn address_of(&self, target: Target) -> Option<Address> {
+        let known = self.known();
+        let id = match target {
+            Target::Any => return None,
+            Target::Controller => known.controller?,
+            Target::Broker(id) => id,
+        };
+        known.brokers.get(&id).map(|broker| broker.address.clone())
+    }
+
+    /// The address to ask when any broker will do: one that is connected, else the one whose turn comes first.
+    fn nearest(&self) -> Option<Address> {
+        let mut addresses: Vec<Address> = self.known().brokers.values().map(|broker| broker.address.clone()).collect();
+        let told: BTreeSet<&Address> = addresses.iter().collect();
+        let bootstrap: Vec<Address> =
+            self.0.config.bootstrap.iter().filter(|address| !told.contains(address)).cloned().collect();
+        let first = self.0.turn.fetch_add(1, Ordering::Relaxed) % addresses.len().max(1);
+        addresses.rotate_left(first);
+        addresses.extend(bootstrap);
+        let slots: Vec<(Address, Arc<Slot>)> =
+            addresses.into_iter().map(|address| (address.clone(), self.slot(&address))).collect();
+        let live = slots.iter().find(|(_, slot)| slot.live().is_some());
+        live.or_else(|| slots.iter().min_by_key(|(_, slot)| slot.not_before())).map(|(address, _)| address.clone())
+    }
+
+    fn slot(&self, address: &Address) -> Arc<Slot> {
+        let mut slots = self.0.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(slots.entry(address.clone()).or_default())
+    }
+
+    async fn connected(&self, address: &Address, deadline: Instant) -> Result<Connection> {
+        let slot = self.slot(address);
+        if let Some(connection) = slot.live() {
+            return Ok(connection);
+        }
+        let opened = async {
+            let _turn = slot.turn.lock().await;
+            if let Some(connection) = slot.live() {
+                return Ok(connection);
+            }
+            if let Some(not_before) = slot.not_before() {
+                clock::sleep(not_before.saturating_duration_since(clock::now())).await;
+            }
+            let config = &self.0.config;
+            let opened = Connection::open(&*self.0.transport, address, config).await;
+            match &opened {
+                Ok(connection) => slot.connected(connection.clone()),
+                Err(_) => {
+                    slot.failed(clock::now(), |row| config.pause_after(row, self.0.transport.random_u64()));
+                }
+            }
+            opened
+        };
+        let started = clock::now();
+        clock::by(deadline, opened).await.unwrap_or_else(|| {
+            let after = deadline.saturating_duration_since(started);
+            Err(Error::TimedOut { broker: address.clone(), what: "connecting".to_owned(), after })
+        })
+    }
+
+    /// Connects to the first bootstrap address that takes it, each tried once.
+    async fn reach_any(&self) -> Result<()> {
+        let mut reasons = Vec::new();
+        for address in &self.0.config.bootstrap {
+            match self.connected(address, clock::now() + self.0.config.deadline).await {
+                Ok(_) => return Ok(()),
+                Err(error) => reasons.push(error),
+            }
+        }
+        Err(Error::NoBroker(reasons))
+    }
+
+    /// Asks any broker, once, who there is.
+    async fn refresh(&self, deadline: Instant) -> Result<()> {
+        let connection = self.any(deadline).await?;
+        let response =
+            self.ask(&connection, METADATA_CREATES_NOTHING, &|_| metadata_request(Some(&[])), deadline).await?;
+        judge_metadata(&response)?;
+        self.learn(&response);
+        Ok(())
+    }
+
+    /// Takes over what an answer tells of brokers. One without any (a broker that is starting) tells nothing.
+    fn learn(&self, response: &MetadataResponse) {
+        let mut brokers = BTreeMap::new();
+        for broker in &response.brokers {
+            if let Some(address) = Address::told(&broker.host, broker.port) {
+                let rack = broker.rack.as_ref().map(|rack| rack.as_str().to_owned());
+                brokers.insert(broker.node_id, BrokerAddress { id: broker.node_id, address, rack });
+            }
+        }
+        if brokers.is_empty() {
+            return;
+        }
+        let used: BTreeSet<Address> = brokers.values().map(|broker| broker.address.clone()).collect();
+        let controller = Some(response.controller_id).filter(|id| brokers.contains_key(id));
+        *self.known() = Known { brokers, controller };
+        let mut slots = self.0.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        slots.retain(|address, _| used.contains(address) || self.0.config.bootstrap.contains(address));
+    }
+
+    /// Forgets what a failure shows to be wrong, so that the next try looks it up.
+    fn heed(&self, error: &Error) {
+        let moved = error.code().is_some_and(|code| code == ErrorCode::NOT_CONTROLLER || code.refreshes_metadata());
+        if moved || error.is_of_the_connection() {
+            self.known().controller = None;
+        }
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.0.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn metadata_request(topics: Option<&[&str]>) -> MetadataRequest {
+    let named = |name: &&str| MetadataRequestTopic { name: Some((*name).into()), ..Default::default() };
+    let topics = topics.map(|names| names.iter().map(named).collect());
+    MetadataRequest { topics, allow_auto_topic_creation: false, ..Default::default() }
+}
+
+fn judge_metadata(response: &MetadataResponse) -> Result<()> {
+    Error::check(response.error_code, None, || "asking for the metadata".to_owned())
+}
+
+fn unknown(target: Target) -> Error {
+    match target {
+        Target::Broker(id) => Error::Refused {
+            what: format!("connecting to broker {id}"),
+            code: ErrorCode::BROKER_NOT_AVAILABLE,
+            message: Some("the cluster does not name such a broker".to_owned()),
+        },
+        Target::Controller | Target::Any => Error::Refused {
+            what: "looking for the controller".to_owned(),
+            code: ErrorCode::NOT_CONTROLLER,
+            message: Some("the cluster names no controller at the moment".to_owned()),
+        },
+    }
+}

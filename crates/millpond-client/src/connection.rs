@@ -1,0 +1,95 @@
+//! A connection to one broker whose versions are known.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use millpond_wire::{Decoder, Message, Request, ResponseHeader, Str, encode_request};
+
+use crate::address::Address;
+use crate::clock;
+use crate::config::ClientConfig;
+use crate::error::{Error, Result};
+use crate::link::Link;
+use crate::transport::Transport;
+use crate::versions::{self, Versions};
+
+/// A connection to a broker. Clones share it; it closes when the last one is dropped. Any number of calls may be under
+/// way: they are sent one behind the other without waiting, and the broker answers in that order.
+#[derive(Clone)]
+pub struct Connection {
+    link: Link,
+    versions: Arc<Versions>,
+    client_id: Str,
+}
+
+impl Connection {
+    /// Connects and agrees on versions, within the configuration's limit for that.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`] when nobody listens there, [`Error::TimedOut`], [`Error::Disconnected`], and
+    /// [`Error::Protocol`] for what is no Kafka broker.
+    pub async fn open(transport: &dyn Transport, address: &Address, config: &ClientConfig) -> Result<Connection> {
+        let limit = config.connect_limit;
+        let opened = async {
+            let connected = transport.connect(address).await;
+            let stream =
+                connected.map_err(|error| Error::Unreachable { broker: address.clone(), source: Arc::new(error) })?;
+            let link = Link::start(transport, address.clone(), stream, config.max_response_bytes, config.max_in_flight);
+            let client_id = Str::from(config.client_id.as_str());
+            let versions = Arc::new(versions::negotiate(&link, &client_id, limit).await?);
+            Ok(Connection { link, versions, client_id })
+        };
+        let in_time = clock::by(clock::now() + limit, opened).await;
+        let late = || Error::TimedOut { broker: address.clone(), what: "connecting".to_owned(), after: limit };
+        in_time.unwrap_or_else(|| Err(late()))
+    }
+
+    /// The broker's address, as it was connected to.
+    pub fn broker(&self) -> &Address {
+        self.link.broker()
+    }
+
+    /// What the broker told of its APIs.
+    pub fn versions(&self) -> &Versions {
+        &self.versions
+    }
+
+    /// Whether it is of no use any more: closed by the broker, lost, or ended by an answer that came too late.
+    pub fn is_closed(&self) -> bool {
+        self.link.is_closed()
+    }
+
+    /// The newest version of `R`, from `least` on, that both sides speak.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] when there is none.
+    pub fn version<R: Request>(&self, least: i16) -> Result<i16> {
+        self.versions.newest::<R>(least, R::MAX).ok_or_else(|| Error::Unsupported {
+            broker: self.broker().clone(),
+            api: R::KEY,
+            asked: match self.versions.of(R::KEY) {
+                Some((first, last)) => {
+                    format!("it serves {first} to {last}, and {} to {} are spoken here", least.max(R::MIN), R::MAX)
+                }
+                None => "it serves none".to_owned(),
+            },
+        })
+    }
+
+    /// Sends a request in this version and gives its answer. When none comes within `limit`, the connection ends.
+    ///
+    /// # Errors
+    /// [`Error::Request`] when the version cannot say the request, [`Error::TimedOut`], [`Error::Disconnected`],
+    /// [`Error::Protocol`]. Error codes inside of the answer are the caller's to judge.
+    pub async fn call<R: Request>(&self, version: i16, request: &R, limit: Duration) -> Result<R::Response> {
+        let correlation = self.link.correlation();
+        let frame = encode_request(correlation, Some(self.client_id.clone()), version, request)
+            .map_err(|error| Error::Request { reason: error.to_string() })?;
+        let answer = self.link.exchange(correlation, frame, R::NAME, limit).await?;
+        let mut decoder = Decoder::new(answer);
+        let decoded = ResponseHeader::decode(&mut decoder, R::KEY, version)
+            .and_then(|_| <R::Response as Message>::decode(&mut decoder, version))
+            .and_then(|response| decoder.finish().map(|()| response));
+        decoded.map_err(|error| self.link.broken(format!("its answer to {}: {error}", R::NAME)))
+    }
+}

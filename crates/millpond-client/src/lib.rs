@@ -1,0 +1,57 @@
+//! A Kafka client in pure Rust, usable against Millpond and against Apache Kafka from 2.4 on.
+//!
+//! What there is so far: connections, what is known of the cluster, and the admin client. A program makes a
+//! [`ClientConfig`] from a list of addresses and an [`Admin`] from that:
+//!
+//! ```no_run
+//! use millpond_client::{Admin, ClientConfig, NewTopic};
+//!
+//! # async fn run() -> Result<(), millpond_client::Error> {
+//! let admin = Admin::connect(ClientConfig::new("127.0.0.1:9092")?).await?;
+//! let created = admin.create_topics(&[NewTopic::new("logs").partitions(6)]).await?;
+//! match &created["logs"] {
+//!     Ok(topic) => assert_eq!(topic.partitions, Some(6)),
+//!     Err(error) => assert!(!error.is_retriable(), "{error}"),
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! | module | story |
+//! | --- | --- |
+//! | `transport` | sockets, tasks and chance behind one trait; TCP is the one that there is |
+//! | `link` | frames of one connection: pipelined, answers matched to requests, both bounded |
+//! | `connection` | a link to a broker whose versions are known; typed calls |
+//! | `cluster` | the brokers, who is the controller, reconnecting, trying again within a deadline |
+//! | `admin` | topics, partitions, settings, the cluster itself |
+//!
+//! Every call can be dropped at any point: a request that has not left is not sent, and the answer to one that has is
+//! read and forgotten. Nothing that a broker sends panics or allocates without a bound. The crate shares
+//! `millpond-record` and `millpond-wire` with the broker and nothing else.
+
+mod address;
+mod admin;
+mod clock;
+mod cluster;
+mod config;
+mod connection;
+mod error;
+mod link;
+mod slot;
+mod transport;
+mod versions;
+
+pub use address::Address;
+pub use admin::{
+    Admin, AlterConfig, BrokerDescription, ClusterDescription, ConfigChange, ConfigEntry, ConfigResource, ConfigSource,
+    CreatedTopic, ElectionType, NewTopic, Outcomes, PartitionDescription, QuorumDescription, QuorumReplica,
+    Reassignment, ResourceKind, TopicDescription, TopicListing, TopicPartition,
+};
+pub use cluster::{BrokerAddress, Cluster, Target};
+pub use config::ClientConfig;
+pub use connection::Connection;
+pub use error::{Error, Result};
+pub use millpond_record::TopicId;
+pub use millpond_wire::ErrorCode;
+pub use transport::{Duplex, Tcp, Transport};
+pub use versions::Versions;
