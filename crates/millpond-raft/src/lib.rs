@@ -36,6 +36,6 @@ pub use leaders::{Leader, Leaders};
 pub use metadata::{GroupMember, MetadataGroup, MetadataLeadership, MetadataStart};
 pub use millpond_storage::Proposal;
 pub use partition::{Acks, Partition, PartitionState, Retention};
-pub use peers::{CallError, PeerServices, Peers};
+pub use peers::{CallError, PeerFigures, PeerServices, Peers, Standing};
 pub use receipt::{Receipt, Written};
 pub use state_machine::{Applier, ApplyError};

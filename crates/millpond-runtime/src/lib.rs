@@ -16,6 +16,7 @@
 #![allow(clippy::disallowed_methods, reason = "this crate is the seam that all others go through")]
 
 mod disk;
+mod host_port;
 mod net;
 mod parallel;
 mod planted;
@@ -28,6 +29,7 @@ pub mod sim;
 mod task;
 
 pub use disk::{DirEntry, Disk, DiskLock, DiskSpace, File, FileRange, Map, OpenMode};
+pub use host_port::{HostPort, InvalidHostPort};
 pub use net::{Listener, ReadHalf, Stream, WriteHalf};
 pub use planted::{PlantedFault, planted};
 pub use real::RealDisk;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::time::{Instant, Sleep, Timeout};
 
 use crate::disk::Disk;
+use crate::host_port::HostPort;
 use crate::net::{Listener, Stream};
 use crate::real::RealRuntime;
 use crate::rounds::{Driver, Rounds};
@@ -205,6 +206,33 @@ impl Runtime {
             Inner::Real(_) => crate::real::connect(address).await.map(Stream::from_tcp),
             #[cfg(feature = "sim")]
             Inner::Simulated(node) => node.connect(address).await.map(Stream::from_sim),
+        }
+    }
+
+    /// Opens a TCP connection to a host that may be named. Its addresses are asked for anew each time, and tried in
+    /// order. In the simulator a host is an address.
+    ///
+    /// # Errors
+    /// As [`Runtime::connect`], of the last address; `NotFound` for a name without any.
+    pub async fn connect_to(&self, host_port: &HostPort) -> io::Result<Stream> {
+        let HostPort { host, port } = host_port;
+        let unknown = || io::Error::new(io::ErrorKind::NotFound, format!("nobody knows a host {host}"));
+        match &self.0 {
+            Inner::Real(_) => {
+                let mut failed = unknown();
+                for address in crate::real::look_up(host, *port).await? {
+                    match self.connect(address).await {
+                        Ok(stream) => return Ok(stream),
+                        Err(error) => failed = error,
+                    }
+                }
+                Err(failed)
+            }
+            #[cfg(feature = "sim")]
+            Inner::Simulated(_) => {
+                let address = host.parse().map_err(|_| unknown())?;
+                self.connect(SocketAddr::new(address, *port)).await
+            }
         }
     }
 }

@@ -1,14 +1,50 @@
 //! The other brokers of the cluster: who is there, who is alive, and how to talk to them.
+//!
+//! Each broker dials each other one. Requests go over the dialled connection and answers come back on it, so a pair of
+//! brokers has two connections, and each side knows by its own beats whether the other lives.
+//!
+//! | file | story |
+//! | --- | --- |
+//! | `frame.rs`, `messages.rs` | the bytes: frames, checked before they are looked at; their heads |
+//! | `handshake.rs` | who is there, and who is refused |
+//! | `link.rs` | the dialled side: beats, requests and answers, reconnecting |
+//! | `incoming.rs` | the accepted side: what is done for others |
+//! | `outbox.rs`, `budget.rs` | what waits to be written; how many bytes may be on their way |
+//! | `figures.rs` | counters |
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
+mod budget;
+mod figures;
+mod frame;
+mod handshake;
+mod incoming;
+mod link;
+mod messages;
+mod outbox;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use millpond_record::BrokerId;
-use millpond_runtime::Runtime;
+use millpond_runtime::{HostPort, Runtime, Stream};
+use millpond_storage::DirectoryId;
 use tokio::sync::watch;
+
+pub use figures::PeerFigures;
+use frame::{Frame, Kind, MAX_CALL_BYTES, Outgoing};
+use handshake::HandshakeError;
+pub use handshake::Standing;
+use link::{Dialled, Link, LinkEnd, Peer, dial, keep_linked};
+use messages::{CallAnswerHead, CallHead};
+use outbox::Urgency;
+
+/// Messages to a peer that wait to be written; beyond it they are dropped.
+const MAX_TOLD_BYTES: usize = 16 << 20;
 
 /// Why a call to another broker has no answer.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -16,6 +52,14 @@ pub enum CallError {
     /// There is no connection to the broker. Nothing was sent.
     #[error("broker {0} cannot be reached")]
     NoLink(BrokerId),
+    /// Nobody could be talked to at the address. Nothing was sent.
+    #[error("{address} cannot be reached: {why}")]
+    NoPeer {
+        /// The address.
+        address: HostPort,
+        /// Why not.
+        why: String,
+    },
     /// The connection broke, or the time was up, after the call was sent: it may have been carried out.
     #[error("broker {0} did not answer in time")]
     NoAnswer(BrokerId),
@@ -30,31 +74,115 @@ pub trait PeerServices: Send + Sync + 'static {
     fn call(&self, from: BrokerId, service: u16, body: Bytes) -> BoxFuture<'static, Result<Bytes, String>>;
 }
 
+/// What this broker's groups do for others.
+pub(crate) trait RaftServices: Send + Sync + 'static {
+    /// Takes a message that another broker has told ([`Peers::tell`]). Called in the order of the messages of one
+    /// connection, between two of its frames: it must be short.
+    fn told(&self, from: BrokerId, message: Bytes);
+}
+
 /// The other brokers. A clone is the same.
 #[derive(Clone)]
 pub struct Peers(Arc<Inner>);
 
 struct Inner {
-    broker: BrokerId,
+    runtime: Runtime,
+    /// Without the cluster id, which may come later.
+    standing: Standing,
+    cluster: watch::Sender<Option<String>>,
+    services: Option<Arc<dyn PeerServices>>,
+    raft: Mutex<Option<Weak<dyn RaftServices>>>,
+    peers: Mutex<BTreeMap<BrokerId, Arc<Peer>>>,
     alive: watch::Sender<Arc<BTreeSet<BrokerId>>>,
+    closing: watch::Sender<bool>,
+    incoming: AtomicUsize,
 }
 
 impl std::fmt::Debug for Peers {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Peers(broker {})", self.0.broker)
+        write!(f, "Peers(broker {})", self.0.standing.broker)
     }
 }
 
 impl Peers {
     /// A broker without others.
-    pub fn alone(_runtime: &Runtime, broker: BrokerId) -> Peers {
-        let alive = watch::Sender::new(Arc::new(BTreeSet::from([broker])));
-        Peers(Arc::new(Inner { broker, alive }))
+    pub fn alone(runtime: &Runtime, broker: BrokerId) -> Peers {
+        let nobody = DirectoryId([0; 16]);
+        let standing = Standing { broker, cluster_id: None, directory_id: nobody, boot_id: nobody };
+        Peers::new(runtime.clone(), standing, None)
+    }
+
+    /// A broker that is ready to talk to others: nobody is dialled before [`Peers::set_brokers`] names them.
+    /// [`Peers::close`] ends what it has started.
+    pub fn start(runtime: Runtime, standing: Standing, services: Arc<dyn PeerServices>) -> Peers {
+        Peers::new(runtime, standing, Some(services))
+    }
+
+    fn new(runtime: Runtime, standing: Standing, services: Option<Arc<dyn PeerServices>>) -> Peers {
+        Peers(Arc::new(Inner {
+            runtime,
+            cluster: watch::Sender::new(standing.cluster_id.clone()),
+            services,
+            raft: Mutex::new(None),
+            peers: Mutex::default(),
+            alive: watch::Sender::new(Arc::new(BTreeSet::from([standing.broker]))),
+            closing: watch::Sender::new(false),
+            incoming: AtomicUsize::new(0),
+            standing,
+        }))
     }
 
     /// This broker.
     pub fn broker(&self) -> BrokerId {
-        self.0.broker
+        self.0.standing.broker
+    }
+
+    /// Takes care of a connection that another broker has opened, in a task of its own.
+    pub fn serve(&self, stream: Stream) {
+        let inner = Arc::clone(&self.0);
+        self.0.runtime.spawn(async move { incoming::serve(inner, stream).await });
+    }
+
+    /// Has messages and Raft requests of others handed to `raft`, as long as that lives.
+    #[cfg_attr(not(test), expect(dead_code, reason = "the groups take it up with replication"))]
+    pub(crate) fn serve_raft(&self, raft: Weak<dyn RaftServices>) {
+        *self.0.raft.lock().unwrap_or_else(PoisonError::into_inner) = Some(raft);
+    }
+
+    /// This broker belongs to a cluster now. Connections to brokers of another one end.
+    pub fn set_cluster(&self, cluster_id: &str) {
+        self.0.cluster.send_if_modified(|known| {
+            let new = known.as_deref() != Some(cluster_id);
+            *known = Some(cluster_id.to_owned());
+            new
+        });
+    }
+
+    /// Where the brokers of the cluster listen. All others, this one left out, are dialled from now on and for good;
+    /// the connections to those that are not named any more end.
+    pub fn set_brokers(&self, brokers: BTreeMap<BrokerId, HostPort>) {
+        let mut started = Vec::new();
+        {
+            let mut peers = self.0.peers();
+            for broker in brokers.keys().filter(|broker| **broker != self.broker()) {
+                peers.entry(*broker).or_insert_with(|| Arc::new(Peer::new(*broker)));
+            }
+            for (broker, peer) in peers.iter() {
+                let address = brokers.get(broker);
+                peer.address.send_if_modified(|known| {
+                    let new = known.as_ref() != address;
+                    *known = address.cloned();
+                    new
+                });
+                if address.is_some() && peer.begin() {
+                    started.push(Arc::clone(peer));
+                }
+            }
+        }
+        for peer in started {
+            let inner = Arc::clone(&self.0);
+            self.0.runtime.spawn(async move { keep_linked(inner, peer).await });
+        }
     }
 
     /// The brokers that answer, this one among them.
@@ -67,15 +195,191 @@ impl Peers {
         self.0.alive.borrow().contains(&broker)
     }
 
-    /// Sends a message that has no answer. It is dropped when there is no connection; those that arrive do so in order.
-    pub fn tell(&self, _to: BrokerId, _message: Bytes) {}
+    /// Sends a message that has no answer. It is dropped when there is no connection, or when 16 MiB wait to be sent
+    /// already; those that arrive do so in order.
+    pub fn tell(&self, to: BrokerId, message: Bytes) {
+        if to == self.broker() {
+            if let Some(raft) = self.0.raft() {
+                raft.told(to, message);
+            }
+            return;
+        }
+        let Some((peer, link)) = self.0.linked(to) else { return };
+        if message.len() <= MAX_CALL_BYTES && link.outbox().bytes() < MAX_TOLD_BYTES + peer.budget.used() {
+            link.outbox().send(Urgency::InTurn, Outgoing::new(Kind::Tell, 0, &(), &[message]));
+        }
+    }
 
-    /// Has another broker do something, and gives its answer.
+    /// Has another broker do something, and gives its answer. This broker may call itself. A call and its answer have
+    /// up to 16 MiB each.
     ///
     /// # Errors
     /// [`CallError`]; only after [`CallError::NoLink`] is it known that nothing was done.
     pub async fn call(&self, to: BrokerId, service: u16, body: Bytes, limit: Duration) -> Result<Bytes, CallError> {
-        let _ = (service, body, limit);
-        Err(CallError::NoLink(to))
+        let inner = &self.0;
+        let deadline = inner.runtime.now() + limit;
+        if to == self.broker() {
+            let done = inner.runtime.timeout_at(deadline, inner.carry_out(to, service, body));
+            return done.await.map_err(|_| CallError::NoAnswer(to))?.map_err(CallError::Refused);
+        }
+        check_size(&body)?;
+        let (peer, link) = inner.linked(to).ok_or(CallError::NoLink(to))?;
+        let turn = inner.runtime.timeout_at(deadline, peer.calls.acquire()).await;
+        let _turn = turn.map_err(|_| CallError::NoLink(to))?;
+        let answered = inner.runtime.timeout_at(deadline, call_over(&link, to, service, body));
+        answered.await.unwrap_or(Err(CallError::NoAnswer(to)))
+    }
+
+    /// As [`Peers::call`], over a connection of its own to a broker whose id need not be known. Gives the broker that
+    /// has answered, too. This broker may belong to no cluster yet.
+    ///
+    /// # Errors
+    /// [`CallError::NoPeer`] when nobody could be talked to there, [`CallError::Refused`] also when the broker there
+    /// does not talk to this one; otherwise as [`Peers::call`].
+    pub async fn call_address(
+        &self,
+        address: &HostPort,
+        service: u16,
+        body: Bytes,
+        limit: Duration,
+    ) -> Result<(BrokerId, Bytes), CallError> {
+        check_size(&body)?;
+        let inner = &self.0;
+        let deadline = inner.runtime.now() + limit;
+        let no_peer = |why: String| CallError::NoPeer { address: address.clone(), why };
+        let dialled = inner.runtime.timeout_at(deadline, dial(&inner.runtime, &inner.standing(), address, None)).await;
+        let Dialled { mut reader, writer, other } = match dialled.unwrap_or(Err(LinkEnd::DialLimit)) {
+            Ok(dialled) => dialled,
+            Err(LinkEnd::Handshake(HandshakeError::Refused(why) | HandshakeError::Refusing(why))) => {
+                return Err(CallError::Refused(why));
+            }
+            Err(end) => return Err(no_peer(end.to_string())),
+        };
+        let link = Arc::new(Link::new());
+        let reading = async {
+            while let Ok(Some(frame)) = reader.next().await {
+                if link.received(frame).is_err() {
+                    break;
+                }
+            }
+            link.close();
+            std::future::pending::<()>().await
+        };
+        let writing = async {
+            // When it fails the reader finds out.
+            let _ = link.outbox().run(writer).await;
+            std::future::pending::<()>().await
+        };
+        let answered = async {
+            tokio::select! {
+                biased;
+                answer = call_over(&link, other.broker, service, body) => answer,
+                () = reading => Err(CallError::NoAnswer(other.broker)),
+                () = writing => Err(CallError::NoAnswer(other.broker)),
+            }
+        };
+        let answer = inner.runtime.timeout_at(deadline, answered).await;
+        Ok((other.broker, answer.unwrap_or(Err(CallError::NoAnswer(other.broker)))?))
+    }
+
+    /// What is counted of each peer, in the order of their ids.
+    pub fn figures(&self) -> Vec<PeerFigures> {
+        let peers = self.0.peers();
+        let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        let figures = peers.values().map(|peer| PeerFigures {
+            broker: peer.broker,
+            alive: self.is_alive(peer.broker),
+            bytes_in_flight: peer.budget.used() as u64,
+            frames_sent: count(&peer.counters.sent),
+            frames_received: count(&peer.counters.received),
+            connects: count(&peer.counters.connects),
+            beat_us: count(&peer.counters.beat_us),
+        });
+        figures.collect()
+    }
+
+    /// Ends every connection. Nobody is dialled or served any more.
+    pub fn close(&self) {
+        self.0.closing.send_replace(true);
+    }
+}
+
+fn check_size(body: &Bytes) -> Result<(), CallError> {
+    if body.len() <= MAX_CALL_BYTES {
+        return Ok(());
+    }
+    Err(CallError::Refused(format!("the call has {} bytes, {MAX_CALL_BYTES} can be sent", body.len())))
+}
+
+async fn call_over(link: &Arc<Link>, to: BrokerId, service: u16, body: Bytes) -> Result<Bytes, CallError> {
+    let head = CallHead { service: u32::from(service) };
+    let pending = link.request(Urgency::InTurn, Kind::Call, &head, &[body]);
+    let frame: Option<Frame> = pending.ok_or(CallError::NoLink(to))?.answer().await;
+    let frame = frame.ok_or(CallError::NoAnswer(to))?;
+    match frame.head() {
+        Ok(CallAnswerHead { refused: None }) => Ok(frame.body),
+        Ok(CallAnswerHead { refused: Some(why) }) => Err(CallError::Refused(why)),
+        Err(_) => Err(CallError::NoAnswer(to)),
+    }
+}
+
+/// Resolves when the peers are closed.
+struct Closing(watch::Receiver<bool>);
+
+impl Closing {
+    async fn closed(&mut self) {
+        // The sender is gone only with everything.
+        let _ = self.0.wait_for(|closing| *closing).await;
+    }
+}
+
+impl Inner {
+    fn peers(&self) -> MutexGuard<'_, BTreeMap<BrokerId, Arc<Peer>>> {
+        self.peers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn raft(&self) -> Option<Arc<dyn RaftServices>> {
+        self.raft.lock().unwrap_or_else(PoisonError::into_inner).as_ref()?.upgrade()
+    }
+
+    fn standing(&self) -> Standing {
+        Standing { cluster_id: self.cluster.borrow().clone(), ..self.standing.clone() }
+    }
+
+    fn cluster(&self) -> watch::Receiver<Option<String>> {
+        self.cluster.subscribe()
+    }
+
+    fn closing(&self) -> Closing {
+        Closing(self.closing.subscribe())
+    }
+
+    fn linked(&self, to: BrokerId) -> Option<(Arc<Peer>, Arc<Link>)> {
+        let peer = self.peers().get(&to).cloned()?;
+        let link = peer.link()?;
+        Some((peer, link))
+    }
+
+    fn set_alive(&self, broker: BrokerId, alive: bool) {
+        self.alive.send_if_modified(|brokers| {
+            if brokers.contains(&broker) == alive {
+                return false;
+            }
+            let mut changed = BTreeSet::clone(brokers);
+            if alive {
+                changed.insert(broker)
+            } else {
+                changed.remove(&broker)
+            };
+            *brokers = Arc::new(changed);
+            true
+        });
+    }
+
+    async fn carry_out(&self, from: BrokerId, service: u16, body: Bytes) -> Result<Bytes, String> {
+        match &self.services {
+            Some(services) => services.call(from, service, body).await,
+            None => Err(format!("broker {} does nothing for others", self.standing.broker)),
+        }
     }
 }

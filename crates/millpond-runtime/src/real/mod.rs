@@ -14,7 +14,7 @@ use crate::disk::Disk;
 
 pub use disk::RealDisk;
 pub(crate) use driver::{RealDriver, start_driver};
-pub(crate) use net::{connect, listen};
+pub(crate) use net::{connect, listen, look_up};
 
 /// What a real [`crate::Runtime`] holds.
 pub(crate) struct RealRuntime {

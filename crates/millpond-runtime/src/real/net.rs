@@ -25,3 +25,8 @@ pub(crate) async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     stream.set_nodelay(true)?;
     Ok(stream)
 }
+
+/// The addresses of a host. A name is looked up on a thread that may block.
+pub(crate) async fn look_up(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+    Ok(tokio::net::lookup_host((host, port)).await?.collect())
+}

@@ -1,0 +1,462 @@
+//! The connection that this broker has dialled to another: beats, requests and their answers.
+//!
+//! There is one for each broker whose address is known, kept up by one task. It sends a beat every 100 ms; anything
+//! that arrives is a sign of life, as is a write that goes on while a beat waits behind it. After 500 ms without any the
+//! peer counts as dead: the connection is closed, those who wait for an answer learn that there will be none, and the
+//! peer is dialled again with growing, jittered pauses.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use millpond_record::BrokerId;
+use millpond_runtime::{HostPort, JoinHandle, ReadHalf, Runtime, WriteHalf};
+use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
+
+use super::Inner;
+use super::budget::Budget;
+use super::figures::Counters;
+use super::frame::{Frame, FrameError, FrameReader, Kind, Outgoing};
+use super::handshake::{self, HandshakeError, Standing, same_cluster};
+use super::outbox::{Outbox, Urgency};
+
+/// A beat is sent this often.
+const BEAT: Duration = Duration::from_millis(100);
+
+/// A peer of which nothing was heard for this long is dead.
+const DEAD_AFTER: Duration = Duration::from_millis(500);
+
+/// For connecting and the handshake together.
+pub(super) const DIAL_LIMIT: Duration = Duration::from_secs(2);
+
+/// The pause before a peer is dialled again doubles from the one to the other; up to a half of it is left out by chance.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// Calls that wait for one peer's answer at most; more wait to be sent.
+const MAX_CALLS: usize = 256;
+
+/// The bytes of Raft messages that one peer has not answered, over all groups: 64 MiB.
+const MAX_BYTES_IN_FLIGHT: usize = 64 << 20;
+
+/// Another broker, as long as this one runs.
+pub(super) struct Peer {
+    pub(super) broker: BrokerId,
+    /// Where it listens; `None` while it is not of the cluster.
+    pub(super) address: watch::Sender<Option<HostPort>>,
+    /// The connection to it, while there is one and it answers.
+    pub(super) link: watch::Sender<Option<Arc<Link>>>,
+    pub(super) calls: Semaphore,
+    pub(super) budget: Budget,
+    pub(super) counters: Counters,
+    dialled: AtomicBool,
+}
+
+impl Peer {
+    pub(super) fn new(broker: BrokerId) -> Peer {
+        Peer {
+            broker,
+            address: watch::Sender::new(None),
+            link: watch::Sender::new(None),
+            calls: Semaphore::new(MAX_CALLS),
+            budget: Budget::new(MAX_BYTES_IN_FLIGHT),
+            counters: Counters::default(),
+            dialled: AtomicBool::new(false),
+        }
+    }
+
+    /// Whether the task that dials the peer is to be started now, which is once.
+    pub(super) fn begin(&self) -> bool {
+        !self.dialled.swap(true, Ordering::Relaxed)
+    }
+
+    /// The connection, if there is one.
+    pub(super) fn link(&self) -> Option<Arc<Link>> {
+        self.link.borrow().clone()
+    }
+}
+
+/// One connection to a peer: what is sent, and who waits for which answer.
+pub(super) struct Link {
+    outbox: Outbox,
+    next_id: AtomicU64,
+    /// `None` when the connection is gone.
+    waiting: Mutex<Option<BTreeMap<u64, oneshot::Sender<Frame>>>>,
+}
+
+impl Link {
+    pub(super) fn new() -> Link {
+        Link { outbox: Outbox::default(), next_id: AtomicU64::new(1), waiting: Mutex::new(Some(BTreeMap::new())) }
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Option<BTreeMap<u64, oneshot::Sender<Frame>>>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn outbox(&self) -> &Outbox {
+        &self.outbox
+    }
+
+    pub(super) fn new_id(&self) -> u64 {
+        self.next_id.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Sends a request; `None` when the connection is gone.
+    pub(super) fn request(
+        self: &Arc<Self>,
+        urgency: Urgency,
+        kind: Kind,
+        head: &impl prost::Message,
+        body: &[Bytes],
+    ) -> Option<Pending> {
+        let id = self.new_id();
+        let (sender, answer) = oneshot::channel();
+        self.waiting().as_mut()?.insert(id, sender);
+        let pending = Pending { link: Arc::clone(self), id, answer };
+        self.outbox.send(urgency, Outgoing::new(kind, id, head, body)).then_some(pending)
+    }
+
+    /// Hands an answer to who waits for it; nobody does when its time was up.
+    fn answered(&self, frame: Frame) {
+        let waiting = self.waiting().as_mut().and_then(|waiting| waiting.remove(&frame.id));
+        if let Some(waiting) = waiting {
+            // Nobody listens any more when the time was up just now.
+            let _ = waiting.send(frame);
+        }
+    }
+
+    /// Ends all that waits for an answer.
+    pub(super) fn close(&self) {
+        let waiting = self.waiting().take();
+        drop(waiting);
+        self.outbox.close();
+    }
+
+    /// Takes what the other side has sent. Beats are the caller's.
+    pub(super) fn received(&self, frame: Frame) -> Result<(), FrameError> {
+        match frame.kind {
+            Kind::CallAnswer => self.answered(frame),
+            _ => return Err(frame.malformed("no answer to anything")),
+        }
+        Ok(())
+    }
+}
+
+/// A request without an answer yet. Dropping it forgets the request.
+pub(super) struct Pending {
+    link: Arc<Link>,
+    id: u64,
+    answer: oneshot::Receiver<Frame>,
+}
+
+impl Pending {
+    /// The answer; `None` when the connection broke before.
+    pub(super) async fn answer(&mut self) -> Option<Frame> {
+        (&mut self.answer).await.ok()
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        if let Some(waiting) = self.link.waiting().as_mut() {
+            waiting.remove(&self.id);
+        }
+    }
+}
+
+/// A task that ends with its owner.
+pub(super) struct Owned(pub(super) JoinHandle<()>);
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Why there is no connection (any more).
+#[derive(Debug, thiserror::Error)]
+pub(super) enum LinkEnd {
+    #[error("cannot connect: {0}")]
+    Connect(std::io::Error),
+    #[error("no answer within {} s", DIAL_LIMIT.as_secs())]
+    DialLimit,
+    #[error(transparent)]
+    Handshake(#[from] HandshakeError),
+    #[error("the connection failed: {0}")]
+    Frame(#[from] FrameError),
+    #[error("it closed the connection")]
+    Closed,
+    #[error("it did not answer for {} ms", DEAD_AFTER.as_millis())]
+    Dead,
+    #[error("{0}")]
+    OtherCluster(String),
+    #[error("its address is another one now")]
+    Moved,
+}
+
+/// A connection that has been dialled and accepted.
+pub(super) struct Dialled {
+    pub(super) reader: FrameReader<ReadHalf>,
+    pub(super) writer: WriteHalf,
+    pub(super) other: Standing,
+}
+
+/// Connects and shakes hands, within [`DIAL_LIMIT`].
+pub(super) async fn dial(
+    runtime: &Runtime,
+    mine: &Standing,
+    address: &HostPort,
+    wanted: Option<BrokerId>,
+) -> Result<Dialled, LinkEnd> {
+    let dialled = runtime.timeout(DIAL_LIMIT, async {
+        let (read, mut writer) = runtime.connect_to(address).await.map_err(LinkEnd::Connect)?.into_split();
+        let mut reader = FrameReader::new(read);
+        let other = handshake::dial(&mut reader, &mut writer, mine, wanted).await?;
+        Ok(Dialled { reader, writer, other })
+    });
+    dialled.await.unwrap_or(Err(LinkEnd::DialLimit))
+}
+
+/// Keeps a connection to the peer, whenever its address is known.
+pub(super) async fn keep_linked(inner: Arc<Inner>, peer: Arc<Peer>) {
+    let mut address = peer.address.subscribe();
+    let mut closing = inner.closing();
+    let mut pause = SHORTEST_PAUSE;
+    let mut said = String::new();
+    loop {
+        let target = tokio::select! {
+            biased;
+            () = closing.closed() => return,
+            target = known(&mut address) => target,
+        };
+        let begun = inner.runtime.now();
+        let end = tokio::select! {
+            biased;
+            () = closing.closed() => return,
+            () = moved(&mut address, &target) => LinkEnd::Moved,
+            Err(end) = link_once(&inner, &peer, &target) => end,
+        };
+        let why = end.to_string();
+        if why == said {
+            debug!(broker = %peer.broker, address = %target, "no connection to the broker: {why}");
+        } else {
+            warn!(broker = %peer.broker, address = %target, "no connection to the broker: {why}");
+            said = why;
+        }
+        // A connection that stood for a while says that the peer is not refusing or crashing.
+        pause = if inner.runtime.now() - begun > DIAL_LIMIT { SHORTEST_PAUSE } else { (pause * 2).min(LONGEST_PAUSE) };
+        let jitter = inner.runtime.random_u64() % (pause.as_micros() as u64 / 2).max(1);
+        tokio::select! {
+            biased;
+            () = closing.closed() => return,
+            () = inner.runtime.sleep(pause - Duration::from_micros(jitter)) => {}
+        }
+    }
+}
+
+async fn known(address: &mut watch::Receiver<Option<HostPort>>) -> HostPort {
+    loop {
+        if let Some(address) = address.borrow_and_update().clone() {
+            return address;
+        }
+        if address.changed().await.is_err() {
+            std::future::pending().await
+        }
+    }
+}
+
+async fn moved(address: &mut watch::Receiver<Option<HostPort>>, from: &HostPort) {
+    if address.wait_for(|now| now.as_ref() != Some(from)).await.is_err() {
+        std::future::pending().await
+    }
+}
+
+/// Tells everybody of a connection, and of its end when it is dropped.
+struct Up<'a> {
+    inner: &'a Inner,
+    peer: &'a Peer,
+    link: Arc<Link>,
+}
+
+impl<'a> Up<'a> {
+    fn new(inner: &'a Inner, peer: &'a Peer, link: &Arc<Link>) -> Up<'a> {
+        peer.link.send_replace(Some(Arc::clone(link)));
+        inner.set_alive(peer.broker, true);
+        Up { inner, peer, link: Arc::clone(link) }
+    }
+}
+
+impl Drop for Up<'_> {
+    fn drop(&mut self) {
+        self.inner.set_alive(self.peer.broker, false);
+        self.peer.link.send_replace(None);
+        self.link.close();
+    }
+}
+
+/// One connection, from dialling to its end.
+async fn link_once(inner: &Inner, peer: &Peer, address: &HostPort) -> Result<(), LinkEnd> {
+    let mut cluster = inner.cluster();
+    let mine = inner.standing();
+    let Dialled { mut reader, writer, other } = dial(&inner.runtime, &mine, address, Some(peer.broker)).await?;
+    let link = Arc::new(Link::new());
+    let writing = Arc::clone(&link);
+    let _writer = Owned(inner.runtime.spawn(async move {
+        if let Err(error) = writing.outbox.run(writer).await {
+            debug!(%error, "writing to a broker failed");
+        }
+        // The reader finds out why.
+    }));
+    Counters::count(&peer.counters.connects);
+    info!(broker = %peer.broker, %address, "connected to the broker");
+    let _up = Up::new(inner, peer, &link);
+
+    let mut beats = Beats::new(inner.runtime.now());
+    let (read, mut progress) = (reader.progress(), (0, None));
+    loop {
+        tokio::select! {
+            biased;
+            Ok(()) = cluster.changed() => {
+                same_cluster(&inner.standing(), &other).map_err(LinkEnd::OtherCluster)?;
+            }
+            () = inner.runtime.sleep_until(beats.next()) => {
+                let now = inner.runtime.now();
+                let before = std::mem::replace(&mut progress, (read.load(Ordering::Relaxed), link.outbox.progress()));
+                let writes = progress.1.is_some() && progress.1 != before.1;
+                if progress.0 != before.0 || writes {
+                    beats.heard(now);
+                }
+                match beats.due(now) {
+                    // The one before is not even written.
+                    Due::Send(_) if progress.1.is_some() => {}
+                    Due::Send(number) => {
+                        Counters::count(&peer.counters.sent);
+                        link.outbox.send(Urgency::First, Outgoing::bare(Kind::Beat, number));
+                    }
+                    Due::Wait => {}
+                    Due::Dead => return Err(LinkEnd::Dead),
+                }
+            }
+            frame = reader.next() => {
+                let frame = frame?.ok_or(LinkEnd::Closed)?;
+                Counters::count(&peer.counters.received);
+                let now = inner.runtime.now();
+                beats.heard(now);
+                if frame.kind == Kind::BeatAnswer {
+                    if let Some(took) = beats.answered(frame.id, now) {
+                        peer.counters.beat_us.store(took.as_micros() as u64, Ordering::Relaxed);
+                    }
+                } else {
+                    link.received(frame)?;
+                }
+            }
+        }
+    }
+}
+
+/// When to beat, and whether the peer lives.
+#[derive(Debug)]
+struct Beats {
+    number: u64,
+    sent: Instant,
+    next: Instant,
+    heard: Instant,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Due {
+    Send(u64),
+    Wait,
+    Dead,
+}
+
+impl Beats {
+    fn new(now: Instant) -> Beats {
+        Beats { number: 0, sent: now, next: now, heard: now }
+    }
+
+    /// When something is to be done.
+    fn next(&self) -> Instant {
+        self.next.min(self.heard + DEAD_AFTER)
+    }
+
+    fn heard(&mut self, now: Instant) {
+        self.heard = now;
+    }
+
+    fn answered(&self, number: u64, now: Instant) -> Option<Duration> {
+        (number == self.number).then(|| now - self.sent)
+    }
+
+    /// What is to be done at `now`, which is [`Beats::next`] or later. When it is much later this broker itself was
+    /// stopped meanwhile, and knows nothing of the peer.
+    fn due(&mut self, now: Instant) -> Due {
+        let late = now - self.next();
+        if late > BEAT {
+            self.heard += late;
+        }
+        if now >= self.heard + DEAD_AFTER {
+            return Due::Dead;
+        }
+        if now < self.next {
+            return Due::Wait;
+        }
+        self.number += 1;
+        self.sent = now;
+        self.next = now + BEAT;
+        Due::Send(self.number)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ms(milliseconds: u64) -> Duration {
+        Duration::from_millis(milliseconds)
+    }
+
+    #[test]
+    fn a_peer_that_says_nothing_for_half_a_second_is_dead() {
+        millpond_runtime::sim::block_on(1, async {
+            let start = Instant::now();
+            let mut beats = Beats::new(start);
+            for number in 1..=5 {
+                assert_eq!(beats.next(), start + ms(100 * (number - 1)));
+                assert_eq!(beats.due(beats.next()), Due::Send(number));
+            }
+            assert_eq!(beats.next(), start + ms(500));
+            assert_eq!(beats.due(start + ms(500)), Due::Dead);
+        });
+    }
+
+    #[test]
+    fn anything_heard_puts_death_off() {
+        millpond_runtime::sim::block_on(1, async {
+            let start = Instant::now();
+            let mut beats = Beats::new(start);
+            assert_eq!(beats.due(start), Due::Send(1));
+            assert_eq!(beats.answered(1, start + ms(7)), Some(ms(7)));
+            assert_eq!(beats.answered(9, start + ms(7)), None, "nobody has sent that beat");
+            for tick in 1..=5 {
+                beats.due(start + ms(100 * tick));
+                beats.heard(start + ms(100 * tick + 50));
+            }
+            assert_eq!(beats.due(start + ms(600)), Due::Send(7));
+        });
+    }
+
+    #[test]
+    fn a_broker_that_was_stopped_itself_declares_nobody_dead() {
+        millpond_runtime::sim::block_on(1, async {
+            let start = Instant::now();
+            let mut beats = Beats::new(start);
+            assert_eq!(beats.due(start), Due::Send(1));
+            assert_eq!(beats.due(start + ms(20_000)), Due::Send(2));
+        });
+    }
+}

@@ -1,0 +1,5 @@
+//! Brokers of a simulated world that talk to each other.
+
+mod calls;
+mod links;
+mod network;
