@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use millpond_record::{BatchError, GroupId, Term};
+use millpond_record::{BatchError, BrokerId, GroupId, ReplicaId, Term};
 use millpond_storage::{SequenceError, StorageError};
 
 /// Why an operation on a group failed.
@@ -17,6 +17,40 @@ pub enum RaftError {
     /// This replica does not lead the group.
     #[error("this broker does not lead group {0}")]
     NotLeader(GroupId),
+    /// Leadership was not taken over by the replica that it was handed to; another one is elected.
+    #[error("replica {by} did not take over the leadership of group {group} in time")]
+    NotTaken {
+        /// The group.
+        group: GroupId,
+        /// Who was to lead.
+        by: ReplicaId,
+    },
+    /// The group has no replica on that broker.
+    #[error("group {group} has no replica on broker {broker}")]
+    NoReplicaOn {
+        /// The group.
+        group: GroupId,
+        /// The broker.
+        broker: BrokerId,
+    },
+    /// The members of the group stay as they are.
+    #[error("the members of group {group} are not changed: {why}")]
+    MembersUnchanged {
+        /// The group.
+        group: GroupId,
+        /// What openraft says.
+        why: Arc<str>,
+    },
+    /// The members of the group are of a newer assignment.
+    #[error("assignment {version} of group {group} is older than assignment {known}, which it has")]
+    StaleAssignment {
+        /// The group.
+        group: GroupId,
+        /// The version that was asked for.
+        version: u64,
+        /// The version that the group has.
+        known: u64,
+    },
     /// The group has stopped for good on this broker: it must be recovered by a restart or set aside.
     #[error("group {group} has stopped: {why}")]
     Fatal {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
+use futures::StreamExt;
 use millpond_record::{
     BrokerId, GroupId, PartitionIndex, RaftIndex, RaftOnlyKind, ReplicaId, Term, Timestamp, TopicId,
 };
@@ -11,18 +12,35 @@ use millpond_storage::{AppendEntry, Body, DataDir, GroupSpec, Log, LogOptions, S
 use tokio::sync::oneshot;
 
 use crate::error::RaftError;
+use crate::failover;
 use crate::leaders::Leaders;
-use crate::metadata::{MetadataGroup, MetadataStart};
-use crate::partition::{Partition, Shared, founding_membership};
+use crate::metadata::{GroupMember, MetadataGroup, MetadataStart};
+use crate::partition::{Partition, founding_membership};
 use crate::peers::Peers;
+use crate::replica::Replica;
+use crate::shared::Shared;
 use crate::state_machine::Applier;
 
 /// The group of the cluster's metadata.
-const METADATA: GroupId = GroupId(0);
+pub(crate) const METADATA: GroupId = GroupId(0);
 
 /// The folder of the metadata group's log is `__cluster_metadata-0`, and its topic id is the one that Kafka reserves.
 const METADATA_TOPIC: &str = "__cluster_metadata";
 const METADATA_TOPIC_ID: TopicId = TopicId([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+
+/// Groups whose leadership is handed over at once.
+const HANDED_OVER_AT_ONCE: usize = 256;
+/// Partitions that are opened at once at a start.
+const OPENED_AT_ONCE: usize = 64;
+
+/// Opens partitions that others may want to elect, or to send to.
+async fn open_all(partitions: Vec<Partition>) {
+    let opened = partitions.into_iter().map(|partition| async move {
+        // One that cannot be opened says so, and tries again when it is asked for.
+        drop(partition.replica().await);
+    });
+    futures::stream::iter(opened).buffer_unordered(OPENED_AT_ONCE).collect::<()>().await;
+}
 
 /// All groups of one broker. A clone is the same.
 #[derive(Clone)]
@@ -43,15 +61,19 @@ impl std::fmt::Debug for Groups {
 impl Groups {
     /// Knows every partition of the data directory; opens none.
     pub fn start(runtime: Runtime, data_dir: DataDir, peers: Peers) -> Groups {
-        let broker = data_dir.meta().node_id;
         let rows = data_dir.groups();
-        let leaders = Leaders::default();
-        let shared = Arc::new(Shared { runtime, data_dir, broker, peers, leaders });
-        let partitions = rows
+        let shared = Arc::new(Shared::new(runtime, data_dir, peers));
+        let partitions: BTreeMap<GroupId, Partition> = rows
             .iter()
-            .filter(|row| row.group != METADATA)
+            // One without any entry is still to be created.
+            .filter(|row| row.group != METADATA && (row.last.is_some() || row.purged.is_some()))
             .map(|row| (row.group, Partition::asleep(Arc::clone(&shared), row)))
             .collect();
+        let replicated: Vec<Partition> =
+            partitions.values().filter(|partition| partition.is_replicated()).cloned().collect();
+        shared.runtime.spawn(open_all(replicated));
+        shared.runtime.spawn(failover::run(Arc::clone(&shared)));
+        shared.runtime.spawn(Arc::clone(&shared).greet());
         Groups(Arc::new(Inner { shared, partitions: RwLock::new(partitions), metadata: Mutex::new(None) }))
     }
 
@@ -62,13 +84,14 @@ impl Groups {
 
     /// The metadata of the cluster is applied up to here: what peers say of groups that this broker does not know is
     /// told from what it does not know yet.
-    pub fn metadata_applied(&self, _index: RaftIndex) {}
+    pub fn metadata_applied(&self, index: RaftIndex) {
+        self.0.shared.metadata_applied(index);
+    }
 
     /// Founds the metadata group, joins it, or reopens it under the replica id that it has. One that is founded, or
     /// whose only voter this is, leads when this returns, and the applier has every committed batch.
     pub async fn metadata(&self, start: MetadataStart, applier: Arc<dyn Applier>) -> Result<MetadataGroup, RaftError> {
         let shared = &self.0.shared;
-        let broker = shared.broker;
         let (MetadataStart::Found(replica) | MetadataStart::Join(replica)) = start;
         let data_dir = shared.data_dir.clone();
         let opened = shared.runtime.blocking(move || {
@@ -89,10 +112,10 @@ impl Groups {
                 (self.create_group(spec).await?, replica)
             }
         };
-        if log.frontiers().last.is_none() {
-            self.append_founding_membership(METADATA, broker, replica, &log).await?;
+        if log.frontiers().last.is_none() && matches!(start, MetadataStart::Found(_)) {
+            self.append_founding_membership(METADATA, &[(replica, shared.broker)], &log).await?;
         }
-        let metadata = MetadataGroup::start(&shared.runtime, METADATA, replica, log, applier).await?;
+        let metadata = MetadataGroup::start(shared, replica, log, applier).await?;
         *self.0.metadata.lock().unwrap_or_else(PoisonError::into_inner) = Some(metadata.clone());
         Ok(metadata)
     }
@@ -107,7 +130,6 @@ impl Groups {
         members: &[(ReplicaId, BrokerId)],
         assignment_version: u64,
     ) -> Result<Partition, RaftError> {
-        let _ = (members, assignment_version);
         let (group, replica) = (spec.group, spec.replica);
         let shared = &self.0.shared;
         let log = match self.create_group(spec).await {
@@ -119,10 +141,11 @@ impl Groups {
             }
             created => created?,
         };
-        if log.frontiers().last.is_none() {
-            self.append_founding_membership(group, shared.broker, replica, &log).await?;
+        if log.frontiers().last.is_none() && assignment_version == 1 {
+            self.append_founding_membership(group, members, &log).await?;
         }
-        let partition = Partition::open(Arc::clone(shared), replica, group, log);
+        let replicated = members.len() > 1 || assignment_version > 1;
+        let partition = Partition::open(Arc::clone(shared), replica, group, log, replicated);
         self.0.partitions.write().unwrap_or_else(PoisonError::into_inner).insert(group, partition.clone());
         Ok(partition)
     }
@@ -133,6 +156,9 @@ impl Groups {
         let removed = self.0.partitions.write().unwrap_or_else(PoisonError::into_inner).remove(&group);
         if let Some(partition) = removed {
             partition.close();
+        }
+        if let Some(replica) = self.0.shared.remove(group) {
+            replica.shutdown().await;
         }
         let data_dir = self.0.shared.data_dir.clone();
         self.durable(group, move |done| data_dir.delete_group(group, done)).await
@@ -158,6 +184,38 @@ impl Groups {
         self.len() == 0
     }
 
+    /// Hands leadership of all groups that are led here and have other voters to these, as far as they are alive; as
+    /// many at once as there are. For a broker that stops: what is not handed over is taken over when it is gone.
+    pub async fn hand_over(&self) {
+        let partitions: Vec<Partition> = {
+            let partitions = self.0.partitions.read().unwrap_or_else(PoisonError::into_inner);
+            partitions.values().filter(|partition| partition.is_replicated() && partition.leads()).cloned().collect()
+        };
+        let handing = partitions.into_iter().map(|partition| async move {
+            if let Some(to) = self.successor(partition.progress())
+                && let Err(error) = partition.transfer(to).await
+            {
+                tracing::warn!(group = partition.group().0, %error, "leadership was not handed over");
+            }
+        });
+        futures::stream::iter(handing).buffer_unordered(HANDED_OVER_AT_ONCE).collect::<()>().await;
+        let metadata = self.0.metadata.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(metadata) = metadata.filter(|metadata| metadata.leadership().borrow().here)
+            && let Some(to) = self.successor(metadata.members())
+            && let Err(error) = metadata.transfer(to).await
+        {
+            tracing::warn!(%error, "the leadership of the metadata was not handed over");
+        }
+    }
+
+    /// The live broker, other than this, whose voter has most of the log.
+    fn successor(&self, members: Vec<GroupMember>) -> Option<BrokerId> {
+        let shared = &self.0.shared;
+        let others = members.into_iter().filter(|member| member.voter && member.broker != shared.broker);
+        let alive = others.filter(|member| shared.peers.is_alive(member.broker));
+        alive.max_by_key(|member| (member.matched, std::cmp::Reverse(member.replica))).map(|member| member.broker)
+    }
+
     /// Refuses everything from now on and stops the metadata group. The caller closes the data directory then, which
     /// completes what is still to be flushed.
     pub async fn shutdown(&self) {
@@ -165,9 +223,12 @@ impl Groups {
             let partitions = self.0.partitions.read().unwrap_or_else(PoisonError::into_inner);
             partitions.values().cloned().collect()
         };
+        self.0.shared.stopped.cancel();
         for partition in partitions {
             partition.close();
         }
+        let replicas = self.0.shared.remove_all();
+        futures::future::join_all(replicas.iter().map(Replica::shutdown)).await;
         let metadata = self.0.metadata.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(metadata) = metadata {
             metadata.shutdown().await;
@@ -182,12 +243,12 @@ impl Groups {
     async fn append_founding_membership(
         &self,
         group: GroupId,
-        broker: BrokerId,
-        replica: ReplicaId,
+        members: &[(ReplicaId, BrokerId)],
         log: &Arc<Log>,
     ) -> Result<(), RaftError> {
-        let time = Timestamp(self.0.shared.runtime.wall_clock());
-        let payload = founding_membership(broker, replica);
+        // The same on every replica.
+        let time = Timestamp(0);
+        let payload = founding_membership(members);
         let body = Body::RaftOnly { kind: RaftOnlyKind::Membership, payload, time };
         let entry = AppendEntry { index: RaftIndex(0), term: Term(0), body };
         let log = Arc::clone(log);

@@ -1,9 +1,9 @@
 //! Who leads which group, as far as this broker knows.
 //!
-//! Raft decides; nobody has to be asked. Every replica that begins to lead says so to all brokers, and of two leaders
-//! of one group the one of the higher term counts.
+//! Raft decides; nobody has to be asked. Every replica that begins to lead, to serve, or to lead no more says so to all
+//! brokers, and of two leaders of one group the one of the higher term counts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{PoisonError, RwLock};
 
 use millpond_record::{BrokerId, GroupId, LeaderEpoch, Term};
@@ -18,10 +18,30 @@ pub struct Leader {
     pub epoch: LeaderEpoch,
 }
 
+/// What a leader is in its term. It goes from one to the next and never back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Standing {
+    /// It was elected.
+    Leads,
+    /// It has applied all that was committed before, and serves clients.
+    Serves,
+    /// It leads no more, though nobody else may lead yet.
+    GaveUp,
+}
+
+/// What is said of one group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct News {
+    pub(crate) group: GroupId,
+    pub(crate) term: Term,
+    pub(crate) broker: BrokerId,
+    pub(crate) standing: Standing,
+}
+
 /// The leaders of all groups of the cluster.
 #[derive(Debug)]
 pub struct Leaders {
-    known: RwLock<BTreeMap<GroupId, (Term, Option<BrokerId>)>>,
+    known: RwLock<BTreeMap<GroupId, News>>,
     changes: watch::Sender<u64>,
 }
 
@@ -32,11 +52,10 @@ impl Default for Leaders {
 }
 
 impl Leaders {
-    /// Who leads the group, if anybody is known to. Whether that broker is alive is another question.
+    /// Who leads and serves the group, if anybody is known to. Whether that broker is alive is another question.
     pub fn of(&self, group: GroupId) -> Option<Leader> {
-        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        let (term, broker) = *known.get(&group)?;
-        Some(Leader { broker: broker?, epoch: term.leader_epoch() })
+        let news = self.last(group).filter(|news| news.standing == Standing::Serves)?;
+        Some(Leader { broker: news.broker, epoch: news.term.leader_epoch() })
     }
 
     /// Counts changes.
@@ -44,38 +63,42 @@ impl Leaders {
         self.changes.subscribe()
     }
 
-    /// A replica on `broker` leads the group in `term`; with `None` the leader of that term has given up. What is older
-    /// than what is known changes nothing. Tells whether something changed.
-    pub(crate) fn learn(&self, group: GroupId, term: Term, broker: Option<BrokerId>) -> bool {
-        self.learn_all(std::iter::once((group, term, broker)))
+    /// The last that was said of a group.
+    pub(crate) fn last(&self, group: GroupId) -> Option<News> {
+        self.known.read().unwrap_or_else(PoisonError::into_inner).get(&group).copied()
     }
 
-    /// As [`Leaders::learn`], many at once.
-    pub(crate) fn learn_all(&self, news: impl Iterator<Item = (GroupId, Term, Option<BrokerId>)>) -> bool {
-        let mut changed = false;
+    /// Takes in what is newer than what is known. Gives the groups of which something was.
+    pub(crate) fn learn(&self, all: impl IntoIterator<Item = News>) -> Vec<GroupId> {
+        let mut changed = Vec::new();
         {
             let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-            for (group, term, broker) in news {
-                if term > Term::MAX {
-                    continue;
-                }
-                let newer = match known.get(&group) {
-                    // Within a term there is one leader, which may only give up.
-                    Some((known_term, leader)) => {
-                        term > *known_term || (term == *known_term && leader.is_some() && broker.is_none())
-                    }
-                    None => broker.is_some(),
-                };
+            for news in all.into_iter().filter(|news| news.term <= Term::MAX) {
+                let newer = known.get(&news.group).is_none_or(|last| {
+                    // A term has one leader.
+                    let same = news.term == last.term && news.broker == last.broker;
+                    news.term > last.term || (same && news.standing > last.standing)
+                });
                 if newer {
-                    known.insert(group, (term, broker));
-                    changed = true;
+                    known.insert(news.group, news);
+                    changed.push(news.group);
                 }
             }
         }
-        if changed {
+        if !changed.is_empty() {
             self.changes.send_modify(|changes| *changes += 1);
         }
         changed
+    }
+
+    /// A broker says that these are all groups that it leads: it has given up any other. Gives what that changes.
+    pub(crate) fn leads_only(&self, broker: BrokerId, groups: &BTreeSet<GroupId>) -> Vec<GroupId> {
+        let given_up: Vec<News> = {
+            let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+            let of_broker = known.values().filter(|news| news.broker == broker && !groups.contains(&news.group));
+            of_broker.map(|news| News { standing: Standing::GaveUp, ..*news }).collect()
+        };
+        self.learn(given_up)
     }
 
     /// The group is no more.
@@ -83,14 +106,11 @@ impl Leaders {
         self.known.write().unwrap_or_else(PoisonError::into_inner).remove(&group);
     }
 
-    /// All groups that `broker` leads, in order.
-    pub(crate) fn led_by(&self, broker: BrokerId) -> Vec<(GroupId, Term)> {
+    /// All that is known of groups that `broker` leads, in order.
+    pub(crate) fn led_by(&self, broker: BrokerId) -> Vec<News> {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        known
-            .iter()
-            .filter(|(_, (_, leader))| *leader == Some(broker))
-            .map(|(group, (term, _))| (*group, *term))
-            .collect()
+        let leads = |news: &&News| news.broker == broker && news.standing != Standing::GaveUp;
+        known.values().filter(leads).copied().collect()
     }
 }
 
@@ -99,21 +119,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_higher_term_counts_and_a_leader_may_give_up() {
+    fn the_higher_term_counts_and_a_leader_serves_and_gives_up_once() {
         let leaders = Leaders::default();
         let (group, one, two) = (GroupId(7), BrokerId(1), BrokerId(2));
+        let learn =
+            |term, broker, standing| !leaders.learn([News { group, term: Term(term), broker, standing }]).is_empty();
         assert_eq!(leaders.of(group), None);
-        assert!(leaders.learn(group, Term(3), Some(one)));
-        assert!(!leaders.learn(group, Term(2), Some(two)), "older");
-        assert!(!leaders.learn(group, Term(3), Some(two)), "a term has one leader");
+        assert!(learn(3, one, Standing::Leads));
+        assert_eq!(leaders.of(group), None, "it does not serve yet");
+        assert!(learn(3, one, Standing::Serves));
         assert_eq!(leaders.of(group), Some(Leader { broker: one, epoch: Term(3).leader_epoch() }));
-        assert!(leaders.learn(group, Term(3), None));
+        assert!(!learn(2, two, Standing::Serves), "older");
+        assert!(!learn(3, two, Standing::GaveUp), "a term has one leader");
+        assert!(learn(3, one, Standing::GaveUp));
         assert_eq!(leaders.of(group), None);
-        assert!(!leaders.learn(group, Term(3), Some(one)), "it has given up");
-        assert!(leaders.learn(group, Term(4), Some(two)));
-        assert_eq!(leaders.led_by(two), [(group, Term(4))]);
-        assert_eq!(*leaders.changed().borrow(), 3);
+        assert!(!learn(3, one, Standing::Serves), "it has given up");
+        assert!(learn(4, two, Standing::Serves));
+        assert_eq!(leaders.led_by(two).len(), 1);
+        assert_eq!(leaders.leads_only(one, &BTreeSet::new()), []);
+        assert_eq!(leaders.leads_only(two, &BTreeSet::from([group])), []);
+        assert_eq!(leaders.leads_only(two, &BTreeSet::new()), [group]);
+        assert_eq!(leaders.of(group), None);
+        assert_eq!(*leaders.changed().borrow(), 5);
         leaders.forget(group);
-        assert_eq!(leaders.of(group), None);
+        assert_eq!(leaders.last(group), None);
     }
 }

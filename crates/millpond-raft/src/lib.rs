@@ -1,19 +1,26 @@
 //! Raft groups on the storage layer: the only crate that names openraft.
 //!
-//! A partition with one replica has no Raft object ([`Partition`]); the metadata group is an openraft group
-//! ([`MetadataGroup`]) on the same log. [`Groups`] has them all. This crate knows nothing of Kafka's APIs.
+//! A [`Partition`] with one replica has no Raft object; one with several, and the metadata group ([`MetadataGroup`]),
+//! are openraft groups on the same log. [`Groups`] has them all. This crate knows nothing of Kafka's APIs.
 //!
 //! | file | story |
 //! | --- | --- |
 //! | `groups.rs` | all groups of a broker: create, find, delete |
+//! | `shared.rs` | what all groups share |
 //! | `partition.rs`, `receipt.rs` | one replica: the gate, waking, acknowledging from the flush |
-//! | `metadata.rs` | group 0: found or reopen, propose, serve only after the own blank is applied |
+//! | `partition/replicated.rs`, `flights.rs` | several replicas: the gate before Raft, answers at the commit |
+//! | `replica.rs` | an openraft object, what it is in its group, changes of members and leadership |
+//! | `failover.rs`, `gossip.rs` | electing where no leader is alive; telling other brokers who leads |
+//! | `metadata.rs` | group 0: found, join or reopen; propose, serve only after the own blank is applied |
 //! | `log_store.rs`, `state_machine.rs`, `snapshot.rs` | openraft's storage on [`millpond_storage::Log`] |
 //! | `membership.rs` | the bytes of a membership |
 //! | `leaders.rs`, `peers/` | who leads which group; the other brokers |
 //! | `types.rs`, `runtime.rs`, `network.rs` | openraft's types, runtime and (absent) peers |
 
 mod error;
+mod failover;
+mod flights;
+mod gossip;
 mod groups;
 mod leaders;
 mod log_store;
@@ -23,7 +30,9 @@ mod network;
 mod partition;
 mod peers;
 mod receipt;
+mod replica;
 mod runtime;
+mod shared;
 mod snapshot;
 mod state_machine;
 #[cfg(test)]

@@ -18,13 +18,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use millpond_record::{LogId, RaftIndex, RaftOnlyKind, StampedBatch, Timestamp, parse_raft_only};
 use millpond_runtime::Runtime;
-use millpond_storage::{AppendEntry, Body, Entries, Log, StorageError};
+use millpond_storage::{AppendEntry, Body, DataDir, Entries, Log, Outcome, StorageError, log_start_payload};
 use openraft::entry::RaftEntry;
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::{EntryPayload, OptionalSend, RaftLogReader};
 use tokio::sync::oneshot;
 
+use crate::flights::Carrier;
 use crate::membership;
+use crate::receipt::Written;
+use crate::replica::ReplicaState;
 use crate::types::{
     Entry, Payload, RaftLogId, RaftVote, TypeConfig, from_raft, to_raft, vote_from_store, vote_to_store,
 };
@@ -36,8 +39,19 @@ const READ_BYTES: usize = 1 << 20;
 #[derive(Clone)]
 pub(crate) struct LogStore {
     runtime: Runtime,
+    data_dir: DataDir,
     log: Arc<Log>,
+    replica: Arc<ReplicaState>,
     known: Arc<Mutex<Known>>,
+}
+
+/// A proposal on its way into the log.
+struct Proposed {
+    /// Its place among the entries of the call.
+    at: usize,
+    index: RaftIndex,
+    append_time: Timestamp,
+    carrier: Arc<Carrier>,
 }
 
 /// What openraft has said, beyond what the log keeps.
@@ -51,10 +65,11 @@ struct Known {
 }
 
 impl LogStore {
-    pub(crate) fn new(runtime: Runtime, log: Arc<Log>) -> LogStore {
+    pub(crate) fn new(runtime: Runtime, data_dir: DataDir, replica: Arc<ReplicaState>) -> LogStore {
+        let log = Arc::clone(&replica.log);
         let purged = log.purged().map(|p| p.log_id());
         let committed = log.frontiers().committed;
-        LogStore { runtime, log, known: Arc::new(Mutex::new(Known { purged, committed })) }
+        LogStore { runtime, data_dir, log, replica, known: Arc::new(Mutex::new(Known { purged, committed })) }
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -106,10 +121,27 @@ impl LogStore {
         let body = match entry.payload {
             EntryPayload::Blank => raft_only(RaftOnlyKind::Blank, Bytes::new()),
             EntryPayload::Membership(members) => raft_only(RaftOnlyKind::Membership, membership::encode(&members)),
-            EntryPayload::Normal(Payload::Proposed(proposal)) => Body::Proposed(proposal),
-            EntryPayload::Normal(Payload::Stored(batch)) => Body::Stored(batch.into()),
+            EntryPayload::Normal(Payload::Proposed(proposal, _)) => Body::Proposed(proposal),
+            EntryPayload::Normal(Payload::LogStart(offset, _)) => {
+                raft_only(RaftOnlyKind::LogStart, log_start_payload(offset))
+            }
+            EntryPayload::Normal(Payload::Stored(stored)) => Body::Stored(stored),
         };
         AppendEntry { index: id.index, term: id.term, body }
+    }
+
+    /// Tells the proposers where their batches are.
+    fn tell(&self, proposed: Vec<Proposed>, outcomes: &[Outcome]) {
+        let log_start = self.log.frontiers().log_start;
+        for Proposed { at, index, append_time, carrier } in proposed {
+            let Some(outcome) = outcomes.get(at) else { continue };
+            let written = Written { base_offset: log_start, append_time, log_start, duplicate: false };
+            self.replica.flights.appended(&carrier, index, outcome, written);
+        }
+        // A commit may have come before its batch was listed.
+        if let Some(committed) = self.log.frontiers().committed {
+            self.replica.flights.committed(committed.index);
+        }
     }
 }
 
@@ -121,11 +153,11 @@ fn entry_from_store(id: LogId, batch: StampedBatch) -> Result<Entry, io::Error> 
                 EntryPayload::Membership(membership::decode(payload).map_err(io::Error::other)?)
             }
             (RaftOnlyKind::LogStart | RaftOnlyKind::CompactionStep | RaftOnlyKind::Void, _) => {
-                EntryPayload::Normal(Payload::Stored(batch))
+                EntryPayload::Normal(Payload::Stored(batch.into()))
             }
         }
     } else {
-        EntryPayload::Normal(Payload::Stored(batch))
+        EntryPayload::Normal(Payload::Stored(batch.into()))
     };
     Ok(Entry::new(to_raft(id), payload))
 }
@@ -234,9 +266,32 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        let entries = entries.into_iter().map(|entry| self.to_store(entry)).collect();
-        let done = Box::new(move |result: Result<(), StorageError>| callback.io_completed(result.map_err(io_error)));
-        self.log.append(entries, done).map_err(io_error)?;
+        let (mut proposed, mut holds, mut stored) = (Vec::new(), Vec::new(), Vec::new());
+        for (at, entry) in entries.into_iter().enumerate() {
+            if let EntryPayload::Normal(Payload::Proposed(_, Some(carrier)) | Payload::LogStart(_, Some(carrier))) =
+                &entry.payload
+            {
+                let append_time = match &entry.payload {
+                    EntryPayload::Normal(Payload::Proposed(proposal, _)) => proposal.append_time,
+                    _ => Timestamp(self.runtime.wall_clock()),
+                };
+                let (index, carrier) = (RaftIndex(entry.index()), Arc::clone(carrier));
+                holds.extend(carrier.take_hold());
+                proposed.push(Proposed { at, index, append_time, carrier });
+            }
+            stored.push(self.to_store(entry));
+        }
+        let data_dir = self.data_dir.clone();
+        let done = Box::new(move |result: Result<(), StorageError>| {
+            callback.io_completed(result.map_err(io_error));
+            for hold in holds {
+                data_dir.release(hold);
+            }
+        });
+        let outcomes = self.log.append(stored, done).map_err(io_error)?;
+        if !proposed.is_empty() {
+            self.tell(proposed, &outcomes);
+        }
         Ok(())
     }
 

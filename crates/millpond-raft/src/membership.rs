@@ -44,9 +44,10 @@ struct Node {
     assignment_version: u64,
 }
 
-/// The membership of a group with one replica.
-pub(crate) fn single_voter(replica: ReplicaId, member: Member) -> Bytes {
-    body(vec![Config { voters: vec![replica.0] }], [(&replica.0, &member)].into_iter())
+/// The membership of a group all of whose members vote.
+pub(crate) fn voters(members: impl Iterator<Item = (ReplicaId, Member)>) -> Bytes {
+    let members: BTreeMap<u64, Member> = members.map(|(replica, member)| (replica.0, member)).collect();
+    body(vec![Config { voters: members.keys().copied().collect() }], members.iter())
 }
 
 pub(crate) fn encode(membership: &Membership) -> Bytes {
@@ -102,10 +103,10 @@ mod tests {
     #[test]
     fn the_founding_membership_is_one_voter() {
         let member = Member { broker: BrokerId(7), assignment_version: 1 };
-        let membership = decode(single_voter(ReplicaId(5), member)).expect("readable");
+        let membership = decode(voters([(ReplicaId(5), member)].into_iter())).expect("readable");
         assert_eq!(membership.voter_ids().collect::<Vec<_>>(), [5]);
         assert_eq!(membership.get_node(&5), Some(&member));
-        assert_eq!(encode(&membership), single_voter(ReplicaId(5), member));
+        assert_eq!(encode(&membership), voters([(ReplicaId(5), member)].into_iter()));
     }
 
     #[test]

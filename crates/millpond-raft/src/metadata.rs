@@ -1,36 +1,19 @@
-//! Group 0, the metadata, as an openraft group of one voter.
+//! Group 0, the metadata: an openraft group on every broker, of which the first three or five brokers vote.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use millpond_record::{BatchHeader, BatchView, BrokerId, GroupId, RaftIndex, ReplicaId, Term, Timestamp};
-use millpond_runtime::Runtime;
-use millpond_storage::{Log, Proposal};
-use openraft::async_runtime::WatchReceiver;
-use openraft::errors::{ClientWriteError, Fatal, RaftError as OpenraftError};
-use openraft::{Config, Raft, RaftMetrics, SnapshotPolicy};
+use millpond_record::{BatchHeader, BatchView, BrokerId, RaftIndex, ReplicaId, Term, Timestamp};
+use millpond_storage::{Frontiers, Log, Proposal};
+use openraft::errors::{ClientWriteError, RaftError as OpenraftError};
+use tokio::sync::watch;
 
 use crate::error::RaftError;
-use crate::log_store::LogStore;
-use crate::network::NoPeers;
-use crate::state_machine::{Applier, StateMachine};
-use crate::types::{Payload, TypeConfig};
-
-/// The metadata group of this broker. A clone is the same group.
-#[derive(Clone)]
-pub struct MetadataGroup {
-    runtime: Runtime,
-    group: GroupId,
-    log: Arc<Log>,
-    raft: Raft<TypeConfig, StateMachine>,
-    leadership: Arc<tokio::sync::watch::Sender<MetadataLeadership>>,
-}
-
-impl std::fmt::Debug for MetadataGroup {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "MetadataGroup({})", self.group)
-    }
-}
+use crate::replica::{Owner, Replica, ReplicaState, Role};
+use crate::shared::Shared;
+use crate::state_machine::Applier;
+use crate::types::{Member, Payload};
 
 /// How a broker comes to its replica of the metadata group. A replica that is there already is reopened as it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +35,7 @@ pub struct MetadataLeadership {
     pub here: bool,
 }
 
-/// One replica of the metadata group.
+/// One replica of a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GroupMember {
     /// Its Raft node id.
@@ -65,63 +48,70 @@ pub struct GroupMember {
     pub matched: Option<RaftIndex>,
 }
 
-/// How openraft is configured for every group (design section 5: each row was found by experiment).
-pub(crate) fn raft_config(group: GroupId) -> Config {
-    Config {
-        cluster_name: format!("group {group}"),
-        heartbeat_interval: 500,
-        election_timeout_min: 2500,
-        election_timeout_max: 5000,
-        enable_pre_vote: Some(true),
-        // By default a restarted leader resumes its term although entries that its followers committed may never have
-        // been flushed by it, and overwrites them.
-        enable_leader_restore: Some(false),
-        // The owner drives P; a snapshot is a manifest.
-        snapshot_policy: SnapshotPolicy::Never,
-        max_in_snapshot_log_to_keep: u64::MAX,
-        ..Config::default()
+/// The metadata group of this broker. A clone is the same group.
+#[derive(Clone)]
+pub struct MetadataGroup {
+    replica: Replica,
+    leadership: Arc<watch::Sender<MetadataLeadership>>,
+    /// Kept, because the replica only has a weak one.
+    _owner: Arc<MetadataOwner>,
+}
+
+impl std::fmt::Debug for MetadataGroup {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "MetadataGroup(replica {})", self.replica.id())
+    }
+}
+
+/// Hears of the group's replica.
+struct MetadataOwner {
+    shared: Arc<Shared>,
+    replica: ReplicaId,
+    leadership: Arc<watch::Sender<MetadataLeadership>>,
+}
+
+impl Owner for MetadataOwner {
+    fn committed(&self, _frontiers: &Frontiers) {}
+
+    fn role_changed(&self, role: Role) {
+        self.shared.role_changed(crate::groups::METADATA, self.replica, role);
+        let leader = role.leader.map(|(_, broker)| broker);
+        self.leadership.send_replace(MetadataLeadership { leader, term: role.term, here: role.serves });
+    }
+
+    fn ended(&self, why: &str) {
+        tracing::error!(why, "the metadata group has stopped");
     }
 }
 
 impl MetadataGroup {
-    /// Starts the group on its log, which has its founding membership. Returns when it leads and has applied all that
-    /// was committed before, its own blank included.
+    /// Starts the group on its log. If this broker has the only vote it leads when this returns, and has applied all
+    /// that was committed before, its own blank included; else it leads or follows when the others are there.
     pub(crate) async fn start(
-        runtime: &Runtime,
-        group: GroupId,
+        shared: &Arc<Shared>,
         replica: ReplicaId,
         log: Arc<Log>,
         applier: Arc<dyn Applier>,
     ) -> Result<MetadataGroup, RaftError> {
-        // openraft asks for the runtime of the task that it is called from.
-        let starting = runtime.clone();
-        let started = runtime.spawn(async move { Self::start_in_task(starting, group, replica, log, applier).await });
-        started.await.unwrap_or_else(|error| Err(RaftError::Fatal { group, why: error.to_string().into() }))
-    }
-
-    async fn start_in_task(
-        runtime: Runtime,
-        group: GroupId,
-        replica: ReplicaId,
-        log: Arc<Log>,
-        applier: Arc<dyn Applier>,
-    ) -> Result<MetadataGroup, RaftError> {
-        let fatal = |why: String| RaftError::Fatal { group, why: why.into() };
-        if log.vote().term >= Term::MAX {
-            return Err(RaftError::TermsUsedUp { group, term: Term::MAX });
+        let leadership: Arc<watch::Sender<MetadataLeadership>> = Arc::default();
+        let owner = MetadataOwner { shared: Arc::clone(shared), replica, leadership: Arc::clone(&leadership) };
+        let owner = Arc::new(owner);
+        let hears: std::sync::Weak<MetadataOwner> = Arc::downgrade(&owner);
+        let state = ReplicaState::new(crate::groups::METADATA, replica, log, hears);
+        let replica = Replica::start(shared, state, Some(applier)).await?;
+        let metadata = MetadataGroup { replica, leadership, _owner: owner };
+        let voters = metadata.members().into_iter().filter(|member| member.voter);
+        if voters.map(|member| member.replica).eq([metadata.replica.id()]) {
+            // It needs nobody's consent.
+            metadata.replica.elect().await?;
+            let mut roles = metadata.replica.roles();
+            tokio::select! {
+                biased;
+                led = roles.wait_for(|role| role.serves) => drop(led),
+                error = metadata.failed() => return Err(error),
+            }
         }
-        let config = raft_config(group).validate().map_err(|error| fatal(error.to_string()))?;
-        let state_machine =
-            StateMachine::new(Arc::clone(&log), applier).map_err(|what| RaftError::BadMembership { group, what })?;
-        let log_store = LogStore::new(runtime.clone(), Arc::clone(&log));
-        let raft = Raft::new(replica.0, Arc::new(config), NoPeers, log_store, state_machine)
-            .await
-            .map_err(|error| fatal(error.to_string()))?;
-        // The only voter needs nobody's consent and has nobody's lease to wait out. A pre-vote would ask nobody too.
-        raft.trigger().elect(false).await.map_err(|error| fatal(error.to_string()))?;
-        let leadership = Arc::new(tokio::sync::watch::Sender::default());
-        let metadata = MetadataGroup { runtime, group, log, raft, leadership };
-        metadata.until(leads_and_applied_its_blank).await?;
+        shared.add(&metadata.replica);
         Ok(metadata)
     }
 
@@ -129,109 +119,109 @@ impl MetadataGroup {
     ///
     /// # Errors
     ///
-    /// [`RaftError::TooLarge`] and [`RaftError::BadBatch`], when nothing was written; all others may end the group.
+    /// [`RaftError::TooLarge`], [`RaftError::BadBatch`] and [`RaftError::NotLeader`], when nothing was written as far as
+    /// this replica knows: one that has just lost leadership may have written it all the same. All others may end the
+    /// group.
     pub async fn propose(&self, batch: Bytes) -> Result<RaftIndex, RaftError> {
         // Inside the append it would be too late: what Raft proposes must go into the log.
-        let (bytes, limit) = (batch.len() as u64, self.log.max_batch_bytes());
+        let (bytes, limit) = (batch.len() as u64, self.log().max_batch_bytes());
         if bytes > limit {
             return Err(RaftError::TooLarge { bytes, limit });
         }
         let header: BatchHeader = *BatchView::parse(&batch)?.header();
-        let append_time = Timestamp(self.runtime.wall_clock());
+        let runtime = &self.replica.shared.runtime;
+        let append_time = Timestamp(runtime.wall_clock());
         let frame_bytes = batch.len();
-        let payload = Payload::Proposed(Proposal { batch, header, append_time, frame_bytes });
-        let raft = self.raft.clone();
+        let payload = Payload::Proposed(Proposal { batch, header, append_time, frame_bytes }, None);
+        let raft = self.replica.raft.clone();
         // In a task of its own: a caller that gives up must not take the write with it halfway.
-        let written = self.runtime.spawn(async move { raft.client_write(payload).await }).await;
-        let fatal = |why: String| RaftError::Fatal { group: self.group, why: why.into() };
+        let written = runtime.spawn(async move { raft.client_write(payload).await }).await;
+        let group = self.replica.group();
+        let fatal = |why: String| RaftError::Fatal { group, why: why.into() };
         match written.map_err(|error| fatal(error.to_string()))? {
             Ok(response) => Ok(response.data.index),
-            Err(OpenraftError::APIError(ClientWriteError::ForwardToLeader(_))) => Err(RaftError::NotLeader(self.group)),
+            Err(OpenraftError::APIError(ClientWriteError::ForwardToLeader(_))) => Err(RaftError::NotLeader(group)),
             Err(OpenraftError::APIError(error)) => Err(fatal(error.to_string())),
-            Err(OpenraftError::Fatal(error)) => Err(self.ended(&error)),
+            Err(OpenraftError::Fatal(error)) => Err(self.replica.fatal(&error)),
         }
     }
 
     /// Resolves when the group has stopped, with the reason: [`RaftError::Closed`] after an ordinary shutdown.
     pub async fn failed(&self) -> RaftError {
-        match self.until(|_| false).await {
+        match self.replica.until(|_| false).await {
             Err(error) => error,
-            Ok(()) => RaftError::Closed(self.group),
+            Ok(()) => RaftError::Closed(self.replica.group()),
         }
     }
 
     /// Follows who leads the group.
-    pub fn leadership(&self) -> tokio::sync::watch::Receiver<MetadataLeadership> {
+    pub fn leadership(&self) -> watch::Receiver<MetadataLeadership> {
         self.leadership.subscribe()
     }
 
     /// The replicas of the group by the latest membership that this replica knows.
     pub fn members(&self) -> Vec<GroupMember> {
-        Vec::new()
+        self.replica.members()
     }
 
     /// Adds a replica that does not vote, if it is not there; returns when the change is committed.
-    pub async fn add_learner(&self, _replica: ReplicaId, _broker: BrokerId) -> Result<(), RaftError> {
-        Err(RaftError::NotLeader(self.group))
+    ///
+    /// # Errors
+    /// [`RaftError::NotLeader`], [`RaftError::MembersUnchanged`].
+    pub async fn add_learner(&self, replica: ReplicaId, broker: BrokerId) -> Result<(), RaftError> {
+        self.replica.add_learner(replica, Member { broker, assignment_version: 1 }).await
     }
 
-    /// Makes these replicas, and no others, voters; they must be members. Others stay as learners.
-    pub async fn set_voters(&self, _voters: std::collections::BTreeSet<ReplicaId>) -> Result<(), RaftError> {
-        Err(RaftError::NotLeader(self.group))
+    /// Makes these replicas, and no others, voters; they must be members. Others stay as learners. Returns when the
+    /// change is committed, which takes a majority of the old voters and of the new.
+    ///
+    /// # Errors
+    /// As of [`MetadataGroup::add_learner`].
+    pub async fn set_voters(&self, voters: BTreeSet<ReplicaId>) -> Result<(), RaftError> {
+        let known: BTreeMap<ReplicaId, BrokerId> =
+            self.members().into_iter().map(|member| (member.replica, member.broker)).collect();
+        let stranger = |replica: &ReplicaId| RaftError::MembersUnchanged {
+            group: self.replica.group(),
+            why: format!("replica {replica} is no member").into(),
+        };
+        let voters = voters.into_iter().map(|replica| {
+            let broker = *known.get(&replica).ok_or_else(|| stranger(&replica))?;
+            Ok((replica, Member { broker, assignment_version: 1 }))
+        });
+        self.replica.set_voters(voters.collect::<Result<_, RaftError>>()?, true).await
     }
 
     /// Removes a replica that does not vote.
-    pub async fn remove(&self, _replica: ReplicaId) -> Result<(), RaftError> {
-        Err(RaftError::NotLeader(self.group))
+    ///
+    /// # Errors
+    /// As of [`MetadataGroup::add_learner`].
+    pub async fn remove(&self, replica: ReplicaId) -> Result<(), RaftError> {
+        self.replica.remove(BTreeSet::from([replica])).await
     }
 
     /// Hands leadership to the replica on a broker; returns when another leads.
-    pub async fn transfer(&self, _to: BrokerId) -> Result<(), RaftError> {
-        Err(RaftError::NotLeader(self.group))
+    ///
+    /// # Errors
+    /// [`RaftError::NotLeader`], [`RaftError::NoReplicaOn`], [`RaftError::NotTaken`].
+    pub async fn transfer(&self, to: BrokerId) -> Result<(), RaftError> {
+        let (group, shared) = (self.replica.group(), &self.replica.shared);
+        let voter = self.members().into_iter().find(|member| member.voter && member.broker == to);
+        let voter = voter.filter(|_| shared.peers.is_alive(to)).ok_or(RaftError::NoReplicaOn { group, broker: to })?;
+        shared.expect_transfer(group, voter.replica);
+        let handed = self.replica.transfer(voter.replica).await;
+        if let Err(RaftError::NotTaken { .. }) = handed {
+            shared.gave_up(&self.replica);
+        }
+        handed
     }
 
     /// The group's log.
     pub fn log(&self) -> &Arc<Log> {
-        &self.log
+        &self.replica.state.log
     }
 
     /// Stops the group. What was proposed before is durable or refused when it returns.
     pub(crate) async fn shutdown(&self) {
-        let raft = self.raft.clone();
-        let stopped = self.runtime.spawn(async move { raft.shutdown().await }).await;
-        if let Ok(Err(error)) = stopped {
-            tracing::warn!(%error, "the metadata group did not stop cleanly");
-        }
+        self.replica.shutdown().await;
     }
-
-    fn ended(&self, error: &Fatal<TypeConfig>) -> RaftError {
-        match error {
-            Fatal::Stopped => RaftError::Closed(self.group),
-            error => RaftError::Fatal { group: self.group, why: error.to_string().into() },
-        }
-    }
-
-    async fn until(&self, condition: impl Fn(&RaftMetrics<TypeConfig>) -> bool) -> Result<(), RaftError> {
-        let mut metrics = self.raft.metrics();
-        loop {
-            {
-                let now = metrics.borrow_watched();
-                if let Err(error) = &now.running_state {
-                    return Err(self.ended(error));
-                }
-                if condition(&now) {
-                    return Ok(());
-                }
-            }
-            if metrics.changed().await.is_err() {
-                return Err(RaftError::Closed(self.group));
-            }
-        }
-    }
-}
-
-/// Everything committed in earlier terms is applied with the first entry of the leader's own.
-pub(crate) fn leads_and_applied_its_blank(metrics: &RaftMetrics<TypeConfig>) -> bool {
-    let applied_term = metrics.last_applied.as_ref().map(|id| id.committed_leader_id().term);
-    metrics.current_leader == Some(metrics.id) && applied_term == Some(metrics.current_term)
 }

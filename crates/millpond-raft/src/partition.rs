@@ -1,4 +1,4 @@
-//! One partition with one replica: no Raft object, the same log, the same append, the same journal.
+//! One partition. With one replica it has no Raft object: the same log, the same append, the same journal.
 //!
 //! ```text
 //!            log()                  propose()
@@ -11,11 +11,15 @@
 //! in its order. That happens once in the life of the process, at the first proposal; the term is known before (one
 //! more than the last vote's), so that Metadata can announce it. Committed is what is flushed.
 //!
+//! A partition with several replicas (`replicated.rs`) has a [`Replica`] on its log from *Opening* on; *Member* is then
+//! what *Open* to *Serving* are for one.
+//!
 //! The gate is one lock around the phase and the queue. A proposal is enqueued or appended while it is held, so
 //! batches enter the log in the order in which their connection proposed them. Neither the queue nor what the journal
 //! has not written yet is bounded here: every proposal comes with a [`Hold`] on the broker's memory for produce, which
 //! is let go when the batch is durable, whatever its `acks`, and that bounds both.
 
+mod replicated;
 mod retention;
 
 use std::collections::VecDeque;
@@ -24,19 +28,18 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use millpond_record::{BrokerId, GroupId, LeaderEpoch, Offset, RaftIndex, RaftOnlyKind, ReplicaId, Term, Timestamp};
-use millpond_runtime::{PlantedFault, Runtime, planted};
-use millpond_storage::{DataDir, Frontiers, GroupRow, Hold, Log, Outcome, Proposal, StorageError, Vote};
+use millpond_runtime::{PlantedFault, planted};
+use millpond_storage::{Frontiers, GroupRow, Hold, Log, Outcome, Proposal, StorageError, Vote};
 use tokio::sync::{oneshot, watch};
 
 pub use retention::Retention;
 
 use crate::error::{ProposeError, RaftError};
-use crate::leaders::Leaders;
-use crate::membership::single_voter;
-use crate::metadata::GroupMember;
-use crate::peers::Peers;
+use crate::membership::voters;
 use crate::receipt::{Flight, Receipt, Written};
+use crate::shared::Shared;
 use crate::types::Member;
+use replicated::{Kind, Replication};
 
 /// What a producer waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,22 +57,15 @@ pub enum Acks {
 pub struct PartitionState {
     /// How far the log is; all zero until `serving`.
     pub frontiers: Frontiers,
-    /// The epoch in which this replica leads.
+    /// The epoch in which this replica leads, or follows.
     pub leader_epoch: LeaderEpoch,
+    /// This replica leads, and serves clients.
+    pub leads: bool,
     /// The log is open and may be read.
     pub serving: bool,
 }
 
-/// What the groups of a broker share.
-pub(crate) struct Shared {
-    pub(crate) runtime: Runtime,
-    pub(crate) data_dir: DataDir,
-    pub(crate) broker: BrokerId,
-    pub(crate) peers: Peers,
-    pub(crate) leaders: Leaders,
-}
-
-/// A partition of which this broker has the only replica. A clone is the same partition.
+/// A partition of which this broker has a replica. A clone is the same partition.
 #[derive(Clone)]
 pub struct Partition(Arc<Inner>);
 
@@ -77,8 +73,9 @@ struct Inner {
     shared: Arc<Shared>,
     group: GroupId,
     replica: ReplicaId,
-    /// The term that this process leads in, once it has woken.
+    /// The term that this process leads in, once it has woken; of a partition with one replica.
     term: Term,
+    replication: Replication,
     gate: Mutex<Gate>,
     /// Set once, when the log is open.
     log: OnceLock<Arc<Log>>,
@@ -98,6 +95,8 @@ struct Inner {
 
 struct Gate {
     phase: Phase,
+    /// Proposals wait in the queue while leadership is handed over.
+    held: bool,
     queue: VecDeque<Queued>,
     openers: Vec<oneshot::Sender<Result<Arc<Log>, RaftError>>>,
 }
@@ -109,6 +108,7 @@ enum Phase {
     Open,
     Waking,
     Serving,
+    Member,
     Closed,
 }
 
@@ -136,28 +136,45 @@ impl Partition {
 
     /// A partition that the data directory has. Nothing of it is opened.
     pub(crate) fn asleep(shared: Arc<Shared>, row: &GroupRow) -> Partition {
-        let partition = Self::new(shared, row.group, row.replica, row.vote);
+        let kind = Kind::of(row.membership.clone(), row.replica);
+        let partition = Self::new(shared, row.group, row.replica, row.vote, kind);
+        if kind == Kind::Solo {
+            partition.0.announce_solo();
+        }
         if row.set_aside {
             partition.0.fail(&StorageError::SetAside(row.group).to_string());
         }
         partition
     }
 
-    /// A partition that was just created and has its first membership.
-    pub(crate) fn open(shared: Arc<Shared>, replica: ReplicaId, group: GroupId, log: Arc<Log>) -> Partition {
-        let partition = Self::new(shared, group, replica, log.vote());
-        partition.0.opened(log);
-        partition.0.lock_gate().phase = Phase::Open;
+    /// A partition that was just created and has its first membership, or is to be filled by other replicas.
+    pub(crate) fn open(
+        shared: Arc<Shared>,
+        replica: ReplicaId,
+        group: GroupId,
+        log: Arc<Log>,
+        replicated: bool,
+    ) -> Partition {
+        let kind = if replicated { Kind::Replicated } else { Kind::Solo };
+        let partition = Self::new(shared, group, replica, log.vote(), kind);
+        if replicated {
+            partition.wake();
+        } else {
+            partition.0.announce_solo();
+            partition.0.opened(log);
+            partition.0.lock_gate().phase = Phase::Open;
+        }
         partition
     }
 
-    fn new(shared: Arc<Shared>, group: GroupId, replica: ReplicaId, vote: Vote) -> Partition {
+    fn new(shared: Arc<Shared>, group: GroupId, replica: ReplicaId, vote: Vote, kind: Kind) -> Partition {
         Partition(Arc::new(Inner {
             shared,
             group,
             replica,
             term: Term(vote.term.0 + 1),
-            gate: Mutex::new(Gate { phase: Phase::Asleep, queue: VecDeque::new(), openers: Vec::new() }),
+            replication: Replication::new(kind),
+            gate: Mutex::new(Gate { phase: Phase::Asleep, held: false, queue: VecDeque::new(), openers: Vec::new() }),
             log: OnceLock::new(),
             state: OnceLock::new(),
             log_start: AtomicI64::new(0),
@@ -173,48 +190,13 @@ impl Partition {
         self.0.group
     }
 
-    /// The epoch in which this broker leads the partition, known before it does.
+    /// The epoch in which this broker leads the partition; known before it does where it has the only replica. On a
+    /// follower: the epoch that it follows in.
     pub fn leader_epoch(&self) -> LeaderEpoch {
+        if self.0.replication.kind() == Kind::Replicated {
+            return self.0.role().term.leader_epoch();
+        }
         if self.0.term > Term::MAX { LeaderEpoch::NONE } else { self.0.term.leader_epoch() }
-    }
-
-    /// Whether this replica leads the partition and serves it.
-    pub fn leads(&self) -> bool {
-        !self.0.stopped.load(Ordering::Acquire)
-    }
-
-    /// Whether the partition has, or is to have, other replicas.
-    pub fn is_replicated(&self) -> bool {
-        false
-    }
-
-    /// How many replicas must have a batch that is acknowledged by all, at least (`min.insync.replicas`).
-    pub fn set_min_insync(&self, _replicas: u16) {}
-
-    /// Hands leadership to the replica on a broker; returns when another leads.
-    pub async fn transfer(&self, _to: BrokerId) -> Result<(), RaftError> {
-        Err(RaftError::NotLeader(self.0.group))
-    }
-
-    /// Makes these replicas, in order of preference, the members of the group, on its leader: new ones are filled first.
-    /// Returns when the change is complete. One that is not of a newer version than the last changes nothing.
-    pub async fn change_members(
-        &self,
-        _members: &[(ReplicaId, BrokerId)],
-        _assignment_version: u64,
-    ) -> Result<(), RaftError> {
-        Err(RaftError::NotLeader(self.0.group))
-    }
-
-    /// The assignment version that the group's membership is at, as this replica knows, and whether the change to it is
-    /// complete.
-    pub fn members_version(&self) -> (u64, bool) {
-        (1, true)
-    }
-
-    /// On the leader: how far each replica's log is known to agree with its own.
-    pub fn progress(&self) -> Vec<GroupMember> {
-        Vec::new()
     }
 
     /// Proposes a batch. By the time this returns its place in the order is fixed.
@@ -233,8 +215,9 @@ impl Partition {
         }
         match gate.phase {
             Phase::Serving => return inner.do_work(work, None),
+            Phase::Member if !gate.held => return inner.hand_in(work, None),
             Phase::Closed => return Receipt::ready(Err(ProposeError::Closed)),
-            Phase::Asleep | Phase::Opening | Phase::Open | Phase::Waking => {}
+            Phase::Asleep | Phase::Opening | Phase::Open | Phase::Waking | Phase::Member => {}
         }
         let flight = Arc::new(Flight::default());
         gate.queue.push_back(Queued { work, flight: Arc::clone(&flight) });
@@ -269,23 +252,36 @@ impl Partition {
             inner.check_alive()?;
             return Ok(Arc::clone(log));
         }
+        self.opening().await
+    }
+
+    /// Opens the partition if it is not open, and waits until it is.
+    async fn opening(&self) -> Result<Arc<Log>, RaftError> {
+        let inner = &self.0;
         let opened = {
             let mut gate = inner.lock_gate();
-            if gate.phase == Phase::Closed {
-                return Err(RaftError::Closed(inner.group));
-            }
             inner.check_alive()?;
-            if gate.phase == Phase::Asleep {
-                inner.start_opening(&mut gate);
-            }
-            if let Some(log) = inner.log.get() {
-                return Ok(Arc::clone(log));
+            match gate.phase {
+                Phase::Closed => return Err(RaftError::Closed(inner.group)),
+                Phase::Asleep => inner.start_opening(&mut gate),
+                Phase::Opening => {}
+                Phase::Open | Phase::Waking | Phase::Serving | Phase::Member => {
+                    return Ok(Arc::clone(inner.open_log()));
+                }
             }
             let (sender, receiver) = oneshot::channel();
             gate.openers.push(sender);
             receiver
         };
         opened.await.unwrap_or(Err(RaftError::Closed(inner.group)))
+    }
+
+    /// Opens the partition if it is not open.
+    fn wake(&self) {
+        let mut gate = self.0.lock_gate();
+        if gate.phase == Phase::Asleep {
+            self.0.start_opening(&mut gate);
+        }
     }
 
     /// Refuses everything from now on and answers what is queued. Batches that are in the log still get their flush.
@@ -304,6 +300,7 @@ impl Partition {
             let _ = opener.send(Err(RaftError::Closed(inner.group)));
         }
         inner.publish_stopped();
+        inner.shared.leaders.forget(inner.group);
     }
 }
 
@@ -343,15 +340,32 @@ impl Inner {
             Err(error @ StorageError::Io { .. }) => return self.stay_asleep(&error),
             Err(error) => return self.stop(&error.to_string()),
         };
-        self.opened(Arc::clone(&log));
+        let replicated = match self.replication.kind() {
+            Kind::Replicated => true,
+            Kind::Solo => false,
+            Kind::Unknown => Kind::of(log.membership().1, self.replica) == Kind::Replicated,
+        };
+        if replicated && let Err(error) = self.start_replica(Arc::clone(&log)).await {
+            return self.stop(&error.to_string());
+        }
+        if !replicated {
+            self.replication.set_kind(Kind::Solo);
+            self.announce_solo();
+            self.opened(Arc::clone(&log));
+        }
         let openers = {
             let mut gate = self.lock_gate();
             if gate.phase != Phase::Opening {
                 return;
             }
-            gate.phase = Phase::Open;
-            if !gate.queue.is_empty() {
-                self.start_waking(&mut gate);
+            if replicated {
+                gate.phase = Phase::Member;
+                self.let_go(&mut gate);
+            } else {
+                gate.phase = Phase::Open;
+                if !gate.queue.is_empty() {
+                    self.start_waking(&mut gate);
+                }
             }
             std::mem::take(&mut gate.openers)
         };
@@ -418,7 +432,7 @@ impl Inner {
         let now = Timestamp(self.shared.runtime.wall_clock());
         if log.frontiers().last.is_none() {
             // A crash came between the group's creation and its first entry.
-            let membership = founding_membership(self.shared.broker, self.replica);
+            let membership = founding_membership(&[(self.replica, self.shared.broker)]);
             self.append_raft_only(Term(0), RaftOnlyKind::Membership, membership, now)?;
         }
         let (done, durable) = oneshot::channel();
@@ -641,16 +655,22 @@ impl Inner {
         let Some(sender) = self.state.get() else { return };
         sender.send_if_modified(|state| {
             if self.stopped.load(Ordering::Acquire) {
+                state.leads = false;
                 return std::mem::replace(&mut state.serving, false);
             }
             // Two threads may publish; only what is ahead counts.
             let ahead =
                 frontiers.committed > state.frontiers.committed || frontiers.log_start > state.frontiers.log_start;
-            if state.serving && !ahead {
+            let role = if self.replication.kind() == Kind::Solo { None } else { Some(self.role()) };
+            let (leads, epoch) =
+                role.map_or((true, state.leader_epoch), |role| (role.serves, role.term.leader_epoch()));
+            if state.serving && !ahead && state.leads == leads && state.leader_epoch == epoch {
                 return false;
             }
-            state.frontiers = frontiers;
-            state.serving = true;
+            if ahead || !state.serving {
+                state.frontiers = frontiers;
+            }
+            (state.leads, state.leader_epoch, state.serving) = (leads, epoch, true);
             true
         });
     }
@@ -658,7 +678,7 @@ impl Inner {
     fn publish_stopped(&self) {
         self.stopped.store(true, Ordering::Release);
         if let Some(sender) = self.state.get() {
-            sender.send_modify(|state| state.serving = false);
+            sender.send_modify(|state| (state.serving, state.leads) = (false, false));
         }
     }
 
@@ -673,7 +693,7 @@ impl Inner {
             last: None,
         };
         let leader_epoch = Term(self.term.0.min(Term::MAX.0)).leader_epoch();
-        PartitionState { frontiers, leader_epoch, serving: false }
+        PartitionState { frontiers, leader_epoch, leads: false, serving: false }
     }
 
     fn open_log(&self) -> &Arc<Log> {
@@ -707,6 +727,6 @@ impl Drop for Flush {
 }
 
 /// The first entry of a new group's log, the same bytes on every replica.
-pub(crate) fn founding_membership(broker: BrokerId, replica: ReplicaId) -> Bytes {
-    single_voter(replica, Member { broker, assignment_version: 1 })
+pub(crate) fn founding_membership(members: &[(ReplicaId, BrokerId)]) -> Bytes {
+    voters(members.iter().map(|&(replica, broker)| (replica, Member { broker, assignment_version: 1 })))
 }

@@ -64,6 +64,8 @@ pub(crate) struct Flight(Mutex<FlightState>);
 struct FlightState {
     placed: Option<(RaftIndex, Written)>,
     flushed: Option<Result<(), StorageError>>,
+    /// It is in the log of a replicated group, and is answered when it is committed or leadership is lost.
+    waits: bool,
     result: Option<Result<Written, ProposeError>>,
     waker: Option<Waker>,
 }
@@ -83,6 +85,18 @@ impl Flight {
             state.flushed = Some(result.clone());
         }
         state.placed
+    }
+
+    /// The batch is in the log of a replicated group and waits for its commit there.
+    pub(crate) fn place(&self) {
+        self.lock().waits = true;
+    }
+
+    /// As [`Flight::complete`], for a batch that is not in the log.
+    pub(crate) fn complete_unless_placed(&self, result: Result<Written, ProposeError>) {
+        if !self.lock().waits {
+            self.complete(result);
+        }
     }
 
     /// Resolves the receipt. Later calls change nothing.

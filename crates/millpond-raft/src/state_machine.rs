@@ -8,12 +8,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::{Stream, TryStreamExt};
 use millpond_record::{LogId, RaftIndex, RaftOnlyKind, StampedBatch, parse_raft_only};
-use millpond_storage::Log;
+use millpond_storage::{Log, Stored};
 use openraft::alias::SnapshotOf;
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend};
 
 use crate::membership;
+use crate::replica::ReplicaState;
 use crate::snapshot::Manifest;
 use crate::types::{Applied, Payload, RaftLogId, SnapshotMeta, StoredMembership, TypeConfig, from_raft, to_raft};
 
@@ -32,7 +33,8 @@ pub trait Applier: Send + Sync + 'static {
 #[derive(Clone)]
 pub(crate) struct StateMachine {
     log: Arc<Log>,
-    applier: Arc<dyn Applier>,
+    replica: Arc<ReplicaState>,
+    applier: Option<Arc<dyn Applier>>,
     state: Arc<Mutex<State>>,
 }
 
@@ -44,17 +46,25 @@ struct State {
 }
 
 impl StateMachine {
-    /// A state machine whose applier knows nothing yet: it begins at P.
-    pub(crate) fn new(log: Arc<Log>, applier: Arc<dyn Applier>) -> Result<StateMachine, String> {
-        let state = match log.purged() {
+    /// A state machine whose applier knows nothing yet begins at P.
+    ///
+    /// One without applier begins where its commit is: it has nothing to build.
+    pub(crate) fn new(replica: Arc<ReplicaState>, applier: Option<Arc<dyn Applier>>) -> Result<StateMachine, String> {
+        let log = Arc::clone(&replica.log);
+        let begin = match (&applier, log.frontiers().committed, log.purged()) {
+            (None, Some(committed), _) => Some((committed, log.committed_membership())),
+            (_, _, Some(p)) => Some((p.log_id(), log.membership_at_p())),
+            (_, _, None) => None,
+        };
+        let state = match begin {
             None => State::default(),
-            Some(p) => {
-                let applied = Some(to_raft(p.log_id()));
-                let membership = StoredMembership::new(applied, membership::decode(log.membership_at_p())?);
+            Some((applied, membership)) => {
+                let applied = Some(to_raft(applied));
+                let membership = StoredMembership::new(applied, membership::decode(membership)?);
                 State { applied, membership, snapshot: None }
             }
         };
-        Ok(StateMachine { log, applier, state: Arc::new(Mutex::new(state)) })
+        Ok(StateMachine { log, replica, applier, state: Arc::new(Mutex::new(state)) })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -62,14 +72,16 @@ impl StateMachine {
     }
 
     fn apply_data(&self, index: RaftIndex, payload: &Payload) -> Result<bool, io::Error> {
-        let Payload::Stored(batch) = payload else {
+        let Payload::Stored(Stored { batch, .. }) = payload else {
             return Err(io::Error::other(format!("entry {index} is applied as it was proposed, not as it was stored")));
         };
         if batch.header().attributes.is_raft_only() {
             let (kind, _) = parse_raft_only(batch).map_err(io::Error::other)?;
             return Ok(kind == RaftOnlyKind::Void);
         }
-        self.applier.apply(index, batch).map_err(io::Error::other)?;
+        if let Some(applier) = &self.applier {
+            applier.apply(index, batch).map_err(io::Error::other)?;
+        }
         Ok(false)
     }
 }
@@ -88,12 +100,16 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         S: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
     {
         while let Some((entry, responder)) = entries.try_next().await? {
-            let LogId { index, .. } = from_raft(&entry.log_id);
+            let LogId { term, index } = from_raft(&entry.log_id);
             let void = match &entry.payload {
                 EntryPayload::Normal(payload) => self.apply_data(index, payload)?,
                 EntryPayload::Blank | EntryPayload::Membership(_) => false,
             };
-            self.log.commit(index);
+            let frontiers = self.log.commit(index);
+            self.replica.committed(index, &frontiers);
+            if matches!(entry.payload, EntryPayload::Blank) {
+                self.replica.blank_applied(term);
+            }
             {
                 let mut state = self.state();
                 state.applied = Some(entry.log_id);

@@ -2,12 +2,14 @@
 
 use std::fmt;
 use std::io;
+use std::sync::Arc;
 
-use millpond_record::{BrokerId, LogId, RaftIndex, ReplicaId, StampedBatch, Term};
-use millpond_storage::{Proposal, Vote};
+use millpond_record::{BrokerId, LogId, Offset, RaftIndex, ReplicaId, Term};
+use millpond_storage::{Proposal, Stored, Vote};
 use openraft::alias::{EntryOf, LogIdOf, SnapshotMetaOf, StoredMembershipOf, VoteOf};
 use openraft::impls::leader_id_std;
 
+use crate::flights::Carrier;
 use crate::runtime::MillRuntime;
 
 openraft::declare_raft_types!(
@@ -33,9 +35,11 @@ pub(crate) type SnapshotMeta = SnapshotMetaOf<TypeConfig>;
 #[derive(Clone)]
 pub enum Payload {
     /// A batch on the leader that proposes it: stamped, and its sequence checked, inside the append.
-    Proposed(Proposal),
+    Proposed(Proposal, Option<Arc<Carrier>>),
+    /// The log start is to move, on the leader that proposes it: becomes an entry inside the append.
+    LogStart(Offset, Option<Arc<Carrier>>),
     /// A batch as its leader stored it, read back or received from the leader. It is stored as it is.
-    Stored(StampedBatch),
+    Stored(Stored),
 }
 
 impl fmt::Debug for Payload {
@@ -47,8 +51,9 @@ impl fmt::Debug for Payload {
 impl fmt::Display for Payload {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Proposed(proposal) => write!(f, "proposed batch of {} bytes", proposal.batch.len()),
-            Self::Stored(batch) => write!(f, "stored batch of {} bytes", batch.size_bytes()),
+            Self::Proposed(proposal, _) => write!(f, "proposed batch of {} bytes", proposal.batch.len()),
+            Self::LogStart(offset, _) => write!(f, "proposed log start {offset}"),
+            Self::Stored(stored) => write!(f, "stored batch of {} bytes", stored.batch.size_bytes()),
         }
     }
 }

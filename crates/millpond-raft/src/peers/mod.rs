@@ -185,6 +185,11 @@ impl Peers {
         }
     }
 
+    /// How openraft reaches the other replicas of a group.
+    pub(crate) fn network(&self, _group: millpond_record::GroupId) -> crate::network::NoPeers {
+        crate::network::NoPeers
+    }
+
     /// The brokers that answer, this one among them.
     pub fn alive(&self) -> watch::Receiver<Arc<BTreeSet<BrokerId>>> {
         self.0.alive.subscribe()

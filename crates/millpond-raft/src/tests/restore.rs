@@ -13,7 +13,7 @@ use std::time::Duration;
 use millpond_record::{BrokerId, GroupId, RaftIndex, RaftOnlyKind, Term, Timestamp};
 use millpond_runtime::Runtime;
 use millpond_runtime::sim::{self, Crash, DiskFaults, NodeId, World};
-use millpond_storage::{AppendEntry, Body, Entries, Log};
+use millpond_storage::{AppendEntry, Body, DataDir, Entries, Log};
 use openraft::alias::{SnapshotOf, VoteOf};
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Unreachable};
@@ -21,13 +21,18 @@ use openraft::network::{RPCOption, RaftNetworkFactory, RaftNetworkV2};
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse};
 use openraft::{Config, Raft};
 
-use super::world::{Remembered, open, proposal, spec, value};
-use crate::log_store::LogStore;
+use super::world::{open, proposal, spec, stores, value};
 use crate::membership;
-use crate::metadata::{leads_and_applied_its_blank, raft_config};
+use crate::replica::raft_config;
 use crate::snapshot::Manifest;
 use crate::state_machine::StateMachine;
 use crate::types::{Member, Membership, Payload, TypeConfig};
+
+/// Everything committed in earlier terms is applied with the first entry of the leader's own.
+fn leads_and_applied_its_blank(metrics: &openraft::RaftMetrics<TypeConfig>) -> bool {
+    let applied_term = metrics.last_applied.as_ref().map(|id| id.committed_leader_id().term);
+    metrics.current_leader == Some(metrics.id) && applied_term == Some(metrics.current_term)
+}
 
 type Node = Raft<TypeConfig, StateMachine>;
 
@@ -109,33 +114,33 @@ impl RaftNetworkV2<TypeConfig> for Peer {
 }
 
 /// Opens (or founds) a voter's log.
-async fn log(runtime: &Runtime, voter: u64) -> Arc<Log> {
+async fn log(runtime: &Runtime, voter: u64) -> (DataDir, Arc<Log>) {
     let data_dir = open(runtime, &PathBuf::from("/data")).await;
     let opening = data_dir.clone();
     let log = runtime.blocking(move || opening.log(GROUP)).await.expect("readable");
     // The data directory lives as long as its node.
     std::mem::forget(data_dir.clone());
     if let Some(log) = log {
-        return log;
+        return (data_dir, log);
     }
     let nodes = VOTERS.map(|id| (id, Member { broker: BrokerId(id as i32), assignment_version: 1 }));
     let members = Membership::new(vec![VOTERS.into()], BTreeMap::from(nodes)).expect("every voter is a node");
     let payload = membership::encode(&members);
     let body = Body::RaftOnly { kind: RaftOnlyKind::Membership, payload, time: Timestamp(1) };
     let entry = AppendEntry { index: RaftIndex(0), term: Term(0), body };
+    let made = data_dir.clone();
     let founding = runtime.blocking(move || {
         let mut spec = spec(GROUP.0);
         spec.replica = millpond_record::ReplicaId(voter);
-        let log = data_dir.create_group(spec, Box::new(|_| {}))?;
+        let log = made.create_group(spec, Box::new(|_| {}))?;
         log.append(vec![entry], Box::new(|_| {})).map(|_| log)
     });
-    founding.await.expect("founded")
+    (data_dir, founding.await.expect("founded"))
 }
 
 async fn start(runtime: Runtime, voter: u64, config: Config, router: Router) -> (Node, Arc<Log>) {
-    let log = log(&runtime, voter).await;
-    let state_machine = StateMachine::new(Arc::clone(&log), Arc::new(Remembered::default())).expect("no membership");
-    let store = LogStore::new(runtime, Arc::clone(&log));
+    let (data_dir, log) = log(&runtime, voter).await;
+    let (store, state_machine) = stores(&runtime, &data_dir, &log);
     let config = Arc::new(config.validate().expect("good settings"));
     let node = Node::new(voter, config, router.clone(), store, state_machine).await.expect("a voter");
     router.put(voter, node.clone());
@@ -147,7 +152,7 @@ async fn write(runtime: &Runtime, node: &Node, values: std::ops::Range<u32>) -> 
     let mut acknowledged = Vec::new();
     for number in values {
         let text = number.to_string();
-        let write = node.client_write(Payload::Proposed(proposal(&text)));
+        let write = node.client_write(Payload::Proposed(proposal(&text), None));
         if let Ok(Ok(written)) = runtime.timeout(Duration::from_secs(3), write).await {
             acknowledged.push((written.data.index.0, text));
         }
@@ -178,7 +183,18 @@ async fn leader(client: &Runtime, nodes: &[Node]) -> Node {
 
 /// What the scenario leaves: how many acknowledged writes some voter does not have in their place.
 async fn acknowledged_writes_lost(world: &World, client: &Runtime, restore: Option<bool>) -> usize {
-    let config = Config { enable_leader_restore: restore, ..raft_config(GROUP) };
+    // With timers, because there is nobody else who elects.
+    let config = Config {
+        enable_leader_restore: restore,
+        enable_tick: true,
+        enable_heartbeat: true,
+        enable_elect: true,
+        enable_pre_vote: Some(true),
+        heartbeat_interval: 500,
+        election_timeout_min: 2500,
+        election_timeout_max: 5000,
+        ..raft_config(GROUP)
+    };
     let router = Router::default();
     let mut nodes = Vec::new();
     let mut logs = Vec::new();

@@ -286,7 +286,8 @@ fn a_partition_whose_creation_was_cut_before_its_first_entry_is_usable() {
         machine
             .live(|runtime| async move {
                 let groups = groups(&runtime).await;
-                let partition = groups.partition(GroupId(1)).expect("known");
+                assert!(groups.partition(GroupId(1)).is_none(), "it is still to be created");
+                let partition = super::world::create(&groups, spec(1)).await.expect("created");
                 let written = partition.propose(proposal("a"), Acks::All, None).await.expect("written");
                 assert_eq!(written.base_offset, Offset(0));
                 let log = partition.log().await.expect("open");

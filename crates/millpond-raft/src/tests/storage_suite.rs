@@ -11,7 +11,7 @@ use openraft::storage::RaftLogStorage;
 use openraft::testing::log::{StoreBuilder, Suite};
 use openraft::{LogIdOptionExt, RaftLogReader};
 
-use super::world::{Remembered, close, on_the_real_disk, open, simulated, spec};
+use super::world::{close, on_the_real_disk, open, simulated, spec, stores};
 use crate::log_store::LogStore;
 use crate::state_machine::StateMachine;
 use crate::types::{Entry, TypeConfig, to_raft};
@@ -34,10 +34,8 @@ impl Stores {
 
 impl StoreBuilder<TypeConfig, LogStore, StateMachine> for Stores {
     async fn build(&self) -> Result<((), LogStore, StateMachine), StorageError<TypeConfig>> {
-        let log = self.log().await;
-        let state_machine =
-            StateMachine::new(Arc::clone(&log), Arc::new(Remembered::default())).expect("no membership");
-        Ok(((), LogStore::new(self.runtime.clone(), log), state_machine))
+        let (store, state_machine) = stores(&self.runtime, &self.data_dir, &self.log().await);
+        Ok(((), store, state_machine))
     }
 }
 
@@ -74,7 +72,7 @@ fn a_saved_commit_beyond_the_recovered_end_is_clamped_to_it() {
     simulated(1, |runtime, path| async move {
         let data_dir = open(&runtime, &path).await;
         let stores = Stores { runtime: runtime.clone(), data_dir: data_dir.clone(), next: AtomicU64::new(1) };
-        let mut store = LogStore::new(runtime.clone(), stores.log().await);
+        let (mut store, _) = super::world::stores(&runtime, &data_dir, &stores.log().await);
         store.save_committed(Some(blank(1, 9).log_id)).await.expect("saved");
         assert_eq!(store.read_committed().await.expect("read"), None, "an empty log has nothing committed");
         append(&mut store, vec![blank(1, 0), blank(1, 1)]).await;
@@ -87,7 +85,7 @@ fn the_key_log_ids_are_the_last_of_each_term_and_need_no_entry() {
     simulated(1, |runtime, path| async move {
         let data_dir = open(&runtime, &path).await;
         let stores = Stores { runtime: runtime.clone(), data_dir: data_dir.clone(), next: AtomicU64::new(1) };
-        let mut store = LogStore::new(runtime.clone(), stores.log().await);
+        let (mut store, _) = super::world::stores(&runtime, &data_dir, &stores.log().await);
         let terms = [0, 1, 1, 1, 2, 5, 5, 9];
         append(&mut store, terms.iter().enumerate().map(|(index, term)| blank(*term, index as u64)).collect()).await;
         let ids = store.get_key_log_ids(blank(0, 0).log_id..=blank(9, 7).log_id).await.expect("known terms");
@@ -107,10 +105,10 @@ fn a_read_for_a_peer_is_bounded_by_bytes_and_a_read_to_apply_is_whole() {
 
         let data_dir = open(&runtime, &path).await;
         let stores = Stores { runtime: runtime.clone(), data_dir: data_dir.clone(), next: AtomicU64::new(1) };
-        let mut store = LogStore::new(runtime.clone(), stores.log().await);
+        let (mut store, _) = super::world::stores(&runtime, &data_dir, &stores.log().await);
         let value = "x".repeat(300_000);
         for index in 0..10 {
-            let payload = EntryPayload::Normal(Payload::Proposed(super::world::proposal(&value)));
+            let payload = EntryPayload::Normal(Payload::Proposed(super::world::proposal(&value), None));
             append(&mut store, vec![Entry::new(blank(1, index).log_id, payload)]).await;
         }
         let some = store.limited_get_log_entries(0, 10).await.expect("readable");

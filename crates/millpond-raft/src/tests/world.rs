@@ -12,8 +12,11 @@ use millpond_record::{
 };
 use millpond_runtime::sim::{self, Crash, NodeId, World};
 use millpond_runtime::{RealDisk, Runtime};
-use millpond_storage::{DataDir, FlushMode, GroupSpec, Log, LogOptions, Proposal, Read, StorageOptions};
+use millpond_storage::{DataDir, FlushMode, Frontiers, GroupSpec, Log, LogOptions, Proposal, Read, StorageOptions};
 
+use crate::log_store::LogStore;
+use crate::replica::{Owner, ReplicaState, Role};
+use crate::state_machine::StateMachine;
 use crate::{Applier, ApplyError, Groups, Partition, Peers, RaftError};
 
 /// Long enough for anything that ends at all; in the simulator it costs nothing.
@@ -106,6 +109,26 @@ pub(super) fn start(runtime: &Runtime, data_dir: DataDir) -> Groups {
 pub(super) async fn create(groups: &Groups, spec: GroupSpec) -> Result<Partition, RaftError> {
     let member = (spec.replica, BROKER);
     groups.create(spec, &[member], 1).await
+}
+
+/// A log as a replica without owner has it.
+pub(super) fn ownerless(log: &Arc<Log>) -> Arc<ReplicaState> {
+    struct Nobody;
+    impl Owner for Nobody {
+        fn committed(&self, _: &Frontiers) {}
+        fn role_changed(&self, _: Role) {}
+        fn ended(&self, _: &str) {}
+    }
+    let row = log.row();
+    ReplicaState::new(row.group, row.replica, Arc::clone(log), std::sync::Weak::<Nobody>::new())
+}
+
+/// openraft's storage on a log.
+pub(super) fn stores(runtime: &Runtime, data_dir: &DataDir, log: &Arc<Log>) -> (LogStore, StateMachine) {
+    let replica = ownerless(log);
+    let applier: Arc<dyn Applier> = Arc::new(Remembered::default());
+    let state_machine = StateMachine::new(Arc::clone(&replica), Some(applier)).expect("no membership");
+    (LogStore::new(runtime.clone(), data_dir.clone(), replica), state_machine)
 }
 
 pub(super) async fn groups(runtime: &Runtime) -> Groups {

@@ -207,6 +207,22 @@ impl Log {
         self.state().latest_membership()
     }
 
+    /// The membership in force at the last committed entry; empty while there is none.
+    pub fn committed_membership(&self) -> Bytes {
+        self.state().membership.1.clone()
+    }
+
+    /// Whether a leader may put a batch into the log now.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError::Stalled`] while its segments cannot be written; what ended the log.
+    pub fn check_takes_batches(&self) -> Result<(), StorageError> {
+        let state = self.state();
+        self.check_open(&state)?;
+        self.check_stalled(&state)
+    }
+
     /// Replaces the committed membership, which [`GroupRow::membership`] keeps. Appended membership entries do this by
     /// themselves when they are committed.
     pub fn set_membership(&self, membership: Bytes) {

@@ -400,6 +400,10 @@ impl LogState {
             self.producers.appended(header, index, append_time);
         }
         let effect = if header.attributes.is_raft_only() { effect_of(batch) } else { None };
+        if let (Some(Effect::Membership(founding)), RaftIndex(0)) = (&effect, index) {
+            // Every replica has the same one from the first: it needs no majority.
+            self.membership = (Some(LogId { term: Term(0), index }), founding.clone());
+        }
         self.pending.push_back(Pending { next_offset: header.next_offset(), producer, effect: effect.map(Box::new) });
     }
 

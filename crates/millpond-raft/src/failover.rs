@@ -1,0 +1,184 @@
+//! Elects leaders where none is alive.
+//!
+//! One task per broker. A group is *orphaned* when no leader of its newest term is known, has not given up, and is on a
+//! live broker. Candidates take turns: the live voters in the order of their replica ids (the order of preference when
+//! the group was made), each for [`TURN`]. The first begins at once, so a failover takes one round of votes; a candidate
+//! whose log is too short loses, and who refuses it for that (see [`Failover::challenge`]) begins at once itself.
+//! Nobody begins an election without a majority of voters alive: it would win nothing and cost a term.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use millpond_record::{BrokerId, GroupId};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::leaders::Standing;
+use crate::replica::{Replica, Role};
+use crate::shared::Shared;
+
+/// How long a candidate has before it is the next one's turn.
+const TURN: Duration = Duration::from_millis(250);
+/// How long after a start nobody is a candidate: the others first say what they lead.
+pub(crate) const GRACE: Duration = Duration::from_millis(300);
+/// Groups that are looked at between two pauses.
+const AT_ONCE: usize = 256;
+
+/// Groups whose replicas here have changed their role, and those that are challenged.
+#[derive(Default)]
+pub(crate) struct Failover {
+    asked: Mutex<Asked>,
+    notify: Notify,
+}
+
+#[derive(Default)]
+struct Asked {
+    look: BTreeSet<GroupId>,
+    challenge: BTreeSet<GroupId>,
+}
+
+/// A group without live leader.
+#[derive(Clone, Copy)]
+struct Orphan {
+    since: Instant,
+    /// When this broker's replica is a candidate next; never, while it cannot win.
+    turn: Option<Instant>,
+}
+
+impl Failover {
+    fn lock(&self) -> MutexGuard<'_, Asked> {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Something is new about the leader of these groups.
+    pub(crate) fn look_at(&self, groups: impl IntoIterator<Item = GroupId>) {
+        self.lock().look.extend(groups);
+        self.notify.notify_one();
+    }
+
+    /// A candidate was refused because the log here is longer: here is who can win.
+    pub(crate) fn challenge(&self, group: GroupId) {
+        self.lock().challenge.insert(group);
+        self.notify.notify_one();
+    }
+
+    fn take(&self) -> Asked {
+        std::mem::take(&mut *self.lock())
+    }
+}
+
+/// Runs until the groups stop.
+pub(crate) async fn run(shared: Arc<Shared>) {
+    let mut alive = shared.peers.alive();
+    let mut orphans: BTreeMap<GroupId, Orphan> = BTreeMap::new();
+    loop {
+        let next = orphans.values().filter_map(|orphan| orphan.turn).min();
+        let turn = async {
+            match next {
+                Some(next) => shared.runtime.sleep_until(next).await,
+                None => std::future::pending().await,
+            }
+        };
+        let mut all = false;
+        tokio::select! {
+            biased;
+            () = shared.stopped.cancelled() => return,
+            changed = alive.changed() => match changed {
+                Ok(()) => all = true,
+                Err(_) => return,
+            },
+            () = shared.failover.notify.notified() => {}
+            () = turn => {}
+        }
+        let brokers = Arc::clone(&alive.borrow_and_update());
+        let asked = shared.failover.take();
+        let mut look = asked.look;
+        if all {
+            look.extend(shared.running().keys());
+        }
+        for group in look {
+            match shared.replica(group) {
+                Some(replica) if is_orphan(&shared, &replica, &brokers) => {
+                    let since = orphans.get(&group).map_or_else(|| shared.runtime.now(), |orphan| orphan.since);
+                    // Looked at again: the brokers that are alive may be others.
+                    let begin = since.max(shared.elections_from);
+                    let turn = first_turn(&replica, &brokers, begin, shared.runtime.now());
+                    orphans.insert(group, Orphan { since, turn });
+                }
+                _ => drop(orphans.remove(&group)),
+            }
+        }
+        for group in asked.challenge {
+            if let Some(orphan) = orphans.get_mut(&group)
+                && orphan.turn.is_some()
+            {
+                orphan.turn = Some(shared.runtime.now().max(shared.elections_from));
+            }
+        }
+        take_turns(&shared, &mut orphans, &brokers).await;
+    }
+}
+
+/// Begins the elections that are due.
+async fn take_turns(shared: &Arc<Shared>, orphans: &mut BTreeMap<GroupId, Orphan>, brokers: &BTreeSet<BrokerId>) {
+    let now = shared.runtime.now();
+    let due = |orphan: &Orphan| orphan.turn.is_some_and(|turn| turn <= now);
+    let due: Vec<GroupId> = orphans.iter().filter(|(_, orphan)| due(orphan)).map(|(group, _)| *group).collect();
+    for groups in due.chunks(AT_ONCE) {
+        let elections = groups.iter().filter_map(|group| {
+            let orphan = orphans.get_mut(group)?;
+            let replica = shared.replica(*group).filter(|replica| is_orphan(shared, replica, brokers));
+            let (Some(replica), Some(live)) = (&replica, replica.as_ref().and_then(|r| live_voters(r, brokers))) else {
+                orphans.remove(group);
+                return None;
+            };
+            orphan.turn = Some(now + TURN * u32::try_from(live.len()).unwrap_or(u32::MAX));
+            let replica = replica.clone();
+            Some(async move {
+                if let Err(error) = replica.elect().await {
+                    tracing::debug!(group = replica.group().0, %error, "no election");
+                }
+            })
+        });
+        let elections: Vec<_> = elections.collect();
+        futures::future::join_all(elections).await;
+    }
+}
+
+/// Whether no live leader of the group is known.
+fn is_orphan(shared: &Shared, replica: &Replica, brokers: &BTreeSet<BrokerId>) -> bool {
+    let Role { term, leader, .. } = replica.role();
+    let said = shared.leaders.last(replica.group());
+    let leads = match (leader, said) {
+        (_, Some(said)) if said.term > term => (said.standing != Standing::GaveUp).then_some(said.broker),
+        (Some((_, broker)), Some(said)) if said.term == term && said.broker == broker => {
+            (said.standing != Standing::GaveUp).then_some(broker)
+        }
+        (Some((_, broker)), _) => Some(broker),
+        (None, _) => None,
+    };
+    leads.is_none_or(|broker| !brokers.contains(&broker))
+}
+
+/// The voters on live brokers, in the order in which they are candidates; `None` if they are no majority, or this
+/// replica does not vote.
+fn live_voters(replica: &Replica, brokers: &BTreeSet<BrokerId>) -> Option<Vec<millpond_record::ReplicaId>> {
+    let voters: Vec<_> = replica.members().into_iter().filter(|member| member.voter).collect();
+    let live: Vec<_> =
+        voters.iter().filter(|member| brokers.contains(&member.broker)).map(|member| member.replica).collect();
+    (live.len() * 2 > voters.len() && live.contains(&replica.id())).then_some(live)
+}
+
+fn first_turn(replica: &Replica, brokers: &BTreeSet<BrokerId>, begin: Instant, now: Instant) -> Option<Instant> {
+    let live = live_voters(replica, brokers)?;
+    let rank = live.iter().position(|id| *id == replica.id())?;
+    let turn = begin + TURN * u32::try_from(rank).unwrap_or(u32::MAX);
+    // One that has passed comes round again when all others had theirs.
+    let round = TURN * u32::try_from(live.len()).unwrap_or(u32::MAX);
+    if turn >= now || now.saturating_duration_since(turn) < TURN {
+        return Some(turn);
+    }
+    let rounds = now.saturating_duration_since(turn).as_millis() / round.as_millis().max(1) + 1;
+    Some(turn + round * u32::try_from(rounds).unwrap_or(u32::MAX))
+}

@@ -1,0 +1,113 @@
+//! Batches of a replicated group between their proposal and their answer.
+//!
+//! A [`Carrier`] travels with the proposal into openraft and out of it into the log's append, which says where the
+//! batch is. What openraft drops on the way, because this replica does not lead, was never written: the carrier answers
+//! for it when it is dropped. Appended batches wait in [`Flights`] for their commit; when leadership is lost nobody
+//! knows what becomes of them, and their producers, told so, ask the next leader.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use millpond_record::RaftIndex;
+use millpond_storage::{Hold, Outcome};
+
+use crate::error::ProposeError;
+use crate::partition::Acks;
+use crate::receipt::{Flight, Written};
+
+/// The proposer's side of a batch inside openraft.
+pub struct Carrier {
+    flight: Arc<Flight>,
+    acks: Acks,
+    /// Let go when the batch is durable here, or will never be.
+    hold: Mutex<Option<Hold>>,
+}
+
+impl Carrier {
+    pub(crate) fn new(flight: Arc<Flight>, acks: Acks, hold: Option<Hold>) -> Arc<Carrier> {
+        Arc::new(Carrier { flight, acks, hold: Mutex::new(hold) })
+    }
+
+    /// The batch is on its way into the log: what it holds of a memory budget.
+    pub(crate) fn take_hold(&self) -> Option<Hold> {
+        self.hold.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+impl Drop for Carrier {
+    fn drop(&mut self) {
+        // Changes nothing if it was answered, and must not if it waits for its commit.
+        self.flight.complete_unless_placed(Err(ProposeError::NotLeader));
+    }
+}
+
+/// A batch in the log of the leader whose producer waits for its commit.
+struct Waiting {
+    index: RaftIndex,
+    written: Written,
+    flight: Arc<Flight>,
+}
+
+/// The batches of one group that wait for their commit, in the order of the log.
+#[derive(Default)]
+pub(crate) struct Flights(Mutex<VecDeque<Waiting>>);
+
+impl Flights {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Waiting>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A proposal is in the log as entry `index`, as a batch or as a void.
+    pub(crate) fn appended(&self, carrier: &Carrier, index: RaftIndex, outcome: &Outcome, written: Written) {
+        let written = match *outcome {
+            Outcome::Appended { base_offset, .. } => Written { base_offset, ..written },
+            Outcome::Duplicate { base_offset, index: original, .. } => {
+                let written = Written { base_offset, duplicate: true, append_time: NO_TIME, ..written };
+                if original.is_none() {
+                    return carrier.flight.complete(Ok(written));
+                }
+                // The void behind the original is committed after it.
+                written
+            }
+            Outcome::Refused(refusal) => return carrier.flight.complete(Err(ProposeError::Sequence(refusal))),
+            Outcome::RaftOnly { .. } => written,
+        };
+        match carrier.acks {
+            Acks::All => {
+                carrier.flight.place();
+                self.lock().push_back(Waiting { index, written, flight: Arc::clone(&carrier.flight) });
+            }
+            Acks::Leader | Acks::None => carrier.flight.complete(Ok(written)),
+        }
+    }
+
+    /// Everything up to `index` is committed, and enough replicas have it.
+    pub(crate) fn committed(&self, index: RaftIndex) {
+        loop {
+            let answered: Vec<Waiting> = {
+                let mut waiting = self.lock();
+                let count = waiting.partition_point(|waiting| waiting.index <= index).min(ANSWERED_AT_ONCE);
+                waiting.drain(..count).collect()
+            };
+            if answered.is_empty() {
+                return;
+            }
+            for Waiting { written, flight, .. } in answered {
+                flight.complete(Ok(written));
+            }
+        }
+    }
+
+    /// Nobody knows what becomes of those that wait.
+    pub(crate) fn fail(&self, error: &ProposeError) {
+        for Waiting { flight, .. } in std::mem::take(&mut *self.lock()) {
+            flight.complete(Err(error.clone()));
+        }
+    }
+}
+
+/// How many answers are given between two looks at the queue, whose lock the leader's append needs.
+const ANSWERED_AT_ONCE: usize = 1024;
+
+/// A duplicate has the append time of its original, which is not remembered.
+const NO_TIME: millpond_record::Timestamp = millpond_record::Timestamp::NONE;

@@ -1,0 +1,508 @@
+//! One replica of a group that has, or may have, others: its openraft object and what its owner hears of it.
+//!
+//! openraft's own timers are off (see [`raft_config`]): it neither ticks nor sends heartbeats, and its lease never runs
+//! out. Who is alive is known between brokers (`peers/`), and `failover.rs` elects where a leader is missing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use millpond_record::{BrokerId, GroupId, LogId, RaftIndex, ReplicaId, Term};
+use millpond_storage::{Frontiers, Hold, Log, Proposal};
+use openraft::async_runtime::WatchReceiver;
+use openraft::errors::{ClientWriteError, Fatal, RaftError as OpenraftError};
+use openraft::{ChangeMembers, Config, Raft, RaftMetrics, ServerState, SnapshotPolicy};
+use tokio::sync::watch;
+
+use crate::error::{ProposeError, RaftError};
+use crate::flights::{Carrier, Flights};
+use crate::log_store::LogStore;
+use crate::metadata::GroupMember;
+use crate::partition::Acks;
+use crate::receipt::{Flight, Receipt};
+use crate::shared::Shared;
+use crate::state_machine::{Applier, StateMachine};
+use crate::types::{Member, Payload, TypeConfig, from_raft};
+
+/// The openraft object of a replica.
+pub(crate) type MillRaft = Raft<TypeConfig, StateMachine>;
+
+/// Ten years: what never runs out.
+const NEVER_MS: u64 = 10 * 365 * 24 * 60 * 60 * 1000;
+/// How far a new replica may be behind when it becomes a voter, in entries; the rest follows at once.
+const CAUGHT_UP: u64 = 1000;
+/// How long a leader waits for the replica that it hands over to: to have all of the log, and to lead.
+const HAND_OVER: Duration = Duration::from_millis(1000);
+const TAKE_OVER: Duration = Duration::from_millis(300);
+
+/// How openraft is configured for every group.
+pub(crate) fn raft_config(group: GroupId) -> Config {
+    Config {
+        cluster_name: format!("group {group}"),
+        // The time limit of what goes to a peer.
+        heartbeat_interval: 1000,
+        election_timeout_min: NEVER_MS,
+        election_timeout_max: NEVER_MS + 1,
+        enable_tick: false,
+        enable_heartbeat: false,
+        enable_elect: false,
+        enable_pre_vote: Some(false),
+        // By default a restarted leader resumes its term although entries that its followers committed may never have
+        // been flushed by it, and overwrites them.
+        enable_leader_restore: Some(false),
+        // The owner drives P; a snapshot is a manifest.
+        snapshot_policy: SnapshotPolicy::Never,
+        max_in_snapshot_log_to_keep: u64::MAX,
+        // Proposals are bounded by the memory for produce, not by their number.
+        api_channel_size: Some(1 << 20),
+        ..Config::default()
+    }
+}
+
+/// What a replica is in its group.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Role {
+    /// The term that it is in.
+    pub(crate) term: Term,
+    /// Who leads that term, as far as it knows.
+    pub(crate) leader: Option<(ReplicaId, BrokerId)>,
+    /// It leads, and all that was committed before is applied.
+    pub(crate) serves: bool,
+}
+
+/// Hears of a replica's commits and of its role. Called from openraft's tasks: it must be short.
+pub(crate) trait Owner: Send + Sync {
+    fn committed(&self, frontiers: &Frontiers);
+    fn role_changed(&self, role: Role);
+    /// The replica has stopped for good.
+    fn ended(&self, why: &str);
+}
+
+/// What the parts of a replica share.
+pub(crate) struct ReplicaState {
+    pub(crate) group: GroupId,
+    pub(crate) id: ReplicaId,
+    pub(crate) log: Arc<Log>,
+    pub(crate) flights: Flights,
+    /// The last term whose first entry is applied.
+    blank: watch::Sender<Term>,
+    /// The term in which it serves; 0 when it does not.
+    serves: AtomicU64,
+    role: watch::Sender<Role>,
+    owner: Weak<dyn Owner>,
+}
+
+impl ReplicaState {
+    pub(crate) fn new(
+        group: GroupId,
+        id: ReplicaId,
+        log: Arc<Log>,
+        owner: Weak<impl Owner + 'static>,
+    ) -> Arc<ReplicaState> {
+        Arc::new(ReplicaState {
+            group,
+            id,
+            log,
+            flights: Flights::default(),
+            blank: watch::Sender::new(Term(0)),
+            serves: AtomicU64::new(0),
+            role: watch::Sender::default(),
+            owner,
+        })
+    }
+
+    /// The entries up to `index` are committed.
+    pub(crate) fn committed(&self, index: RaftIndex, frontiers: &Frontiers) {
+        // The high watermark moves before the producer hears of it, so that it reads what it wrote.
+        if let Some(owner) = self.owner.upgrade() {
+            owner.committed(frontiers);
+        }
+        self.flights.committed(index);
+    }
+
+    pub(crate) fn blank_applied(&self, term: Term) {
+        self.blank.send_if_modified(|known| std::mem::replace(known, (*known).max(term)) < term);
+    }
+
+    fn set_role(&self, role: Role) {
+        let before = *self.role.borrow();
+        if before == role {
+            return;
+        }
+        self.serves.store(if role.serves { role.term.0 } else { 0 }, Ordering::Release);
+        let led = |role: &Role| role.leader.is_some_and(|(replica, _)| replica == self.id).then_some(role.term);
+        if led(&before).is_some() && led(&before) != led(&role) {
+            self.flights.fail(&ProposeError::NotLeader);
+        }
+        self.role.send_replace(role);
+        if let Some(owner) = self.owner.upgrade() {
+            owner.role_changed(role);
+        }
+    }
+}
+
+/// One replica. A clone is the same one.
+#[derive(Clone)]
+pub(crate) struct Replica {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) state: Arc<ReplicaState>,
+    pub(crate) raft: MillRaft,
+}
+
+impl Replica {
+    /// Starts the replica on its log. It is a follower, or a learner, until somebody elects it.
+    pub(crate) async fn start(
+        shared: &Arc<Shared>,
+        state: Arc<ReplicaState>,
+        applier: Option<Arc<dyn Applier>>,
+    ) -> Result<Replica, RaftError> {
+        let group = state.group;
+        if state.log.vote().term >= Term::MAX {
+            return Err(RaftError::TermsUsedUp { group, term: Term::MAX });
+        }
+        // openraft asks for the runtime of the task that it is called from.
+        let starting = Self::start_in_task(Arc::clone(shared), state, applier);
+        let started = shared.runtime.spawn(starting).await;
+        started.unwrap_or_else(|error| Err(RaftError::Fatal { group, why: error.to_string().into() }))
+    }
+
+    async fn start_in_task(
+        shared: Arc<Shared>,
+        state: Arc<ReplicaState>,
+        applier: Option<Arc<dyn Applier>>,
+    ) -> Result<Replica, RaftError> {
+        let group = state.group;
+        let fatal = |why: String| RaftError::Fatal { group, why: why.into() };
+        let config = raft_config(group).validate().map_err(|error| fatal(error.to_string()))?;
+        let state_machine =
+            StateMachine::new(Arc::clone(&state), applier).map_err(|what| RaftError::BadMembership { group, what })?;
+        let log_store = LogStore::new(shared.runtime.clone(), shared.data_dir.clone(), Arc::clone(&state));
+        let network = shared.peers.network(group);
+        let raft = Raft::new(state.id.0, Arc::new(config), network, log_store, state_machine).await;
+        let raft = raft.map_err(|error| fatal(error.to_string()))?;
+        // Its figures are there when it answers for the first time.
+        raft.with_raft_state(|_| ()).await.map_err(|error| fatal(error.to_string()))?;
+        let replica = Replica { shared, state, raft };
+        replica.state.set_role(replica.look());
+        let followed = replica.clone();
+        replica.shared.runtime.spawn(async move { followed.follow_role().await });
+        Ok(replica)
+    }
+
+    pub(crate) fn group(&self) -> GroupId {
+        self.state.group
+    }
+
+    pub(crate) fn id(&self) -> ReplicaId {
+        self.state.id
+    }
+
+    pub(crate) fn role(&self) -> Role {
+        *self.state.role.borrow()
+    }
+
+    pub(crate) fn roles(&self) -> watch::Receiver<Role> {
+        self.state.role.subscribe()
+    }
+
+    /// Whether it leads and serves.
+    pub(crate) fn serves(&self) -> bool {
+        self.state.serves.load(Ordering::Acquire) != 0
+    }
+
+    /// The role by openraft's figures of this moment.
+    fn look(&self) -> Role {
+        let metrics = self.raft.server_metrics();
+        let now = metrics.borrow_watched();
+        let term = Term(now.vote.leader_id.term);
+        let leader = now.current_leader.and_then(|leader| {
+            let member = now.membership_config.membership().get_node(&leader)?;
+            Some((ReplicaId(leader), member.broker))
+        });
+        let leads = now.state == ServerState::Leader && leader.is_some_and(|(leader, _)| leader == self.state.id);
+        Role { term, leader, serves: leads && *self.state.blank.borrow() >= term }
+    }
+
+    async fn follow_role(self) {
+        let (mut metrics, mut blank) = (self.raft.server_metrics(), self.state.blank.subscribe());
+        loop {
+            tokio::select! {
+                biased;
+                changed = metrics.changed() => if changed.is_err() { break },
+                changed = blank.changed() => if changed.is_err() { break },
+            }
+            drop((metrics.borrow_and_update(), blank.borrow_and_update()));
+            self.state.set_role(self.look());
+        }
+        let why = match self.ended() {
+            RaftError::Closed(_) => return self.state.flights.fail(&ProposeError::Closed),
+            error => error.to_string(),
+        };
+        self.state.set_role(Role { leader: None, serves: false, ..self.role() });
+        self.state.flights.fail(&ProposeError::Fatal(why.as_str().into()));
+        if let Some(owner) = self.state.owner.upgrade() {
+            owner.ended(&why);
+        }
+    }
+
+    /// Another replica is known to lead a later term, or this one is to take no more proposals.
+    pub(crate) fn step_back(&self) {
+        self.state.serves.store(0, Ordering::Release);
+        self.state.flights.fail(&ProposeError::NotLeader);
+    }
+
+    /// Puts a batch on its way into the log. By the time this returns its place in the order is fixed, if this replica
+    /// leads; if it does not the receipt says so.
+    pub(crate) fn propose(&self, proposal: Proposal, acks: Acks, hold: Option<Hold>, flight: Arc<Flight>) -> Receipt {
+        let carrier = Carrier::new(Arc::clone(&flight), acks, hold);
+        self.submit(Payload::Proposed(proposal, Some(carrier)));
+        Receipt::waiting(flight)
+    }
+
+    /// Moves the log start with an entry of the log.
+    pub(crate) fn propose_log_start(&self, offset: millpond_record::Offset, flight: Arc<Flight>) -> Receipt {
+        let carrier = Carrier::new(Arc::clone(&flight), Acks::All, None);
+        self.submit(Payload::LogStart(offset, Some(carrier)));
+        Receipt::waiting(flight)
+    }
+
+    /// The channel takes it at once, or it is refused: nothing here may wait, or the order would be lost.
+    fn submit(&self, payload: Payload) {
+        use futures::FutureExt;
+        let sending = tokio::task::unconstrained(self.raft.client_write_ff(payload, None));
+        // A payload that is not taken is dropped, and its carrier answers.
+        drop(sending.now_or_never());
+    }
+
+    /// The members by the latest membership that this replica knows, with what the leader knows of their logs.
+    pub(crate) fn members(&self) -> Vec<GroupMember> {
+        let metrics = self.raft.metrics();
+        let now = metrics.borrow_watched();
+        let membership = now.membership_config.membership();
+        let voters: BTreeSet<u64> = membership.voter_ids().collect();
+        let matched = |id: &u64| match &now.replication {
+            _ if *id == now.id => now.last_log_index.map(RaftIndex),
+            Some(replication) => replication.get(id)?.as_ref().map(|id| RaftIndex(id.index())),
+            None => None,
+        };
+        let leads = now.replication.is_some();
+        membership
+            .nodes()
+            .map(|(id, member)| GroupMember {
+                replica: ReplicaId(*id),
+                broker: member.broker,
+                voter: voters.contains(id),
+                matched: if leads { matched(id) } else { None },
+            })
+            .collect()
+    }
+
+    /// How many voters there are, and how many of them are on live brokers.
+    pub(crate) fn live_voters(&self) -> (usize, usize) {
+        let metrics = self.raft.server_metrics();
+        let now = metrics.borrow_watched();
+        let membership = now.membership_config.membership();
+        let alive = self.shared.peers.alive();
+        let alive = alive.borrow();
+        let voters = membership.voter_ids().filter_map(|id| membership.get_node(&id));
+        voters.fold((0, 0), |(all, live), member| (all + 1, live + usize::from(alive.contains(&member.broker))))
+    }
+
+    /// The version of the assignment that the membership is at, and whether the change to it is complete.
+    pub(crate) fn members_version(&self) -> (u64, bool) {
+        let metrics = self.raft.server_metrics();
+        let now = metrics.borrow_watched();
+        let membership = now.membership_config.membership();
+        let version = membership.nodes().map(|(_, member)| member.assignment_version).max().unwrap_or(0);
+        let learners = membership.learner_ids().next().is_some();
+        let committed = now.membership_config.log_id() == now.committed_membership_config.log_id();
+        (version, committed && !learners && membership.get_joint_config().len() == 1)
+    }
+
+    /// Begins an election in which this replica is the candidate, if it votes: it is for the caller to know that there
+    /// is no live leader. Leases never run out here; the votes that it asks for are flagged not to mind them.
+    pub(crate) async fn elect(&self) -> Result<(), RaftError> {
+        let raft = self.raft.clone();
+        let elected = self.shared.runtime.spawn(async move { raft.trigger().elect(false).await });
+        self.done(elected.await)
+    }
+
+    fn done(
+        &self,
+        result: Result<Result<(), Fatal<TypeConfig>>, millpond_runtime::JoinError>,
+    ) -> Result<(), RaftError> {
+        match result {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(self.fatal(&error)),
+            Err(error) => Err(RaftError::Fatal { group: self.group(), why: error.to_string().into() }),
+        }
+    }
+
+    /// Hands leadership to another replica, which has all of the log by then. The caller holds back proposals.
+    pub(crate) async fn transfer(&self, to: ReplicaId) -> Result<(), RaftError> {
+        let began = self.role();
+        if !began.serves {
+            return Err(RaftError::NotLeader(self.group()));
+        }
+        let has_all = |metrics: &RaftMetrics<TypeConfig>| {
+            let matched = metrics.replication.as_ref().and_then(|all| all.get(&to.0)?.as_ref().map(|id| id.index()));
+            metrics.replication.is_none() || matched == metrics.last_log_index
+        };
+        let runtime = &self.shared.runtime;
+        if runtime.timeout(HAND_OVER, self.until(has_all)).await.is_err() {
+            return Err(RaftError::NotTaken { group: self.group(), by: to });
+        }
+        let raft = self.raft.clone();
+        let handed = runtime.spawn(async move { raft.trigger().transfer_leader(to.0).await });
+        self.done(handed.await)?;
+        let mut roles = self.roles();
+        let taken = roles.wait_for(|role| role.term > began.term && role.leader.is_some_and(|(id, _)| id != self.id()));
+        match runtime.timeout(TAKE_OVER, taken).await {
+            Ok(_) => Ok(()),
+            // openraft never takes a failed transfer back: somebody else must be elected.
+            Err(_) => {
+                self.step_back();
+                Err(RaftError::NotTaken { group: self.group(), by: to })
+            }
+        }
+    }
+
+    /// Adds a replica that does not vote, unless it is a member already.
+    pub(crate) async fn add_learner(&self, replica: ReplicaId, member: Member) -> Result<(), RaftError> {
+        if self.members().iter().any(|known| known.replica == replica) {
+            return Ok(());
+        }
+        let raft = self.raft.clone();
+        let added =
+            self.shared.runtime.spawn(async move { raft.add_learner(replica.0, member, false).await.map(drop) });
+        self.changed(added.await)
+    }
+
+    /// Makes `voters`, who must be members, the voters. The others leave the group, unless `retain` keeps them as
+    /// learners.
+    pub(crate) async fn set_voters(&self, voters: BTreeMap<ReplicaId, Member>, retain: bool) -> Result<(), RaftError> {
+        let raft = self.raft.clone();
+        let ids: BTreeSet<u64> = voters.keys().map(|id| id.0).collect();
+        let nodes: BTreeMap<u64, Member> = voters.into_iter().map(|(id, member)| (id.0, member)).collect();
+        let changes = ChangeMembers::Batch(vec![ChangeMembers::SetNodes(nodes), ChangeMembers::ReplaceAllVoters(ids)]);
+        let changed = self.shared.runtime.spawn(async move { raft.change_membership(changes, retain).await.map(drop) });
+        self.changed(changed.await)
+    }
+
+    /// Removes replicas that do not vote.
+    pub(crate) async fn remove(&self, replicas: BTreeSet<ReplicaId>) -> Result<(), RaftError> {
+        let raft = self.raft.clone();
+        let ids = replicas.iter().map(|id| id.0).collect();
+        let changed = self
+            .shared
+            .runtime
+            .spawn(async move { raft.change_membership(ChangeMembers::RemoveNodes(ids), false).await.map(drop) });
+        self.changed(changed.await)
+    }
+
+    fn changed(
+        &self,
+        result: Result<
+            Result<(), OpenraftError<TypeConfig, ClientWriteError<TypeConfig>>>,
+            millpond_runtime::JoinError,
+        >,
+    ) -> Result<(), RaftError> {
+        let fatal = |why: String| RaftError::Fatal { group: self.group(), why: why.into() };
+        match result.map_err(|error| fatal(error.to_string()))? {
+            Ok(()) => Ok(()),
+            Err(OpenraftError::APIError(ClientWriteError::ForwardToLeader(_))) => {
+                Err(RaftError::NotLeader(self.group()))
+            }
+            Err(OpenraftError::APIError(error)) => {
+                Err(RaftError::MembersUnchanged { group: self.group(), why: error.to_string().into() })
+            }
+            Err(OpenraftError::Fatal(error)) => Err(self.fatal(&error)),
+        }
+    }
+
+    /// Makes these replicas the members of the group: new ones are filled before they vote. For the leader.
+    pub(crate) async fn change_members(&self, target: &[(ReplicaId, BrokerId)], version: u64) -> Result<(), RaftError> {
+        let (known, complete) = self.members_version();
+        if version < known {
+            return Err(RaftError::StaleAssignment { group: self.group(), version, known });
+        }
+        let target: BTreeMap<ReplicaId, Member> =
+            target.iter().map(|&(replica, broker)| (replica, Member { broker, assignment_version: version })).collect();
+        let voters: BTreeSet<ReplicaId> =
+            self.members().iter().filter(|member| member.voter).map(|member| member.replica).collect();
+        if version == known && complete && voters.iter().eq(target.keys()) {
+            return Ok(());
+        }
+        for (&replica, &member) in &target {
+            self.add_learner(replica, member).await?;
+        }
+        let caught_up = |metrics: &RaftMetrics<TypeConfig>| {
+            let Some(replication) = &metrics.replication else { return true };
+            let last = metrics.last_log_index.unwrap_or(0);
+            target.keys().filter(|id| id.0 != metrics.id).all(|id| {
+                let matched = replication.get(&id.0).and_then(Option::as_ref);
+                matched.is_some_and(|matched| matched.index() + CAUGHT_UP >= last)
+            })
+        };
+        self.until(caught_up).await?;
+        self.set_voters(target.clone(), false).await?;
+        let left: BTreeSet<ReplicaId> =
+            self.members().iter().map(|member| member.replica).filter(|id| !target.contains_key(id)).collect();
+        if left.is_empty() { Ok(()) } else { self.remove(left).await }
+    }
+
+    /// Waits until openraft's figures say so.
+    pub(crate) async fn until(&self, condition: impl Fn(&RaftMetrics<TypeConfig>) -> bool) -> Result<(), RaftError> {
+        let mut metrics = self.raft.metrics();
+        loop {
+            {
+                let now = metrics.borrow_watched();
+                if let Err(error) = &now.running_state {
+                    return Err(self.fatal(error));
+                }
+                if condition(&now) {
+                    return Ok(());
+                }
+            }
+            if metrics.changed().await.is_err() {
+                return Err(self.ended());
+            }
+        }
+    }
+
+    /// The last entry of its log.
+    pub(crate) fn last(&self) -> Option<LogId> {
+        self.state.log.frontiers().last
+    }
+
+    /// Stops it. What was proposed before is durable or refused when this returns.
+    pub(crate) async fn shutdown(&self) {
+        let raft = self.raft.clone();
+        let stopped = self.shared.runtime.spawn(async move { raft.shutdown().await }).await;
+        if let Ok(Err(error)) = stopped {
+            tracing::warn!(group = self.group().0, %error, "a group did not stop cleanly");
+        }
+    }
+
+    fn ended(&self) -> RaftError {
+        let metrics = self.raft.metrics();
+        let now = metrics.borrow_watched();
+        match &now.running_state {
+            Ok(()) => RaftError::Closed(self.group()),
+            Err(error) => self.fatal(error),
+        }
+    }
+
+    pub(crate) fn fatal(&self, error: &Fatal<TypeConfig>) -> RaftError {
+        match error {
+            Fatal::Stopped => RaftError::Closed(self.group()),
+            error => RaftError::Fatal { group: self.group(), why: error.to_string().into() },
+        }
+    }
+}
+
+/// The last log id of a vote request, as ours.
+pub(crate) fn last_of(id: Option<&crate::types::RaftLogId>) -> Option<LogId> {
+    id.map(from_raft)
+}

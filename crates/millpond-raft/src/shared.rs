@@ -1,0 +1,237 @@
+//! What the groups of a broker share.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
+use std::time::Duration;
+
+use bytes::Bytes;
+use millpond_record::{BrokerId, GroupId, LogId, RaftIndex, ReplicaId, Term};
+use millpond_runtime::Runtime;
+use millpond_storage::DataDir;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::failover::{Failover, GRACE};
+use crate::gossip;
+use crate::leaders::{Leaders, News, Standing};
+use crate::peers::Peers;
+use crate::replica::{Replica, Role};
+
+/// How long votes for the replica that leadership is handed to are granted although the old leader lives.
+const TRANSFER_TIME: Duration = Duration::from_secs(1);
+
+pub(crate) struct Shared {
+    pub(crate) runtime: Runtime,
+    pub(crate) data_dir: DataDir,
+    pub(crate) broker: BrokerId,
+    pub(crate) peers: Peers,
+    pub(crate) leaders: Leaders,
+    pub(crate) failover: Failover,
+    pub(crate) stopped: CancellationToken,
+    /// Nobody here is a candidate before.
+    pub(crate) elections_from: Instant,
+    /// How far the cluster's metadata is applied here.
+    metadata: AtomicU64,
+    running: RwLock<BTreeMap<GroupId, Replica>>,
+    transfers: Mutex<BTreeMap<GroupId, (ReplicaId, Instant)>>,
+}
+
+impl Shared {
+    pub(crate) fn new(runtime: Runtime, data_dir: DataDir, peers: Peers) -> Shared {
+        let broker = data_dir.meta().node_id;
+        Shared {
+            elections_from: runtime.now() + GRACE,
+            runtime,
+            data_dir,
+            broker,
+            peers,
+            leaders: Leaders::default(),
+            failover: Failover::default(),
+            stopped: CancellationToken::new(),
+            metadata: AtomicU64::new(0),
+            running: RwLock::default(),
+            transfers: Mutex::default(),
+        }
+    }
+
+    /// The replicas that have a Raft object.
+    pub(crate) fn running(&self) -> RwLockReadGuard<'_, BTreeMap<GroupId, Replica>> {
+        self.running.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn replica(&self, group: GroupId) -> Option<Replica> {
+        self.running().get(&group).cloned()
+    }
+
+    pub(crate) fn add(&self, replica: &Replica) {
+        self.running.write().unwrap_or_else(PoisonError::into_inner).insert(replica.group(), replica.clone());
+        self.failover.look_at([replica.group()]);
+    }
+
+    pub(crate) fn remove(&self, group: GroupId) -> Option<Replica> {
+        self.running.write().unwrap_or_else(PoisonError::into_inner).remove(&group)
+    }
+
+    /// Lets go of all replicas, which refer to this.
+    pub(crate) fn remove_all(&self) -> Vec<Replica> {
+        let all = std::mem::take(&mut *self.running.write().unwrap_or_else(PoisonError::into_inner));
+        all.into_values().collect()
+    }
+
+    pub(crate) fn metadata_applied(&self, index: RaftIndex) {
+        self.metadata.fetch_max(index.0, Ordering::AcqRel);
+    }
+
+    pub(crate) fn metadata_version(&self) -> RaftIndex {
+        RaftIndex(self.metadata.load(Ordering::Acquire))
+    }
+
+    /// Says what is new of groups led here, to this broker and to all others.
+    pub(crate) fn say(&self, news: &[News]) {
+        let changed = self.leaders.learn(news.iter().copied());
+        if changed.is_empty() {
+            return;
+        }
+        self.failover.look_at(changed);
+        let message = gossip::encode(false, news);
+        for broker in self.others() {
+            self.peers.tell(broker, message.clone());
+        }
+    }
+
+    fn others(&self) -> Vec<BrokerId> {
+        self.peers.alive().borrow().iter().copied().filter(|broker| *broker != self.broker).collect()
+    }
+
+    /// Another broker says something.
+    pub(crate) fn told(&self, from: BrokerId, message: Bytes) {
+        let Some((all, news)) = gossip::decode(from, message) else {
+            tracing::warn!(broker = from.0, "a message of another broker cannot be read");
+            return;
+        };
+        let named: BTreeSet<GroupId> = news.iter().map(|news| news.group).collect();
+        let mut changed = self.leaders.learn(news.iter().copied());
+        if all {
+            changed.extend(self.leaders.leads_only(from, &named));
+            // What replicas here believe of it counts as said, too.
+            let believed: Vec<News> = {
+                let running = self.running();
+                let roles = running.values().map(|replica| (replica.group(), replica.role()));
+                let of_it = roles.filter(|(group, role)| {
+                    role.leader.is_some_and(|(_, broker)| broker == from) && !named.contains(group)
+                });
+                of_it
+                    .map(|(group, role)| News { group, term: role.term, broker: from, standing: Standing::GaveUp })
+                    .collect()
+            };
+            changed.extend(self.leaders.learn(believed));
+        }
+        for news in &news {
+            self.depose(news);
+        }
+        self.failover.look_at(changed);
+    }
+
+    /// A leader of an earlier term here takes nothing more.
+    fn depose(&self, news: &News) {
+        if let Some(replica) = self.replica(news.group)
+            && replica.serves()
+            && replica.role().term < news.term
+        {
+            replica.step_back();
+        }
+    }
+
+    /// Tells brokers that have come all that is led here, for as long as the groups run.
+    pub(crate) async fn greet(self: Arc<Self>) {
+        let mut alive = self.peers.alive();
+        let mut known = BTreeSet::from([self.broker]);
+        loop {
+            let brokers = Arc::clone(&alive.borrow_and_update());
+            let come: Vec<BrokerId> = brokers.difference(&known).copied().collect();
+            if !come.is_empty() {
+                let message = gossip::encode(true, &self.leaders.led_by(self.broker));
+                for broker in come {
+                    self.peers.tell(broker, message.clone());
+                }
+            }
+            known.clone_from(&brokers);
+            tokio::select! {
+                biased;
+                () = self.stopped.cancelled() => return,
+                changed = alive.changed() => if changed.is_err() { return },
+            }
+        }
+    }
+
+    /// A replica here has another role.
+    pub(crate) fn role_changed(&self, group: GroupId, replica: ReplicaId, role: Role) {
+        let here = |term, standing| News { group, term, broker: self.broker, standing };
+        let leads = role.leader.is_some_and(|(leader, _)| leader == replica);
+        match (leads, self.leaders.last(group)) {
+            (true, _) => {
+                let standing = if role.serves { Standing::Serves } else { Standing::Leads };
+                self.say(&[here(role.term, standing)]);
+            }
+            (false, Some(last)) if last.broker == self.broker && last.term <= role.term => {
+                self.say(&[here(last.term, Standing::GaveUp)]);
+            }
+            (false, _) => {}
+        }
+        self.failover.look_at([group]);
+    }
+
+    /// A leader here leads no more although nobody else does: somebody is to be elected.
+    pub(crate) fn gave_up(&self, replica: &Replica) {
+        let (group, term) = (replica.group(), replica.role().term);
+        self.say(&[News { group, term, broker: self.broker, standing: Standing::GaveUp }]);
+    }
+
+    /// Leadership of the group is about to go to `to`, by the will of its leader.
+    pub(crate) fn expect_transfer(&self, group: GroupId, to: ReplicaId) {
+        let until = self.runtime.now() + TRANSFER_TIME;
+        self.transfers.lock().unwrap_or_else(PoisonError::into_inner).insert(group, (to, until));
+    }
+
+    fn is_transfer(&self, group: GroupId, candidate: ReplicaId) -> bool {
+        let mut transfers = self.transfers.lock().unwrap_or_else(PoisonError::into_inner);
+        match transfers.get(&group) {
+            Some((_, until)) if *until < self.runtime.now() => {
+                transfers.remove(&group);
+                false
+            }
+            Some((to, _)) => *to == candidate,
+            None => false,
+        }
+    }
+
+    /// Whether a replica here may vote for a candidate: not while it knows a live leader, unless that one wants it.
+    /// One that could not win because the log here is longer is challenged by the replica here.
+    pub(crate) fn may_vote(
+        &self,
+        group: GroupId,
+        candidate: ReplicaId,
+        from: BrokerId,
+        term: Term,
+        last: Option<LogId>,
+    ) -> bool {
+        let Some(replica) = self.replica(group) else { return true };
+        if self.is_transfer(group, candidate) {
+            return true;
+        }
+        let role = replica.role();
+        let leads = match self.leaders.last(group) {
+            Some(said) if said.term >= role.term => (said.standing != Standing::GaveUp).then_some(said.broker),
+            _ => role.leader.map(|(_, broker)| broker),
+        };
+        if leads.is_some_and(|leader| leader != from && self.peers.is_alive(leader)) {
+            tracing::debug!(group = group.0, candidate = candidate.0, term = term.0, "no vote: the leader is alive");
+            return false;
+        }
+        if last < replica.last() {
+            self.failover.challenge(group);
+        }
+        true
+    }
+}
