@@ -27,6 +27,7 @@ use crate::coordinator::Coordinators;
 use crate::disk_space::{DiskWatch, Thresholds, journal_file_bytes};
 use crate::errors::ControllerError;
 use crate::http;
+use crate::leadership::Leadership;
 use crate::memory::{AnswerMemory, ProduceMemory};
 use crate::metadata::Metadata;
 use crate::metrics::Metrics;
@@ -100,6 +101,7 @@ pub(crate) struct Shared {
     /// The data directory's absolute path.
     pub(crate) log_dir: Str,
     pub(crate) metadata: Arc<Metadata>,
+    pub(crate) leadership: Leadership,
     pub(crate) controller: Controller,
     pub(crate) coordinators: Arc<Coordinators>,
     pub(crate) produce_memory: ProduceMemory,
@@ -153,7 +155,8 @@ impl Shared {
         let (stats, groups) = (self.data_dir.stats(), self.data_dir.groups());
         let memory = (self.produce_memory.in_flight_bytes(), self.answer_memory.in_use_bytes() as u64);
         let kept = (self.fetch_sessions.figures(), self.coordinators.figures());
-        self.metrics.render(&stats, memory, kept, &self.disk, &snapshot, &groups)
+        let leadership = self.leadership.now().figures(&snapshot);
+        self.metrics.render(&stats, memory, kept, &self.disk, (&snapshot, &leadership), &groups)
     }
 }
 
@@ -198,7 +201,8 @@ impl Broker {
         if !rows.is_empty() && !rows.iter().any(|row| row.group == METADATA_GROUP) {
             return Err(StartError::MetadataLost(config.data_dir.clone()));
         }
-        let groups = Groups::start(runtime.clone(), data_dir.clone(), Peers::alone(&runtime, config.node_id));
+        let peers = Peers::alone(&runtime, config.node_id);
+        let groups = Groups::start(runtime.clone(), data_dir.clone(), peers.clone());
         let applied = Arc::new(Applied::default());
         let group = groups.metadata(MetadataStart::Found(FIRST_METADATA_REPLICA), applied.clone()).await?;
         register(&runtime, &config, kafka, &data_dir, &group, &applied).await?;
@@ -226,6 +230,7 @@ impl Broker {
             name: row.topic,
             partition: row.partition,
             group: row.group,
+            replica: row.replica,
             options: row.options,
         });
         reconciler.start(on_disk).await;
@@ -248,6 +253,7 @@ impl Broker {
             cluster_id: data_dir.meta().cluster_id.as_str().into(),
             log_dir: absolute(&config.data_dir).display().to_string().into(),
             metadata,
+            leadership: Leadership::new(node, groups.clone(), &peers),
             produce_memory: ProduceMemory::new(config.produce_memory_bytes),
             answer_memory: AnswerMemory::new(config.answer_memory_bytes),
             fetch_sessions: FetchSessions::new(runtime.now(), config.fetch_session_slots, config.answer_memory_bytes),

@@ -4,8 +4,9 @@
 //! drives it: `placement.rs` says which partition keeps a group, `actor.rs` owns the shard of one partition,
 //! `loading.rs` brings it back from the log, `batches.rs` makes batches of its records.
 //!
-//! A partition's task begins with the first request for it; until then nothing of it is in memory. What waits in its
-//! mailbox is bounded by what bounds requests: the memory of each is counted as that of an answer in the making until
+//! A partition's task begins with the first request for it, if this broker leads the partition, and ends when it does
+//! no longer; whatever waits is told to look for the coordinator again. Without a task nothing of a partition's groups
+//! is in memory. What waits in its mailbox is bounded by what bounds requests: the memory of each is counted as that of an answer in the making until
 //! it is answered and what it wrote is on disk, or until it is parked, of which a connection has one at a time. What
 //! groups and offsets themselves may take is bounded by the shard ([`GroupSettings::max_state_bytes`]).
 
@@ -159,11 +160,13 @@ impl Coordinators {
     {
         let Some(topic) = snapshot.topic(OFFSETS_TOPIC_NAME) else { return Ok(Vec::new()) };
         let mut mailboxes = Vec::new();
-        for (index, partition) in (0..).map(PartitionIndex).zip(&topic.partitions) {
+        for index in (0..topic.partition_count()).filter_map(|at| i32::try_from(at).ok()).map(PartitionIndex) {
+            // Groups that are kept elsewhere are listed there.
+            let Ok(partition) = topic.led(index) else { continue };
             // One that is not in use and keeps nothing is not loaded for this.
             let is_empty = partition.retained().is_some_and(|retained| retained.bytes == 0);
             if !is_empty || self.lock().contains_key(&index) {
-                mailboxes.push(self.mailbox(snapshot, index)?);
+                mailboxes.extend(self.mailbox(snapshot, index));
             }
         }
         let seen = futures::future::join_all(mailboxes.iter().map(|mailbox| look_in(mailbox, look.clone()))).await;
@@ -190,18 +193,18 @@ impl Coordinators {
 
     fn mailbox_of(&self, snapshot: &Snapshot, group: &str) -> Answer<mpsc::UnboundedSender<Message>> {
         let topic = snapshot.topic(OFFSETS_TOPIC_NAME).ok_or(Unavailable::NotHere)?;
-        self.mailbox(snapshot, partition_of(group, topic.partitions.len()))
+        self.mailbox(snapshot, partition_of(group, topic.partition_count()))
     }
 
     /// The mailbox of a partition's task, which is started if it is not there.
     fn mailbox(&self, snapshot: &Snapshot, index: PartitionIndex) -> Answer<mpsc::UnboundedSender<Message>> {
+        let topic = snapshot.topic(OFFSETS_TOPIC_NAME).ok_or(Unavailable::NotHere)?;
+        let partition = topic.led(index).map_err(|_| Unavailable::NotHere)?.clone();
         let mut mailboxes = self.lock();
-        // A closed one is that of a task that has panicked, or of a broker that stops.
+        // A closed one is that of a task that has panicked, that lost its partition, or of a broker that stops.
         if let Some(mailbox) = mailboxes.get(&index).filter(|mailbox| !mailbox.is_closed()) {
             return Ok(mailbox.clone());
         }
-        let topic = snapshot.topic(OFFSETS_TOPIC_NAME).ok_or(Unavailable::NotHere)?;
-        let partition = topic.partition(index).ok_or(Unavailable::NotHere)?.clone();
         let (sender, mailbox) = mpsc::unbounded_channel();
         let context = Arc::clone(&self.context);
         self.context.runtime.spawn(Actor { context, index, partition, mailbox }.run());

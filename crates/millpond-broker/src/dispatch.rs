@@ -9,6 +9,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use millpond_cluster::{QuotaScope, quota_for};
 use millpond_coordinator::{Effects, Now, Reply as GroupReply, Shard, Ticket};
+use millpond_record::{PartitionIndex, RaftIndex, TopicId};
 use millpond_runtime::Runtime;
 use millpond_wire::{ApiKey, Chunk, Decoder, Message, Request, RequestHeader, Str, encode_response};
 use tokio::time::Instant;
@@ -279,6 +280,20 @@ impl Call {
     pub(crate) fn count_traffic(&self, traffic: Traffic, bytes: usize) -> Duration {
         let Some((scope, quota)) = self.quota(traffic) else { return Duration::ZERO };
         self.shared.throttle.record(traffic, scope, quota, bytes, self.shared.runtime.now())
+    }
+
+    /// The snapshot that is settled at `index`, when these partitions (of each topic from an index on) have leaders;
+    /// `None` if that is not so by `deadline`. It may be later.
+    pub(crate) async fn led_by(
+        &self,
+        deadline: Instant,
+        index: RaftIndex,
+        topics: &[(TopicId, PartitionIndex)],
+    ) -> Option<Arc<Snapshot>> {
+        let Shared { runtime, metadata, leadership, .. } = &*self.shared;
+        let snapshot = metadata.settled_by(runtime, deadline, index).await?;
+        by(runtime, deadline, leadership.led(&snapshot, topics)).await?;
+        Some(snapshot)
     }
 
     /// The place of the API in [`APIS`].

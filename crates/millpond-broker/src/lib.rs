@@ -21,6 +21,7 @@ mod extent;
 mod fetch_session;
 mod frame;
 mod http;
+mod leadership;
 mod memory;
 mod metadata;
 mod metrics;

@@ -1,8 +1,9 @@
 //! What this broker serves: the cluster's metadata image together with the partitions that take requests here.
 //!
 //! A [`Snapshot`] never changes; a new one replaces it whenever a batch of metadata records has been applied *and* the
-//! partitions it creates take writes. So metadata never names a leader that does not serve yet. Each connection keeps a
-//! [`View`]: as long as nothing changed, looking at it costs one atomic load.
+//! replicas that it places on this broker are made. Who leads a partition is not in it: that changes without the
+//! metadata ([`crate::leadership`]). Each connection keeps a [`View`]: as long as nothing changed, looking at it costs
+//! one atomic load.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -11,24 +12,48 @@ use millpond_cluster::{Image, Topic, TopicSettings};
 use millpond_raft::Partition;
 use millpond_record::{PartitionIndex, RaftIndex, TopicId};
 use millpond_runtime::Runtime;
+use millpond_wire::ErrorCode;
 use rpds::RedBlackTreeMapSync;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::dispatch::by;
 
-/// A topic whose partitions are ready.
+/// A topic whose replicas on this broker, if it has any, are ready.
 pub(crate) struct ServedTopic {
     pub(crate) topic: Arc<Topic>,
     /// The topic's settings in force.
     pub(crate) settings: TopicSettings,
-    /// By partition index.
-    pub(crate) partitions: Vec<Partition>,
+    /// By partition index: the replica on this broker, if it has one.
+    pub(crate) replicas: Vec<Option<Partition>>,
 }
 
 impl ServedTopic {
-    pub(crate) fn partition(&self, index: PartitionIndex) -> Option<&Partition> {
-        self.partitions.get(usize::try_from(index.0).ok()?)
+    /// How many partitions the topic has, here or elsewhere.
+    pub(crate) fn partition_count(&self) -> usize {
+        self.replicas.len()
+    }
+
+    /// What the metadata says of a partition.
+    pub(crate) fn described(&self, index: PartitionIndex) -> Option<&millpond_cluster::Partition> {
+        self.topic.partition(index)
+    }
+
+    /// This broker's replica of a partition.
+    pub(crate) fn replica(&self, index: PartitionIndex) -> Option<&Partition> {
+        self.replicas.get(usize::try_from(index.0).ok()?)?.as_ref()
+    }
+
+    /// A partition that this broker leads. One that has stopped here is given, too: it says itself why it does nothing.
+    ///
+    /// # Errors
+    /// UNKNOWN_TOPIC_OR_PARTITION, or NOT_LEADER_OR_FOLLOWER where it is led elsewhere or by nobody.
+    pub(crate) fn led(&self, index: PartitionIndex) -> Result<&Partition, ErrorCode> {
+        let at = usize::try_from(index.0).map_err(|_| ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)?;
+        match self.replicas.get(at).ok_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)? {
+            Some(replica) if replica.leads() || replica.has_failed() => Ok(replica),
+            _ => Err(ErrorCode::NOT_LEADER_OR_FOLLOWER),
+        }
     }
 }
 

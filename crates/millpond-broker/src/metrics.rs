@@ -13,6 +13,7 @@ use millpond_storage::{GroupRow, ROUND_BYTES_BOUNDS, ROUND_RECORDS_BOUNDS, SYNC_
 use crate::coordinator::CoordinatorFigures;
 use crate::disk_space::DiskWatch;
 use crate::dispatch::APIS;
+use crate::leadership::LeadershipFigures;
 use crate::metadata::Snapshot;
 use crate::session_cache::CacheFigures;
 
@@ -115,7 +116,7 @@ impl Metrics {
         (produce_bytes, answer_bytes): (u64, u64),
         (sessions, coordinators): (CacheFigures, CoordinatorFigures),
         disk: &DiskWatch,
-        snapshot: &Snapshot,
+        (snapshot, leadership): (&Snapshot, &LeadershipFigures),
         groups: &[GroupRow],
     ) -> String {
         let mut text = self.handle.render();
@@ -127,6 +128,7 @@ impl Metrics {
         page.coordinators(coordinators);
         page.disk(disk);
         page.storage(storage);
+        page.leadership(leadership);
         page.partitions(snapshot, groups);
         text
     }
@@ -243,10 +245,21 @@ impl Page<'_> {
         let _ = writeln!(self.0, "{name}_bucket{{le=\"+Inf\"}} {total}\n{name}_sum {sum}\n{name}_count {total}\n");
     }
 
+    fn leadership(&mut self, figures: &LeadershipFigures) {
+        self.figure("millpond_leaders", "gauge", "Partitions that this broker leads.", figures.led_here);
+        let about = "Partitions led here of which a replica is on a broker that does not answer.";
+        self.figure("millpond_under_replicated_partitions", "gauge", about, figures.under_replicated);
+        let about = "Partitions of the cluster without a leader that answers.";
+        self.figure("millpond_leaderless_partitions", "gauge", about, figures.leaderless);
+        let name = "millpond_follower_entries_behind";
+        self.head(name, "gauge", "Most entries that a broker's replica of a partition led here is behind.");
+        for (broker, entries) in &figures.entries_behind {
+            let _ = writeln!(self.0, "{name}{{broker=\"{broker}\"}} {entries}");
+        }
+    }
+
     fn partitions(&mut self, snapshot: &Snapshot, groups: &[GroupRow]) {
-        let leaders: usize = snapshot.topics().map(|topic| topic.partitions.len()).sum();
         self.figure("millpond_topics", "gauge", "Topics.", snapshot.topics().count() as u64);
-        self.figure("millpond_leaders", "gauge", "Partitions that this broker leads.", leaders as u64);
         let listed = &groups[..groups.len().min(MAX_LISTED_PARTITIONS)];
         let unlisted = (groups.len() - listed.len()) as u64;
         self.figure("millpond_unlisted_partitions", "gauge", "Partitions beyond those that are listed.", unlisted);

@@ -1,4 +1,8 @@
-//! Makes this broker's partitions what the metadata says: creates what is missing, deletes what is gone.
+//! Makes this broker's replicas what the metadata says: creates what is missing, deletes what is gone.
+//!
+//! A broker has a replica of a partition when the partition's record names it under its replica id, among those that
+//! the partition is to have or those on their way out. A folder under another replica id or of another topic is not
+//! that replica, whatever it is called: it goes before the new one is made.
 //!
 //! Group 0 applies batches to [`Applied`]; the reconciler follows it, one pass at a time. A pass first stops serving
 //! what was deleted, then deletes and creates groups, and only then publishes the snapshot that names the new ones.
@@ -11,13 +15,14 @@ use futures::StreamExt;
 use futures::stream;
 use millpond_cluster::{FlushSetting, Image, MetadataRecord, Topic, TopicDefaults, TopicSettings, decode_batch};
 use millpond_raft::{Applier, ApplyError, Groups, Partition, RaftError};
-use millpond_record::{BrokerId, GroupId, PartitionIndex, RaftIndex, StampedBatch, TopicId};
+use millpond_record::{BrokerId, GroupId, PartitionIndex, RaftIndex, ReplicaId, StampedBatch, TopicId};
 use millpond_runtime::Runtime;
 use millpond_storage::{FlushMode, GroupSpec, LogOptions, StorageError};
 use tokio::sync::Notify;
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
 use crate::coordinator::Coordinators;
+use crate::leadership::all_replicas;
 use crate::metadata::{Metadata, ServedTopic, Snapshot};
 
 /// Groups that are created or deleted at once; their journal records share rounds. Each takes a blocking thread, of
@@ -111,6 +116,7 @@ fn touched_topic(record: &MetadataRecord) -> Option<TopicId> {
 struct Hosted {
     topic: TopicId,
     group: GroupId,
+    replica: ReplicaId,
     name: Arc<str>,
     partition: PartitionIndex,
     /// The log's settings.
@@ -123,6 +129,7 @@ pub(crate) struct OnDisk {
     pub(crate) name: String,
     pub(crate) partition: PartitionIndex,
     pub(crate) group: GroupId,
+    pub(crate) replica: ReplicaId,
     pub(crate) options: LogOptions,
 }
 
@@ -168,8 +175,9 @@ impl Reconciler {
 
     /// The first pass, over everything: `on_disk` are the groups that the data directory holds, group 0 aside.
     pub(crate) async fn start(&mut self, on_disk: impl Iterator<Item = OnDisk>) {
-        for OnDisk { topic, name, partition, group, options } in on_disk {
-            self.hosted.entry(topic).or_default().push(Hosted { topic, group, name: name.into(), partition, options });
+        for OnDisk { topic, name, partition, group, replica, options } in on_disk {
+            let host = Hosted { topic, group, replica, name: name.into(), partition, options };
+            self.hosted.entry(topic).or_default().push(host);
         }
         let mut change = self.applied.take_change();
         change.touched = change.image.topics().map(|topic| topic.id).chain(self.hosted.keys().copied()).collect();
@@ -198,13 +206,15 @@ impl Reconciler {
         let mut deleted = Vec::new();
         for id in &change.touched {
             let wanted = image.topic_by_id(*id);
-            let keep: BTreeSet<GroupId> = wanted.iter().flat_map(|topic| self.groups_here(topic)).collect();
+            let keep: BTreeSet<(GroupId, ReplicaId)> =
+                wanted.iter().flat_map(|topic| self.replicas_here(topic)).collect();
             if wanted.is_none() {
                 deleted.extend(self.snapshot.topic_by_id(*id).map(|served| (Arc::clone(&served.topic.name), *id)));
                 self.snapshot.withdraw(*id);
             }
             if let Some(hosted) = self.hosted.remove(id) {
-                let (kept, gone): (Vec<_>, Vec<_>) = hosted.into_iter().partition(|host| keep.contains(&host.group));
+                let (kept, gone): (Vec<_>, Vec<_>) =
+                    hosted.into_iter().partition(|host| keep.contains(&(host.group, host.replica)));
                 strays.extend(gone);
                 if !kept.is_empty() {
                     self.hosted.insert(*id, kept);
@@ -232,16 +242,20 @@ impl Reconciler {
             }
         }
         self.snapshot.settled = change.index;
+        if let Some(index) = change.index {
+            self.groups.metadata_applied(index);
+        }
         self.metadata.publish(self.snapshot.clone());
         self.coordinators.topics_deleted(&deleted);
     }
 
-    /// The groups of a topic that have a replica on this broker.
-    fn groups_here<'a>(&'a self, topic: &'a Topic) -> impl Iterator<Item = GroupId> + 'a {
-        let here = |partition: &&millpond_cluster::Partition| {
-            partition.replicas.iter().any(|replica| replica.broker == self.broker)
-        };
-        topic.partitions.iter().filter(here).map(|partition| partition.group)
+    /// The replicas of a topic that this broker is to have.
+    fn replicas_here<'a>(&'a self, topic: &'a Topic) -> impl Iterator<Item = (GroupId, ReplicaId)> + 'a {
+        topic.partitions.iter().filter_map(|partition| Some((partition.group, self.replica_here(partition)?)))
+    }
+
+    fn replica_here(&self, partition: &millpond_cluster::Partition) -> Option<ReplicaId> {
+        all_replicas(partition).find(|replica| replica.broker == self.broker).map(|replica| replica.id)
     }
 
     /// Deletes groups, and gives those that are still there.
@@ -277,21 +291,29 @@ impl Reconciler {
                 return Ok(());
             }
         };
-        let specs: Vec<_> = topic.partitions.iter().filter_map(|p| self.spec(&topic, p, &settings)).collect();
-        if specs.len() < topic.partitions.len() {
-            warn!(topic = %topic.name, "not served: it has partitions on other brokers");
-            return Ok(());
-        }
         let hosted = self.hosted.remove(&topic.id).unwrap_or_default();
         let existing: BTreeMap<GroupId, LogOptions> = hosted.iter().map(|host| (host.group, host.options)).collect();
+        let places: Vec<Option<ReplicaPlace>> = topic
+            .partitions
+            .iter()
+            .map(|partition| {
+                let known = existing.get(&partition.group).copied();
+                Some(ReplicaPlace { known, ..self.place(&topic, partition, &settings)? })
+            })
+            .collect();
         let groups = &self.groups;
-        let opened = specs.into_iter().map(|spec| open(groups, &topic, existing.get(&spec.group).copied(), spec));
-        let opened: Vec<_> = stream::iter(opened).buffered(AT_ONCE).collect().await;
-        let mut partitions = Vec::with_capacity(opened.len());
+        let made = places.into_iter().map(|place| async move { Some(open(groups, place?).await) });
+        let made: Vec<_> = stream::iter(made).buffered(AT_ONCE).collect().await;
+        let mut replicas = Vec::with_capacity(made.len());
         let mut failed = Ok(());
         // What could not be made is listed, too: how far it got is unknown, and it must go when the topic does.
-        let mut hosted = Vec::with_capacity(opened.len());
-        for Opened { host, handle, unchanged } in opened {
+        let mut hosted = Vec::new();
+        let mut complete = true;
+        for opened in made {
+            let Some(Opened { host, handle, unchanged }) = opened else {
+                replicas.push(None);
+                continue;
+            };
             let what = match (&handle, unchanged) {
                 (Err(error), _) => Some(format!("not served, because partition {} failed: {error}", host.partition)),
                 (Ok(_), Some(error)) => {
@@ -300,54 +322,99 @@ impl Reconciler {
                 (Ok(_), None) => None,
             };
             failed = failed.and(what.map_or(Ok(()), Err));
-            partitions.extend(handle);
+            complete &= handle.is_ok();
+            replicas.push(handle.ok());
             hosted.push(host);
         }
-        self.hosted.insert(topic.id, hosted);
-        if partitions.len() == topic.partitions.len() {
-            self.snapshot.serve(ServedTopic { topic, settings, partitions });
+        if !hosted.is_empty() {
+            self.hosted.insert(topic.id, hosted);
+        }
+        if complete {
+            self.snapshot.serve(ServedTopic { topic, settings, replicas });
         }
         failed
     }
 
-    /// What to create for a partition; `None` when it has no replica here.
-    fn spec(
+    /// The replica of a partition that is to be on this broker, if there is to be one.
+    fn place(
         &self,
         topic: &Topic,
         partition: &millpond_cluster::Partition,
         settings: &TopicSettings,
-    ) -> Option<GroupSpec> {
-        let replica = partition.replicas.iter().find(|replica| replica.broker == self.broker)?;
-        Some(GroupSpec {
+    ) -> Option<ReplicaPlace> {
+        let spec = GroupSpec {
             group: partition.group,
             topic: topic.name.to_string(),
             partition: partition.index,
             topic_id: topic.id,
-            replica: replica.id,
+            replica: self.replica_here(partition)?,
             options: log_options(settings),
+        };
+        Some(ReplicaPlace {
+            name: Arc::clone(&topic.name),
+            spec,
+            members: partition.replicas.iter().map(|member| (member.id, member.broker)).collect(),
+            assignment_version: partition.assignment_version,
+            min_insync: settings.min_insync_replicas,
+            known: None,
+            in_the_way: self.undeleted.iter().any(|old| old.group == partition.group),
         })
     }
 }
 
-/// A partition that was to be there, with the settings of its topic.
+/// A replica that was to be there, with the settings of its topic.
 struct Opened {
     host: Hosted,
-    handle: Result<Partition, RaftError>,
+    handle: Result<Partition, NotMade>,
     /// Why its log has other settings.
     unchanged: Option<RaftError>,
 }
 
-/// The partition, made if it is not there. `known`: the settings that its log has, as far as it is there.
-async fn open(groups: &Groups, topic: &Topic, known: Option<LogOptions>, spec: GroupSpec) -> Opened {
-    let (group, partition, mut options) = (spec.group, spec.partition, spec.options);
-    let record = topic.partition(partition);
-    let replicas = record.into_iter().flat_map(|record| &record.replicas);
-    let members: Vec<_> = replicas.map(|replica| (replica.id, replica.broker)).collect();
-    let version = record.map_or(1, |record| record.assignment_version);
-    let handle = match groups.partition(group) {
-        Some(handle) => Ok(handle),
-        None => groups.create(spec, &members, version).await,
+/// Why a replica is not there.
+#[derive(Debug, thiserror::Error)]
+enum NotMade {
+    #[error(transparent)]
+    Raft(#[from] RaftError),
+    #[error("an older replica of it on this broker could not be deleted yet")]
+    InTheWay,
+}
+
+/// A replica that is to be on this broker.
+struct ReplicaPlace {
+    /// The topic's.
+    name: Arc<str>,
+    spec: GroupSpec,
+    /// All replicas that the partition is to have, in order of preference.
+    members: Vec<(ReplicaId, BrokerId)>,
+    assignment_version: u64,
+    /// How many replicas must have a batch that is acknowledged by all.
+    min_insync: u32,
+    /// The settings that its log has, as far as it is there.
+    known: Option<LogOptions>,
+    /// An older replica of the partition is there.
+    in_the_way: bool,
+}
+
+/// The replica, made if it is not there.
+async fn open(groups: &Groups, place: ReplicaPlace) -> Opened {
+    let ReplicaPlace { name, spec, members, assignment_version, min_insync, known, in_the_way } = place;
+    let mut options = spec.options;
+    let mut host = Hosted {
+        topic: spec.topic_id,
+        group: spec.group,
+        replica: spec.replica,
+        name,
+        partition: spec.partition,
+        options,
     };
+    let handle = match groups.partition(spec.group) {
+        _ if in_the_way => Err(NotMade::InTheWay),
+        Some(handle) => Ok(handle),
+        None => groups.create(spec, &members, assignment_version).await.map_err(NotMade::Raft),
+    };
+    if let Ok(handle) = &handle {
+        handle.set_min_insync(u16::try_from(min_insync).unwrap_or(u16::MAX));
+    }
     let mut unchanged = None;
     if let (Some(known), Ok(handle)) = (known, &handle)
         && known != options
@@ -361,11 +428,8 @@ async fn open(groups: &Groups, topic: &Topic, known: Option<LogOptions>, spec: G
         // The group may be there, with what it was made with.
         options = known;
     }
-    Opened {
-        host: Hosted { topic: topic.id, group, name: Arc::clone(&topic.name), partition, options },
-        handle,
-        unchanged,
-    }
+    host.options = options;
+    Opened { host, handle, unchanged }
 }
 
 /// Changes the settings of a partition's log, which is opened for it.

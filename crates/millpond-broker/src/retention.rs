@@ -72,7 +72,9 @@ fn due(snapshot: &Snapshot, now: Timestamp) -> Vec<Due> {
     let mut due = Vec::new();
     for served in snapshot.topics().filter(|served| !is_internal_topic(&served.topic.name)) {
         let limits = limits(&served.settings);
-        for (index, partition) in served.partitions.iter().enumerate() {
+        for (index, partition) in served.replicas.iter().enumerate() {
+            // The leader moves the log start, for all replicas.
+            let Some(partition) = partition.as_ref().filter(|partition| partition.leads()) else { continue };
             let wanted = partition
                 .retained()
                 .is_some_and(|retained| retained.freeable || may_move_log_start(&retained, now, limits));

@@ -60,6 +60,8 @@ pub(crate) struct Checkpointer {
     registry: Arc<Registry>,
     /// What the table on disk says.
     written: Mutex<ReplayFrom>,
+    /// Of that the record that replay begins with.
+    replayed_from: AtomicU64,
     driver: OnceLock<Driver>,
     requested: AtomicBool,
     forced: AtomicBool,
@@ -86,6 +88,7 @@ impl Checkpointer {
             writer,
             registry,
             written: Mutex::new(written),
+            replayed_from: AtomicU64::new(written.sequence),
             driver: OnceLock::new(),
             requested: AtomicBool::new(false),
             forced: AtomicBool::new(false),
@@ -127,6 +130,11 @@ impl Checkpointer {
         if let Some(driver) = self.driver.get() {
             driver.stop();
         }
+    }
+
+    /// The journal record that a start would begin to replay with.
+    pub(crate) fn replayed_from(&self) -> u64 {
+        self.replayed_from.load(Ordering::Acquire)
     }
 
     /// Checkpoints written since the start.
@@ -189,6 +197,7 @@ impl Checkpointer {
             Ok(()) => match Table::write(&*self.disk, &self.root, replay_from, rows.iter()) {
                 Ok(()) => {
                     *written = replay_from;
+                    self.replayed_from.store(replay_from.sequence, Ordering::Release);
                     self.count.fetch_add(1, Ordering::Relaxed);
                     is_written = true;
                 }

@@ -1,5 +1,6 @@
 //! The data directory as a whole: opening, its groups, closing.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -46,9 +47,21 @@ struct Inner {
     making: Mutex<()>,
     /// A folder was renamed since the data directory's entries were last synced.
     renamed: AtomicBool,
+    deleted: Mutex<Deleted>,
     closed: AtomicBool,
     lock: Mutex<Option<Box<dyn DiskLock>>>,
 }
+
+/// Groups that were deleted while the journal goes back to.
+struct Deleted {
+    /// By group the number of a journal record behind its deletion.
+    behind: BTreeMap<GroupId, u64>,
+    /// How many there were when they were last looked through.
+    looked_at: usize,
+}
+
+/// Deleted groups that are remembered without looking through them.
+const MANY_DELETED: usize = 1024;
 
 impl DataDir {
     /// Opens a data directory, or makes one where there is none, and recovers what the last run left. Blocking.
@@ -115,6 +128,8 @@ impl DataDir {
             written: pass.scanned.files.clone(),
         };
         let journal = JournalHandle::start(runtime, &options, start, on_fatal)?;
+        let next_sequence = pass.scanned.next_sequence;
+        let deleted = Deleted { behind: pass.deleted().map(|group| (group, next_sequence)).collect(), looked_at: 0 };
         let context = LogContext::new(runtime.clone(), root.clone(), options, Arc::new(journal.clone()));
         let recovery = replay::Recovery { runtime, disk: &*disk, root: &root, folder: &folder, from };
         let (logs, report) = recovery.run(&context, &mut table, pass, found.clean_stop).inspect_err(|_| {
@@ -158,6 +173,7 @@ impl DataDir {
             sweeper,
             making: Mutex::new(()),
             renamed: AtomicBool::new(false),
+            deleted: Mutex::new(deleted),
             closed: AtomicBool::new(false),
             lock: Mutex::new(Some(lock)),
         };
@@ -173,6 +189,7 @@ impl DataDir {
     ///
     /// # Errors
     ///
+    /// [`StorageError::DeletedLately`] for a group that was deleted here, until the next checkpoint, which is asked for.
     /// When the group exists, the topic's name cannot name a folder, another group has the folder, or the directory is
     /// closed or failed. `done` is not called then.
     pub fn create_group(&self, spec: GroupSpec, done: Done) -> Result<Arc<Log>, StorageError> {
@@ -182,6 +199,7 @@ impl DataDir {
             return Err(StorageError::BadTopicName(spec.topic));
         }
         let name = folder_name(&spec.topic, spec.partition);
+        inner.check_returning(spec.group, &name)?;
         let _making = inner.making();
         {
             let groups = inner.registry.lock();
@@ -234,7 +252,9 @@ impl DataDir {
             }
             done(result);
         });
-        inner.journal.submit(JournalEntry::Delete { group }, Some(durable))
+        inner.journal.submit(JournalEntry::Delete { group }, Some(durable))?;
+        inner.deleted_now(group);
+        Ok(())
     }
 
     /// All groups, in the order of their ids; opens nothing.
@@ -369,6 +389,45 @@ impl Inner {
             meta.write(&*self.runtime.disk(), &self.root).map_err(|error| StorageError::io("write", &path, error))?;
         }
         Ok(())
+    }
+
+    /// A group that was deleted here may come back (a replica that moved away and returns), but not while a start would
+    /// still read of its deletion in the journal, and not beside the folder that it had.
+    fn check_returning(&self, group: GroupId, name: &str) -> Result<(), StorageError> {
+        let behind = self.deleted().behind.get(&group).copied();
+        if behind.is_some_and(|behind| self.checkpointer.replayed_from() < behind) {
+            self.checkpointer.force();
+            return Err(StorageError::DeletedLately(group));
+        }
+        let disk = self.runtime.disk();
+        let old = self.root.join(partition_folder::deleted_name(name, group));
+        let failed = |error| StorageError::io("remove", &old, error);
+        if disk.exists(&old).map_err(failed)? && !self.registry.lock().contains(group) {
+            disk.remove_dir_all(&old).map_err(failed)?;
+        }
+        if behind.is_some() {
+            // That the old folder is gone must be durable before the new one is there.
+            self.renamed.store(true, Ordering::SeqCst);
+        }
+        Ok(())
+    }
+
+    /// The group's deletion is in the journal.
+    fn deleted_now(&self, group: GroupId) {
+        let mut deleted = self.deleted();
+        deleted.behind.insert(group, self.journal.next_sequence());
+        if deleted.behind.len() >= 2 * deleted.looked_at.max(MANY_DELETED) {
+            // Those that the journal has behind it and that are swept come back like any other.
+            let from = self.checkpointer.replayed_from();
+            let groups = self.registry.lock();
+            deleted.behind.retain(|group, behind| *behind > from || groups.contains(*group));
+            deleted.looked_at = deleted.behind.len();
+            self.renamed.store(true, Ordering::SeqCst);
+        }
+    }
+
+    fn deleted(&self) -> MutexGuard<'_, Deleted> {
+        self.deleted.lock().expect("nothing panics while it notes a deletion")
     }
 
     /// Makes a new group's folder. One that nobody is known to own is set aside, never reused.

@@ -35,6 +35,10 @@ pub enum StorageError {
     /// The group exists already.
     #[error("group {0} exists already in this data directory")]
     GroupExists(GroupId),
+    /// The group was deleted here a moment ago, and the journal still says so: a start would delete it again. It is
+    /// being seen to; try again.
+    #[error("group {0} was deleted here just now; it can be made again when that is behind the journal")]
+    DeletedLately(GroupId),
     /// The group is not in this data directory.
     #[error("group {0} is not in this data directory")]
     NoSuchGroup(GroupId),

@@ -85,6 +85,11 @@ pub(crate) struct FirstPass {
 }
 
 impl FirstPass {
+    /// The groups that the journal deletes.
+    pub(crate) fn deleted(&self) -> impl Iterator<Item = GroupId> + '_ {
+        self.deleted.iter().copied()
+    }
+
     /// The folders that the groups had which the journal deletes.
     fn deleted_folders(&self, table: &Table) -> BTreeMap<GroupId, String> {
         let folder = |group: &GroupId| match table.rows.get(group) {

@@ -1,7 +1,7 @@
 //! CreatePartitions (KIP-195). Answers when the new partitions take writes, like CreateTopics.
 
 use millpond_cluster::{GrownTopic, MorePartitions, TopicError};
-use millpond_record::BrokerId;
+use millpond_record::{BrokerId, PartitionIndex};
 use millpond_wire::create_partitions::{
     CreatePartitionsRequest, CreatePartitionsResponse, CreatePartitionsTopic, CreatePartitionsTopicResult,
 };
@@ -33,10 +33,17 @@ fn handle(mut call: Call) -> Step {
                 let results = decided.decision.results;
                 match decided.index {
                     None => respond(&request, results, Progress::NotWritten),
-                    Some(index) => match shared.metadata.settled_by(&shared.runtime, deadline, index).await {
-                        Some(snapshot) => respond(&request, results, Progress::Done(&snapshot)),
-                        None => respond(&request, results, Progress::Late),
-                    },
+                    Some(index) => {
+                        let new = |grown: &GrownTopic| {
+                            let before = call.snapshot.topic_by_id(grown.id).map_or(0, |topic| topic.partition_count());
+                            (grown.id, PartitionIndex(i32::try_from(before).unwrap_or(i32::MAX)))
+                        };
+                        let topics: Vec<_> = results.iter().flatten().map(new).collect();
+                        match call.led_by(deadline, index, &topics).await {
+                            Some(snapshot) => respond(&request, results, Progress::Done(&snapshot)),
+                            None => respond(&request, results, Progress::Late),
+                        }
+                    }
                 }
             }
             None => {
@@ -87,7 +94,7 @@ fn respond(
 }
 
 fn serves(snapshot: &Snapshot, grown: &GrownTopic) -> bool {
-    snapshot.topic_by_id(grown.id).is_some_and(|topic| topic.partitions.len() >= grown.partitions)
+    snapshot.topic_by_id(grown.id).is_some_and(|topic| topic.partition_count() >= grown.partitions)
 }
 
 fn answer(name: Str, result: Result<(), Fault>) -> CreatePartitionsTopicResult {

@@ -1,4 +1,4 @@
-//! CreateTopics (KIP-4, KIP-464, KIP-525). Answers when every partition takes writes, which is later than Kafka does
+//! CreateTopics (KIP-4, KIP-464, KIP-525). Answers when every partition has a leader that takes writes, which is later than Kafka does
 //! and saves clients the retries. What is not done in the request's time is answered with REQUEST_TIMED_OUT and goes
 //! on.
 
@@ -37,10 +37,14 @@ fn handle(mut call: Call) -> Step {
                 let results = created.decision.results;
                 match created.index {
                     None => respond(&request, results, Progress::NotWritten),
-                    Some(index) => match shared.metadata.settled_by(&shared.runtime, deadline, index).await {
-                        Some(snapshot) => respond(&request, results, Progress::Done(&snapshot)),
-                        None => respond(&request, results, Progress::Late),
-                    },
+                    Some(index) => {
+                        let all = |created: &CreatedTopic| (created.id, PartitionIndex(0));
+                        let topics: Vec<_> = results.iter().flatten().map(all).collect();
+                        match call.led_by(deadline, index, &topics).await {
+                            Some(snapshot) => respond(&request, results, Progress::Done(&snapshot)),
+                            None => respond(&request, results, Progress::Late),
+                        }
+                    }
                 }
             }
             None => {

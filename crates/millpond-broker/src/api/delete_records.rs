@@ -53,14 +53,14 @@ fn handle(mut call: Call) -> Step {
 
 fn find(call: &Call, topic: &str, index: PartitionIndex) -> Result<Partition, ErrorCode> {
     let served = call.snapshot.topic(topic).ok_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)?;
-    let partition = served.partition(index).ok_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)?;
+    let partition = served.led(index);
     if is_internal_topic(topic) {
         return Err(ErrorCode::INVALID_TOPIC_EXCEPTION);
     }
     if served.settings.cleanup.compact && !served.settings.cleanup.delete {
         return Err(ErrorCode::POLICY_VIOLATION);
     }
-    Ok(partition.clone())
+    partition.cloned()
 }
 
 /// Gives the log start that the partition has then: at least what was asked for.
@@ -76,9 +76,12 @@ async fn delete(call: &Call, partition: &Partition, asked: i64) -> Result<Offset
     }
     if offset > frontiers.log_start {
         partition.move_log_start(offset).await.map_err(|error| errors::propose(&error))?;
-        let freeing = log.free_below_log_start().map_err(|error| errors::storage(&error))?;
-        if freeing == Freeing::AwaitsCheckpoint {
-            call.shared.free_soon();
+        // Of a partition with other replicas they may miss what would go: nothing but a snapshot could bring it to them.
+        if !partition.is_replicated() {
+            let freeing = log.free_below_log_start().map_err(|error| errors::storage(&error))?;
+            if freeing == Freeing::AwaitsCheckpoint {
+                call.shared.free_soon();
+            }
         }
     }
     Ok(log.frontiers().log_start)

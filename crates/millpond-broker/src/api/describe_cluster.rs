@@ -37,12 +37,16 @@ fn refused(code: ErrorCode, why: &'static str) -> DescribeClusterResponse {
 }
 
 fn describe(call: &Call, request: &DescribeClusterRequest) -> DescribeClusterResponse {
-    let brokers = call.snapshot.image.brokers().map(|broker| DescribeClusterBroker {
+    // Fenced, as Kafka says, is a broker that does not answer now.
+    let look = call.shared.leadership.now();
+    let registered = call.snapshot.image.brokers();
+    let shown = registered.filter(|broker| request.include_fenced_brokers || look.is_alive(broker.id));
+    let brokers = shown.map(|broker| DescribeClusterBroker {
         broker_id: broker.id.0,
         host: broker.host.as_str().into(),
         port: i32::from(broker.port),
         rack: broker.rack.as_deref().map(Str::from),
-        is_fenced: false,
+        is_fenced: !look.is_alive(broker.id),
     });
     DescribeClusterResponse {
         endpoint_type: BROKERS,

@@ -43,7 +43,7 @@ fn handle(mut call: Call) -> Step {
 
 async fn describe(call: &Call, topic: &str, index: i32) -> Result<Vec<ProducerState>, Fault> {
     let served = call.snapshot.topic(topic).ok_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)?;
-    let partition = served.partition(PartitionIndex(index)).ok_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)?;
+    let partition = served.led(PartitionIndex(index))?;
     let log = partition.log().await.map_err(|error| errors::raft(&error))?;
     let producers = log.producers().into_iter().map(|producer| ProducerState {
         producer_id: producer.id.0,

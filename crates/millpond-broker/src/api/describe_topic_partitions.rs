@@ -81,10 +81,10 @@ fn page(call: &Call, request: &DescribeTopicPartitionsRequest, limit: usize) -> 
         if room == 0 {
             return DescribeTopicPartitionsResponse { topics, next_cursor: next(topic, first), ..Default::default() };
         }
-        let shown = topic.partitions.len().saturating_sub(first).min(room);
+        let shown = topic.partition_count().saturating_sub(first).min(room);
         topics.push(describe(call, topic, first, shown));
         room -= shown;
-        if first + shown < topic.partitions.len() {
+        if first + shown < topic.partition_count() {
             let next_cursor = next(topic, first + shown);
             return DescribeTopicPartitionsResponse { topics, next_cursor, ..Default::default() };
         }
@@ -113,31 +113,24 @@ fn unknown(name: Str, code: ErrorCode) -> DescribeTopicPartitionsResponseTopic {
 }
 
 fn describe(call: &Call, topic: &ServedTopic, first: usize, shown: usize) -> DescribeTopicPartitionsResponseTopic {
-    let described = topic.topic.partitions.iter().zip(&topic.partitions).skip(first).take(shown);
-    let partitions = described.map(|(described, served)| {
-        let replicas: Vec<i32> = described.replicas.iter().map(|replica| replica.broker.0).collect();
-        let partition = DescribeTopicPartitionsResponsePartition {
+    let look = call.shared.leadership.now();
+    let described = topic.topic.partitions.iter().skip(first).take(shown);
+    let partitions = described.filter_map(|described| {
+        let standing = look.standing(topic, described.index)?;
+        // As in Metadata.
+        let code = if standing.leader.is_some() { ErrorCode::NONE } else { ErrorCode::LEADER_NOT_AVAILABLE };
+        Some(DescribeTopicPartitionsResponsePartition {
+            error_code: code.0,
             partition_index: described.index.0,
-            leader_epoch: served.leader_epoch().0,
-            replica_nodes: replicas.clone(),
+            leader_id: standing.leader.map_or(-1, |leader| leader.0),
+            leader_epoch: standing.epoch.0,
+            replica_nodes: standing.replicas,
+            isr_nodes: standing.in_sync,
+            // Who may lead besides those in sync is for an election to find out: whoever has what is committed.
             eligible_leader_replicas: Some(Vec::new()),
             last_known_elr: Some(Vec::new()),
-            ..DescribeTopicPartitionsResponsePartition::default()
-        };
-        match served.has_failed() {
-            false => DescribeTopicPartitionsResponsePartition {
-                leader_id: call.shared.node.0,
-                isr_nodes: replicas,
-                ..partition
-            },
-            // As in Metadata: no other replica could lead.
-            true => DescribeTopicPartitionsResponsePartition {
-                error_code: ErrorCode::LEADER_NOT_AVAILABLE.0,
-                leader_id: -1,
-                offline_replicas: replicas,
-                ..partition
-            },
-        }
+            offline_replicas: standing.offline,
+        })
     });
     DescribeTopicPartitionsResponseTopic {
         name: Some(Str::from(&*topic.topic.name)),

@@ -2,22 +2,29 @@
 //!
 //! A fetch enters no actor: it looks at each partition's frontiers, reads what is there from the tail cache (the very
 //! bytes that were produced) or from the file, and if that is less than `min_bytes` waits on the partitions' watches
-//! and the deadline. What was read is kept while it waits; only what is new is read then ([`reading`]).
+//! and the deadline. What was read is kept while it waits; only what is new is read then ([`reading`]). Who may be asked
+//! for what is [`steering`]'s.
 //!
 //! A client that follows many partitions has a session (KIP-227), and names in each request only what it changes; the
 //! answer names only what is new ([`crate::fetch_session`]).
 
 pub(crate) mod kept;
 pub(crate) mod reading;
+mod steering;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use millpond_record::{LeaderEpoch, Offset, TopicId};
-use millpond_wire::fetch::{FetchPartition, FetchRequest, FetchResponse, FetchTopic, FetchableTopicResponse};
+use millpond_cluster::Image;
+use millpond_record::{BrokerId, LeaderEpoch, Offset, PartitionIndex, TopicId};
+use millpond_wire::fetch::{
+    FetchPartition, FetchRequest, FetchResponse, FetchTopic, FetchableTopicResponse, NodeEndpoint,
+};
 use millpond_wire::{ApiKey, ErrorCode, Str};
 
 use crate::dispatch::{Api, Call, Reply, Step};
 use crate::fetch_session::{Asked, Place, TopicKey};
+use crate::metadata::ServedTopic;
 use crate::session_cache::{FINAL_EPOCH, INITIAL_EPOCH, Unusable};
 use crate::throttle::{Traffic, throttle_time_ms};
 use kept::Lent;
@@ -27,6 +34,9 @@ pub(crate) const API: Api = Api { key: ApiKey::FETCH, advertised: (4, 18), serve
 
 /// From here on topics are named by id (KIP-516).
 const FIRST_BY_ID: i16 = 13;
+/// From here on an answer says who leads what is not led here (KIP-951), and where that broker is.
+const FIRST_WITH_LEADERS: i16 = 12;
+const FIRST_WITH_ENDPOINTS: i16 = 16;
 const READ_COMMITTED: i8 = 1;
 /// The id of no session.
 const NO_SESSION: i32 = 0;
@@ -158,12 +168,42 @@ fn news(following: &mut Following, named: &[Place]) -> Vec<FetchableTopicRespons
 
 fn respond(call: &Call, session_id: i32, responses: Vec<FetchableTopicResponse>, throttle: Duration) -> Reply {
     let throttle_time_ms = throttle_time_ms(throttle);
+    let node_endpoints = match call.version >= FIRST_WITH_ENDPOINTS {
+        true => endpoints(&call.snapshot.image, &responses),
+        false => Vec::new(),
+    };
     // The answer counts all of its bytes; what was read needs no share of its own any more.
-    call.answer(&FetchResponse { session_id, responses, throttle_time_ms, ..FetchResponse::default() })
+    let answer = FetchResponse { session_id, responses, throttle_time_ms, node_endpoints, ..FetchResponse::default() };
+    call.answer(&answer)
+}
+
+/// Where the leaders are that the answer names.
+fn endpoints(image: &Image, responses: &[FetchableTopicResponse]) -> Vec<NodeEndpoint> {
+    let partitions = responses.iter().flat_map(|topic| &topic.partitions);
+    let named: BTreeSet<i32> =
+        partitions.map(|partition| partition.current_leader.leader_id).filter(|leader| *leader >= 0).collect();
+    let brokers = named.into_iter().filter_map(|broker| image.broker(BrokerId(broker)));
+    let endpoints = brokers.map(|broker| NodeEndpoint {
+        node_id: broker.id.0,
+        host: broker.host.as_str().into(),
+        port: i32::from(broker.port),
+        rack: broker.rack.as_deref().map(Str::from),
+    });
+    endpoints.collect()
+}
+
+/// What a client believes of a partition's leader against what this broker's replica knows, if there is one; a broker
+/// without says that it does not lead.
+pub(super) fn check_known_epoch(
+    served: &ServedTopic,
+    index: PartitionIndex,
+    believed: LeaderEpoch,
+) -> Result<(), ErrorCode> {
+    served.replica(index).map_or(Ok(()), |replica| check_leader_epoch(believed, replica.leader_epoch()))
 }
 
 /// What a client believes of the leader against what is so (KIP-320); -1 believes nothing.
-pub(super) fn check_leader_epoch(believed: LeaderEpoch, current: LeaderEpoch) -> Result<(), ErrorCode> {
+fn check_leader_epoch(believed: LeaderEpoch, current: LeaderEpoch) -> Result<(), ErrorCode> {
     match believed {
         LeaderEpoch(..0) => Ok(()),
         believed if believed > current => Err(ErrorCode::UNKNOWN_LEADER_EPOCH),

@@ -6,11 +6,13 @@
 use std::sync::Arc;
 
 use millpond_cluster::OFFSETS_TOPIC_NAME;
+use millpond_record::BrokerId;
 use millpond_wire::find_coordinator::{Coordinator, FindCoordinatorRequest, FindCoordinatorResponse};
 use millpond_wire::{ApiKey, ErrorCode, Str};
 
 use crate::coordinator::{offsets_topic, partition_of};
 use crate::dispatch::{Api, Call, Step};
+use crate::leadership::Look;
 use crate::metadata::Snapshot;
 
 pub(crate) const API: Api =
@@ -30,13 +32,13 @@ fn handle(mut call: Call) -> Step {
     match request.key_type {
         GROUP => Step::Stage(Box::pin(async move {
             let snapshot = offsets_topic(&call.shared, &call.snapshot).await;
-            let found = |group: &Str| find(snapshot.as_ref(), call.shared.node.0, group);
+            let look = call.shared.leadership.now();
+            let found = |group: &Str| find(snapshot.as_ref(), &look, group);
             Step::Reply(call.answer(&respond(&call, &request, found)))
         })),
-        // One broker is the coordinator of everything. That it serves no transactions is InitProducerId's to say, where
-        // clients take it as final.
+        // Any broker will do: that it serves no transactions is InitProducerId's to say, where clients take it as final.
         TRANSACTION => {
-            let here = |_: &Str| address(&call.snapshot, call.shared.node.0);
+            let here = |_: &Str| address(&call.snapshot, call.shared.node);
             Step::Reply(call.answer(&respond(&call, &request, here)))
         }
         _ => {
@@ -47,21 +49,18 @@ fn handle(mut call: Call) -> Step {
 }
 
 /// The broker that leads the partition which keeps a group.
-fn find(snapshot: Option<&Arc<Snapshot>>, node: i32, group: &str) -> Result<Coordinator, ErrorCode> {
+fn find(snapshot: Option<&Arc<Snapshot>>, look: &Look<'_>, group: &str) -> Result<Coordinator, ErrorCode> {
     let snapshot = snapshot.ok_or(ErrorCode::COORDINATOR_NOT_AVAILABLE)?;
     let topic = snapshot.topic(OFFSETS_TOPIC_NAME).ok_or(ErrorCode::COORDINATOR_NOT_AVAILABLE)?;
-    let partition = topic.partition(partition_of(group, topic.partitions.len()));
-    match partition {
-        Some(partition) if !partition.has_failed() => address(snapshot, node),
-        _ => Err(ErrorCode::COORDINATOR_NOT_AVAILABLE),
-    }
+    let standing = look.standing(topic, partition_of(group, topic.partition_count()));
+    let leader = standing.and_then(|standing| standing.leader).ok_or(ErrorCode::COORDINATOR_NOT_AVAILABLE)?;
+    address(snapshot, leader)
 }
 
-fn address(snapshot: &Snapshot, node: i32) -> Result<Coordinator, ErrorCode> {
-    let broker = snapshot.image.brokers().find(|broker| broker.id.0 == node);
-    let broker = broker.ok_or(ErrorCode::COORDINATOR_NOT_AVAILABLE)?;
+fn address(snapshot: &Snapshot, broker: BrokerId) -> Result<Coordinator, ErrorCode> {
+    let broker = snapshot.image.broker(broker).ok_or(ErrorCode::COORDINATOR_NOT_AVAILABLE)?;
     let (host, port) = (broker.host.as_str().into(), i32::from(broker.port));
-    Ok(Coordinator { node_id: node, host, port, ..Coordinator::default() })
+    Ok(Coordinator { node_id: broker.id.0, host, port, ..Coordinator::default() })
 }
 
 fn respond(

@@ -13,7 +13,7 @@ use millpond_wire::list_offsets::{
 };
 use millpond_wire::{ApiKey, ErrorCode, Str};
 
-use super::fetch::check_leader_epoch;
+use super::fetch::check_known_epoch;
 use crate::dispatch::{Api, Call, Step};
 use crate::errors::{self, Fault};
 
@@ -108,11 +108,11 @@ async fn look_up(
     read_committed: bool,
 ) -> Result<Found, Fault> {
     let served = call.snapshot.topic(topic).ok_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)?;
-    let handle =
-        served.partition(PartitionIndex(partition.partition_index)).ok_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)?;
+    let index = PartitionIndex(partition.partition_index);
+    check_known_epoch(served, index, LeaderEpoch(partition.current_leader_epoch))?;
+    let handle = served.led(index)?;
     let asked = asked(partition.timestamp, call.version)?;
     let log = handle.log().await.map_err(|error| errors::raft(&error))?;
-    check_leader_epoch(LeaderEpoch(partition.current_leader_epoch), handle.leader_epoch())?;
     let frontiers = log.frontiers();
     let end = if read_committed { frontiers.last_stable } else { frontiers.high_watermark };
     let at = |offset, leader_epoch| Found { offset, timestamp: Timestamp::NONE, leader_epoch };

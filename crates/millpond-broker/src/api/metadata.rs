@@ -1,9 +1,10 @@
 //! Metadata: brokers, topics, leaders; and a topic is created when a client asks for it (`auto.create.topics.enable`).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use millpond_cluster::{NewTopic, TopicError, check_topic_name, is_internal_topic};
-use millpond_record::TopicId;
+use millpond_record::{PartitionIndex, TopicId};
 use millpond_wire::metadata::{
     MetadataRequest, MetadataRequestTopic, MetadataResponse, MetadataResponseBroker, MetadataResponsePartition,
     MetadataResponseTopic,
@@ -13,6 +14,7 @@ use tracing::warn;
 
 use crate::dispatch::{Api, Call, Step};
 use crate::errors;
+use crate::leadership::{Look, live_brokers};
 use crate::metadata::{ServedTopic, Snapshot};
 
 pub(crate) const API: Api =
@@ -24,6 +26,8 @@ const EMPTY_ASKS_FOR_ALL: i16 = 0;
 const FIRST_BY_ID: i16 = 12;
 /// From here on replicas that do not serve are named.
 const FIRST_WITH_OFFLINE: i16 = 5;
+/// How long a client that had topics created waits for their leaders; it then asks again.
+const LEADER_PATIENCE: Duration = Duration::from_secs(10);
 /// Kafka's answer when authorized operations are not asked for.
 pub(super) const NOT_ASKED: i32 = i32::MIN;
 
@@ -78,7 +82,13 @@ fn handle(mut call: Call) -> Step {
                 });
                 warn_of_refused(refused);
                 let snapshot = match created.index {
-                    Some(index) => call.shared.metadata.settled(index).await,
+                    Some(index) => {
+                        let results = created.decision.results.iter().flatten();
+                        let topics: Vec<_> = results.map(|created| (created.id, PartitionIndex(0))).collect();
+                        let deadline = call.shared.runtime.now() + LEADER_PATIENCE;
+                        let led = call.led_by(deadline, index, &topics).await;
+                        led.unwrap_or_else(|| call.shared.metadata.snapshot())
+                    }
                     None => call.shared.metadata.snapshot(),
                 };
                 (snapshot, codes)
@@ -123,7 +133,8 @@ fn respond(
     codes: &BTreeMap<Str, ErrorCode>,
 ) -> MetadataResponse {
     let operations = if request.include_topic_authorized_operations { TOPIC_OPERATIONS } else { NOT_ASKED };
-    let answer = Answer { snapshot, version: call.version, node: call.shared.node.0, operations, codes };
+    let look = call.shared.leadership.now();
+    let answer = Answer { snapshot, version: call.version, look: &look, operations, codes };
     let topics = match request.topics.as_deref() {
         None => answer.all(),
         Some([]) if call.version == EMPTY_ASKS_FOR_ALL => answer.all(),
@@ -133,7 +144,7 @@ fn respond(
             first.map(|topic| answer.topic(topic)).collect()
         }
     };
-    let brokers = snapshot.image.brokers().map(|broker| MetadataResponseBroker {
+    let brokers = live_brokers(&snapshot.image, &look).map(|broker| MetadataResponseBroker {
         node_id: broker.id.0,
         host: broker.host.as_str().into(),
         port: i32::from(broker.port),
@@ -155,7 +166,7 @@ fn respond(
 struct Answer<'a> {
     snapshot: &'a Snapshot,
     version: i16,
-    node: i32,
+    look: &'a Look<'a>,
     operations: i32,
     /// Topics that this request was to create, and what came of it.
     codes: &'a BTreeMap<Str, ErrorCode>,
@@ -207,29 +218,22 @@ impl Answer<'_> {
     }
 
     fn served(&self, topic: &ServedTopic) -> MetadataResponseTopic {
-        let described = topic.topic.partitions.iter().zip(&topic.partitions);
-        let partitions = described.map(|(described, served)| {
-            let replicas: Vec<i32> = described.replicas.iter().map(|replica| replica.broker.0).collect();
-            if served.has_failed() {
-                // No other replica could lead; clients wait for one rather than send what would be refused.
-                return MetadataResponsePartition {
-                    error_code: ErrorCode::LEADER_NOT_AVAILABLE.0,
-                    partition_index: described.index.0,
-                    leader_id: -1,
-                    leader_epoch: served.leader_epoch().0,
-                    offline_replicas: if self.version >= FIRST_WITH_OFFLINE { replicas.clone() } else { Vec::new() },
-                    replica_nodes: replicas,
-                    ..MetadataResponsePartition::default()
-                };
-            }
-            MetadataResponsePartition {
+        let partitions = topic.topic.partitions.iter().filter_map(|described| {
+            let standing = self.look.standing(topic, described.index)?;
+            let code = match standing.leader {
+                Some(_) => ErrorCode::NONE,
+                // Clients wait for one rather than send what would be refused.
+                None => ErrorCode::LEADER_NOT_AVAILABLE,
+            };
+            Some(MetadataResponsePartition {
+                error_code: code.0,
                 partition_index: described.index.0,
-                leader_id: self.node,
-                leader_epoch: served.leader_epoch().0,
-                isr_nodes: replicas.clone(),
-                replica_nodes: replicas,
-                ..MetadataResponsePartition::default()
-            }
+                leader_id: standing.leader.map_or(-1, |leader| leader.0),
+                leader_epoch: standing.epoch.0,
+                replica_nodes: standing.replicas,
+                isr_nodes: standing.in_sync,
+                offline_replicas: if self.version >= FIRST_WITH_OFFLINE { standing.offline } else { Vec::new() },
+            })
         });
         MetadataResponseTopic {
             name: Some(Str::from(&*topic.topic.name)),

@@ -108,7 +108,7 @@ fn sort(snapshot: &Snapshot, request: &OffsetCommitRequest, by_id: bool) -> Sort
         for partition in &asked.partitions {
             let index = PartitionIndex(partition.partition_index);
             let code = match found {
-                Ok(topic) if topic.partition(index).is_some() => {
+                Ok(topic) if topic.described(index).is_some() => {
                     places.push((topics.len(), partitions.len()));
                     offsets.push(OffsetToCommit {
                         topic: if by_id { Str::from(&*topic.topic.name) } else { asked.name.clone() },

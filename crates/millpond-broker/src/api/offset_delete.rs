@@ -25,7 +25,7 @@ fn handle(mut call: Call) -> Step {
         for partition in &asked.partitions {
             let index = PartitionIndex(partition.partition_index);
             let mut answer = OffsetDeleteResponsePartition { partition_index: index.0, error_code: 0 };
-            if served.is_some_and(|topic| topic.partition(index).is_some()) {
+            if served.is_some_and(|topic| topic.described(index).is_some()) {
                 places.push((topics.len(), partitions.len()));
                 wanted.push(OffsetToDelete { topic: asked.name.clone(), partition: index });
             } else {

@@ -9,7 +9,7 @@ use millpond_wire::offset_for_leader_epoch::{
     OffsetForLeaderTopicResult,
 };
 
-use super::fetch::check_leader_epoch;
+use super::fetch::check_known_epoch;
 use crate::dispatch::{Api, Call, Step};
 use crate::errors::{self, Fault};
 
@@ -53,9 +53,10 @@ async fn end_of_epoch(
     asked: &OffsetForLeaderPartition,
 ) -> Result<(LeaderEpoch, Offset), Fault> {
     let served = call.snapshot.topic(topic).ok_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)?;
-    let partition = served.partition(PartitionIndex(asked.partition)).ok_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)?;
+    let index = PartitionIndex(asked.partition);
+    check_known_epoch(served, index, LeaderEpoch(asked.current_leader_epoch))?;
+    let partition = served.led(index)?;
     let current = partition.leader_epoch();
-    check_leader_epoch(LeaderEpoch(asked.current_leader_epoch), current)?;
     let log = partition.log().await.map_err(|error| errors::raft(&error))?;
     let epoch = LeaderEpoch(asked.leader_epoch);
     if epoch < LeaderEpoch(0) || epoch > current {

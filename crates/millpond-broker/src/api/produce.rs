@@ -20,13 +20,14 @@ use millpond_record::{
     TopicId, recompress, validate_produce,
 };
 use millpond_wire::produce::{
-    BatchIndexAndErrorMessage, PartitionProduceData, PartitionProduceResponse, ProduceRequest, ProduceResponse,
-    TopicProduceData, TopicProduceResponse,
+    BatchIndexAndErrorMessage, LeaderIdAndEpoch, NodeEndpoint, PartitionProduceData, PartitionProduceResponse,
+    ProduceRequest, ProduceResponse, TopicProduceData, TopicProduceResponse,
 };
-use millpond_wire::{ApiKey, ErrorCode};
+use millpond_wire::{ApiKey, ErrorCode, Str};
 
 use crate::dispatch::{Api, Call, Reply, Step};
 use crate::errors::{self, Fault};
+use crate::leadership::Hints;
 use crate::memory::Share;
 use crate::metadata::ServedTopic;
 use crate::throttle::{Traffic, throttle_time_ms};
@@ -36,6 +37,8 @@ pub(crate) const API: Api = Api { key: ApiKey::PRODUCE, advertised: (0, 13), ser
 
 /// From here on topics are named by id (KIP-516).
 const FIRST_BY_ID: i16 = 13;
+/// From here on answers name the leader to a client that asked another broker (KIP-951).
+const FIRST_WITH_LEADERS: i16 = 10;
 /// From here on batches may be compressed with zstd (KIP-110).
 const FIRST_WITH_ZSTD: i16 = 7;
 /// Work on a request that its share does not count beside the frame; a few hundred partitions.
@@ -231,9 +234,7 @@ impl Work {
     }
 
     fn prepare(&self, topic: &ServedTopic, data: &PartitionProduceData, now: Timestamp) -> Result<State, Refusal> {
-        let Some(partition) = topic.partition(PartitionIndex(data.index)) else {
-            return Err(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION.into());
-        };
+        let partition = topic.led(PartitionIndex(data.index))?;
         // Null records are refused like none: Kafka never answers them.
         let sent = data.records.as_ref().map(|records| records.to_bytes()).unwrap_or_default();
         let rules = rules(&topic.settings, self.call.version);
@@ -289,12 +290,49 @@ impl Work {
             topic_id: topic.id,
             partition_responses: topic.partitions.into_iter().map(PartitionWork::response).collect(),
         });
-        let response = ProduceResponse {
+        let mut response = ProduceResponse {
             responses: responses.collect(),
             throttle_time_ms: throttle_time_ms(self.throttle),
             ..Default::default()
         };
+        if self.call.version >= FIRST_WITH_LEADERS {
+            self.name_leaders(&mut response);
+        }
         self.call.answer(&response)
+    }
+
+    /// Tells a client that asked the wrong broker which is the right one (KIP-951).
+    fn name_leaders(&self, response: &mut ProduceResponse) {
+        let topics = response.responses.iter_mut();
+        let asked = topics.flat_map(|topic| {
+            let (name, id) = (&topic.name, topic.topic_id);
+            topic.partition_responses.iter_mut().map(move |partition| (name, id, partition))
+        });
+        let mut wrong =
+            asked.filter(|(_, _, partition)| partition.error_code == ErrorCode::NOT_LEADER_OR_FOLLOWER.0).peekable();
+        if wrong.peek().is_none() {
+            return;
+        }
+        let snapshot = &self.call.snapshot;
+        let mut hints = Hints::new(&self.call.shared.leadership, snapshot);
+        for (name, id, partition) in wrong {
+            let served = match self.call.version {
+                FIRST_BY_ID.. => snapshot.topic_by_id(TopicId(id)),
+                _ => snapshot.topic(name),
+            };
+            let leader = served.and_then(|served| hints.leader(served, PartitionIndex(partition.index)));
+            if let Some(leader) = leader {
+                partition.current_leader =
+                    LeaderIdAndEpoch { leader_id: leader.broker.0, leader_epoch: leader.epoch.0 };
+            }
+        }
+        let endpoints = hints.brokers().map(|broker| NodeEndpoint {
+            node_id: broker.id.0,
+            host: broker.host.as_str().into(),
+            port: i32::from(broker.port),
+            rack: broker.rack.as_deref().map(Str::from),
+        });
+        response.node_endpoints = endpoints.collect();
     }
 
     /// Waits for the receipts, at most as long as the client wants to wait.

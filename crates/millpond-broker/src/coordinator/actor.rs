@@ -6,6 +6,9 @@
 //!                        └── cannot be read ─────────────────────────▲
 //! ```
 //!
+//! It ends, wherever it is, when the partition is led here no longer or in another epoch: another coordinator may have
+//! written meanwhile, and only the log knows what.
+//!
 //! It works in turns: takes all that waits in its mailbox, hands it to the shard, which answers from what it knows and
 //! says what to write, and proposes the records of the whole turn as one batch. It goes on with the next turn while
 //! that is written. An answer leaves when everything that was written before it was made is committed: a client never
@@ -23,7 +26,7 @@ use std::time::Duration;
 
 use millpond_coordinator::{Effects, Now, Reply, Shard, Ticket};
 use millpond_raft::{Acks, Partition, ProposeError, Receipt};
-use millpond_record::{PartitionIndex, TopicId};
+use millpond_record::{LeaderEpoch, PartitionIndex, TopicId};
 use millpond_storage::Hold;
 use millpond_wire::Str;
 use tokio::sync::{mpsc, oneshot};
@@ -75,11 +78,24 @@ pub(super) struct Actor {
 /// Why a shard is served no longer.
 enum Ended {
     Stopping,
+    /// The partition is led here no longer, or in another epoch.
+    Lost,
     Failed,
 }
 
+/// Completes when this broker leads the partition in that epoch no longer.
+async fn lost(partition: Partition, epoch: LeaderEpoch) {
+    let mut state = partition.watch();
+    // An error says that nobody will lead it any more.
+    let _ = state.wait_for(|_| !leads_in(&partition, epoch)).await;
+}
+
+fn leads_in(partition: &Partition, epoch: LeaderEpoch) -> bool {
+    partition.leads() && partition.leader_epoch() == epoch
+}
+
 impl Actor {
-    /// Runs until the broker stops.
+    /// Runs until the broker stops, or leads the partition no longer.
     pub(super) async fn run(mut self) {
         loop {
             let context = Arc::clone(&self.context);
@@ -94,32 +110,43 @@ impl Actor {
                 Some(Message::Abandon(_) | Message::TopicDeleted(..)) => continue,
                 None => return,
             };
-            let ended = match self.load(&mut held).await {
-                Some(Ok(loaded)) => Serving::new(&mut self, loaded).run(held).await,
-                Some(Err(error)) => {
+            let epoch = self.partition.leader_epoch();
+            let ended = match self.load(&mut held, epoch).await {
+                Ok(Ok(loaded)) => Serving::new(&mut self, loaded, epoch).run(held).await,
+                Ok(Err(error)) => {
                     warn!(partition = self.index.0, "the groups of a partition cannot be loaded: {error}");
                     Ended::Failed
                 }
-                None => Ended::Stopping,
+                Err(ended) => ended,
             };
             match ended {
                 Ended::Stopping => return,
+                Ended::Lost => {
+                    info!(partition = self.index.0, "the groups of a partition are coordinated here no longer");
+                    return;
+                }
                 Ended::Failed => self.pause().await,
             }
         }
     }
 
-    /// Loads the shard, and holds what comes meanwhile. `None` when the broker stops.
-    async fn load(&mut self, held: &mut VecDeque<Message>) -> Option<Result<Loaded, LoadError>> {
+    /// Loads the shard, and holds what comes meanwhile. An error when nobody waits for it any more.
+    async fn load(
+        &mut self,
+        held: &mut VecDeque<Message>,
+        epoch: LeaderEpoch,
+    ) -> Result<Result<Loaded, LoadError>, Ended> {
         let context = Arc::clone(&self.context);
         let start = context.runtime.now();
+        let mut lost = pin!(lost(self.partition.clone(), epoch));
         let mut loading = pin!(load(&context.runtime, &self.partition, context.settings.clone()));
         let mut patience = pin!(context.runtime.sleep(LOAD_PATIENCE));
         let mut patient = true;
         let loaded = loop {
             tokio::select! {
                 biased;
-                () = context.stopping.cancelled() => return None,
+                () = context.stopping.cancelled() => return Err(Ended::Stopping),
+                () = &mut lost, if !self.partition.has_failed() => return Err(Ended::Lost),
                 loaded = &mut loading => break loaded,
                 () = &mut patience, if patient => {
                     patient = false;
@@ -136,7 +163,7 @@ impl Actor {
             let seconds = (context.runtime.now() - start).as_secs_f64();
             info!(partition = self.index.0, seconds, "the groups of a partition are loaded");
         }
-        Some(loaded)
+        Ok(loaded)
     }
 
     /// Refuses what comes for a while.
@@ -234,6 +261,8 @@ impl Turn {
 struct Serving<'a> {
     actor: &'a mut Actor,
     shard: Shard,
+    /// The epoch that the shard was loaded in.
+    epoch: LeaderEpoch,
     size: Size,
     /// The longest batch that the log takes.
     max_batch_bytes: u64,
@@ -247,15 +276,16 @@ struct Serving<'a> {
 }
 
 impl<'a> Serving<'a> {
-    fn new(actor: &'a mut Actor, Loaded { shard, max_batch_bytes }: Loaded) -> Serving<'a> {
+    fn new(actor: &'a mut Actor, Loaded { shard, max_batch_bytes }: Loaded, epoch: LeaderEpoch) -> Serving<'a> {
         let timer = Box::pin(actor.context.runtime.sleep(Duration::ZERO));
         let (waiting, flights) = (BTreeMap::new(), VecDeque::new());
         let size = Size::new(&actor.context);
-        Serving { actor, shard, size, max_batch_bytes, waiting, flights, timer, armed_ms: None }
+        Serving { actor, shard, epoch, size, max_batch_bytes, waiting, flights, timer, armed_ms: None }
     }
 
     async fn run(mut self, held: VecDeque<Message>) -> Ended {
         let context = Arc::clone(&self.actor.context);
+        let mut lost = pin!(lost(self.actor.partition.clone(), self.epoch));
         let now = context.now();
         let mut turn = Turn::new(now, self.max_batch_bytes);
         turn.add(self.shard.loaded(now));
@@ -271,6 +301,8 @@ impl<'a> Serving<'a> {
             tokio::select! {
                 biased;
                 () = context.stopping.cancelled() => return self.stop().await,
+                // Before anything is told that it is written: whatever is in flight may be overwritten.
+                () = &mut lost => return Ended::Lost,
                 written = front(flights), if !flights.is_empty() => if let Err(error) = written {
                     return self.fail(&error).await;
                 } else {
@@ -343,6 +375,11 @@ impl<'a> Serving<'a> {
     /// Proposes what the turn wrote, and lets its answers go when that is on disk.
     fn end(&mut self, turn: Turn) {
         self.size.set(self.shard.state_bytes());
+        if !leads_in(&self.actor.partition, self.epoch) {
+            // Others may have written what the shard does not know: it neither writes nor answers any more.
+            self.waiting.clear();
+            return;
+        }
         let Turn { batches, mut answers } = turn;
         let mut proposals = batches.finish().peekable();
         // What is written outlives who asked for it, and this task: the batches hold the memory themselves.
@@ -393,6 +430,9 @@ impl<'a> Serving<'a> {
 
     /// A batch was not written, or it is unknown whether it was: what the shard knows is no longer what the log holds.
     async fn fail(mut self, error: &ProposeError) -> Ended {
+        if matches!(error, ProposeError::NotLeader) {
+            return Ended::Lost;
+        }
         warn!(partition = self.actor.index.0, "a coordinator's batch cannot be written, it begins anew: {error}");
         self.waiting.clear();
         self.flights.pop_front();

@@ -23,9 +23,10 @@ pub(crate) fn partition_of(group: &str, partitions: usize) -> PartitionIndex {
     PartitionIndex(positive % i32::try_from(partitions).unwrap_or(i32::MAX).max(1))
 }
 
-/// A snapshot that serves `__consumer_offsets`, which is made if it is not there. `None` if it cannot be made now; the
-/// broker's log says why.
+/// A snapshot that serves `__consumer_offsets`, which is made if it is not there; then its partitions have leaders, too,
+/// if they get them in time. `None` if it cannot be made now; the broker's log says why.
 pub(crate) async fn offsets_topic(shared: &Shared, snapshot: &Arc<Snapshot>) -> Option<Arc<Snapshot>> {
+    let deadline = shared.runtime.now() + PATIENCE;
     if snapshot.topic(OFFSETS_TOPIC_NAME).is_some() {
         return Some(Arc::clone(snapshot));
     }
@@ -46,7 +47,13 @@ pub(crate) async fn offsets_topic(shared: &Shared, snapshot: &Arc<Snapshot>) -> 
             }
         }
     }
-    shared.runtime.timeout(PATIENCE, shared.metadata.serving(OFFSETS_TOPIC_NAME)).await.ok()
+    let made = shared.runtime.timeout_at(deadline, shared.metadata.serving(OFFSETS_TOPIC_NAME)).await.ok()?;
+    if let Some(served) = made.topic(OFFSETS_TOPIC_NAME) {
+        let topics = [(served.topic.id, PartitionIndex(0))];
+        // A group whose partition has no leader by then is told so.
+        let _ = shared.runtime.timeout_at(deadline, shared.leadership.led(&made, &topics)).await;
+    }
+    Some(made)
 }
 
 /// As Kafka makes it. What was committed must survive a power loss, whatever the default for topics is.

@@ -166,6 +166,42 @@ fn a_deleted_group_is_unknown_at_once_and_its_folder_goes() {
 }
 
 #[test]
+fn a_group_that_was_deleted_comes_back_when_no_start_would_delete_it_again() {
+    for crash in [Crash::Kill, Crash::PowerCut] {
+        block_on(1, async {
+            let world = World::new(1);
+            let runtime = world.runtime_for(NODE);
+            let (data_dir, _) = open(&runtime).unwrap();
+            fill(&world, &data_dir, 1, "events", 20).await;
+            let told = Told::default();
+            data_dir.delete_group(GroupId(1), told.done()).unwrap();
+            assert!(told.wait(&world).await);
+            let returning = || data_dir.create_group(spec(1, "events"), Box::new(|_| ())).err();
+            let mut refused = returning();
+            assert!(refused.is_some(), "the journal says that the group is deleted");
+            while let Some(error) = refused {
+                assert!(matches!(error, StorageError::GroupExists(_) | StorageError::DeletedLately(_)), "{error}");
+                runtime.sleep(Duration::from_millis(10)).await;
+                let early = data_dir.stats().checkpoints == 0;
+                refused = returning();
+                assert!(refused.is_some() || !early, "it came back before the checkpoint");
+            }
+            let log = data_dir.log(GroupId(1)).unwrap().expect("it is back");
+            let told = Told::default();
+            vote(&log, 1, told.done());
+            assert!(told.wait(&world).await);
+            let told = Told::default();
+            append(&log, 1, &payload(1, 0), told.done()).unwrap();
+            assert!(told.wait(&world).await);
+            drop((log, data_dir));
+            world.crash(NODE, crash);
+            let (data_dir, _) = open(&world.restart(NODE)).unwrap();
+            assert_filled(&data_dir, 1, 1);
+        });
+    }
+}
+
+#[test]
 fn a_group_is_refused_that_exists_or_whose_folder_is_taken_or_cannot_be() {
     block_on(1, async {
         let world = World::new(1);

@@ -11,14 +11,15 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::{self, FuturesUnordered};
 use futures::{FutureExt, StreamExt};
-use millpond_raft::{Partition, PartitionState};
-use millpond_record::{Offset, PartitionIndex};
+use millpond_raft::{Leader, Partition, PartitionState};
+use millpond_record::{BrokerId, Offset, PartitionIndex};
 use millpond_storage::{Frontiers, Log, Piece, Read, ReadAhead};
-use millpond_wire::fetch::{FetchRequest, PartitionData};
+use millpond_wire::fetch::{FetchRequest, LeaderIdAndEpoch, PartitionData};
 use millpond_wire::{Chunk, Elsewhere, ErrorCode, Records};
 use tokio::sync::watch;
 
 use super::check_leader_epoch;
+use super::steering::{self, Steering};
 use crate::dispatch::Call;
 use crate::errors::{self, Fault};
 use crate::extent::next_offset;
@@ -56,6 +57,10 @@ pub(crate) struct Reading {
     /// The request that the following is of.
     request: u64,
     fault: Option<Fault>,
+    /// Who leads it, where it was asked of the wrong broker.
+    leader: Option<Leader>,
+    /// The follower that the reader should ask from now on.
+    nearer: Option<BrokerId>,
     /// What is read next.
     offset: Offset,
     chunks: Vec<Chunk>,
@@ -191,7 +196,7 @@ impl Reading {
             log_start: frontiers.map_or(Offset(-1), |frontiers| frontiers.log_start),
             records: self.bytes > 0,
             more: self.more,
-            failed: self.fault.is_some(),
+            failed: self.fault.is_some() || self.nearer.is_some(),
         }
     }
 
@@ -199,6 +204,7 @@ impl Reading {
         // An empty list says that nothing is aborted, null that it was not asked.
         let aborted_transactions = read_committed.then(Vec::new);
         let chunks = std::mem::take(&mut self.chunks);
+        let (leader, nearer) = (self.leader.take(), self.nearer.take());
         self.bytes = 0;
         match (self.fault.take(), &self.source) {
             (None, Some(Source { frontiers, .. })) => PartitionData {
@@ -207,6 +213,7 @@ impl Reading {
                 last_stable_offset: frontiers.last_stable.0,
                 log_start_offset: frontiers.log_start.0,
                 aborted_transactions,
+                preferred_read_replica: nearer.map_or(-1, |broker| broker.0),
                 records: Some(Records::from_iter(chunks)),
                 ..PartitionData::default()
             },
@@ -214,6 +221,10 @@ impl Reading {
                 partition_index: index,
                 error_code: fault.map_or(ErrorCode::UNKNOWN_SERVER_ERROR, |fault| fault.code).0,
                 high_watermark: -1,
+                current_leader: leader.map_or_else(LeaderIdAndEpoch::default, |leader| LeaderIdAndEpoch {
+                    leader_id: leader.broker.0,
+                    leader_epoch: leader.epoch.0,
+                }),
                 aborted_transactions,
                 records: Some(Records::default()),
                 ..PartitionData::default()
@@ -277,6 +288,7 @@ pub(super) struct Fetch {
     /// Bytes that were read.
     pub(super) bytes: usize,
     max_wait: Duration,
+    steering: Steering,
     share: AnswerShare,
     /// What is read while the answer is sent.
     ahead: Vec<ReadAhead>,
@@ -298,6 +310,7 @@ impl Fetch {
             bytes: 0,
             // A client that is gone is seen when its answer is written.
             max_wait: max_wait.min(call.shared.config.max_idle),
+            steering: Steering::new(&request.rack_id),
             share: call.shared.answer_memory.share(),
             ahead: Vec::new(),
             ends: false,
@@ -380,7 +393,7 @@ impl Fetch {
             }
             match self.check_limits(&followed.asked) {
                 Ok(_) => wanted.push((*place, followed.topic.clone(), followed.partition)),
-                Err(fault) => self.fail(&mut followed.attached, following.request, fault),
+                Err(fault) => self.fail(call, followed, following.request, fault),
             }
         }
         let finding = wanted.into_iter().map(|(place, topic, partition)| async move {
@@ -391,18 +404,21 @@ impl Fetch {
             let Some(followed) = following.session.get_mut(place) else { continue };
             match found {
                 Ok(source) => followed.attached.source = Some(source),
-                Err(fault) => self.fail(&mut followed.attached, following.request, fault),
+                Err(fault) => self.fail(call, followed, following.request, fault),
             }
         }
     }
 
     /// An error is told at once.
-    fn fail(&mut self, reading: &mut Reading, request: u64, fault: Fault) {
+    fn fail(&mut self, call: &Call, followed: &mut Followed<Reading>, request: u64, fault: Fault) {
+        let leader = steering::leader_instead(call, &followed.topic, followed.partition, &fault);
+        let reading = &mut followed.attached;
         *reading = Reading {
             source: reading.source.take(),
             watch: reading.watch,
             request,
             fault: Some(fault),
+            leader,
             ..Reading::default()
         };
         self.ends = true;
@@ -420,7 +436,7 @@ impl Fetch {
             return;
         }
         if let Err(fault) = self.read(call, &asked, reading, read_committed).await {
-            self.fail(reading, request, fault);
+            self.fail(call, followed, request, fault);
         }
     }
 
@@ -437,19 +453,37 @@ impl Fetch {
         check_leader_epoch(asked.leader_epoch, source.partition.leader_epoch())?;
         let state = *source.state.borrow_and_update();
         if !state.serving {
-            let failed = source.partition.has_failed();
+            let code = match () {
+                () if source.partition.has_failed() => ErrorCode::KAFKA_STORAGE_ERROR,
+                () if source.partition.is_replicated() => ErrorCode::NOT_LEADER_OR_FOLLOWER,
+                () => absent(call.version),
+            };
             reading.lose();
-            return Err(if failed { ErrorCode::KAFKA_STORAGE_ERROR } else { absent(call.version) }.into());
+            return Err(code.into());
+        }
+        let leads = source.partition.leads();
+        if !(leads || self.steering.may_follow()) {
+            return Err(ErrorCode::NOT_LEADER_OR_FOLLOWER.into());
         }
         source.frontiers = state.frontiers;
         let beyond = reading.offset > source.frontiers.log_end;
         if beyond || reading.offset < source.frontiers.log_start {
             // What is watched changes with the commit; a producer with acks=1 knows of the log's end before that, and a
-            // consumer told OFFSET_OUT_OF_RANGE there would reset its position.
+            // consumer told OFFSET_OUT_OF_RANGE there would reset its position. So it would for what a follower, or
+            // a leader that was deposed and has not heard of it, does not have.
             let live = source.log.frontiers();
-            if reading.offset < live.log_start || reading.offset > live.log_end {
+            if leads && reading.offset > live.log_end && !self.steering.surely_leads(call, &source.partition).await {
+                return Err(ErrorCode::NOT_LEADER_OR_FOLLOWER.into());
+            }
+            let live = source.log.frontiers();
+            if reading.offset < live.log_start || (leads && reading.offset > live.log_end) {
                 return Err(errors::out_of_range(reading.offset, &live));
             }
+        }
+        if leads && let Some(nearer) = self.steering.nearer(call, &source.partition, source.frontiers.committed) {
+            reading.nearer = Some(nearer);
+            self.ends = true;
+            return Ok(());
         }
         let frontiers = &source.frontiers;
         let end = if read_committed { frontiers.last_stable } else { frontiers.high_watermark };
@@ -510,12 +544,12 @@ fn absent(version: i16) -> ErrorCode {
 }
 
 async fn find_source(call: &Call, topic: &TopicKey, index: PartitionIndex) -> Result<Source, Fault> {
-    let served = match topic {
-        TopicKey::Id(id) => call.snapshot.topic_by_id(*id),
-        TopicKey::Name(name) => call.snapshot.topic(name),
+    let served = steering::find(call, topic).ok_or(absent(call.version))?;
+    let elsewhere = match served.described(index) {
+        Some(_) => ErrorCode::NOT_LEADER_OR_FOLLOWER,
+        None => ErrorCode::UNKNOWN_TOPIC_OR_PARTITION,
     };
-    let served = served.ok_or(absent(call.version))?;
-    let partition = served.partition(index).ok_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)?;
+    let partition = served.replica(index).ok_or(elsewhere)?;
     let log = partition.log().await.map_err(|error| errors::raft(&error))?;
     let state = partition.watch();
     let frontiers = state.borrow().frontiers;

@@ -1,0 +1,290 @@
+//! Who leads a partition, and which of its replicas are on brokers that are alive, as answers tell it.
+//!
+//! That is no part of the metadata: Raft elects leaders, brokers tell each other of them ([`Leaders`]), and watch each
+//! other ([`Peers`]). What is said of a moment is the best that this broker knows of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use millpond_cluster::{Broker, Image, Replica};
+use millpond_raft::{GroupMember, Groups, Leader, Peers};
+use millpond_record::{BrokerId, LeaderEpoch, PartitionIndex, TopicId};
+use tokio::sync::watch;
+
+use crate::metadata::{ServedTopic, Snapshot};
+
+/// All replicas of a partition: those that it is to have, in the order of preference, then those on their way out.
+pub(crate) fn all_replicas(partition: &millpond_cluster::Partition) -> impl Iterator<Item = &Replica> {
+    partition.replicas.iter()
+}
+
+/// What this broker knows of leaders and of who is alive.
+#[derive(Clone)]
+pub(crate) struct Leadership {
+    broker: BrokerId,
+    groups: Groups,
+    alive: watch::Receiver<Arc<BTreeSet<BrokerId>>>,
+}
+
+impl Leadership {
+    pub(crate) fn new(broker: BrokerId, groups: Groups, peers: &Peers) -> Leadership {
+        Leadership { broker, groups, alive: peers.alive() }
+    }
+
+    /// What is known now. Leaders are looked up as they are asked for.
+    pub(crate) fn now(&self) -> Look<'_> {
+        Look { broker: self.broker, groups: &self.groups, alive: Arc::clone(&self.alive.borrow()) }
+    }
+
+    /// Changes with every leader that is heard of.
+    pub(crate) fn changed(&self) -> watch::Receiver<u64> {
+        self.groups.leaders().changed()
+    }
+
+    /// Waits until all partitions of these topics, of each from an index on, have a leader that serves. What the snapshot
+    /// does not serve is not waited for.
+    pub(crate) async fn led(&self, snapshot: &Snapshot, topics: &[(TopicId, PartitionIndex)]) {
+        let (mut leaders, mut alive) = (self.changed(), self.alive.clone());
+        loop {
+            leaders.borrow_and_update();
+            alive.borrow_and_update();
+            let look = self.now();
+            let is_led = |(topic, first): &(TopicId, PartitionIndex)| {
+                let Some(served) = snapshot.topic_by_id(*topic) else { return true };
+                let mut awaited = served.topic.partitions.iter().filter(|partition| partition.index >= *first);
+                awaited.all(|partition| look.has_leader(served, partition.index))
+            };
+            if topics.iter().all(is_led) {
+                return;
+            }
+            tokio::select! {
+                biased;
+                changed = leaders.changed() => if changed.is_err() { return },
+                changed = alive.changed() => if changed.is_err() { return },
+            }
+        }
+    }
+}
+
+/// Who leads and who is alive at one moment.
+pub(crate) struct Look<'a> {
+    broker: BrokerId,
+    groups: &'a Groups,
+    alive: Arc<BTreeSet<BrokerId>>,
+}
+
+/// What an answer says of a partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Standing {
+    /// The leader, if it is alive.
+    pub(crate) leader: Option<BrokerId>,
+    /// The epoch of the last leader that is known, alive or not; [`LeaderEpoch::NONE`] if none is.
+    pub(crate) epoch: LeaderEpoch,
+    /// In the order of preference.
+    pub(crate) replicas: Vec<i32>,
+    /// Those on live brokers.
+    pub(crate) in_sync: Vec<i32>,
+    /// The others.
+    pub(crate) offline: Vec<i32>,
+}
+
+impl Look<'_> {
+    pub(crate) fn is_alive(&self, broker: BrokerId) -> bool {
+        broker == self.broker || self.alive.contains(&broker)
+    }
+
+    /// Whether a partition has a leader that serves, or will not have one whatever is waited for.
+    fn has_leader(&self, served: &ServedTopic, index: PartitionIndex) -> bool {
+        let stopped = served.replica(index).is_some_and(|replica| replica.has_failed() && !replica.is_replicated());
+        stopped || self.leader(served, index).is_some()
+    }
+
+    /// The leader of a partition, if one is known that is alive.
+    pub(crate) fn leader(&self, served: &ServedTopic, index: PartitionIndex) -> Option<Leader> {
+        self.last_leader(served, index).filter(|leader| self.is_alive(leader.broker))
+    }
+
+    /// The leader that was heard of last, alive or not. What this broker leads it knows at first hand.
+    fn last_leader(&self, served: &ServedTopic, index: PartitionIndex) -> Option<Leader> {
+        let replica = served.replica(index);
+        if let Some(replica) = replica.filter(|replica| replica.leads()) {
+            return Some(Leader { broker: self.broker, epoch: replica.leader_epoch() });
+        }
+        let leader = self.groups.leaders().of(served.described(index)?.group)?;
+        // What this broker does not lead (any more) nobody is sent here for.
+        Some(leader).filter(|leader| leader.broker != self.broker)
+    }
+
+    /// What an answer says of a partition; `None` for one that the topic does not have.
+    pub(crate) fn standing(&self, served: &ServedTopic, index: PartitionIndex) -> Option<Standing> {
+        let replica = served.replica(index);
+        let failed_here = replica.is_some_and(millpond_raft::Partition::has_failed);
+        let leader = self.last_leader(served, index);
+        let last_epoch = match (leader, replica) {
+            (Some(leader), _) => leader.epoch,
+            (None, Some(replica)) => replica.leader_epoch(),
+            (None, None) => LeaderEpoch::NONE,
+        };
+        let serves = |broker| self.is_alive(broker) && !(failed_here && broker == self.broker);
+        Some(standing(served.described(index)?, leader.map(|leader| leader.broker), last_epoch, serves))
+    }
+}
+
+fn standing(
+    partition: &millpond_cluster::Partition,
+    leader: Option<BrokerId>,
+    epoch: LeaderEpoch,
+    serves: impl Fn(BrokerId) -> bool,
+) -> Standing {
+    let brokers: Vec<BrokerId> = all_replicas(partition).map(|replica| replica.broker).collect();
+    let (live, offline): (Vec<BrokerId>, Vec<BrokerId>) = brokers.iter().partition(|broker| serves(**broker));
+    let numbers = |brokers: Vec<BrokerId>| brokers.into_iter().map(|broker| broker.0).collect();
+    Standing {
+        leader: leader.filter(|leader| serves(*leader)),
+        epoch,
+        replicas: numbers(brokers),
+        in_sync: numbers(live),
+        offline: numbers(offline),
+    }
+}
+
+/// How the partitions of the cluster are, as this broker sees it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct LeadershipFigures {
+    /// Partitions that this broker leads.
+    pub(crate) led_here: u64,
+    /// Of those, the ones that have a replica on a broker that is not alive.
+    pub(crate) under_replicated: u64,
+    /// Partitions that nobody who is alive leads.
+    pub(crate) leaderless: u64,
+    /// By broker the most entries that its replica of a partition led here is behind the leader's.
+    pub(crate) entries_behind: BTreeMap<BrokerId, u64>,
+}
+
+impl Look<'_> {
+    pub(crate) fn figures(&self, snapshot: &Snapshot) -> LeadershipFigures {
+        let mut figures = LeadershipFigures::default();
+        for topic in snapshot.topics() {
+            for partition in &topic.topic.partitions {
+                let Some(here) = topic.replica(partition.index).filter(|replica| replica.leads()) else {
+                    figures.leaderless += u64::from(self.leader(topic, partition.index).is_none());
+                    continue;
+                };
+                figures.led_here += 1;
+                let missing = all_replicas(partition).any(|replica| !self.is_alive(replica.broker));
+                figures.under_replicated += u64::from(missing);
+                if here.is_replicated() {
+                    figures.count_behind(self.broker, &here.progress());
+                }
+            }
+        }
+        figures
+    }
+}
+
+impl LeadershipFigures {
+    /// `members`: of a partition that broker `leader` leads. A replica of which nothing is known has nothing.
+    fn count_behind(&mut self, leader: BrokerId, members: &[GroupMember]) {
+        let entries = |member: &GroupMember| member.matched.map_or(0, |matched| matched.0 + 1);
+        let most = members.iter().map(entries).max().unwrap_or(0);
+        for member in members.iter().filter(|member| member.broker != leader) {
+            let behind = self.entries_behind.entry(member.broker).or_default();
+            *behind = (*behind).max(most - entries(member));
+        }
+    }
+}
+
+/// The leaders that an answer sends clients to who asked the wrong broker (KIP-951).
+pub(crate) struct Hints<'a> {
+    look: Look<'a>,
+    snapshot: &'a Snapshot,
+    named: BTreeSet<BrokerId>,
+}
+
+impl<'a> Hints<'a> {
+    pub(crate) fn new(leadership: &'a Leadership, snapshot: &'a Snapshot) -> Hints<'a> {
+        Hints { look: leadership.now(), snapshot, named: BTreeSet::new() }
+    }
+
+    /// The leader of a partition, if one is known whose address is, too.
+    pub(crate) fn leader(&mut self, served: &ServedTopic, index: PartitionIndex) -> Option<Leader> {
+        let leader = self.look.leader(served, index)?;
+        self.snapshot.image.broker(leader.broker)?;
+        self.named.insert(leader.broker);
+        Some(leader)
+    }
+
+    /// The brokers that were named.
+    pub(crate) fn brokers(&self) -> impl Iterator<Item = &Broker> {
+        self.named.iter().filter_map(|broker| self.snapshot.image.broker(*broker)).map(|broker| &**broker)
+    }
+}
+
+/// The brokers that clients are told of: those that are alive. `alive` holds at least the broker that answers.
+pub(crate) fn live_brokers<'a>(image: &'a Image, look: &Look<'_>) -> impl Iterator<Item = &'a Arc<Broker>> {
+    image.brokers().filter(|broker| look.is_alive(broker.id))
+}
+
+#[cfg(test)]
+mod tests {
+    use millpond_cluster::DirectoryId;
+    use millpond_record::{GroupId, RaftIndex, ReplicaId};
+
+    use super::*;
+
+    fn partition(brokers: &[i32]) -> millpond_cluster::Partition {
+        let replicas = (1..).zip(brokers).map(|(id, broker)| Replica {
+            id: ReplicaId(id),
+            broker: BrokerId(*broker),
+            directory: DirectoryId::default(),
+        });
+        millpond_cluster::Partition {
+            topic: TopicId([1; 16]),
+            index: PartitionIndex(0),
+            group: GroupId(7),
+            replicas: replicas.collect(),
+            assignment_version: 1,
+        }
+    }
+
+    #[test]
+    fn a_leader_that_does_not_serve_is_none_and_its_epoch_stays() {
+        let three = partition(&[2, 3, 1]);
+        let told = |leader: Option<i32>, alive: &[i32]| {
+            let alive: BTreeSet<i32> = alive.iter().copied().collect();
+            standing(&three, leader.map(BrokerId), LeaderEpoch(5), |broker| alive.contains(&broker.0))
+        };
+        let all = Standing {
+            leader: Some(BrokerId(3)),
+            epoch: LeaderEpoch(5),
+            replicas: vec![2, 3, 1],
+            in_sync: vec![2, 3, 1],
+            offline: vec![],
+        };
+        assert_eq!(told(Some(3), &[1, 2, 3]), all);
+        let without_two = Standing { in_sync: vec![3, 1], offline: vec![2], ..all.clone() };
+        assert_eq!(told(Some(3), &[1, 3]), without_two);
+        let without_leader = Standing { leader: None, in_sync: vec![2, 1], offline: vec![3], ..all.clone() };
+        assert_eq!(told(Some(3), &[1, 2]), without_leader);
+        assert_eq!(told(None, &[1, 2, 3]), Standing { leader: None, ..all });
+    }
+
+    #[test]
+    fn of_what_a_follower_misses_the_most_of_any_partition_is_told() {
+        let mut figures = LeadershipFigures::default();
+        let members = |matched: [Option<u64>; 3]| {
+            let members = (1..).zip(matched).map(|(broker, matched)| GroupMember {
+                replica: ReplicaId(10),
+                broker: BrokerId(broker),
+                voter: true,
+                matched: matched.map(RaftIndex),
+            });
+            members.collect::<Vec<_>>()
+        };
+        figures.count_behind(BrokerId(1), &members([Some(20), Some(20), Some(15)]));
+        figures.count_behind(BrokerId(1), &members([Some(8), Some(6), Some(8)]));
+        assert_eq!(figures.entries_behind, BTreeMap::from([(BrokerId(2), 2), (BrokerId(3), 5)]));
+        figures.count_behind(BrokerId(1), &members([Some(8), None, Some(8)]));
+        assert_eq!(figures.entries_behind[&BrokerId(2)], 9, "it is not known to have anything");
+    }
+}
