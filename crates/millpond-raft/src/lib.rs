@@ -15,7 +15,7 @@
 //! | `log_store.rs`, `state_machine.rs`, `snapshot.rs` | openraft's storage on [`millpond_storage::Log`] |
 //! | `membership.rs` | the bytes of a membership |
 //! | `leaders.rs`, `peers/` | who leads which group; the other brokers |
-//! | `types.rs`, `runtime.rs`, `network.rs` | openraft's types, runtime and (absent) peers |
+//! | `types.rs`, `runtime.rs` | openraft's types and runtime |
 
 mod error;
 mod failover;
@@ -26,7 +26,6 @@ mod leaders;
 mod log_store;
 mod membership;
 mod metadata;
-mod network;
 mod partition;
 mod peers;
 mod receipt;

@@ -178,7 +178,7 @@ impl Replica {
         let state_machine =
             StateMachine::new(Arc::clone(&state), applier).map_err(|what| RaftError::BadMembership { group, what })?;
         let log_store = LogStore::new(shared.runtime.clone(), shared.data_dir.clone(), Arc::clone(&state));
-        let network = shared.peers.network(group);
+        let network = shared.peers.network(group, state.id);
         let raft = Raft::new(state.id.0, Arc::new(config), network, log_store, state_machine).await;
         let raft = raft.map_err(|error| fatal(error.to_string()))?;
         // Its figures are there when it answers for the first time.

@@ -83,6 +83,14 @@ kinds! {
     /// Something to do for the other side, and what came of it.
     Call = 7,
     CallAnswer = 8,
+    /// A message of a stream of entries to one replica, and its answer; the id is the stream's.
+    Append = 9,
+    AppendAnswer = 10,
+    /// Nothing more comes on a stream.
+    StreamEnd = 11,
+    /// Anything else that one replica asks of another.
+    RaftRequest = 12,
+    RaftAnswer = 13,
 }
 
 /// Why a connection cannot be read on.

@@ -1,18 +1,24 @@
 //! The connections that other brokers have dialled to this one: their beats, messages and calls.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use millpond_runtime::Stream;
 use tokio::sync::Semaphore;
+use tokio::sync::mpsc::{self, error::TrySendError};
 use tracing::{debug, warn};
 
+use super::append_stream::WINDOW;
 use super::frame::{Frame, FrameError, FrameReader, Kind, Outgoing};
 use super::handshake::{self, HandshakeError, Standing, same_cluster};
 use super::link::{DIAL_LIMIT, Owned};
 use super::messages::{CallAnswerHead, CallHead};
 use super::outbox::{Outbox, Urgency};
+use super::raft_incoming::{Message, run_stream};
+use super::raft_messages::{Append, RaftRequest};
 use super::{Inner, MAX_CALL_BYTES};
 
 /// Connections that are served at a time. A cluster has a few for each broker; more are closed at once.
@@ -28,8 +34,11 @@ const MAX_WAITING_CALLS: usize = 1024;
 /// Bytes of answers that wait to be written; a peer that reads none of them is closed.
 const MAX_UNREAD_BYTES: usize = 256 << 20;
 
-/// Bytes of calls that are not answered yet.
-const MAX_CALLED_BYTES: usize = 256 << 20;
+/// Bytes of calls, and of entries, that are not answered yet. Honest peers keep to a quarter.
+const MAX_UNANSWERED_BYTES: usize = 256 << 20;
+
+/// Raft requests, and streams of entries, that are not ended at a time: a few for each group.
+const MAX_RAFT_REQUESTS: usize = 100_000;
 
 /// One accepted connection.
 pub(super) struct Incoming {
@@ -37,8 +46,10 @@ pub(super) struct Incoming {
     other: Standing,
     outbox: Arc<Outbox>,
     running: Arc<Semaphore>,
-    calls: Arc<AtomicUsize>,
-    called_bytes: Arc<AtomicUsize>,
+    calls: Arc<Load>,
+    appends: Arc<Load>,
+    requests: Arc<Load>,
+    streams: BTreeMap<u64, mpsc::Sender<Message>>,
 }
 
 /// Why an accepted connection has ended.
@@ -93,13 +104,15 @@ async fn serve_one(inner: &Arc<Inner>, stream: Stream) -> Result<(), End> {
             writing.close();
         }
     }));
-    let incoming = Incoming {
+    let mut incoming = Incoming {
         inner: Arc::clone(inner),
         other,
         outbox,
         running: Arc::new(Semaphore::new(MAX_RUNNING_CALLS)),
         calls: Arc::default(),
-        called_bytes: Arc::default(),
+        appends: Arc::default(),
+        requests: Arc::default(),
+        streams: BTreeMap::new(),
     };
     let (read, mut before) = (reader.progress(), 0);
     let mut heard = runtime.now();
@@ -112,7 +125,7 @@ async fn serve_one(inner: &Arc<Inner>, stream: Stream) -> Result<(), End> {
             }
             () = runtime.sleep_until(heard + IDLE_LIMIT) => {
                 let read = read.load(Ordering::Relaxed);
-                if incoming.calls.load(Ordering::Relaxed) == 0 && read == std::mem::replace(&mut before, read) {
+                if incoming.calls.count() == 0 && read == std::mem::replace(&mut before, read) {
                     return Err(End::Idle);
                 }
                 heard = runtime.now();
@@ -130,7 +143,7 @@ async fn serve_one(inner: &Arc<Inner>, stream: Stream) -> Result<(), End> {
 }
 
 impl Incoming {
-    fn received(&self, frame: Frame) -> Result<(), End> {
+    fn received(&mut self, frame: Frame) -> Result<(), End> {
         match frame.kind {
             Kind::Beat => {
                 self.outbox.send(Urgency::First, Outgoing::bare(Kind::BeatAnswer, frame.id));
@@ -141,8 +154,50 @@ impl Incoming {
                 }
             }
             Kind::Call => self.call(frame)?,
+            Kind::Append => self.append(&frame)?,
+            Kind::StreamEnd => drop(self.streams.remove(&frame.id)),
+            Kind::RaftRequest => self.raft_request(&frame)?,
             _ => return Err(frame.malformed("no place here").into()),
         }
+        Ok(())
+    }
+
+    /// Hands a message to its stream, which begins with its first message.
+    fn append(&mut self, frame: &Frame) -> Result<(), End> {
+        let (route, request) = Append::read(frame)?;
+        let held = Held::new(&self.appends, frame.size_bytes());
+        if held.exceeds(usize::MAX) || self.streams.len() >= MAX_RAFT_REQUESTS {
+            return Err(End::Greedy);
+        }
+        let stream = match self.streams.entry(frame.id) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => {
+                let (sender, messages) = mpsc::channel(2 * WINDOW);
+                let (inner, outbox, id) = (Arc::clone(&self.inner), Arc::clone(&self.outbox), frame.id);
+                self.inner.runtime.spawn(async move { run_stream(inner, outbox, id, route, messages).await });
+                new.insert(sender)
+            }
+        };
+        // One that has ended here was answered so, and what comes until the peer has heard of it is dropped.
+        if let Err(TrySendError::Full(_)) = stream.try_send((request, held)) {
+            return Err(End::Greedy);
+        }
+        Ok(())
+    }
+
+    fn raft_request(&self, frame: &Frame) -> Result<(), End> {
+        let (route, request) = RaftRequest::read(frame)?;
+        let held = Held::new(&self.requests, frame.size_bytes());
+        if held.exceeds(MAX_RAFT_REQUESTS) {
+            return Err(End::Greedy);
+        }
+        let (from, id) = (self.other.broker, frame.id);
+        let (inner, outbox) = (Arc::clone(&self.inner), Arc::clone(&self.outbox));
+        self.inner.runtime.spawn(async move {
+            let _held = held;
+            let answer = inner.answer(from, route, request).await;
+            outbox.send(Urgency::First, Outgoing::new(Kind::RaftAnswer, id, &answer, &[]));
+        });
         Ok(())
     }
 
@@ -151,8 +206,8 @@ impl Incoming {
         let CallHead { service } = frame.head()?;
         let service = u16::try_from(service).map_err(|_| frame.malformed("a service above 65535"))?;
         let bytes = frame.size_bytes();
-        let held = Held::new(&self.calls, &self.called_bytes, bytes);
-        if held.calls >= MAX_RUNNING_CALLS + MAX_WAITING_CALLS || held.bytes > MAX_CALLED_BYTES {
+        let held = Held::new(&self.calls, bytes);
+        if held.exceeds(MAX_RUNNING_CALLS + MAX_WAITING_CALLS) {
             return Err(End::Greedy);
         }
         let (from, id, body) = (self.other.broker, frame.id, frame.body);
@@ -180,26 +235,41 @@ impl Incoming {
     }
 }
 
-/// What one call counts for, as long as it is there.
-struct Held {
-    count: Arc<AtomicUsize>,
-    total: Arc<AtomicUsize>,
-    own: usize,
-    calls: usize,
+/// What is being done for a peer.
+#[derive(Debug, Default)]
+pub(super) struct Load {
+    count: AtomicUsize,
+    bytes: AtomicUsize,
+}
+
+impl Load {
+    fn count(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
+    }
+}
+
+/// What one request counts for, as long as it is not answered.
+pub(super) struct Held {
+    load: Arc<Load>,
     bytes: usize,
 }
 
 impl Held {
-    fn new(count: &Arc<AtomicUsize>, total: &Arc<AtomicUsize>, own: usize) -> Held {
-        let calls = count.fetch_add(1, Ordering::Relaxed);
-        let bytes = total.fetch_add(own, Ordering::Relaxed) + own;
-        Held { count: Arc::clone(count), total: Arc::clone(total), own, calls, bytes }
+    fn new(load: &Arc<Load>, bytes: usize) -> Held {
+        load.count.fetch_add(1, Ordering::Relaxed);
+        load.bytes.fetch_add(bytes, Ordering::Relaxed);
+        Held { load: Arc::clone(load), bytes }
+    }
+
+    /// Whether it was one too many.
+    fn exceeds(&self, most: usize) -> bool {
+        self.load.count() > most || self.load.bytes.load(Ordering::Relaxed) > MAX_UNANSWERED_BYTES
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.count.fetch_sub(1, Ordering::Relaxed);
-        self.total.fetch_sub(self.own, Ordering::Relaxed);
+        self.load.count.fetch_sub(1, Ordering::Relaxed);
+        self.load.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }

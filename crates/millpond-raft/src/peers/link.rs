@@ -13,16 +13,18 @@ use std::time::Duration;
 use bytes::Bytes;
 use millpond_record::BrokerId;
 use millpond_runtime::{HostPort, JoinHandle, ReadHalf, Runtime, WriteHalf};
-use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::Inner;
+use super::append_stream::WINDOW;
 use super::budget::Budget;
 use super::figures::Counters;
 use super::frame::{Frame, FrameError, FrameReader, Kind, Outgoing};
 use super::handshake::{self, HandshakeError, Standing, same_cluster};
 use super::outbox::{Outbox, Urgency};
+use super::raft_messages::Append;
 
 /// A beat is sent this often.
 const BEAT: Duration = Duration::from_millis(100);
@@ -74,6 +76,33 @@ impl Peer {
         !self.dialled.swap(true, Ordering::Relaxed)
     }
 
+    /// The connection, as soon as there is one. Safe to cancel.
+    pub(super) async fn up(&self) -> Arc<Link> {
+        let mut link = self.link.subscribe();
+        loop {
+            if let Some(link) = link.borrow_and_update().clone() {
+                return link;
+            }
+            if link.changed().await.is_err() {
+                std::future::pending().await
+            }
+        }
+    }
+
+    /// A new stream of entries, as soon as there is a connection.
+    pub(super) async fn up_for_appends(&self) -> AppendLink {
+        let mut link = self.link.subscribe();
+        loop {
+            let opened = link.borrow_and_update().as_ref().and_then(Link::append);
+            if let Some(opened) = opened {
+                return opened;
+            }
+            if link.changed().await.is_err() {
+                std::future::pending().await
+            }
+        }
+    }
+
     /// The connection, if there is one.
     pub(super) fn link(&self) -> Option<Arc<Link>> {
         self.link.borrow().clone()
@@ -85,15 +114,22 @@ pub(super) struct Link {
     outbox: Outbox,
     next_id: AtomicU64,
     /// `None` when the connection is gone.
-    waiting: Mutex<Option<BTreeMap<u64, oneshot::Sender<Frame>>>>,
+    waiting: Mutex<Option<Waiting>>,
+}
+
+/// Who waits for answers, by their ids.
+#[derive(Default)]
+struct Waiting {
+    requests: BTreeMap<u64, oneshot::Sender<Frame>>,
+    streams: BTreeMap<u64, mpsc::Sender<Frame>>,
 }
 
 impl Link {
     pub(super) fn new() -> Link {
-        Link { outbox: Outbox::default(), next_id: AtomicU64::new(1), waiting: Mutex::new(Some(BTreeMap::new())) }
+        Link { outbox: Outbox::default(), next_id: AtomicU64::new(1), waiting: Mutex::new(Some(Waiting::default())) }
     }
 
-    fn waiting(&self) -> MutexGuard<'_, Option<BTreeMap<u64, oneshot::Sender<Frame>>>> {
+    fn waiting(&self) -> MutexGuard<'_, Option<Waiting>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -115,14 +151,22 @@ impl Link {
     ) -> Option<Pending> {
         let id = self.new_id();
         let (sender, answer) = oneshot::channel();
-        self.waiting().as_mut()?.insert(id, sender);
+        self.waiting().as_mut()?.requests.insert(id, sender);
         let pending = Pending { link: Arc::clone(self), id, answer };
         self.outbox.send(urgency, Outgoing::new(kind, id, head, body)).then_some(pending)
     }
 
+    /// Begins a stream of entries; `None` when the connection is gone.
+    fn append(self: &Arc<Self>) -> Option<AppendLink> {
+        let id = self.new_id();
+        let (sender, answers) = mpsc::channel(2 * WINDOW);
+        self.waiting().as_mut()?.streams.insert(id, sender);
+        Some(AppendLink { link: Arc::clone(self), id, answers })
+    }
+
     /// Hands an answer to who waits for it; nobody does when its time was up.
     fn answered(&self, frame: Frame) {
-        let waiting = self.waiting().as_mut().and_then(|waiting| waiting.remove(&frame.id));
+        let waiting = self.waiting().as_mut().and_then(|waiting| waiting.requests.remove(&frame.id));
         if let Some(waiting) = waiting {
             // Nobody listens any more when the time was up just now.
             let _ = waiting.send(frame);
@@ -139,7 +183,14 @@ impl Link {
     /// Takes what the other side has sent. Beats are the caller's.
     pub(super) fn received(&self, frame: Frame) -> Result<(), FrameError> {
         match frame.kind {
-            Kind::CallAnswer => self.answered(frame),
+            Kind::CallAnswer | Kind::RaftAnswer => self.answered(frame),
+            Kind::AppendAnswer => {
+                let stream = self.waiting().as_ref().and_then(|waiting| waiting.streams.get(&frame.id).cloned());
+                // A stream that has ended here needs no answers any more.
+                if let Some(Err(mpsc::error::TrySendError::Full(frame))) = stream.map(|to| to.try_send(frame)) {
+                    return Err(frame.malformed("more answers than messages"));
+                }
+            }
             _ => return Err(frame.malformed("no answer to anything")),
         }
         Ok(())
@@ -163,8 +214,37 @@ impl Pending {
 impl Drop for Pending {
     fn drop(&mut self) {
         if let Some(waiting) = self.link.waiting().as_mut() {
-            waiting.remove(&self.id);
+            waiting.requests.remove(&self.id);
         }
+    }
+}
+
+/// A stream of entries over one connection.
+pub(super) struct AppendLink {
+    link: Arc<Link>,
+    id: u64,
+    answers: mpsc::Receiver<Frame>,
+}
+
+impl AppendLink {
+    pub(super) fn send(&self, message: &Append) {
+        let frame = Outgoing::new(Kind::Append, self.id, &message.head, &message.body);
+        // On a connection that is gone the answers end, too, which is seen there.
+        self.link.outbox.send(Urgency::InTurn, frame);
+    }
+
+    /// The next answer; `None` when the connection broke. Safe to cancel.
+    pub(super) async fn answer(&mut self) -> Option<Frame> {
+        self.answers.recv().await
+    }
+}
+
+impl Drop for AppendLink {
+    fn drop(&mut self) {
+        if let Some(waiting) = self.link.waiting().as_mut() {
+            waiting.streams.remove(&self.id);
+        }
+        self.link.outbox.send(Urgency::InTurn, Outgoing::bare(Kind::StreamEnd, self.id));
     }
 }
 

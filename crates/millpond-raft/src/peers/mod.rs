@@ -9,9 +9,13 @@
 //! | `handshake.rs` | who is there, and who is refused |
 //! | `link.rs` | the dialled side: beats, requests and answers, reconnecting |
 //! | `incoming.rs` | the accepted side: what is done for others |
+//! | `raft_messages.rs` | Raft's messages as bytes |
+//! | `replica_client.rs`, `append_stream.rs` | openraft's network: what replicas here send |
+//! | `raft_incoming.rs` | what other replicas ask of those here |
 //! | `outbox.rs`, `budget.rs` | what waits to be written; how many bytes may be on their way |
 //! | `figures.rs` | counters |
 
+mod append_stream;
 mod budget;
 mod figures;
 mod frame;
@@ -20,6 +24,9 @@ mod incoming;
 mod link;
 mod messages;
 mod outbox;
+mod raft_incoming;
+mod raft_messages;
+mod replica_client;
 #[cfg(test)]
 mod tests;
 
@@ -30,7 +37,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use millpond_record::BrokerId;
+use millpond_record::{BrokerId, GroupId, RaftIndex, ReplicaId};
 use millpond_runtime::{HostPort, Runtime, Stream};
 use millpond_storage::DirectoryId;
 use tokio::sync::watch;
@@ -42,6 +49,8 @@ pub use handshake::Standing;
 use link::{Dialled, Link, LinkEnd, Peer, dial, keep_linked};
 use messages::{CallAnswerHead, CallHead};
 use outbox::Urgency;
+pub(crate) use raft_incoming::{Candidate, GroupRaft, Missing};
+pub(crate) use replica_client::GroupNetwork;
 
 /// Messages to a peer that wait to be written; beyond it they are dropped.
 const MAX_TOLD_BYTES: usize = 16 << 20;
@@ -79,6 +88,18 @@ pub(crate) trait RaftServices: Send + Sync + 'static {
     /// Takes a message that another broker has told ([`Peers::tell`]). Called in the order of the messages of one
     /// connection, between two of its frames: it must be short.
     fn told(&self, from: BrokerId, message: Bytes);
+
+    /// The engine of a replica here, which is started if it is not running.
+    fn replica(&self, group: GroupId, replica: ReplicaId) -> BoxFuture<'static, Result<GroupRaft, Missing>>;
+
+    /// Up to where the cluster's metadata is applied here.
+    fn metadata_version(&self) -> RaftIndex;
+
+    /// Whether a replica here may vote for the candidate. If not, the vote is refused and nothing changes.
+    fn may_vote(&self, candidate: &Candidate) -> bool;
+
+    /// The leader of the group hands its leadership to this replica, here or elsewhere.
+    fn transferring(&self, group: GroupId, to: ReplicaId);
 }
 
 /// The other brokers. A clone is the same.
@@ -92,6 +113,8 @@ struct Inner {
     cluster: watch::Sender<Option<String>>,
     services: Option<Arc<dyn PeerServices>>,
     raft: Mutex<Option<Weak<dyn RaftServices>>>,
+    /// The terms whose leaders have asked replicas here to become leader.
+    called: Mutex<BTreeMap<(GroupId, ReplicaId), u64>>,
     peers: Mutex<BTreeMap<BrokerId, Arc<Peer>>>,
     alive: watch::Sender<Arc<BTreeSet<BrokerId>>>,
     closing: watch::Sender<bool>,
@@ -124,6 +147,7 @@ impl Peers {
             cluster: watch::Sender::new(standing.cluster_id.clone()),
             services,
             raft: Mutex::new(None),
+            called: Mutex::default(),
             peers: Mutex::default(),
             alive: watch::Sender::new(Arc::new(BTreeSet::from([standing.broker]))),
             closing: watch::Sender::new(false),
@@ -147,6 +171,11 @@ impl Peers {
     #[cfg_attr(not(test), expect(dead_code, reason = "the groups take it up with replication"))]
     pub(crate) fn serve_raft(&self, raft: Weak<dyn RaftServices>) {
         *self.0.raft.lock().unwrap_or_else(PoisonError::into_inner) = Some(raft);
+    }
+
+    /// The way of a replica here to the others of its group.
+    pub(crate) fn network(&self, group: GroupId, replica: ReplicaId) -> GroupNetwork {
+        GroupNetwork::new(Arc::clone(&self.0), group, replica)
     }
 
     /// This broker belongs to a cluster now. Connections to brokers of another one end.
@@ -183,11 +212,6 @@ impl Peers {
             let inner = Arc::clone(&self.0);
             self.0.runtime.spawn(async move { keep_linked(inner, peer).await });
         }
-    }
-
-    /// How openraft reaches the other replicas of a group.
-    pub(crate) fn network(&self, _group: millpond_record::GroupId) -> crate::network::NoPeers {
-        crate::network::NoPeers
     }
 
     /// The brokers that answer, this one among them.
@@ -357,6 +381,29 @@ impl Inner {
 
     fn closing(&self) -> Closing {
         Closing(self.closing.subscribe())
+    }
+
+    /// The broker, known or not: its address may become known.
+    fn peer(&self, broker: BrokerId) -> Arc<Peer> {
+        Arc::clone(self.peers().entry(broker).or_insert_with(|| Arc::new(Peer::new(broker))))
+    }
+
+    fn metadata(&self) -> RaftIndex {
+        self.raft().map_or(RaftIndex(0), |raft| raft.metadata_version())
+    }
+
+    fn called(&self) -> MutexGuard<'_, BTreeMap<(GroupId, ReplicaId), u64>> {
+        self.called.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The leader of `term` has asked the replica here to become leader.
+    fn called_by_leader(&self, group: GroupId, replica: ReplicaId, term: u64) {
+        self.called().insert((group, replica), term);
+    }
+
+    /// Whether the replica here, when it asks for votes in `term`, was asked to by the leader before.
+    fn is_called_by_leader(&self, group: GroupId, replica: ReplicaId, term: u64) -> bool {
+        self.called().get(&(group, replica)).is_some_and(|led| led + 1 == term)
     }
 
     fn linked(&self, to: BrokerId) -> Option<(Arc<Peer>, Arc<Link>)> {

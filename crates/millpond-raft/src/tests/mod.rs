@@ -6,4 +6,4 @@ mod retention;
 mod solo;
 mod stalls;
 mod storage_suite;
-mod world;
+pub(crate) mod world;

@@ -22,10 +22,10 @@ use crate::{Applier, ApplyError, Groups, Partition, Peers, RaftError};
 /// Long enough for anything that ends at all; in the simulator it costs nothing.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-pub(super) const NODE: NodeId = NodeId(1);
+pub(crate) const NODE: NodeId = NodeId(1);
 
 /// Runs a test in a task on a fresh folder of the real disk.
-pub(super) fn on_the_real_disk<F>(test: impl FnOnce(Runtime, PathBuf) -> F)
+pub(crate) fn on_the_real_disk<F>(test: impl FnOnce(Runtime, PathBuf) -> F)
 where
     F: Future<Output = ()> + Send + 'static,
 {
@@ -39,7 +39,7 @@ where
 }
 
 /// Runs a test in a task of a simulated node.
-pub(super) fn simulated<F>(seed: u64, test: impl FnOnce(Runtime, PathBuf) -> F)
+pub(crate) fn simulated<F>(seed: u64, test: impl FnOnce(Runtime, PathBuf) -> F)
 where
     F: Future<Output = ()> + Send + 'static,
 {
@@ -52,18 +52,18 @@ where
 }
 
 /// Runs a test that crashes its node and starts it again.
-pub(super) fn with_crashes<F: Future<Output = ()>>(seed: u64, test: impl FnOnce(Machine) -> F) {
+pub(crate) fn with_crashes<F: Future<Output = ()>>(seed: u64, test: impl FnOnce(Machine) -> F) {
     sim::block_on(seed, async { test(Machine { world: World::new(seed) }).await });
 }
 
 /// One simulated machine.
-pub(super) struct Machine {
-    pub(super) world: World,
+pub(crate) struct Machine {
+    pub(crate) world: World,
 }
 
 impl Machine {
     /// Runs `life` as the machine's process until it ends.
-    pub(super) async fn live<T, F>(&self, life: impl FnOnce(Runtime) -> F) -> T
+    pub(crate) async fn live<T, F>(&self, life: impl FnOnce(Runtime) -> F) -> T
     where
         T: Send + 'static,
         F: Future<Output = T> + Send + 'static,
@@ -74,7 +74,7 @@ impl Machine {
     }
 
     /// Runs `life` and cuts the power after `ms` milliseconds, whatever it is doing.
-    pub(super) async fn live_until<F>(&self, ms: u64, life: impl FnOnce(Runtime) -> F)
+    pub(crate) async fn live_until<F>(&self, ms: u64, life: impl FnOnce(Runtime) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
@@ -85,34 +85,34 @@ impl Machine {
         self.cut_power();
     }
 
-    pub(super) fn cut_power(&self) {
+    pub(crate) fn cut_power(&self) {
         self.world.crash(NODE, Crash::PowerCut);
         self.world.restart(NODE);
     }
 }
 
-pub(super) async fn open(runtime: &Runtime, path: &Path) -> DataDir {
+pub(crate) async fn open(runtime: &Runtime, path: &Path) -> DataDir {
     let (opening, path) = (runtime.clone(), path.to_owned());
     let options = StorageOptions { journal_file_bytes: 1 << 20, journal_files: 3, ..StorageOptions::default() };
     let opened = runtime.blocking(move || DataDir::open(&opening, &path, options, Arc::new(|_| {}))).await;
     opened.expect("a data directory that opens").0
 }
 
-pub(super) const BROKER: BrokerId = BrokerId(1);
+pub(crate) const BROKER: BrokerId = BrokerId(1);
 
 /// The groups of a broker that has no peers.
-pub(super) fn start(runtime: &Runtime, data_dir: DataDir) -> Groups {
+pub(crate) fn start(runtime: &Runtime, data_dir: DataDir) -> Groups {
     Groups::start(runtime.clone(), data_dir, Peers::alone(runtime, BROKER))
 }
 
 /// A partition with one replica.
-pub(super) async fn create(groups: &Groups, spec: GroupSpec) -> Result<Partition, RaftError> {
+pub(crate) async fn create(groups: &Groups, spec: GroupSpec) -> Result<Partition, RaftError> {
     let member = (spec.replica, BROKER);
     groups.create(spec, &[member], 1).await
 }
 
 /// A log as a replica without owner has it.
-pub(super) fn ownerless(log: &Arc<Log>) -> Arc<ReplicaState> {
+pub(crate) fn ownerless(log: &Arc<Log>) -> Arc<ReplicaState> {
     struct Nobody;
     impl Owner for Nobody {
         fn committed(&self, _: &Frontiers) {}
@@ -124,22 +124,22 @@ pub(super) fn ownerless(log: &Arc<Log>) -> Arc<ReplicaState> {
 }
 
 /// openraft's storage on a log.
-pub(super) fn stores(runtime: &Runtime, data_dir: &DataDir, log: &Arc<Log>) -> (LogStore, StateMachine) {
+pub(crate) fn stores(runtime: &Runtime, data_dir: &DataDir, log: &Arc<Log>) -> (LogStore, StateMachine) {
     let replica = ownerless(log);
     let applier: Arc<dyn Applier> = Arc::new(Remembered::default());
     let state_machine = StateMachine::new(Arc::clone(&replica), Some(applier)).expect("no membership");
     (LogStore::new(runtime.clone(), data_dir.clone(), replica), state_machine)
 }
 
-pub(super) async fn groups(runtime: &Runtime) -> Groups {
+pub(crate) async fn groups(runtime: &Runtime) -> Groups {
     start(runtime, open(runtime, Path::new("/data")).await)
 }
 
-pub(super) async fn close(runtime: &Runtime, data_dir: DataDir) {
+pub(crate) async fn close(runtime: &Runtime, data_dir: DataDir) {
     runtime.blocking(move || data_dir.close()).await.expect("a clean close");
 }
 
-pub(super) fn spec(group: u64) -> GroupSpec {
+pub(crate) fn spec(group: u64) -> GroupSpec {
     GroupSpec {
         group: GroupId(group),
         topic: format!("topic-{group}"),
@@ -150,29 +150,29 @@ pub(super) fn spec(group: u64) -> GroupSpec {
     }
 }
 
-pub(super) fn relaxed(group: u64) -> GroupSpec {
+pub(crate) fn relaxed(group: u64) -> GroupSpec {
     GroupSpec { options: LogOptions { flush: FlushMode::Relaxed, ..LogOptions::default() }, ..spec(group) }
 }
 
 /// A batch of one record.
-pub(super) fn proposal(value: &str) -> Proposal {
+pub(crate) fn proposal(value: &str) -> Proposal {
     propose(BatchBuilder::new().record(Timestamp(1), None, Some(value.as_bytes())).build())
 }
 
 /// A batch of one record of producer 7.
-pub(super) fn sequenced(sequence: i32) -> Proposal {
+pub(crate) fn sequenced(sequence: i32) -> Proposal {
     let batch = BatchBuilder::new().producer(ProducerId(7), ProducerEpoch(0), sequence);
     propose(batch.record(Timestamp(1), None, Some(b"once")).build())
 }
 
-pub(super) fn propose(batch: Bytes) -> Proposal {
+pub(crate) fn propose(batch: Bytes) -> Proposal {
     let header = *BatchView::parse(&batch).expect("a batch").header();
     let frame_bytes = batch.len();
     Proposal { batch, header, append_time: Timestamp(1), frame_bytes }
 }
 
 /// Every data batch below the high watermark, as (base offset, leader epoch, first value).
-pub(super) async fn batches(runtime: &Runtime, log: &Arc<Log>) -> Vec<(i64, i32, String)> {
+pub(crate) async fn batches(runtime: &Runtime, log: &Arc<Log>) -> Vec<(i64, i32, String)> {
     let log = Arc::clone(log);
     let chunks = runtime.blocking(move || {
         let (from, to) = (log.frontiers().log_start, log.frontiers().high_watermark);
@@ -203,7 +203,7 @@ pub(super) async fn batches(runtime: &Runtime, log: &Arc<Log>) -> Vec<(i64, i32,
         .collect()
 }
 
-pub(super) fn value(batch: &StampedBatch) -> String {
+pub(crate) fn value(batch: &StampedBatch) -> String {
     let bytes = batch.to_bytes();
     let records = millpond_record::records(&bytes, millpond_record::DecompressLimit(1 << 20)).expect("records");
     let first = records.iter().next().expect("a record").expect("readable");
@@ -212,14 +212,14 @@ pub(super) fn value(batch: &StampedBatch) -> String {
 
 /// Remembers what it was given.
 #[derive(Clone, Default)]
-pub(super) struct Remembered(Arc<Mutex<Vec<(u64, String)>>>);
+pub(crate) struct Remembered(Arc<Mutex<Vec<(u64, String)>>>);
 
 impl Remembered {
-    pub(super) fn values(&self) -> Vec<String> {
+    pub(crate) fn values(&self) -> Vec<String> {
         self.0.lock().expect("unpoisoned").iter().map(|(_, value)| value.clone()).collect()
     }
 
-    pub(super) fn indexes(&self) -> Vec<u64> {
+    pub(crate) fn indexes(&self) -> Vec<u64> {
         self.0.lock().expect("unpoisoned").iter().map(|(index, _)| *index).collect()
     }
 }

@@ -3,3 +3,4 @@
 mod calls;
 mod links;
 mod network;
+mod raft;

@@ -2,17 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use millpond_record::BrokerId;
+use millpond_record::{BrokerId, GroupId, RaftIndex, ReplicaId};
 use millpond_runtime::sim::{self, NodeId, World};
 use millpond_runtime::{HostPort, Runtime};
 use millpond_storage::DirectoryId;
 
-use crate::peers::{PeerServices, Peers, RaftServices, Standing};
+use crate::peers::{Candidate, GroupRaft, Missing, PeerServices, Peers, RaftServices, Standing};
 
 const PORT: u16 = 9_090;
 const DEADLINE: Duration = Duration::from_secs(3_000);
@@ -47,16 +48,68 @@ pub(super) fn addresses(world: &World, brokers: &[i32]) -> BTreeMap<BrokerId, Ho
     brokers.iter().map(|broker| (BrokerId(*broker), address(world, *broker))).collect()
 }
 
-/// What a broker was asked and told.
+/// What a broker was asked and told, and the replicas that it has.
 #[derive(Default)]
 pub(super) struct Ears {
     pub(super) told: Mutex<Vec<(BrokerId, Bytes)>>,
     pub(super) running: Mutex<(usize, usize)>,
+    replicas: Mutex<BTreeMap<(GroupId, ReplicaId), Result<GroupRaft, Missing>>>,
+    asked: AtomicUsize,
+    metadata: AtomicU64,
+    refuses: AtomicBool,
+    candidates: Mutex<Vec<Candidate>>,
+    transfers: Mutex<Vec<ReplicaId>>,
+}
+
+impl Ears {
+    pub(super) fn serve(&self, group: GroupId, replica: ReplicaId, raft: Result<GroupRaft, Missing>) {
+        self.replicas.lock().expect("unpoisoned").insert((group, replica), raft);
+    }
+
+    /// How often a replica was asked for.
+    pub(super) fn asked(&self) -> usize {
+        self.asked.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_metadata(&self, version: u64) {
+        self.metadata.store(version, Ordering::Relaxed);
+    }
+
+    pub(super) fn refuse_votes(&self, refuses: bool) {
+        self.refuses.store(refuses, Ordering::Relaxed);
+    }
+
+    pub(super) fn candidates(&self) -> Vec<Candidate> {
+        self.candidates.lock().expect("unpoisoned").clone()
+    }
+
+    pub(super) fn transfers(&self) -> Vec<ReplicaId> {
+        self.transfers.lock().expect("unpoisoned").clone()
+    }
 }
 
 impl RaftServices for Ears {
     fn told(&self, from: BrokerId, message: Bytes) {
         self.told.lock().expect("unpoisoned").push((from, message));
+    }
+
+    fn replica(&self, group: GroupId, replica: ReplicaId) -> BoxFuture<'static, Result<GroupRaft, Missing>> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        let known = self.replicas.lock().expect("unpoisoned").get(&(group, replica)).cloned();
+        Box::pin(std::future::ready(known.unwrap_or(Err(Missing::Unknown))))
+    }
+
+    fn metadata_version(&self) -> RaftIndex {
+        RaftIndex(self.metadata.load(Ordering::Relaxed))
+    }
+
+    fn may_vote(&self, candidate: &Candidate) -> bool {
+        self.candidates.lock().expect("unpoisoned").push(*candidate);
+        !self.refuses.load(Ordering::Relaxed)
+    }
+
+    fn transferring(&self, _group: GroupId, to: ReplicaId) {
+        self.transfers.lock().expect("unpoisoned").push(to);
     }
 }
 

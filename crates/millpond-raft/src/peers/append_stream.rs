@@ -1,0 +1,187 @@
+//! The entries that a leader sends to one follower: many messages on their way at a time, answered in order.
+//!
+//! Messages are taken from the engine while the stream has room (messages and bytes) and so has the peer (bytes, over
+//! all groups). What was sent is kept until it is answered, to be sent again when the other broker says that it will
+//! have the replica in a moment. What was sent counts against the peer's budget until it is answered or given up, so
+//! that a peer that does not answer costs no more than that.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{Stream, StreamExt};
+use openraft::errors::RPCError;
+use openraft::network::RPCOption;
+use openraft::raft::{AppendEntriesRequest, StreamAppendResult};
+use tokio::time::Instant;
+
+use super::frame::Frame;
+use super::link::{AppendLink, Peer};
+use super::raft_messages::{AnswerHead, Append, NoReplica};
+use super::replica_client::{NOT_YET_PAUSE, ReplicaClient};
+use crate::types::TypeConfig;
+
+/// Messages of one stream that wait for an answer.
+pub(super) const WINDOW: usize = 64;
+
+/// Their bytes.
+const WINDOW_BYTES: usize = 16 << 20;
+
+type Answer = Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>;
+
+/// A stream of messages to one replica, and of their answers.
+pub(super) struct AppendStream<S> {
+    client: ReplicaClient,
+    input: S,
+    input_ended: bool,
+    sent: Sent,
+    link: Option<AppendLink>,
+    /// For how long "not yet" is waited out, and since when.
+    patience: Duration,
+    not_yet_since: Option<Instant>,
+    ended: bool,
+}
+
+/// What waits for an answer.
+struct Sent {
+    peer: Arc<Peer>,
+    messages: VecDeque<Append>,
+    bytes: usize,
+}
+
+impl Sent {
+    fn push(&mut self, message: Append) {
+        self.peer.budget.add(message.bytes);
+        self.bytes += message.bytes;
+        self.messages.push_back(message);
+    }
+
+    fn answered(&mut self) -> bool {
+        let Some(message) = self.messages.pop_front() else { return false };
+        self.bytes -= message.bytes;
+        self.peer.budget.release(message.bytes);
+        true
+    }
+
+    fn has_room(&self) -> bool {
+        self.messages.len() < WINDOW && self.bytes < WINDOW_BYTES
+    }
+}
+
+impl Drop for Sent {
+    fn drop(&mut self) {
+        self.peer.budget.release(self.bytes);
+    }
+}
+
+/// What happens next to a stream.
+enum Event {
+    Room,
+    Request(Option<AppendEntriesRequest<TypeConfig>>),
+    Answer(Option<Frame>),
+}
+
+impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> AppendStream<S> {
+    pub(super) fn new(client: ReplicaClient, input: S, option: &RPCOption) -> AppendStream<S> {
+        let sent = Sent { peer: Arc::clone(&client.peer), messages: VecDeque::new(), bytes: 0 };
+        AppendStream {
+            client,
+            input,
+            input_ended: false,
+            sent,
+            link: None,
+            patience: option.hard_ttl(),
+            not_yet_since: None,
+            ended: false,
+        }
+    }
+
+    /// The next answer; `None` after the last one, or after an error.
+    pub(super) async fn next(&mut self) -> Option<Answer> {
+        if self.ended {
+            return None;
+        }
+        let answer = self.step().await;
+        self.ended = !matches!(answer, Some(Ok(Ok(_))));
+        answer
+    }
+
+    async fn step(&mut self) -> Option<Answer> {
+        loop {
+            if self.input_ended && self.sent.messages.is_empty() {
+                return None;
+            }
+            let event = match &mut self.link {
+                Some(link) => event(link, &self.sent, &mut self.input, self.input_ended).await,
+                None => {
+                    let link = self.client.peer.up_for_appends().await;
+                    // After "not yet" all is sent again.
+                    self.sent.messages.iter().for_each(|message| link.send(message));
+                    self.link = Some(link);
+                    continue;
+                }
+            };
+            match event {
+                Event::Room => {}
+                Event::Request(None) => self.input_ended = true,
+                Event::Request(Some(request)) => match Append::new(self.client.route(), &request) {
+                    Ok(message) => {
+                        self.link.iter().for_each(|link| link.send(&message));
+                        self.sent.push(message);
+                    }
+                    Err(why) => return Some(Err(self.client.no_replica(&NoReplica::Failed(why)))),
+                },
+                // Nothing is lost with the connection: the next one will do.
+                Event::Answer(None) if self.sent.messages.is_empty() => self.link = None,
+                Event::Answer(None) => return Some(Err(self.client.broken("the connection broke"))),
+                Event::Answer(Some(frame)) => {
+                    if let Some(answer) = self.answered(&frame).await {
+                        return Some(answer);
+                    }
+                }
+            }
+        }
+    }
+
+    async fn answered(&mut self, frame: &Frame) -> Option<Answer> {
+        let read = match frame.head::<AnswerHead>() {
+            Ok(head) => head.read_appended(),
+            Err(error) => Err(NoReplica::Failed(error.to_string())),
+        };
+        let runtime = &self.client.inner.runtime;
+        match read {
+            Ok(result) => {
+                self.not_yet_since = None;
+                if !self.sent.answered() {
+                    return Some(Err(self.client.broken("it answers what it was not asked")));
+                }
+                Some(Ok(result))
+            }
+            Err(NoReplica::NotYet) => {
+                let now = runtime.now();
+                if now - *self.not_yet_since.get_or_insert(now) > self.patience {
+                    return Some(Err(self.client.no_replica(&NoReplica::NotYet)));
+                }
+                self.link = None;
+                runtime.sleep(NOT_YET_PAUSE).await;
+                None
+            }
+            Err(why) => Some(Err(self.client.no_replica(&why))),
+        }
+    }
+}
+
+/// Waits for what happens next. Safe to cancel.
+async fn event<S>(link: &mut AppendLink, sent: &Sent, input: &mut S, input_ended: bool) -> Event
+where
+    S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin,
+{
+    let takes = !input_ended && sent.has_room();
+    let has_room = sent.peer.budget.has_room();
+    tokio::select! {
+        biased;
+        answer = link.answer() => Event::Answer(answer),
+        () = sent.peer.budget.room(), if takes && !has_room => Event::Room,
+        request = input.next(), if takes && has_room => Event::Request(request),
+    }
+}

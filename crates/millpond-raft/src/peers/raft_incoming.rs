@@ -1,0 +1,155 @@
+//! What other brokers' replicas ask of the replicas here.
+
+use std::collections::VecDeque;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures::StreamExt;
+use millpond_record::{BrokerId, GroupId, LogId, ReplicaId, Term};
+use openraft::Raft;
+use openraft::alias::SnapshotOf;
+use openraft::async_runtime::WatchReceiver;
+use openraft::raft::{AppendEntriesRequest, VoteResponse};
+use tokio::sync::mpsc;
+
+use super::Inner;
+use super::frame::{Kind, Outgoing};
+use super::incoming::Held;
+use super::outbox::{Outbox, Urgency};
+use super::raft_messages::{AnswerHead, NoReplica, RaftRequest, Route};
+use crate::state_machine::StateMachine;
+use crate::types::{TypeConfig, from_raft};
+
+/// The engine of one replica.
+pub(crate) type GroupRaft = Raft<TypeConfig, StateMachine>;
+
+/// Why this broker has no engine for a replica.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Missing {
+    /// It has no such group, or another replica of it.
+    Unknown,
+    /// Its groups are not known yet.
+    NotYet,
+    /// The replica cannot run: a sentence.
+    Failed(String),
+}
+
+/// Who asks for a vote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Candidate {
+    pub(crate) group: GroupId,
+    pub(crate) replica: ReplicaId,
+    /// The broker that it is on.
+    pub(crate) broker: BrokerId,
+    /// The term in which it wants to lead.
+    pub(crate) term: Term,
+    /// The last entry of its log.
+    pub(crate) last: Option<LogId>,
+    /// The leader of the term before has asked it to lead.
+    pub(crate) by_leader: bool,
+}
+
+/// A message of a stream, and what it counts for until it is answered.
+pub(super) type Message = (AppendEntriesRequest<TypeConfig>, Held);
+
+/// Feeds the messages of one stream to the replica and sends its answers, until either ends.
+pub(super) async fn run_stream(
+    inner: Arc<Inner>,
+    outbox: Arc<Outbox>,
+    id: u64,
+    route: Route,
+    messages: mpsc::Receiver<Message>,
+) {
+    let answer = |head: &AnswerHead| {
+        outbox.send(Urgency::First, Outgoing::new(Kind::AppendAnswer, id, head, &[]));
+    };
+    let raft = match inner.replica(&route).await {
+        Ok(raft) => raft,
+        Err(why) => return answer(&AnswerHead::no_replica(why)),
+    };
+    let unanswered: Arc<Mutex<VecDeque<Held>>> = Arc::default();
+    let holding = Arc::clone(&unanswered);
+    let requests = futures::stream::unfold((messages, holding), |(mut messages, holding)| async {
+        let (request, held) = messages.recv().await?;
+        holding.lock().unwrap_or_else(PoisonError::into_inner).push_back(held);
+        Some((request, (messages, holding)))
+    });
+    let mut answers = pin!(raft.stream_append(requests));
+    while let Some(result) = answers.next().await {
+        drop(unanswered.lock().unwrap_or_else(PoisonError::into_inner).pop_front());
+        match result {
+            Ok(result) => answer(&AnswerHead::appended(&result)),
+            Err(fatal) => answer(&AnswerHead::no_replica(NoReplica::Failed(fatal.to_string()))),
+        }
+    }
+}
+
+impl Inner {
+    /// The engine of a replica here, or what the sender is told.
+    async fn replica(&self, route: &Route) -> Result<GroupRaft, NoReplica> {
+        let raft = self.raft().ok_or(NoReplica::NotYet)?;
+        match raft.replica(route.group(), route.target()).await {
+            Ok(raft) => Ok(raft),
+            Err(Missing::NotYet) => Err(NoReplica::NotYet),
+            Err(Missing::Unknown) if route.metadata() > raft.metadata_version() => Err(NoReplica::NotYet),
+            Err(Missing::Unknown) => Err(NoReplica::Gone),
+            Err(Missing::Failed(why)) => Err(NoReplica::Failed(why)),
+        }
+    }
+
+    /// Answers any request but an append.
+    pub(super) async fn answer(&self, from: BrokerId, route: Route, request: RaftRequest) -> AnswerHead {
+        match self.try_answer(from, route, request).await {
+            Ok(answer) => answer,
+            Err(why) => AnswerHead::no_replica(why),
+        }
+    }
+
+    async fn try_answer(&self, from: BrokerId, route: Route, request: RaftRequest) -> Result<AnswerHead, NoReplica> {
+        let failed = |why: String| NoReplica::Failed(why);
+        let raft = self.replica(&route).await?;
+        match request {
+            RaftRequest::Vote(request, by_leader) => {
+                let candidate = Candidate {
+                    group: route.group(),
+                    replica: route.sender(),
+                    broker: from,
+                    term: Term(request.vote.leader_id.term),
+                    last: request.last_log_id.as_ref().map(from_raft),
+                    by_leader,
+                };
+                if !self.raft().is_some_and(|raft| raft.may_vote(&candidate)) {
+                    return Ok(no_vote(&raft));
+                }
+                let answer = raft.vote(request).await.map_err(|error| failed(error.to_string()))?;
+                Ok(AnswerHead::voted(&answer))
+            }
+            RaftRequest::PreVote(request) => {
+                let answer = raft.pre_vote(request).await.map_err(|error| failed(error.to_string()))?;
+                Ok(AnswerHead::voted(&answer))
+            }
+            RaftRequest::Transfer(request) => {
+                let (to, term) = (ReplicaId(*request.to_node_id()), request.from_leader().leader_id.term);
+                if let Some(services) = self.raft() {
+                    services.transferring(route.group(), to);
+                }
+                if to == route.target() {
+                    self.called_by_leader(route.group(), to, term);
+                }
+                let answer = raft.handle_transfer_leader(request).await.map_err(|error| failed(error.to_string()))?;
+                Ok(AnswerHead::transferred(&answer))
+            }
+            RaftRequest::Snapshot(vote, meta, snapshot) => {
+                let snapshot = SnapshotOf::<TypeConfig, _> { meta, snapshot };
+                let installed = raft.install_full_snapshot(vote, snapshot).await;
+                Ok(AnswerHead::installed(&installed.map_err(|error| failed(error.to_string()))?))
+            }
+        }
+    }
+}
+
+/// A refusal that changes nothing: here, or at the candidate, whose vote is not lower than the one that it answers.
+fn no_vote(raft: &GroupRaft) -> AnswerHead {
+    let vote = raft.metrics().borrow_watched().vote;
+    AnswerHead::voted(&VoteResponse::new(vote, None, false))
+}
