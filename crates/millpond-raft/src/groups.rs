@@ -1,7 +1,10 @@
 //! All groups of one broker.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
 
 use futures::StreamExt;
 use millpond_record::{
@@ -16,7 +19,7 @@ use crate::failover;
 use crate::leaders::Leaders;
 use crate::metadata::{GroupMember, MetadataGroup, MetadataStart};
 use crate::partition::{Partition, founding_membership};
-use crate::peers::Peers;
+use crate::peers::{Candidate, GroupRaft, Missing, Peers, RaftServices};
 use crate::replica::Replica;
 use crate::shared::Shared;
 use crate::state_machine::Applier;
@@ -58,6 +61,44 @@ impl std::fmt::Debug for Groups {
     }
 }
 
+impl RaftServices for Inner {
+    fn told(&self, from: BrokerId, message: Bytes) {
+        self.shared.told(from, message);
+    }
+
+    fn replica(&self, group: GroupId, replica: ReplicaId) -> BoxFuture<'static, Result<GroupRaft, Missing>> {
+        if let Some(running) = self.shared.replica(group) {
+            let raft = if running.id() == replica { Ok(running.raft.clone()) } else { Err(Missing::Unknown) };
+            return Box::pin(std::future::ready(raft));
+        }
+        if group == METADATA {
+            // It is opened or joined first of all.
+            return Box::pin(std::future::ready(Err(Missing::NotYet)));
+        }
+        let partition = self.partitions.read().unwrap_or_else(PoisonError::into_inner).get(&group).cloned();
+        Box::pin(async move {
+            let partition = partition.filter(|partition| partition.id() == replica).ok_or(Missing::Unknown)?;
+            match partition.replica().await {
+                Ok(Some(running)) => Ok(running.raft.clone()),
+                Ok(None) => Err(Missing::Failed("it has no other replicas".to_owned())),
+                Err(error) => Err(Missing::Failed(error.to_string())),
+            }
+        })
+    }
+
+    fn metadata_version(&self) -> RaftIndex {
+        self.shared.metadata_version()
+    }
+
+    fn may_vote(&self, candidate: &Candidate) -> bool {
+        self.shared.may_vote(candidate)
+    }
+
+    fn transferring(&self, group: GroupId, to: ReplicaId) {
+        self.shared.expect_transfer(group, to);
+    }
+}
+
 impl Groups {
     /// Knows every partition of the data directory; opens none.
     pub fn start(runtime: Runtime, data_dir: DataDir, peers: Peers) -> Groups {
@@ -74,7 +115,10 @@ impl Groups {
         shared.runtime.spawn(open_all(replicated));
         shared.runtime.spawn(failover::run(Arc::clone(&shared)));
         shared.runtime.spawn(Arc::clone(&shared).greet());
-        Groups(Arc::new(Inner { shared, partitions: RwLock::new(partitions), metadata: Mutex::new(None) }))
+        let inner = Arc::new(Inner { shared, partitions: RwLock::new(partitions), metadata: Mutex::new(None) });
+        let services: Weak<Inner> = Arc::downgrade(&inner);
+        inner.shared.peers.serve_raft(services);
+        Groups(inner)
     }
 
     /// Who leads which group, here and elsewhere.

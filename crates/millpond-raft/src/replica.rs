@@ -23,7 +23,7 @@ use crate::partition::Acks;
 use crate::receipt::{Flight, Receipt};
 use crate::shared::Shared;
 use crate::state_machine::{Applier, StateMachine};
-use crate::types::{Member, Payload, TypeConfig, from_raft};
+use crate::types::{Member, Payload, TypeConfig};
 
 /// The openraft object of a replica.
 pub(crate) type MillRaft = Raft<TypeConfig, StateMachine>;
@@ -500,9 +500,4 @@ impl Replica {
             error => RaftError::Fatal { group: self.group(), why: error.to_string().into() },
         }
     }
-}
-
-/// The last log id of a vote request, as ours.
-pub(crate) fn last_of(id: Option<&crate::types::RaftLogId>) -> Option<LogId> {
-    id.map(from_raft)
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
-use millpond_record::{BrokerId, GroupId, LogId, RaftIndex, ReplicaId, Term};
+use millpond_record::{BrokerId, GroupId, RaftIndex, ReplicaId};
 use millpond_runtime::Runtime;
 use millpond_storage::DataDir;
 use tokio::time::Instant;
@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::failover::{Failover, GRACE};
 use crate::gossip;
 use crate::leaders::{Leaders, News, Standing};
-use crate::peers::Peers;
+use crate::peers::{Candidate, Peers};
 use crate::replica::{Replica, Role};
 
 /// How long votes for the replica that leadership is handed to are granted although the old leader lives.
@@ -208,16 +208,10 @@ impl Shared {
 
     /// Whether a replica here may vote for a candidate: not while it knows a live leader, unless that one wants it.
     /// One that could not win because the log here is longer is challenged by the replica here.
-    pub(crate) fn may_vote(
-        &self,
-        group: GroupId,
-        candidate: ReplicaId,
-        from: BrokerId,
-        term: Term,
-        last: Option<LogId>,
-    ) -> bool {
+    pub(crate) fn may_vote(&self, candidate: &Candidate) -> bool {
+        let &Candidate { group, replica: from, broker, term, last, by_leader } = candidate;
         let Some(replica) = self.replica(group) else { return true };
-        if self.is_transfer(group, candidate) {
+        if by_leader || self.is_transfer(group, from) {
             return true;
         }
         let role = replica.role();
@@ -225,8 +219,8 @@ impl Shared {
             Some(said) if said.term >= role.term => (said.standing != Standing::GaveUp).then_some(said.broker),
             _ => role.leader.map(|(_, broker)| broker),
         };
-        if leads.is_some_and(|leader| leader != from && self.peers.is_alive(leader)) {
-            tracing::debug!(group = group.0, candidate = candidate.0, term = term.0, "no vote: the leader is alive");
+        if leads.is_some_and(|leader| leader != broker && self.peers.is_alive(leader)) {
+            tracing::debug!(group = group.0, candidate = from.0, term = term.0, "no vote: the leader is alive");
             return false;
         }
         if last < replica.last() {

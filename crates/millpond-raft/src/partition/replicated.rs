@@ -144,6 +144,11 @@ impl Partition {
         self.0.replication.replica.get().map(Replica::members).unwrap_or_default()
     }
 
+    /// The Raft node id of the replica here.
+    pub(crate) fn id(&self) -> ReplicaId {
+        self.0.replica
+    }
+
     fn leading(&self) -> Result<&Replica, RaftError> {
         let replica = self.0.replication.replica.get().filter(|replica| replica.serves());
         replica.ok_or(RaftError::NotLeader(self.0.group))

@@ -168,7 +168,6 @@ impl Peers {
     }
 
     /// Has messages and Raft requests of others handed to `raft`, as long as that lives.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the groups take it up with replication"))]
     pub(crate) fn serve_raft(&self, raft: Weak<dyn RaftServices>) {
         *self.0.raft.lock().unwrap_or_else(PoisonError::into_inner) = Some(raft);
     }

@@ -9,7 +9,10 @@ use millpond_record::{BrokerId, GroupId, LogId, ReplicaId, Term};
 use openraft::Raft;
 use openraft::alias::SnapshotOf;
 use openraft::async_runtime::WatchReceiver;
-use openraft::raft::{AppendEntriesRequest, VoteResponse};
+use openraft::errors::Fatal;
+use openraft::raft::{
+    AppendEntriesRequest, TransferLeaderError, TransferLeaderRequest, TransferLeaderResponse, VoteResponse,
+};
 use tokio::sync::mpsc;
 
 use super::Inner;
@@ -84,6 +87,28 @@ pub(super) async fn run_stream(
     }
 }
 
+/// Becomes a candidate if leadership is handed to this replica and it has all of the leader's log. openraft's own way
+/// waits for a write of this life under the leader's vote, which a replica that was restarted has not made.
+async fn take_over(
+    raft: &GroupRaft,
+    request: &TransferLeaderRequest<TypeConfig>,
+    here: ReplicaId,
+) -> Result<TransferLeaderResponse<TypeConfig>, Fatal<TypeConfig>> {
+    if *request.to_node_id() != here.0 {
+        return Ok(Ok(()));
+    }
+    let vote = raft.server_metrics().borrow_watched().vote;
+    let last = raft.data_metrics().borrow_watched().last_log;
+    if vote != *request.from_leader() {
+        return Ok(Err(TransferLeaderError::VoteChanged { expected: *request.from_leader(), actual: vote }));
+    }
+    if last.as_ref() < request.last_log_id() {
+        return Ok(Err(TransferLeaderError::LogNotFlushed { expected: request.last_log_id().copied(), actual: last }));
+    }
+    raft.trigger().elect(false).await?;
+    Ok(Ok(()))
+}
+
 impl Inner {
     /// The engine of a replica here, or what the sender is told.
     async fn replica(&self, route: &Route) -> Result<GroupRaft, NoReplica> {
@@ -136,8 +161,8 @@ impl Inner {
                 if to == route.target() {
                     self.called_by_leader(route.group(), to, term);
                 }
-                let answer = raft.handle_transfer_leader(request).await.map_err(|error| failed(error.to_string()))?;
-                Ok(AnswerHead::transferred(&answer))
+                let answer = take_over(&raft, &request, route.target()).await;
+                Ok(AnswerHead::transferred(&answer.map_err(|error| failed(error.to_string()))?))
             }
             RaftRequest::Snapshot(vote, meta, snapshot) => {
                 let snapshot = SnapshotOf::<TypeConfig, _> { meta, snapshot };

@@ -35,6 +35,9 @@ pub(super) const NOT_YET_PAUSE: Duration = Duration::from_millis(5);
 /// How long a replica that is gone, or has failed, is not asked again.
 const GONE_PAUSE: Duration = Duration::from_millis(500);
 
+/// How long a vote or a transfer is worth waiting for; openraft's own limits, which never run out, are for leases.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// Makes the clients of one replica.
 #[derive(Clone)]
 pub(crate) struct GroupNetwork {
@@ -123,7 +126,7 @@ impl ReplicaClient {
         option: RPCOption,
         read: impl Fn(&AnswerHead) -> Result<T, NoReplica>,
     ) -> Result<T, RPCError<TypeConfig>> {
-        let asked = self.inner.runtime.timeout(option.hard_ttl(), self.ask(&request, read));
+        let asked = self.inner.runtime.timeout(option.hard_ttl().min(PATIENCE), self.ask(&request, read));
         asked.await.unwrap_or_else(|_| Err(self.broken("no answer in time")))
     }
 }
@@ -137,7 +140,7 @@ impl RaftNetworkV2<TypeConfig> for ReplicaClient {
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
         let mut stream = AppendStream::new(self.clone(), futures::stream::iter([request]), &option);
-        let answered = self.inner.runtime.timeout(option.hard_ttl(), stream.next());
+        let answered = self.inner.runtime.timeout(option.hard_ttl().min(PATIENCE), stream.next());
         match answered.await {
             Ok(Some(Ok(result))) => Ok(result.into()),
             Ok(Some(Err(error))) => Err(error),
@@ -169,9 +172,11 @@ impl RaftNetworkV2<TypeConfig> for ReplicaClient {
 
     async fn vote(
         &mut self,
-        request: VoteRequest<TypeConfig>,
+        mut request: VoteRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        // Leases never run out here: whether there is a live leader is what the other broker asks itself first.
+        request.leadership_transfer = true;
         let by_leader = self.inner.is_called_by_leader(self.group, self.replica, request.vote.leader_id.term);
         self.ask_in_time(RaftRequest::Vote(request, by_leader), option, AnswerHead::read_voted).await
     }

@@ -1,7 +1,8 @@
 //! What the crate promises, on the real disk and on the simulated one.
 
+mod cluster;
 mod metadata;
-mod restore;
+pub(crate) mod restore;
 mod retention;
 mod solo;
 mod stalls;

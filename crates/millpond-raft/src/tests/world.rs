@@ -92,8 +92,14 @@ impl Machine {
 }
 
 pub(crate) async fn open(runtime: &Runtime, path: &Path) -> DataDir {
+    open_as(runtime, path, StorageOptions::default().node_id).await
+}
+
+/// Opens the data directory of a broker.
+pub(crate) async fn open_as(runtime: &Runtime, path: &Path, node_id: BrokerId) -> DataDir {
     let (opening, path) = (runtime.clone(), path.to_owned());
-    let options = StorageOptions { journal_file_bytes: 1 << 20, journal_files: 3, ..StorageOptions::default() };
+    let options =
+        StorageOptions { node_id, journal_file_bytes: 1 << 20, journal_files: 3, ..StorageOptions::default() };
     let opened = runtime.blocking(move || DataDir::open(&opening, &path, options, Arc::new(|_| {}))).await;
     opened.expect("a data directory that opens").0
 }
