@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use millpond_record::{BrokerId, GroupId};
+use millpond_record::{BrokerId, GroupId, Term};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -41,6 +41,8 @@ struct Asked {
 /// A group without live leader.
 #[derive(Clone, Copy)]
 struct Orphan {
+    /// The term of its replica here when that was looked at: another means that somebody was a candidate.
+    term: Term,
     since: Instant,
     /// When this broker's replica is a candidate next; never, while it cannot win.
     turn: Option<Instant>,
@@ -100,11 +102,20 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         for group in look {
             match shared.replica(group) {
                 Some(replica) if is_orphan(&shared, &replica, &brokers) => {
-                    let since = orphans.get(&group).map_or_else(|| shared.runtime.now(), |orphan| orphan.since);
-                    // Looked at again: the brokers that are alive may be others.
-                    let begin = since.max(shared.elections_from);
-                    let turn = first_turn(&replica, &brokers, begin, shared.runtime.now());
-                    orphans.insert(group, Orphan { since, turn });
+                    let now = shared.runtime.now();
+                    let term = replica.role().term;
+                    let orphan = match orphans.get(&group) {
+                        Some(known) if known.term != term => {
+                            Orphan { term, since: now, turn: next_turn(&replica, &brokers, now) }
+                        }
+                        known => {
+                            let since = known.map_or(now, |known| known.since);
+                            // Looked at again: the brokers that are alive may be others.
+                            let begin = since.max(shared.elections_from);
+                            Orphan { term, since, turn: first_turn(&replica, &brokers, begin, now) }
+                        }
+                    };
+                    orphans.insert(group, orphan);
                 }
                 _ => drop(orphans.remove(&group)),
             }
@@ -168,6 +179,18 @@ fn live_voters(replica: &Replica, brokers: &BTreeSet<BrokerId>) -> Option<Vec<mi
     let live: Vec<_> =
         voters.iter().filter(|member| brokers.contains(&member.broker)).map(|member| member.replica).collect();
     (live.len() * 2 > voters.len() && live.contains(&replica.id())).then_some(live)
+}
+
+/// When this replica is a candidate after another one was, or after it was one itself.
+fn next_turn(replica: &Replica, brokers: &BTreeSet<BrokerId>, now: Instant) -> Option<Instant> {
+    let live = live_voters(replica, brokers)?;
+    let place = |id: millpond_record::ReplicaId| live.iter().position(|live| *live == id);
+    let (own, last) = (place(replica.id())?, place(replica.role().vote).unwrap_or(0));
+    let behind = match (own + live.len() - last) % live.len() {
+        0 => live.len(),
+        behind => behind,
+    };
+    Some(now + TURN * u32::try_from(behind).unwrap_or(u32::MAX))
 }
 
 fn first_turn(replica: &Replica, brokers: &BTreeSet<BrokerId>, begin: Instant, now: Instant) -> Option<Instant> {

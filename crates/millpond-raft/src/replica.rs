@@ -65,6 +65,8 @@ pub(crate) fn raft_config(group: GroupId) -> Config {
 pub(crate) struct Role {
     /// The term that it is in.
     pub(crate) term: Term,
+    /// Whom it has voted for in that term.
+    pub(crate) vote: ReplicaId,
     /// Who leads that term, as far as it knows.
     pub(crate) leader: Option<(ReplicaId, BrokerId)>,
     /// It leads, and all that was committed before is applied.
@@ -221,7 +223,12 @@ impl Replica {
             Some((ReplicaId(leader), member.broker))
         });
         let leads = now.state == ServerState::Leader && leader.is_some_and(|(leader, _)| leader == self.state.id);
-        Role { term, leader, serves: leads && *self.state.blank.borrow() >= term }
+        Role {
+            term,
+            vote: ReplicaId(now.vote.leader_id.voted_for),
+            leader,
+            serves: leads && *self.state.blank.borrow() >= term,
+        }
     }
 
     async fn follow_role(self) {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::{BoxFuture, join_all};
 use millpond_record::{BrokerId, GroupId, Offset, ReplicaId};
-use millpond_runtime::sim::{self, Crash, NodeId, World};
+use millpond_runtime::sim::{self, Crash, NetworkDelays, NodeId, World};
 use millpond_runtime::{HostPort, Runtime};
 use millpond_storage::{DataDir, DirectoryId, GroupSpec};
 
@@ -191,7 +191,10 @@ impl Cluster {
 
 fn clustered<F: Future<Output = ()>>(seed: u64, test: impl FnOnce(Cluster) -> F) {
     sim::block_on(seed, async {
-        let cluster = Cluster::start(World::new(seed)).await;
+        let world = World::new(seed);
+        // A network within a data centre: the tests ask for times.
+        world.set_network_delays(NetworkDelays { slow_ms: 20, ..NetworkDelays::default() });
+        let cluster = Cluster::start(world).await;
         test(cluster).await;
     });
 }
