@@ -117,6 +117,23 @@ pub enum StorageError {
         /// The batch's base offset.
         found: Offset,
     },
+    /// The log is being switched over to what was received of another replica.
+    #[error("the log of group {0} takes nothing while it is switched over to another replica's segments")]
+    Installing(GroupId),
+    /// The log cannot be switched over to what was, or should be, received of another replica. It is as it was.
+    #[error("group {group} cannot be filled from another replica: {what}")]
+    NotInstallable {
+        /// The group.
+        group: GroupId,
+        /// What does not fit.
+        what: String,
+    },
+    /// A piece of a segment that is not asked for or not there.
+    #[error("group {group}: there is no such piece of a segment")]
+    NoSuchPiece {
+        /// The group.
+        group: GroupId,
+    },
     /// A file operation failed.
     #[error("{operation} {path}: {source}")]
     Io {

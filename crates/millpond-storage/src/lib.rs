@@ -18,6 +18,7 @@ pub mod fuzzing;
 mod index;
 mod journal;
 mod log;
+mod manifest;
 mod meta;
 mod options;
 mod partition_folder;
@@ -39,9 +40,11 @@ pub use data_dir::DataDir;
 pub use dump::{DumpError, DumpItem, DumpKind, DumpValue, dump};
 pub use error::{OpenError, StorageError};
 pub use log::{
-    AppendEntry, Body, ColdEntries, ColdRead, Entries, FileRun, Found, Freeing, Frontiers, Log, Outcome, Piece,
-    Proposal, Read, ReadAhead, ReadError, SequenceError, Stored, StoredEntry, VoidReason, log_start_payload,
+    AppendEntry, Body, ColdEntries, ColdRead, Entries, FileRun, Found, Freeing, Frontiers, Installation, Log, Outcome,
+    Piece, Proposal, Read, ReadAhead, ReadError, SequenceError, Shipment, Stored, StoredEntry, VoidReason, Wanted,
+    log_start_payload,
 };
+pub use manifest::{MAX_MANIFEST_BYTES, Manifest, ManifestError, ManifestSegment, SegmentPart};
 pub use meta::{DirectoryId, MetaProperties};
 pub use options::StorageOptions;
 pub use producer::ActiveProducer;

@@ -283,9 +283,15 @@ impl Producers {
         self.by_last_index.len()
     }
 
-    /// The committed layer as a snapshot file that covers the log up to `covers`.
+    /// The committed layer as a snapshot file that covers the log up to `covers`. What was committed behind that is
+    /// left out, and with it what it made this forget: who reads the file and then those batches knows the same.
     pub(crate) fn snapshot(&self, covers: LogId, next_offset: Offset) -> Bytes {
+        let covered = |id: &ProducerId| -> Vec<ProducerBatch> {
+            let batches = self.producers[id].committed.iter();
+            batches.copied().filter(|batch| batch.index <= covers.index).collect()
+        };
         let mut ids: Vec<ProducerId> = self.by_last_index.values().copied().collect();
+        ids.retain(|id| self.producers[id].committed.front().is_some_and(|first| first.index <= covers.index));
         ids.sort_unstable();
         let mut out = BytesMut::with_capacity(SNAPSHOT_HEADER_BYTES + ids.len() * (PRODUCER_BYTES + BATCH_BYTES) + 4);
         out.put_u32_le(MAGIC);
@@ -295,8 +301,8 @@ impl Producers {
         out.put_i64_le(next_offset.0);
         out.put_u32_le(ids.len() as u32);
         for id in ids {
-            let batches = &self.producers[&id].committed;
-            let last = batches.back().expect("a producer is listed by its last committed batch");
+            let batches = covered(&id);
+            let last = batches.last().expect("its first batch is covered");
             out.put_i64_le(id.0);
             out.put_i16_le(last.epoch.0);
             out.put_u16_le(batches.len() as u16);

@@ -16,6 +16,7 @@ use millpond_runtime::{Disk, Runtime};
 use crate::journal::record::Kind;
 use crate::journal::scan::{self, FoundRecord, ReplayFrom, Scanned};
 use crate::journal::{JournalEntry, kept};
+use crate::log::switch::Installed;
 use crate::log::{Log, LogContext, Replayed};
 use crate::partition_folder::{self, FolderName, PartitionMetadata};
 use crate::registry::check_owner;
@@ -82,6 +83,8 @@ pub(crate) struct FirstPass {
     pub(crate) scanned: Scanned,
     created: BTreeMap<GroupId, GroupSpec>,
     deleted: BTreeSet<GroupId>,
+    /// What logs were switched over to, with the last record of each that does it.
+    installed: BTreeMap<GroupId, (u64, Installed)>,
 }
 
 impl FirstPass {
@@ -107,7 +110,7 @@ pub(crate) fn first_pass(
     numbers: &[u64],
     from: ReplayFrom,
 ) -> Result<FirstPass, OpenError> {
-    let (mut created, mut deleted) = (BTreeMap::new(), BTreeSet::new());
+    let (mut created, mut deleted, mut installed) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
     let scanned = scan::scan(disk, folder, numbers, from, &mut |record: FoundRecord<'_>| {
         if record.header.is(Kind::Append) {
             return Ok(());
@@ -115,6 +118,9 @@ pub(crate) fn first_pass(
         match record.entry()? {
             JournalEntry::Create { spec } => drop(created.insert(spec.group, spec)),
             JournalEntry::Delete { group } => drop(deleted.insert(group)),
+            JournalEntry::Install { installed: found } => {
+                installed.insert(found.row.group, (record.header.sequence, *found));
+            }
             _ => {}
         }
         Ok(())
@@ -122,7 +128,7 @@ pub(crate) fn first_pass(
     if !scanned.files.is_empty() {
         scan::make_durable(disk, folder, &scanned)?;
     }
-    Ok(FirstPass { scanned, created, deleted })
+    Ok(FirstPass { scanned, created, deleted, installed })
 }
 
 /// A log that is damaged, or that cannot be written any more, ends its group and no other.
@@ -208,6 +214,12 @@ impl Recovery<'_> {
             live.extend(created.map(|spec| (folder_name(&spec.topic, spec.partition), spec.group)));
             self.put_folders_right(&live, &deleted, &mut report)?;
         }
+        for (group, (sequence, installed)) in &pass.installed {
+            if !pass.deleted.contains(group) {
+                self.install(table, *sequence, installed, &mut report)
+                    .or_else(|error| set_aside(error, context, table, &mut logs, &mut report))?;
+            }
+        }
         if pass.scanned.records > 0 {
             // Only the files that were found then: the journal has begun to recycle the others.
             scan::scan(self.disk, self.folder, &pass.scanned.files, self.from, &mut |record| {
@@ -227,6 +239,28 @@ impl Recovery<'_> {
         report.groups = table.rows.len() as u64;
         report.groups_replayed = logs.all.len() as u64;
         Ok((logs.all, report))
+    }
+
+    /// A log was switched over to what was received of another replica: its row is the one that the record has, and its
+    /// files are what the record says, whatever the table and earlier records say.
+    fn install(
+        &self,
+        table: &mut Table,
+        sequence: u64,
+        installed: &Installed,
+        report: &mut RecoveryReport,
+    ) -> Result<(), OpenError> {
+        let known = table.rows.get(&installed.row.group);
+        if known.is_some_and(|row| row.set_aside || sequence < row.journal_sequence) {
+            return Ok(());
+        }
+        report.groups_created += u64::from(known.is_none());
+        report.records_applied += 1;
+        let row = installed.row_at(sequence);
+        let folder = self.root.join(row.folder());
+        table.rows.insert(row.group, row.clone());
+        check_owner(self.disk, &folder, &row)?;
+        Ok(installed.carry_out(self.disk, &folder)?)
     }
 
     /// Saves what the journal has of the groups that were set aside: the next checkpoint does not wait for them, and

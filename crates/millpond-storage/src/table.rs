@@ -157,7 +157,7 @@ pub(crate) fn read_as_far_as_possible(bytes: &[u8]) -> (Option<ReplayFrom>, Vec<
     (Some(ReplayFrom { file_number, sequence }), rows, wrong)
 }
 
-fn put_row(out: &mut BytesMut, row: &GroupRow) {
+pub(crate) fn put_row(out: &mut BytesMut, row: &GroupRow) {
     out.put_u64_le(row.group.0);
     out.put_u64_le(row.replica.0);
     out.put_slice(&row.topic_id.0);
@@ -225,7 +225,7 @@ fn read_option<T>(
     if fields.flag()? { read(fields).map(Some) } else { Ok(None) }
 }
 
-fn read_row(fields: &mut FieldReader<'_>) -> Result<GroupRow, FieldError> {
+pub(crate) fn read_row(fields: &mut FieldReader<'_>) -> Result<GroupRow, FieldError> {
     let group = GroupId(fields.u64()?);
     let replica = ReplicaId(fields.u64()?);
     let topic_id: TopicId = fields.topic_id()?;

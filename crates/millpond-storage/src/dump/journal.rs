@@ -116,5 +116,16 @@ fn record(found: &FoundRecord<'_>) -> Result<DumpItem, OpenError> {
         }
         JournalEntry::Delete { .. } => begin("delete group"),
         JournalEntry::Options { options: changed, .. } => options(begin("options"), changed),
+        JournalEntry::Install { installed } => {
+            let row = &installed.row;
+            begin("snapshot install")
+                .with_some("term", row.purged.map(|p| p.term.0))
+                .with_some("index", row.purged.map(|p| p.index.0))
+                .with_some("offset", row.purged.map(|p| p.offset.0))
+                .with("log_start", row.log_start.0)
+                .with("segments", installed.segments.len() as u64)
+                .with("segment_bytes", installed.segments.iter().map(|part| u64::from(part.log_bytes)).sum::<u64>())
+                .with("membership_bytes", row.membership.len() as u64)
+        }
     })
 }

@@ -31,6 +31,7 @@ use millpond_record::{
 };
 
 use crate::fields::{FieldError, FieldReader, put_bytes, put_string};
+use crate::log::switch::Installed;
 use crate::types::{FlushMode, GroupSpec, LogOptions, LogPosition, Vote, is_topic_name};
 
 const LENGTH: usize = 0;
@@ -71,7 +72,7 @@ const FLAG_SEGMENT: u8 = 4;
 /// Version byte of the payloads of the rare kinds.
 const PAYLOAD_VERSION: u8 = 1;
 
-/// What a record says. Numbers are never reused; 9 is kept for the installation of a snapshot.
+/// What a record says. Numbers are never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Kind {
@@ -91,6 +92,8 @@ pub(crate) enum Kind {
     Delete = 7,
     /// payload: options.
     Options = 8,
+    /// payload: the group's row and the segments that the log was switched over to.
+    Install = 9,
     /// index, term, append time, as an [`Kind::Append`] without its batch: that is in the segment, synced.
     Placed = 10,
 }
@@ -106,6 +109,7 @@ impl Kind {
             6 => Kind::Create,
             7 => Kind::Delete,
             8 => Kind::Options,
+            9 => Kind::Install,
             10 => Kind::Placed,
             _ => return None,
         })
@@ -140,6 +144,8 @@ pub(crate) enum JournalEntry {
     Delete { group: GroupId },
     /// The log's settings changed.
     Options { group: GroupId, options: LogOptions },
+    /// The log is what was received of another replica's: whatever came before it counts no more.
+    Install { installed: Box<Installed> },
 }
 
 impl JournalEntry {
@@ -155,6 +161,7 @@ impl JournalEntry {
             | JournalEntry::Delete { group }
             | JournalEntry::Options { group, .. } => *group,
             JournalEntry::Create { spec } => spec.group,
+            JournalEntry::Install { installed } => installed.row.group,
         }
     }
 
@@ -169,6 +176,7 @@ impl JournalEntry {
             JournalEntry::Create { .. } => Kind::Create,
             JournalEntry::Delete { .. } => Kind::Delete,
             JournalEntry::Options { .. } => Kind::Options,
+            JournalEntry::Install { .. } => Kind::Install,
         }
     }
 
@@ -184,6 +192,7 @@ impl JournalEntry {
             JournalEntry::LogStart { .. } => PAYLOAD_CRC_BYTES + 1 + 8,
             JournalEntry::Create { spec } => PAYLOAD_CRC_BYTES + 1 + 16 + 8 + 4 + OPTIONS_BYTES + 2 + spec.topic.len(),
             JournalEntry::Options { .. } => PAYLOAD_CRC_BYTES + 1 + OPTIONS_BYTES,
+            JournalEntry::Install { installed } => PAYLOAD_CRC_BYTES + 1 + installed.size_bytes(),
         };
         (RECORD_HEADER_BYTES + payload) as u64
     }
@@ -245,6 +254,10 @@ pub(crate) fn encode<'a>(entry: &'a JournalEntry, place: Place, out: &mut BytesM
         JournalEntry::Options { options, .. } => {
             begin_payload(out);
             put_options(out, options);
+        }
+        JournalEntry::Install { installed } => {
+            begin_payload(out);
+            installed.put(out);
         }
     }
     let length = out.len() - start + tail.map_or(0, Bytes::len);
@@ -371,7 +384,7 @@ pub(crate) fn decode(header: &RecordHeader, record: &[u8]) -> Result<JournalEntr
 fn decode_kind(kind: Kind, header: &RecordHeader, payload: &[u8]) -> Result<JournalEntry, FieldError> {
     let group = header.group;
     let mut fields = FieldReader::new(payload);
-    let versioned = matches!(kind, Kind::Purge | Kind::LogStart | Kind::Create | Kind::Options);
+    let versioned = matches!(kind, Kind::Purge | Kind::LogStart | Kind::Create | Kind::Options | Kind::Install);
     if versioned && (fields.u32().is_err() || fields.u8()? != PAYLOAD_VERSION) {
         return Err(FieldError::Value);
     }
@@ -414,6 +427,13 @@ fn decode_kind(kind: Kind, header: &RecordHeader, payload: &[u8]) -> Result<Jour
         }
         Kind::Delete => JournalEntry::Delete { group },
         Kind::Options => JournalEntry::Options { group, options: read_options(&mut fields)? },
+        Kind::Install => {
+            let installed = Installed::read(&mut fields)?;
+            if installed.row.group != group {
+                return Err(FieldError::Value);
+            }
+            JournalEntry::Install { installed: Box::new(installed) }
+        }
     };
     fields.end()?;
     Ok(entry)

@@ -113,6 +113,7 @@ impl Log {
         let (result, urgent, at_once, done) = {
             let mut state = self.state();
             self.check_open(&state)?;
+            self.check_not_installing(&state)?;
             let result = append(&mut state, &mut appending);
             self.context.cache.appended(appending.cost);
             if let Err(error) = &result

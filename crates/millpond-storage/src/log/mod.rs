@@ -13,6 +13,7 @@ mod buffers;
 mod cold;
 mod context;
 mod file_run;
+mod install;
 mod max_time;
 mod mend;
 mod open;
@@ -20,9 +21,11 @@ mod persist;
 mod read;
 mod replay;
 mod retain;
+mod ship;
 mod snapshots;
 mod stall;
 mod state;
+pub(crate) mod switch;
 mod times;
 mod truncate;
 mod types;
@@ -42,12 +45,14 @@ use millpond_record::{GroupId, LeaderEpoch, LogId, Offset, PartitionIndex, RaftI
 pub use ahead::ReadAhead;
 pub(crate) use context::LogContext;
 pub use file_run::FileRun;
+pub use install::{Installation, Wanted};
 pub(crate) use max_time::LookedThrough;
 pub(crate) use persist::Written;
 pub use read::{ColdEntries, ColdRead, Entries, Piece, Read, ReadError};
 pub(crate) use replay::{Action, Replayed, Where, decide};
 pub use retain::Freeing;
 pub(crate) use retain::may_be_first;
+pub use ship::Shipment;
 pub(crate) use stall::{is_passing, is_too_many_files};
 pub use types::{AppendEntry, Body, Found, Frontiers, Outcome, Proposal, SequenceError, Stored, StoredEntry};
 pub use void::{VoidReason, log_start_payload};
@@ -58,6 +63,7 @@ use crate::producer::ActiveProducer;
 use crate::segment::{Segment, SegmentError};
 use crate::types::{Done, GroupRow, LogOptions, LogPosition, Vote};
 use persist::FileState;
+use ship::Pins;
 use state::LogState;
 
 /// What a log is, as opposed to how far it is.
@@ -89,6 +95,10 @@ pub struct Log {
     mending: Mutex<()>,
     /// Closed segments that are open for reads, the longest unused first.
     recent: Mutex<VecDeque<Arc<Segment>>>,
+    /// Installations that were begun and not dropped.
+    filling: AtomicUsize,
+    /// Taken last.
+    pins: Mutex<Pins>,
     /// Whether it waits in the writer's queues: of urgent logs, of dirty ones.
     pub(crate) queued: AtomicBool,
     pub(crate) listed: AtomicBool,
@@ -126,6 +136,10 @@ impl Log {
             return Err(StorageError::Closed(self.context.root.clone()));
         }
         state.failed.clone().map_or(Ok(()), Err)
+    }
+
+    fn check_not_installing(&self, state: &LogState) -> Result<(), StorageError> {
+        if state.installing { Err(StorageError::Installing(self.identity.group)) } else { Ok(()) }
     }
 
     fn corrupt(&self, what: impl Into<String>) -> StorageError {

@@ -275,6 +275,8 @@ impl Log {
             set_aside: false,
             stall: None,
             failed: None,
+            still_read: None,
+            installing: false,
         };
         let files = FileState::new(found.logs.keys().copied().collect(), found.snapshots.iter().copied().collect());
         let identity = Identity {
@@ -295,6 +297,8 @@ impl Log {
             syncing: AtomicUsize::new(0),
             mending: Mutex::default(),
             recent: Mutex::default(),
+            filling: AtomicUsize::new(0),
+            pins: Mutex::default(),
             queued: AtomicBool::new(false),
             listed: AtomicBool::new(false),
         });

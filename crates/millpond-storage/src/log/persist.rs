@@ -62,6 +62,25 @@ impl FileState {
         self.unsynced = self.unsynced.split_off(&first);
     }
 
+    /// Whether a segment was written since it was synced.
+    pub(super) fn is_unsynced(&self, name: SegmentName) -> bool {
+        self.unsynced.contains_key(&name)
+    }
+
+    /// Nothing that was written need be synced any more.
+    pub(super) fn forget_all(&mut self) {
+        self.unsynced.clear();
+        self.write_back = None;
+    }
+
+    /// The folder holds these segments and one producer snapshot, and is synced.
+    pub(super) fn become_of(&mut self, segments: impl Iterator<Item = SegmentName>, snapshot: SegmentName) {
+        self.forget_all();
+        self.present = segments.collect();
+        self.snapshots = vec![snapshot];
+        (self.folder_changed, self.entered) = (false, true);
+    }
+
     /// The segment must be synced.
     pub(crate) fn written(&mut self, segment: &Arc<Segment>, files: SegmentFiles) {
         let unsynced = self.unsynced.entry(segment.name);
@@ -121,6 +140,9 @@ pub(crate) fn end_of(state: &LogState) -> Option<SegmentPosition> {
 
 impl LogState {
     fn next_step(&self) -> Step {
+        if self.installing {
+            return Step::Blocked;
+        }
         match self.cut {
             Some(cut) if cut.durable => return Step::Cut(cut),
             Some(_) => return Step::Blocked,
@@ -430,7 +452,7 @@ impl Log {
                 if state.set_aside {
                     return Err(StorageError::SetAside(self.identity.group));
                 }
-                if state.cut.is_some_and(|cut| !cut.durable) {
+                if state.installing || state.cut.is_some_and(|cut| !cut.durable) {
                     return Err(StorageError::TruncationPending(self.identity.group));
                 }
                 (self.capture(&state), state.truncations, self.snapshot_due(&state))

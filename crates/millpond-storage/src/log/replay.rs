@@ -280,8 +280,8 @@ impl Log {
                     recovery.tolerates_gaps |= options.flush == FlushMode::Relaxed;
                 }
             }
-            JournalEntry::Create { .. } | JournalEntry::Delete { .. } => {
-                return Err(self.corrupt("its creation or deletion is replayed into the log"));
+            JournalEntry::Create { .. } | JournalEntry::Delete { .. } | JournalEntry::Install { .. } => {
+                return Err(self.corrupt("its creation, installation or deletion is replayed into the log"));
             }
         }
         // After a cut the files follow at once: the next one may need the index of what is left.

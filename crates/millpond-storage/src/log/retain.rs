@@ -174,6 +174,12 @@ impl Log {
         Ok(Freeing::AwaitsCheckpoint)
     }
 
+    /// Keeps the segments with entries from `index` on although P and the log start have passed them: whoever
+    /// replicates the log may read them still. Without a call nothing is kept for that.
+    pub fn keep_entries_from(&self, index: RaftIndex) {
+        self.state().still_read = Some(index);
+    }
+
     /// Removes the segments that a row, which is durable, has wholly below P and the log start. Blocks.
     ///
     /// A file that cannot be removed now is removed when the log is opened again.
@@ -181,10 +187,14 @@ impl Log {
         let (doomed, snapshots) = {
             let mut files = self.files();
             let mut state = self.state();
-            if self.check_readable(&state).is_err() {
+            if self.check_readable(&state).is_err() || state.installing {
                 return;
             }
-            let Some((first, name)) = first_kept(&state.segments, row) else { return };
+            let Some((first, name)) = first_kept(&state.segments, row, state.still_read) else {
+                let free = self.pins().removable(Vec::new());
+                drop(state);
+                return self.remove_oldest_first(free);
+            };
             let known = files.snapshots.last().is_some_and(|newest| newest.first_index >= name.first_index);
             if !known && state.producers.len() > 0 {
                 state.snapshot_due = true;
@@ -192,21 +202,23 @@ impl Log {
             }
             let doomed: Vec<Arc<Segment>> = state.segments.drain(..first).collect();
             state.prune_epochs(name.first_index, name.base_offset);
-            (doomed, forget(&mut files, name))
-        };
-        {
-            let mut recent = self.recent();
             for segment in &doomed {
                 segment.mark_removed();
             }
-            recent.retain(|segment| !segment.is_removed());
+            (self.pins().removable(doomed), forget(&mut files, name))
+        };
+        self.remove_oldest_first(doomed);
+        for name in snapshots {
+            let _ = self.context.disk.remove_file(&self.folder.join(name.file(SegmentFile::Snapshot)));
         }
+    }
+
+    /// Removes segments that are no longer part of the log.
+    fn remove_oldest_first(&self, doomed: Vec<Arc<Segment>>) {
+        self.recent().retain(|segment| !segment.is_removed());
         // The oldest first, so that what a crash leaves has no gap. Nothing is synced: the row knows they are gone.
         for segment in doomed {
             let _ = segment.remove();
-        }
-        for name in snapshots {
-            let _ = self.context.disk.remove_file(&self.folder.join(name.file(SegmentFile::Snapshot)));
         }
     }
 
@@ -219,7 +231,7 @@ impl Log {
         row: &GroupRow,
     ) -> usize {
         let segments: Vec<Arc<Segment>> = names.iter().map(|name| maker.make(*name)).collect();
-        let gone = first_kept(&segments, row).map_or(0, |(first, _)| first);
+        let gone = first_kept(&segments, row, None).map_or(0, |(first, _)| first);
         for segment in &segments[..gone] {
             found.logs.remove(&segment.name);
             // What cannot be removed is found again by the next start.
@@ -237,9 +249,14 @@ impl Log {
     }
 }
 
-/// The first segment that stays, and its place, if the row lets one before it go.
-fn first_kept(segments: &[Arc<Segment>], row: &GroupRow) -> Option<(usize, SegmentName)> {
-    let stays = |segment: &&Arc<Segment>| may_be_first(segment.name, row);
+/// The first segment that stays, and its place, if the row lets one before it go. What lies from `still_read` on stays.
+fn first_kept(
+    segments: &[Arc<Segment>],
+    row: &GroupRow,
+    still_read: Option<RaftIndex>,
+) -> Option<(usize, SegmentName)> {
+    let unread = |name: SegmentName| still_read.is_none_or(|from| name.first_index <= from);
+    let stays = |segment: &&Arc<Segment>| may_be_first(segment.name, row) && unread(segment.name);
     // Everything in front of the last one that could be first.
     let first = segments.iter().take_while(stays).count().checked_sub(1).filter(|first| *first > 0)?;
     Some((first, segments[first].name))

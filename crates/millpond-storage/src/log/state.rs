@@ -199,6 +199,10 @@ pub(crate) struct LogState {
     pub(crate) stall: Option<Stall>,
     /// Why nothing is appended any more.
     pub(crate) failed: Option<StorageError>,
+    /// Segments with entries from this one on stay although they are below P and the log start.
+    pub(crate) still_read: Option<RaftIndex>,
+    /// The journal was handed what the log is switched over to; until it is, nothing is appended and no file touched.
+    pub(crate) installing: bool,
 }
 
 impl LogState {
@@ -282,6 +286,7 @@ impl LogState {
             && self.cut.is_none()
             && self.recovery.is_none()
             && self.failed.is_none()
+            && !self.installing
             && !self.set_aside
             && self.log_id_at(last.index) == Some(last)
     }

@@ -24,6 +24,7 @@ impl Log {
     pub fn truncate_after(&self, after: Option<RaftIndex>) -> Result<(), StorageError> {
         let mut state = self.state();
         self.check_open(&state)?;
+        self.check_not_installing(&state)?;
         let kept = after.map_or(RaftIndex(0), |after| RaftIndex(after.0 + 1));
         if state.last.is_none_or(|last| last.index < kept) {
             return Ok(());
@@ -130,6 +131,7 @@ impl Log {
     pub fn advance_p(&self, index: RaftIndex, membership: Bytes, done: Done) -> Result<LogPosition, StorageError> {
         let mut state = self.state();
         self.check_open(&state)?;
+        self.check_not_installing(&state)?;
         let not_a_boundary = StorageError::NotABoundary { group: self.identity.group, index };
         let committed = state.committed.is_some_and(|committed| index <= committed.index);
         let forward = state.purged.is_none_or(|purged| purged.index <= index);

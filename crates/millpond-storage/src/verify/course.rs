@@ -151,7 +151,11 @@ impl Course {
             }
             JournalEntry::Purge { position, .. } => self.purged = self.purged.max(Some(position.index)),
             JournalEntry::Options { options, .. } => self.tolerates_gaps |= options.flush == FlushMode::Relaxed,
-            JournalEntry::LogStart { .. } | JournalEntry::Create { .. } | JournalEntry::Delete { .. } => {}
+            // An installation is in the row already.
+            JournalEntry::LogStart { .. }
+            | JournalEntry::Create { .. }
+            | JournalEntry::Delete { .. }
+            | JournalEntry::Install { .. } => {}
         }
         None
     }

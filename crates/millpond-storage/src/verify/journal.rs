@@ -14,6 +14,7 @@ use crate::journal::file::{path_of, whole_copies};
 use crate::journal::kept::{KeptError, KeptReader};
 use crate::journal::record::Kind;
 use crate::journal::scan::{self, Scanned};
+use crate::log::switch::Installed;
 use crate::meta::META_FILE;
 use crate::table::Table;
 use crate::types::{GroupRow, GroupSpec};
@@ -25,6 +26,8 @@ pub(super) struct Outline {
     pub(super) created: BTreeMap<GroupId, (u64, GroupSpec)>,
     /// Groups that it deletes.
     pub(super) deleted: BTreeSet<GroupId>,
+    /// What logs were switched over to, with the last record of each that does it.
+    pub(super) installed: BTreeMap<GroupId, (u64, Installed)>,
     /// The lowest index from which on it replaces entries that a row counts: from there on segments may differ from it.
     pub(super) cuts: BTreeMap<GroupId, RaftIndex>,
     /// It could be read from end to end.
@@ -45,9 +48,18 @@ impl Outline {
                 self.deleted.insert(group);
                 None
             }
+            JournalEntry::Install { installed } => {
+                // Whatever came before it counts no more.
+                if !covered {
+                    self.cuts.remove(&group);
+                    self.installed.insert(group, (sequence, *installed));
+                }
+                None
+            }
             JournalEntry::Truncate { after, .. } => Some(after.map_or(RaftIndex(0), |after| RaftIndex(after.0 + 1))),
             JournalEntry::Append { index, term, .. } | JournalEntry::Placed { index, term, .. } => {
-                rows.get(&group).and_then(|row| {
+                let row = self.installed.get(&group).map(|(_, installed)| &installed.row);
+                row.or_else(|| rows.get(&group)).and_then(|row| {
                     let at = row.epochs.partition_point(|epoch| epoch.index <= index).checked_sub(1)?;
                     (row.last.is_some_and(|last| index <= last.index) && row.epochs[at].term < term).then_some(index)
                 })

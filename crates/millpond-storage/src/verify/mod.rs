@@ -198,6 +198,13 @@ impl Verifier<'_> {
         let unknown = |group: &GroupId| !table.rows.contains_key(group) && !outline.deleted.contains(group);
         let created = outline.created.iter().filter(|(group, _)| unknown(group));
         rows.extend(created.map(|(_, (sequence, spec))| GroupRow::new(spec, sequence + 1)));
+        rows.retain(|row| !outline.installed.contains_key(&row.group) || row.set_aside);
+        let in_force = |group: &GroupId| {
+            !outline.deleted.contains(group) && !table.rows.get(group).is_some_and(|row| row.set_aside)
+        };
+        let installed = outline.installed.iter().filter(|(group, _)| in_force(group));
+        rows.extend(installed.map(|(_, (sequence, installed))| installed.row_at(*sequence)));
+        rows.sort_by_key(|row| row.group);
         let mut folders = BTreeSet::new();
         let mut courses = BTreeMap::new();
         for row in &rows {
@@ -209,7 +216,11 @@ impl Verifier<'_> {
                 continue;
             }
             let mut course = Course::new(row, outline.cuts.get(&row.group).copied());
-            self.partition(row, &mut course);
+            let unfinished = outline.installed.get(&row.group).filter(|(_, installed)| self.is_unfinished(installed));
+            match unfinished {
+                Some((_, installed)) => self.unfinished_switch(installed, &mut course),
+                None => self.partition(row, &mut course),
+            }
             courses.insert(row.group, course);
         }
         if outline.whole {

@@ -14,6 +14,7 @@ use crate::OpenError;
 use crate::index::{SegmentCursor, Trailer};
 use crate::journal::kept::sequence_of;
 use crate::log::may_be_first;
+use crate::log::switch::{Installed, is_part, part_path};
 use crate::partition_folder::{METADATA_FILE, PartitionMetadata, deleted_name};
 use crate::producer::{MAX_SNAPSHOT_BYTES, read_snapshot};
 use crate::segment::{Expected, SegmentFile, SegmentName};
@@ -115,6 +116,39 @@ impl Verifier<'_> {
         course.over |= self.summary.damages > damages;
     }
 
+    /// Whether the journal has switched a log over whose files do not say so yet.
+    pub(super) fn is_unfinished(&self, installed: &Installed) -> bool {
+        let folder = self.root.join(installed.row.folder());
+        self.disk.exists(&installed.marker(&folder)).unwrap_or(false)
+    }
+
+    /// A switch that a crash interrupted: every segment must be there, under its own name or the one it was received
+    /// by. What else the folder holds goes.
+    pub(super) fn unfinished_switch(&mut self, installed: &Installed, course: &mut Course) {
+        let folder = self.root.join(installed.row.folder());
+        let what = "a switch to segments received of another broker was interrupted: a start finishes it";
+        self.tell(Severity::NeedsRecovery, &folder, At::FILE, what);
+        for segment in &installed.segments {
+            for (kind, bytes) in
+                [(SegmentFile::Log, u64::from(segment.log_bytes)), (SegmentFile::Index, segment.index_bytes)]
+            {
+                let part = part_path(&folder, segment, kind);
+                let own = folder.join(segment.name().file(kind));
+                let path = if self.disk.exists(&part).unwrap_or(false) { part } else { own };
+                match self.disk.open(&path, OpenMode::Read).and_then(|file| file.len()) {
+                    Ok(length) if length == bytes => {}
+                    Ok(length) => {
+                        let what = format!("it has {length} bytes, but the journal says {bytes}");
+                        self.damage(&path, At::byte(length.min(bytes)), what);
+                    }
+                    Err(error) => self.unreadable(&OpenError::io("read", &path, error)),
+                }
+            }
+        }
+        // What comes behind P is in the journal alone: there is nothing to hold to it.
+        course.over = true;
+    }
+
     /// A folder that nothing is known of but what it holds.
     pub(super) fn folder_alone(&mut self, folder: &Path) {
         self.metadata(folder, None);
@@ -191,6 +225,10 @@ impl Verifier<'_> {
                 Some((name, SegmentFile::Index)) => drop(listing.indexes.insert(name)),
                 Some((name, SegmentFile::Snapshot)) => drop(listing.snapshots.insert(name)),
                 None if entry.name.to_str() == Some(METADATA_FILE) => {}
+                None if is_part(&entry.name) => {
+                    let what = "a segment that is, or was, on its way from another broker";
+                    self.tell(Severity::Note, &folder.join(&entry.name), At::FILE, what);
+                }
                 None if entry.name.to_str().and_then(sequence_of).is_some() => {
                     listing.kept.insert(entry.name.to_string_lossy().into_owned());
                 }

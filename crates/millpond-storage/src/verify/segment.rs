@@ -291,8 +291,9 @@ impl IndexCheck {
 
     /// Moves over a batch; tells what does not fit. A misfit ends the comparison.
     pub(super) fn batch(&mut self, batch: &WalkedBatch<'_>) -> io::Result<Option<Misfit>> {
-        let next = self.peek()?;
         let number = self.next;
+        // A power cut may leave room behind the last entry of the active segment that was never filled.
+        let next = self.peek()?.filter(|entry| number == 0 || (entry.position, entry.hash_before) != (0, 0));
         // With the widest interval an entry is made only where there must be one.
         let made = self.cursor;
         let must =

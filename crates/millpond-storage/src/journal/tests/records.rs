@@ -1,7 +1,7 @@
 use bytes::{Bytes, BytesMut};
 use millpond_record::{
-    GroupId, LeaderEpoch, Offset, PartitionIndex, RaftIndex, RaftOnlyKind, ReplicaId, Term, Timestamp, TopicId,
-    raft_only_batch,
+    FilePosition, GroupId, LeaderEpoch, Offset, PartitionIndex, RaftIndex, RaftOnlyKind, ReplicaId, Term, Timestamp,
+    TopicId, raft_only_batch,
 };
 use proptest::prelude::*;
 
@@ -9,7 +9,9 @@ use crate::journal::JournalEntry;
 use crate::journal::record::{
     Place, RECORD_HEAD_BYTES, RECORD_HEADER_BYTES, RecordHeader, decode, encode, prove_head, prove_rest,
 };
-use crate::types::{FlushMode, GroupSpec, LogOptions, LogPosition, Vote};
+use crate::log::switch::Installed;
+use crate::manifest::ManifestSegment;
+use crate::types::{FlushMode, GroupRow, GroupSpec, LogOptions, LogPosition, SegmentPosition, Vote};
 
 fn options() -> impl Strategy<Value = LogOptions> {
     let numbers = (any::<u32>(), any::<u64>(), any::<u64>());
@@ -59,8 +61,40 @@ fn entry() -> impl Strategy<Value = JournalEntry> {
             JournalEntry::Create { spec: GroupSpec { group, topic, partition, topic_id, replica, options } }
         });
     let delete = group.clone().prop_map(|group| JournalEntry::Delete { group });
-    let change = (group, options()).prop_map(|(group, options)| JournalEntry::Options { group, options });
-    prop_oneof![append, truncate, vote, purge, log_start, create, delete, change]
+    let change = (group.clone(), options()).prop_map(|(group, options)| JournalEntry::Options { group, options });
+    let install = (group, any::<u64>(), 0..i64::MAX, blob(300), 0..20u64).prop_map(installed);
+    prop_oneof![append, truncate, vote, purge, log_start, create, delete, change, install]
+}
+
+fn installed((group, hash, offset, membership, segments): (GroupId, u64, i64, Bytes, u64)) -> JournalEntry {
+    let spec = GroupSpec {
+        group,
+        topic: "t".to_owned(),
+        partition: PartitionIndex(0),
+        topic_id: TopicId([1; 16]),
+        replica: ReplicaId(hash),
+        options: LogOptions::default(),
+    };
+    let position = LogPosition { term: Term(hash), index: RaftIndex(hash), offset: Offset(offset) };
+    let row = GroupRow {
+        purged: Some(position),
+        durable: Some(SegmentPosition {
+            base_offset: Offset(offset),
+            first_index: RaftIndex(hash),
+            position: FilePosition(0),
+        }),
+        membership_at_p: membership,
+        ..GroupRow::new(&spec, hash)
+    };
+    let segment = |number: u64| ManifestSegment {
+        base_offset: Offset(offset),
+        first_index: RaftIndex(number),
+        next_index: RaftIndex(number + 1),
+        log_bytes: number as u32,
+        index_bytes: number,
+        hash,
+    };
+    JournalEntry::Install { installed: Box::new(Installed { row, segments: (0..segments).map(segment).collect() }) }
 }
 
 fn record(entry: &JournalEntry, place: Place) -> Vec<u8> {
