@@ -19,7 +19,7 @@ use crate::replica::{Replica, Role};
 use crate::shared::Shared;
 
 /// How long a candidate has before it is the next one's turn.
-const TURN: Duration = Duration::from_millis(250);
+const TURN: Duration = Duration::from_millis(150);
 /// How long after a start nobody is a candidate: the others first say what they lead.
 pub(crate) const GRACE: Duration = Duration::from_millis(300);
 /// Groups that are looked at between two pauses.
@@ -103,8 +103,11 @@ pub(crate) async fn run(shared: Arc<Shared>) {
             match shared.replica(group) {
                 Some(replica) if is_orphan(&shared, &replica, &brokers) => {
                     let now = shared.runtime.now();
-                    let term = replica.role().term;
+                    let Role { term, vote, leader, .. } = replica.role();
+                    // Somebody may be elected right now.
+                    let asked = leader.is_none() && vote != replica.id() && term > Term(0);
                     let orphan = match orphans.get(&group) {
+                        None if asked => Orphan { term, since: now, turn: next_turn(&replica, &brokers, now) },
                         Some(known) if known.term != term => {
                             Orphan { term, since: now, turn: next_turn(&replica, &brokers, now) }
                         }

@@ -2,7 +2,7 @@
 
 mod cluster;
 mod metadata;
-pub(crate) mod restore;
+mod restore;
 mod retention;
 mod solo;
 mod stalls;

@@ -29,7 +29,7 @@ use crate::state_machine::StateMachine;
 use crate::types::{Member, Membership, Payload, TypeConfig};
 
 /// Everything committed in earlier terms is applied with the first entry of the leader's own.
-pub(crate) fn leads_and_applied_its_blank(metrics: &openraft::RaftMetrics<TypeConfig>) -> bool {
+fn leads_and_applied_its_blank(metrics: &openraft::RaftMetrics<TypeConfig>) -> bool {
     let applied_term = metrics.last_applied.as_ref().map(|id| id.committed_leader_id().term);
     metrics.current_leader == Some(metrics.id) && applied_term == Some(metrics.current_term)
 }
