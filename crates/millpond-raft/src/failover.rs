@@ -107,15 +107,16 @@ pub(crate) async fn run(shared: Arc<Shared>) {
                     // Somebody may be elected right now.
                     let asked = leader.is_none() && vote != replica.id() && term > Term(0);
                     let orphan = match orphans.get(&group) {
-                        None if asked => Orphan { term, since: now, turn: next_turn(&replica, &brokers, now) },
-                        Some(known) if known.term != term => {
-                            Orphan { term, since: now, turn: next_turn(&replica, &brokers, now) }
-                        }
+                        // Nothing that its turn depends on has changed.
+                        Some(known) if known.term == term && !all => *known,
                         known => {
-                            let since = known.map_or(now, |known| known.since);
-                            // Looked at again: the brokers that are alive may be others.
-                            let begin = since.max(shared.elections_from);
-                            Orphan { term, since, turn: first_turn(&replica, &brokers, begin, now) }
+                            let since = known.filter(|known| known.term == term).map_or(now, |known| known.since);
+                            let turn = if asked || known.is_some_and(|known| known.term != term) {
+                                next_turn(&replica, &brokers, since)
+                            } else {
+                                first_turn(&replica, &brokers, since.max(shared.elections_from), now)
+                            };
+                            Orphan { term, since, turn }
                         }
                     };
                     orphans.insert(group, orphan);
@@ -165,6 +166,7 @@ fn is_orphan(shared: &Shared, replica: &Replica, brokers: &BTreeSet<BrokerId>) -
     let Role { term, leader, .. } = replica.role();
     let said = shared.leaders.last(replica.group());
     let leads = match (leader, said) {
+        (None, Some(said)) if said.term == term => (said.standing != Standing::GaveUp).then_some(said.broker),
         (_, Some(said)) if said.term > term => (said.standing != Standing::GaveUp).then_some(said.broker),
         (Some((_, broker)), Some(said)) if said.term == term && said.broker == broker => {
             (said.standing != Standing::GaveUp).then_some(broker)
