@@ -51,6 +51,10 @@ impl Partition {
         if let Some(offset) = moved {
             self.move_log_start(offset).await?;
         }
+        if self.is_replicated() {
+            // Other replicas may miss what would go, and nothing but a snapshot could bring it to them.
+            return Ok(Retention { moved, awaits_checkpoint: false });
+        }
         let freeing = runtime.blocking(move || log.free_below_log_start()).await;
         let freeing = freeing.map_err(|error| self.0.propose_error(&error.into()))?;
         Ok(Retention { moved, awaits_checkpoint: freeing == Freeing::AwaitsCheckpoint })
