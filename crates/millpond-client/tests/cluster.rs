@@ -235,3 +235,31 @@ async fn addresses_that_nobody_can_connect_to_are_left_out() {
     assert_eq!(admin.cluster().brokers().len(), 1);
     assert_eq!(admin.cluster().controller(), None);
 }
+
+#[tokio::test]
+async fn every_call_can_run_in_a_task_of_its_own() {
+    fn in_a_task<F: Future + Send + 'static>(_: F) {}
+    let network = Network::new().broker("a:1", |peer| async move {
+        serve(peer, &[METADATA], |asked| reply(asked, &metadata(1, &[(1, "a", 1)]))).await;
+    });
+    let admin = connect(&network).await;
+    in_a_task({
+        let admin = admin.clone();
+        async move { (admin.create_topics(&[]).await, admin.delete_topics(&[]).await, admin.list_topics().await) }
+    });
+    in_a_task({
+        let admin = admin.clone();
+        async move { (admin.describe_configs(&[]).await, admin.alter_configs(&[]).await) }
+    });
+    in_a_task({
+        let admin = admin.clone();
+        async move {
+            let moves = admin.alter_reassignments(&Default::default()).await;
+            (moves, admin.list_reassignments(None).await, admin.create_partitions(&[], &[]).await)
+        }
+    });
+    in_a_task(async move {
+        let elected = admin.elect_leaders(millpond_client::ElectionType::Preferred, None).await;
+        (elected, admin.describe_cluster().await, admin.describe_quorum().await, admin.unregister_broker(1).await)
+    });
+}

@@ -4,6 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::cluster::{CLUSTER_EXAMPLES, ClusterCommand};
+use crate::dev::DevArguments;
+
 /// A partitioned, replicated log that speaks the Kafka protocol.
 #[derive(Debug, Parser)]
 #[command(name = "millpond", version, arg_required_else_help = true, after_help = OVERVIEW)]
@@ -17,6 +20,11 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     /// Run a broker until SIGTERM or SIGINT.
     Broker(BrokerArguments),
+    /// Run a cluster of brokers on this machine, for trying things out.
+    Dev(DevArguments),
+    /// Look after a running cluster.
+    #[command(subcommand, after_help = CLUSTER_EXAMPLES)]
+    Cluster(ClusterCommand),
     /// Read everything in a stopped broker's data directory, change nothing, and say what is damaged.
     Verify(VerifyArguments),
     /// Print a file of a data directory: segment, index, snapshot, journal, groups.table, …
@@ -35,6 +43,8 @@ pub(crate) enum ConfigCommand {
 const OVERVIEW: &str = "\
 Examples:
   millpond broker --data-dir /var/lib/millpond
+  millpond dev
+  millpond cluster status
   millpond verify --data-dir /var/lib/millpond
   millpond dump /var/lib/millpond/groups.table
   millpond config explain num.partitions";
@@ -137,6 +147,9 @@ pub(crate) struct BrokerArguments {
     /// Least severe log lines shown: error, warn, info, debug or trace, also by module: info,millpond_raft=debug
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     pub(crate) log_level: String,
+    /// Stop when the process with this id, which must be the parent, has ended
+    #[arg(long, value_name = "PID", hide = true)]
+    pub(crate) end_with: Option<i32>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -146,7 +159,8 @@ pub(crate) enum LogFormat {
     Json,
 }
 
-fn key_value(text: &str) -> Result<(String, String), String> {
+/// One setting on the command line.
+pub(crate) fn key_value(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.trim().is_empty() => Ok((key.trim().to_owned(), value.trim().to_owned())),
         _ => Err("it must have the form KEY=VALUE, for example num.partitions=6".to_owned()),

@@ -15,6 +15,8 @@ const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 pub(crate) fn start(format: LogFormat, level: &str) -> Result<()> {
     let filter = EnvFilter::try_new(directives(level)?).with_context(|| refusal(level))?;
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr);
+    // Told on standard error, where else: when that is closed, telling it would be the panic of whoever logs.
+    let logs = logs.log_internal_errors(false);
     let started = match format {
         LogFormat::Text => logs.with_ansi(stderr().is_terminal()).try_init(),
         LogFormat::Json => logs.json().try_init(),

@@ -1,13 +1,16 @@
 //! The `millpond` binary: command line, configuration file, signals and logging around a broker.
 
 mod arguments;
+mod cluster;
 mod config_file;
+mod dev;
 mod dump;
 mod explain;
 mod logging;
 mod mistakes;
 mod output;
 mod run;
+mod table;
 mod verify;
 
 use std::process::ExitCode;
@@ -27,6 +30,8 @@ fn main() -> ExitCode {
     };
     let result = match &arguments.command {
         Command::Broker(arguments) => run::broker(arguments).map(|()| ExitCode::SUCCESS),
+        Command::Dev(arguments) => dev::run(arguments),
+        Command::Cluster(command) => cluster::run(command),
         Command::Verify(arguments) => verify::run(arguments),
         Command::Dump(arguments) => dump::run(arguments),
         Command::Config(ConfigCommand::Explain(arguments)) => explain::run(arguments),

@@ -18,6 +18,9 @@ const STOP_LIMIT: Duration = Duration::from_millis(1900);
 
 /// Runs a broker until a signal or a fatal error.
 pub(crate) fn broker(arguments: &BrokerArguments) -> Result<()> {
+    if let Some(parent) = arguments.end_with {
+        end_with(parent)?;
+    }
     logging::start(arguments.log_format, &arguments.log_level)?;
     let mut settings = match &arguments.config {
         Some(path) => config_file::read(path)?,
@@ -35,6 +38,25 @@ pub(crate) fn broker(arguments: &BrokerArguments) -> Result<()> {
     // Cold reads that are still under way are not waited for.
     threads.shutdown_background();
     result
+}
+
+/// Has this process told to stop when its parent ends, however that ends: nothing else would end a broker whose
+/// `millpond dev` was killed. Call it on the main thread, before there are others.
+#[cfg(target_os = "linux")]
+fn end_with(parent: i32) -> Result<()> {
+    use rustix::process::{Signal, getppid, set_parent_process_death_signal};
+    set_parent_process_death_signal(Some(Signal::TERM)).context("cannot watch the parent process")?;
+    // It may have ended before, and then no signal comes.
+    if getppid().is_none_or(|now| now.as_raw_nonzero().get() != parent) {
+        bail!("the process {parent} that started this broker has ended, or is not its parent");
+    }
+    Ok(())
+}
+
+/// Other systems have no such signal: who kills `millpond dev` there ends the brokers by hand.
+#[cfg(not(target_os = "linux"))]
+fn end_with(_parent: i32) -> Result<()> {
+    Ok(())
 }
 
 /// Lets the process open as many files as it may, and says how many that is. The soft limit is mostly 1024 for the sake
