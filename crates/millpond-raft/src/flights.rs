@@ -21,11 +21,13 @@ pub struct Carrier {
     acks: Acks,
     /// Let go when the batch is durable here, or will never be.
     hold: Mutex<Option<Hold>>,
+    /// More than a majority of the replicas must have it.
+    strict: bool,
 }
 
 impl Carrier {
-    pub(crate) fn new(flight: Arc<Flight>, acks: Acks, hold: Option<Hold>) -> Arc<Carrier> {
-        Arc::new(Carrier { flight, acks, hold: Mutex::new(hold) })
+    pub(crate) fn new(flight: Arc<Flight>, acks: Acks, hold: Option<Hold>, strict: bool) -> Arc<Carrier> {
+        Arc::new(Carrier { flight, acks, hold: Mutex::new(hold), strict })
     }
 
     /// The batch is on its way into the log: what it holds of a memory budget.
@@ -46,6 +48,7 @@ struct Waiting {
     index: RaftIndex,
     written: Written,
     flight: Arc<Flight>,
+    strict: bool,
 }
 
 /// The batches of one group that wait for their commit, in the order of the log.
@@ -75,18 +78,20 @@ impl Flights {
         match carrier.acks {
             Acks::All => {
                 carrier.flight.place();
-                self.lock().push_back(Waiting { index, written, flight: Arc::clone(&carrier.flight) });
+                let flight = Arc::clone(&carrier.flight);
+                self.lock().push_back(Waiting { index, written, flight, strict: carrier.strict });
             }
             Acks::Leader | Acks::None => carrier.flight.complete(Ok(written)),
         }
     }
 
-    /// Everything up to `index` is committed, and enough replicas have it.
-    pub(crate) fn committed(&self, index: RaftIndex) {
+    /// Everything up to `index` is committed, and as many replicas as strict batches ask for have it up to `insync`.
+    pub(crate) fn committed(&self, index: RaftIndex, insync: RaftIndex) {
         loop {
             let answered: Vec<Waiting> = {
                 let mut waiting = self.lock();
-                let count = waiting.partition_point(|waiting| waiting.index <= index).min(ANSWERED_AT_ONCE);
+                let done = |waiting: &&Waiting| waiting.index <= index && (!waiting.strict || waiting.index <= insync);
+                let count = waiting.iter().take(ANSWERED_AT_ONCE).take_while(done).count();
                 waiting.drain(..count).collect()
             };
             if answered.is_empty() {

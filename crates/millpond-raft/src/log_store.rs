@@ -140,7 +140,7 @@ impl LogStore {
         }
         // A commit may have come before its batch was listed.
         if let Some(committed) = self.log.frontiers().committed {
-            self.replica.flights.committed(committed.index);
+            self.replica.answer(committed.index);
         }
     }
 }

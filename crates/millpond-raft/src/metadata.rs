@@ -97,7 +97,8 @@ impl MetadataGroup {
         let owner = MetadataOwner { shared: Arc::clone(shared), replica, leadership: Arc::clone(&leadership) };
         let owner = Arc::new(owner);
         let hears: std::sync::Weak<MetadataOwner> = Arc::downgrade(&owner);
-        let state = ReplicaState::new(crate::groups::METADATA, replica, log, hears);
+        let majority = Arc::new(std::sync::atomic::AtomicU16::new(1));
+        let state = ReplicaState::new(crate::groups::METADATA, replica, log, majority, hears);
         let replica = Replica::start(shared, state, Some(applier)).await?;
         let metadata = MetadataGroup { replica, leadership, _owner: owner };
         let voters = metadata.members().into_iter().filter(|member| member.voter);

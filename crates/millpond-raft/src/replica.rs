@@ -4,7 +4,7 @@
 //! out. Who is alive is known between brokers (`peers/`), and `failover.rs` elects where a leader is missing.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -92,6 +92,11 @@ pub(crate) struct ReplicaState {
     /// The term in which it serves; 0 when it does not.
     serves: AtomicU64,
     role: watch::Sender<Role>,
+    /// How many replicas must have a batch before it is acknowledged, if that is more than a majority.
+    min_insync: Arc<AtomicU16>,
+    /// Up to where so many replicas have the log; kept once a batch has asked for more than a majority.
+    insync: AtomicU64,
+    follows_insync: AtomicBool,
     owner: Weak<dyn Owner>,
 }
 
@@ -100,6 +105,7 @@ impl ReplicaState {
         group: GroupId,
         id: ReplicaId,
         log: Arc<Log>,
+        min_insync: Arc<AtomicU16>,
         owner: Weak<impl Owner + 'static>,
     ) -> Arc<ReplicaState> {
         Arc::new(ReplicaState {
@@ -110,6 +116,9 @@ impl ReplicaState {
             blank: watch::Sender::new(Term(0)),
             serves: AtomicU64::new(0),
             role: watch::Sender::default(),
+            min_insync,
+            insync: AtomicU64::new(0),
+            follows_insync: AtomicBool::new(false),
             owner,
         })
     }
@@ -120,7 +129,17 @@ impl ReplicaState {
         if let Some(owner) = self.owner.upgrade() {
             owner.committed(frontiers);
         }
-        self.flights.committed(index);
+        self.answer(index);
+    }
+
+    /// Answers what waits up to `index`, as far as enough replicas have it.
+    pub(crate) fn answer(&self, index: RaftIndex) {
+        self.flights.committed(index, RaftIndex(self.insync.load(Ordering::Acquire)));
+    }
+
+    /// How many of so many voters must have a batch.
+    pub(crate) fn needed(&self, voters: usize) -> usize {
+        (voters / 2 + 1).max(usize::from(self.min_insync.load(Ordering::Relaxed))).min(voters)
     }
 
     pub(crate) fn blank_applied(&self, term: Term) {
@@ -253,6 +272,35 @@ impl Replica {
         }
     }
 
+    /// Keeps up to where enough replicas have the log, for as long as this replica runs: a look at each change of
+    /// openraft's figures, for the sake of batches that a majority is not enough for.
+    async fn follow_insync(self) {
+        let mut metrics = self.raft.metrics();
+        loop {
+            let insync = {
+                let now = metrics.borrow_and_update();
+                let membership = now.membership_config.membership();
+                let (own, last) = (now.id, now.last_log_index.unwrap_or(0));
+                let matched = |id: u64| match &now.replication {
+                    Some(_) if id == own => last,
+                    Some(replication) => replication.get(&id).and_then(|id| id.as_ref()).map_or(0, |id| id.index()),
+                    None => 0,
+                };
+                let mut all: Vec<u64> = membership.voter_ids().map(matched).collect();
+                all.sort_unstable_by(|a, b| b.cmp(a));
+                let needed = self.state.needed(all.len());
+                needed.checked_sub(1).and_then(|at| all.get(at)).copied().unwrap_or(0)
+            };
+            self.state.insync.store(insync, Ordering::Release);
+            if let Some(committed) = self.state.log.frontiers().committed {
+                self.state.answer(committed.index);
+            }
+            if metrics.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
     /// Another replica is known to lead a later term, or this one is to take no more proposals.
     pub(crate) fn step_back(&self) {
         self.state.serves.store(0, Ordering::Release);
@@ -262,14 +310,22 @@ impl Replica {
     /// Puts a batch on its way into the log. By the time this returns its place in the order is fixed, if this replica
     /// leads; if it does not the receipt says so.
     pub(crate) fn propose(&self, proposal: Proposal, acks: Acks, hold: Option<Hold>, flight: Arc<Flight>) -> Receipt {
-        let carrier = Carrier::new(Arc::clone(&flight), acks, hold);
+        let strict = acks == Acks::All && usize::from(self.state.min_insync.load(Ordering::Relaxed)) > 1 && {
+            let (voters, _) = self.live_voters();
+            self.state.needed(voters) > voters / 2 + 1
+        };
+        if strict && !self.state.follows_insync.swap(true, Ordering::AcqRel) {
+            let followed = self.clone();
+            self.shared.runtime.spawn(async move { followed.follow_insync().await });
+        }
+        let carrier = Carrier::new(Arc::clone(&flight), acks, hold, strict);
         self.submit(Payload::Proposed(proposal, Some(carrier)));
         Receipt::waiting(flight)
     }
 
     /// Moves the log start with an entry of the log.
     pub(crate) fn propose_log_start(&self, offset: millpond_record::Offset, flight: Arc<Flight>) -> Receipt {
-        let carrier = Carrier::new(Arc::clone(&flight), Acks::All, None);
+        let carrier = Carrier::new(Arc::clone(&flight), Acks::All, None, false);
         self.submit(Payload::LogStart(offset, Some(carrier)));
         Receipt::waiting(flight)
     }

@@ -2,18 +2,22 @@
 
 use std::sync::atomic::{AtomicU8, AtomicU16, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
 
 use bytes::Bytes;
 use millpond_record::{BrokerId, ReplicaId, Term};
 use millpond_storage::{Frontiers, Log, Proposal, StorageError};
 
-use super::{Acks, Inner, Partition, Queued, Work};
+use super::{Acks, Inner, Partition, Phase, Queued, Work};
 use crate::error::{ProposeError, RaftError};
 use crate::leaders::{News, Standing};
 use crate::membership;
 use crate::metadata::GroupMember;
 use crate::receipt::{Flight, Receipt};
 use crate::replica::{Owner, Replica, ReplicaState, Role};
+
+/// How long a group of one voter may take to elect it.
+const ALONE: Duration = Duration::from_secs(5);
 
 /// Whether a partition has a Raft object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,12 +47,16 @@ impl Kind {
 pub(super) struct Replication {
     kind: AtomicU8,
     replica: OnceLock<Replica>,
-    min_insync: AtomicU16,
+    min_insync: Arc<AtomicU16>,
 }
 
 impl Replication {
     pub(super) fn new(kind: Kind) -> Replication {
-        Replication { kind: AtomicU8::new(kind as u8), replica: OnceLock::new(), min_insync: AtomicU16::new(1) }
+        Replication {
+            kind: AtomicU8::new(kind as u8),
+            replica: OnceLock::new(),
+            min_insync: Arc::new(AtomicU16::new(1)),
+        }
     }
 
     pub(super) fn kind(&self) -> Kind {
@@ -119,7 +127,7 @@ impl Partition {
     }
 
     /// Makes these replicas, in order of preference, the members of the group, on its leader: new ones are filled first.
-    /// Returns when the change is complete; may be called again when it fails.
+    /// A partition that had one replica gets its Raft object for it, and keeps it until the next start. Returns when the change is complete; may be called again when it fails.
     ///
     /// # Errors
     /// [`RaftError::StaleAssignment`] for a version that is older than the group's, [`RaftError::MembersUnchanged`],
@@ -129,6 +137,9 @@ impl Partition {
         members: &[(ReplicaId, BrokerId)],
         assignment_version: u64,
     ) -> Result<(), RaftError> {
+        if self.0.replication.kind() == Kind::Solo && members.iter().ne(&[(self.0.replica, self.0.shared.broker)]) {
+            self.0.become_replicated().await?;
+        }
         self.leading()?.change_members(members, assignment_version).await
     }
 
@@ -192,13 +203,61 @@ impl Inner {
     pub(super) async fn start_replica(self: &Arc<Self>, log: Arc<Log>) -> Result<(), RaftError> {
         self.replication.set_kind(Kind::Replicated);
         let owner: Weak<Inner> = Arc::downgrade(self);
-        let state = ReplicaState::new(self.group, self.replica, Arc::clone(&log), owner);
+        let min_insync = Arc::clone(&self.replication.min_insync);
+        let state = ReplicaState::new(self.group, self.replica, Arc::clone(&log), min_insync, owner);
         let replica = Replica::start(&self.shared, state, None).await?;
         // A partition is opened once; were it twice, the data directory would give the same log.
         let _ = self.log.set(log);
         self.shared.add(&replica);
         let _ = self.replication.replica.set(replica);
         self.publish(self.open_log().frontiers());
+        Ok(())
+    }
+
+    /// Goes on as a group of one voter that may have others. What is proposed meanwhile waits.
+    async fn become_replicated(self: &Arc<Self>) -> Result<(), RaftError> {
+        let partition = Partition(Arc::clone(self));
+        let log = partition.opening().await?;
+        {
+            let mut gate = self.lock_gate();
+            match gate.phase {
+                Phase::Open | Phase::Serving => gate.phase = Phase::Opening,
+                Phase::Member => return Ok(()),
+                Phase::Closed => return Err(RaftError::Closed(self.group)),
+                // Somebody else is about it, or it begins its term.
+                Phase::Asleep | Phase::Opening | Phase::Waking => return Err(RaftError::NotLeader(self.group)),
+            }
+        }
+        // openraft takes what it finds in a log for flushed.
+        let (done, flushed) = tokio::sync::oneshot::channel();
+        log.notify_flushed(Box::new(move |result| drop(done.send(result))));
+        let began = match flushed.await {
+            Ok(Ok(())) => self.start_replica(log).await,
+            Ok(Err(error)) => Err(error.into()),
+            Err(_) => Err(RaftError::Closed(self.group)),
+        };
+        if let Err(error) = began {
+            self.stop(&error.to_string());
+            return Err(error);
+        }
+        let elected = self.replication.replica.get().map(Replica::roles);
+        if let Some(mut roles) = elected {
+            // It has the only vote.
+            let serves = roles.wait_for(|role| role.serves);
+            drop(self.shared.runtime.timeout(ALONE, serves).await);
+        }
+        let openers = {
+            let mut gate = self.lock_gate();
+            if gate.phase == Phase::Opening {
+                gate.phase = Phase::Member;
+                self.let_go(&mut gate);
+            }
+            std::mem::take(&mut gate.openers)
+        };
+        for opener in openers {
+            // Gone if the caller of log() gave up.
+            let _ = opener.send(Ok(Arc::clone(self.open_log())));
+        }
         Ok(())
     }
 
@@ -258,8 +317,7 @@ impl Inner {
     fn insync(&self) -> Option<(usize, usize)> {
         let replica = self.replication.replica.get()?;
         let (voters, alive) = replica.live_voters();
-        let min_insync = usize::from(self.replication.min_insync.load(Ordering::Relaxed));
-        Some((alive, (voters / 2 + 1).max(min_insync).min(voters)))
+        Some((alive, replica.state.needed(voters)))
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::{BoxFuture, join_all};
 use millpond_record::{BrokerId, GroupId, Offset, ReplicaId};
-use millpond_runtime::sim::{self, Crash, NetworkDelays, NodeId, World};
+use millpond_runtime::sim::{self, Crash, DiskFaults, NetworkDelays, NodeId, World};
 use millpond_runtime::{HostPort, Runtime};
 use millpond_storage::{DataDir, DirectoryId, GroupSpec};
 
@@ -353,6 +353,69 @@ fn a_leader_that_is_cut_off_acknowledges_nothing_and_follows_when_it_is_back() {
             assert!(!cluster.hosts[&1].partition(1).leads());
         });
     }
+}
+
+#[test]
+fn a_batch_that_all_replicas_must_have_is_acknowledged_when_all_have_it() {
+    clustered(11, |cluster| async move {
+        cluster.create(1).await;
+        for host in cluster.hosts.values() {
+            host.partition(1).set_min_insync(3);
+        }
+        cluster.write(1, "0").await;
+        // The third is alive and hears nothing of this leader's.
+        let leader = cluster.leader(1).await;
+        let slow = DiskFaults { slow_sync: 1.0, slow_sync_ms: 3_000, ..DiskFaults::default() };
+        let third = BROKERS.into_iter().find(|broker| BrokerId(*broker) != leader.broker).expect("there are three");
+        cluster.world.set_disk_faults(NodeId(third as u16), slow);
+        for value in numbers(1..6) {
+            leader.write(1, &value).await.expect("written");
+            let reached = cluster.hosts[&third].partition(1).log().await.expect("open").frontiers();
+            assert_eq!(reached.log_end.0, value.parse::<i64>().expect("a number") + 1, "it has what is acknowledged");
+        }
+    });
+}
+
+#[test]
+fn a_partition_with_one_replica_gets_two_more_and_loses_the_first() {
+    clustered(13, |mut cluster| async move {
+        let (group, alone) = (7, [(replica_of(7, 1), BrokerId(1))]);
+        let (groups, first) = (cluster.hosts[&1].groups.clone(), GroupSpec { replica: alone[0].0, ..spec(group) });
+        let made = cluster.hosts[&1].runtime.spawn(async move { groups.create(first, &alone, 1).await });
+        made.await.expect("the task").expect("created");
+        for value in numbers(0..100) {
+            cluster.write(group, &value).await;
+        }
+        for broker in [2, 3] {
+            let (groups, spec) =
+                (cluster.hosts[&broker].groups.clone(), GroupSpec { replica: replica_of(7, broker), ..spec(group) });
+            let made = cluster.hosts[&broker].runtime.spawn(async move { groups.create(spec, &members(7), 2).await });
+            made.await.expect("the task").expect("created");
+        }
+        let change = |cluster: &Cluster, broker: i32, to: Vec<(ReplicaId, BrokerId)>, version: u64| {
+            let (partition, runtime) = (cluster.hosts[&broker].partition(7), cluster.hosts[&broker].runtime.clone());
+            runtime.spawn(async move { partition.change_members(&to, version).await })
+        };
+        change(&cluster, 1, members(7), 2).await.expect("the task").expect("changed");
+        cluster.write(group, "100").await;
+        for broker in BROKERS {
+            cluster.has(broker, group, &numbers(0..101)).await;
+            assert_eq!(cluster.hosts[&broker].partition(7).members_version(), Some((2, true)));
+        }
+        let without: Vec<_> = members(7).into_iter().filter(|(_, broker)| *broker != BrokerId(1)).collect();
+        let stale = change(&cluster, 1, without.clone(), 1).await.expect("the task");
+        assert!(matches!(stale, Err(crate::RaftError::StaleAssignment { version: 1, known: 2, .. })), "{stale:?}");
+        let (partition, runtime) = (cluster.hosts[&1].partition(7), cluster.hosts[&1].runtime.clone());
+        let handed = runtime.spawn(async move { partition.transfer(BrokerId(2)).await });
+        handed.await.expect("the task").expect("handed over");
+        let leader = cluster.leader(group).await.broker.0;
+        change(&cluster, leader, without, 3).await.expect("the task").expect("changed");
+        cluster.kill(1).await;
+        cluster.write(group, "101").await;
+        for broker in [2, 3] {
+            cluster.has(broker, group, &numbers(0..102)).await;
+        }
+    });
 }
 
 #[test]

@@ -126,7 +126,8 @@ pub(crate) fn ownerless(log: &Arc<Log>) -> Arc<ReplicaState> {
         fn ended(&self, _: &str) {}
     }
     let row = log.row();
-    ReplicaState::new(row.group, row.replica, Arc::clone(log), std::sync::Weak::<Nobody>::new())
+    let min_insync = Arc::new(std::sync::atomic::AtomicU16::new(1));
+    ReplicaState::new(row.group, row.replica, Arc::clone(log), min_insync, std::sync::Weak::<Nobody>::new())
 }
 
 /// openraft's storage on a log.
