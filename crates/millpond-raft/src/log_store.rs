@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use millpond_record::{LogId, RaftIndex, RaftOnlyKind, StampedBatch, Timestamp, parse_raft_only};
 use millpond_runtime::Runtime;
-use millpond_storage::{AppendEntry, Body, DataDir, Entries, Log, Outcome, StorageError, log_start_payload};
+use millpond_storage::{AppendEntry, Body, DataDir, Entries, Log, Outcome, StorageError, Stored, log_start_payload};
 use openraft::entry::RaftEntry;
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::{EntryPayload, OptionalSend, RaftLogReader};
@@ -99,7 +99,13 @@ impl LogStore {
             Entries::Ready(stored) => stored,
             Entries::Cold(cold) => self.runtime.blocking(move || cold.run()).await.map_err(io_error)?,
         };
-        stored.into_iter().map(|(id, batch)| entry_from_store(id, batch)).collect()
+        let mut times = self.log.append_times(RaftIndex(from), stored.len()).into_iter();
+        let with_time = |(id, batch): (LogId, StampedBatch)| {
+            let stored = Stored::from(batch);
+            let append_time = times.next().unwrap_or(stored.append_time);
+            entry_from_store(id, Stored { append_time, ..stored })
+        };
+        stored.into_iter().map(with_time).collect()
     }
 
     /// The first entry that the log has in `from..to`. A log that begins behind a snapshot has none before.
@@ -145,19 +151,19 @@ impl LogStore {
     }
 }
 
-fn entry_from_store(id: LogId, batch: StampedBatch) -> Result<Entry, io::Error> {
-    let payload = if batch.header().attributes.is_raft_only() {
-        match parse_raft_only(&batch).map_err(io::Error::other)? {
+fn entry_from_store(id: LogId, stored: Stored) -> Result<Entry, io::Error> {
+    let payload = if stored.batch.header().attributes.is_raft_only() {
+        match parse_raft_only(&stored.batch).map_err(io::Error::other)? {
             (RaftOnlyKind::Blank, _) => EntryPayload::Blank,
             (RaftOnlyKind::Membership, payload) => {
                 EntryPayload::Membership(membership::decode(payload).map_err(io::Error::other)?)
             }
             (RaftOnlyKind::LogStart | RaftOnlyKind::CompactionStep | RaftOnlyKind::Void, _) => {
-                EntryPayload::Normal(Payload::Stored(batch.into()))
+                EntryPayload::Normal(Payload::Stored(stored))
             }
         }
     } else {
-        EntryPayload::Normal(Payload::Stored(batch.into()))
+        EntryPayload::Normal(Payload::Stored(stored))
     };
     Ok(Entry::new(to_raft(id), payload))
 }

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use super::frame::Frame;
 use super::link::{AppendLink, Peer};
 use super::raft_messages::{AnswerHead, Append, NoReplica};
-use super::replica_client::{NOT_YET_PAUSE, ReplicaClient};
+use super::replica_client::ReplicaClient;
 use crate::types::TypeConfig;
 
 /// Messages of one stream that wait for an answer.
@@ -26,6 +26,10 @@ pub(super) const WINDOW: usize = 64;
 
 /// Their bytes.
 const WINDOW_BYTES: usize = 16 << 20;
+
+/// How long a replica that another broker will have soon is not asked for again: from the one to the other.
+pub(super) const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
+const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 
 type Answer = Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>;
 
@@ -39,6 +43,9 @@ pub(super) struct AppendStream<S> {
     /// For how long "not yet" is waited out, and since when.
     patience: Duration,
     not_yet_since: Option<Instant>,
+    pause: Duration,
+    /// The replica has answered: it is there.
+    is_there: bool,
     ended: bool,
 }
 
@@ -92,6 +99,8 @@ impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> AppendStream<S>
             link: None,
             patience: option.hard_ttl(),
             not_yet_since: None,
+            pause: SHORTEST_PAUSE,
+            is_there: false,
             ended: false,
         }
     }
@@ -112,7 +121,11 @@ impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> AppendStream<S>
                 return None;
             }
             let event = match &mut self.link {
-                Some(link) => event(link, &self.sent, &mut self.input, self.input_ended).await,
+                Some(link) => {
+                    // One message finds out whether the replica is there: it may have to be sent again and again.
+                    let has_room = if self.is_there { self.sent.has_room() } else { self.sent.messages.is_empty() };
+                    event(link, &self.sent.peer, &mut self.input, has_room && !self.input_ended).await
+                }
                 None => {
                     let link = self.client.peer.up_for_appends().await;
                     // After "not yet" all is sent again.
@@ -151,7 +164,7 @@ impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> AppendStream<S>
         let runtime = &self.client.inner.runtime;
         match read {
             Ok(result) => {
-                self.not_yet_since = None;
+                self.is_there = true;
                 if !self.sent.answered() {
                     return Some(Err(self.client.broken("it answers what it was not asked")));
                 }
@@ -163,7 +176,8 @@ impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> AppendStream<S>
                     return Some(Err(self.client.no_replica(&NoReplica::NotYet)));
                 }
                 self.link = None;
-                runtime.sleep(NOT_YET_PAUSE).await;
+                runtime.sleep(self.pause).await;
+                self.pause = (self.pause * 2).min(LONGEST_PAUSE);
                 None
             }
             Err(why) => Some(Err(self.client.no_replica(&why))),
@@ -172,16 +186,15 @@ impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> AppendStream<S>
 }
 
 /// Waits for what happens next. Safe to cancel.
-async fn event<S>(link: &mut AppendLink, sent: &Sent, input: &mut S, input_ended: bool) -> Event
+async fn event<S>(link: &mut AppendLink, peer: &Peer, input: &mut S, takes: bool) -> Event
 where
     S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin,
 {
-    let takes = !input_ended && sent.has_room();
-    let has_room = sent.peer.budget.has_room();
+    let has_room = peer.budget.has_room();
     tokio::select! {
         biased;
         answer = link.answer() => Event::Answer(answer),
-        () = sent.peer.budget.room(), if takes && !has_room => Event::Room,
+        () = peer.budget.room(), if takes && !has_room => Event::Room,
         request = input.next(), if takes && has_room => Event::Request(request),
     }
 }

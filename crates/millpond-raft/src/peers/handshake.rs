@@ -208,12 +208,13 @@ pub(super) async fn dial(
     Ok(other)
 }
 
-/// The accepting side. Gives who has dialled.
+/// The accepting side. Gives who has dialled, and whether to stay: a broker that looks for this one does, one that
+/// calls an address does not.
 pub(super) async fn accept(
     reader: &mut FrameReader<ReadHalf>,
     writer: &mut WriteHalf,
     mine: &Standing,
-) -> Result<Standing, HandshakeError> {
+) -> Result<(Standing, bool), HandshakeError> {
     let frame = receive(reader).await?;
     if frame.kind != Kind::Hello {
         return Err(frame.malformed("no place in a handshake").into());
@@ -238,5 +239,5 @@ pub(super) async fn accept(
     }
     greet(writer, Outgoing::new(Kind::Welcome, 0, &Welcome { version, me: Some(Identity::of(mine)) }, &[])).await?;
     reader.trust();
-    Ok(other)
+    Ok((other, wanted.is_some()))
 }

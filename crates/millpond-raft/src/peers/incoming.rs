@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use millpond_record::BrokerId;
 use millpond_runtime::Stream;
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{self, error::TrySendError};
@@ -23,6 +24,9 @@ use super::{Inner, MAX_CALL_BYTES};
 
 /// Connections that are served at a time. A cluster has a few for each broker; more are closed at once.
 const MAX_INCOMING: usize = 1024;
+
+/// Brokers that are remembered at most, so that nobody who counts up ids takes memory without end.
+const MAX_KNOWN: usize = 10_000;
 
 /// A connection on which nothing arrives for this long, and for which nothing is done, is closed. Beats arrive.
 const IDLE_LIMIT: Duration = Duration::from_secs(10);
@@ -65,6 +69,8 @@ enum End {
     OtherCluster(String),
     #[error("nothing was heard for {} s", IDLE_LIMIT.as_secs())]
     Idle,
+    #[error("it has made a new connection")]
+    Replaced,
     #[error("it does not read its answers")]
     Unread,
     #[error("it asks for more than it may at a time")]
@@ -81,7 +87,8 @@ pub(super) async fn serve(inner: Arc<Inner>, stream: Stream) {
         match end {
             End::Handshake(HandshakeError::Ended | HandshakeError::Frame(FrameError::Io(_)))
             | End::Frame(FrameError::Io(_) | FrameError::Cut)
-            | End::Idle => debug!(%from, "the connection of a broker has ended: {end}"),
+            | End::Idle
+            | End::Replaced => debug!(%from, "the connection of a broker has ended: {end}"),
             end => warn!(%from, "the connection of a broker was closed: {end}"),
         }
     }
@@ -95,7 +102,11 @@ async fn serve_one(inner: &Arc<Inner>, stream: Stream) -> Result<(), End> {
     let mut reader = FrameReader::new(read);
     let mine = inner.standing();
     let greeted = runtime.timeout(DIAL_LIMIT, handshake::accept(&mut reader, &mut writer, &mine));
-    let other = greeted.await.map_err(|_| End::Silent)??;
+    let (other, stays) = greeted.await.map_err(|_| End::Silent)??;
+    if inner.peers().len() >= MAX_KNOWN {
+        return Err(End::Greedy);
+    }
+    let newest = stays.then(|| Newest::new(inner, other.broker));
     let outbox = Arc::new(Outbox::default());
     let writing = Arc::clone(&outbox);
     let _writer = Owned(runtime.spawn(async move {
@@ -132,6 +143,9 @@ async fn serve_one(inner: &Arc<Inner>, stream: Stream) -> Result<(), End> {
             }
             frame = reader.next() => {
                 let Some(frame) = frame? else { return Ok(()) };
+                if newest.as_ref().is_some_and(|newest| !newest.is_newest()) {
+                    return Err(End::Replaced);
+                }
                 heard = runtime.now();
                 incoming.received(frame)?;
                 if incoming.outbox.bytes() > MAX_UNREAD_BYTES {
@@ -232,6 +246,25 @@ impl Incoming {
             outbox.send_holding(Urgency::InTurn, frame, turn);
         });
         Ok(())
+    }
+}
+
+/// The number of a connection among those of its broker. What a broker says on a new one must not be overtaken by what
+/// an old one still has.
+struct Newest {
+    last: Arc<AtomicU64>,
+    own: u64,
+}
+
+impl Newest {
+    fn new(inner: &Inner, broker: BrokerId) -> Newest {
+        let last = Arc::clone(&inner.peer(broker).accepted);
+        let own = last.fetch_add(1, Ordering::Relaxed) + 1;
+        Newest { last, own }
+    }
+
+    fn is_newest(&self) -> bool {
+        self.last.load(Ordering::Relaxed) == self.own
     }
 }
 

@@ -14,23 +14,17 @@ use bytes::Bytes;
 use millpond_record::BrokerId;
 use millpond_runtime::{HostPort, JoinHandle, ReadHalf, Runtime, WriteHalf};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
-use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::Inner;
 use super::append_stream::WINDOW;
+use super::beats::{Beats, DEAD_AFTER, Due};
 use super::budget::Budget;
 use super::figures::Counters;
 use super::frame::{Frame, FrameError, FrameReader, Kind, Outgoing};
 use super::handshake::{self, HandshakeError, Standing, same_cluster};
 use super::outbox::{Outbox, Urgency};
 use super::raft_messages::Append;
-
-/// A beat is sent this often.
-const BEAT: Duration = Duration::from_millis(100);
-
-/// A peer of which nothing was heard for this long is dead.
-const DEAD_AFTER: Duration = Duration::from_millis(500);
 
 /// For connecting and the handshake together.
 pub(super) const DIAL_LIMIT: Duration = Duration::from_secs(2);
@@ -41,6 +35,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// Calls that wait for one peer's answer at most; more wait to be sent.
 const MAX_CALLS: usize = 256;
+
+/// The bytes of those calls.
+const MAX_BYTES_CALLED: usize = 64 << 20;
 
 /// The bytes of Raft messages that one peer has not answered, over all groups: 64 MiB.
 const MAX_BYTES_IN_FLIGHT: usize = 64 << 20;
@@ -53,8 +50,11 @@ pub(super) struct Peer {
     /// The connection to it, while there is one and it answers.
     pub(super) link: watch::Sender<Option<Arc<Link>>>,
     pub(super) calls: Semaphore,
+    pub(super) call_bytes: Semaphore,
     pub(super) budget: Budget,
     pub(super) counters: Counters,
+    /// How many connections it has made to this broker.
+    pub(super) accepted: Arc<AtomicU64>,
     dialled: AtomicBool,
 }
 
@@ -65,8 +65,10 @@ impl Peer {
             address: watch::Sender::new(None),
             link: watch::Sender::new(None),
             calls: Semaphore::new(MAX_CALLS),
+            call_bytes: Semaphore::new(MAX_BYTES_CALLED),
             budget: Budget::new(MAX_BYTES_IN_FLIGHT),
             counters: Counters::default(),
+            accepted: Arc::default(),
             dialled: AtomicBool::new(false),
         }
     }
@@ -435,108 +437,5 @@ async fn link_once(inner: &Inner, peer: &Peer, address: &HostPort) -> Result<(),
                 }
             }
         }
-    }
-}
-
-/// When to beat, and whether the peer lives.
-#[derive(Debug)]
-struct Beats {
-    number: u64,
-    sent: Instant,
-    next: Instant,
-    heard: Instant,
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum Due {
-    Send(u64),
-    Wait,
-    Dead,
-}
-
-impl Beats {
-    fn new(now: Instant) -> Beats {
-        Beats { number: 0, sent: now, next: now, heard: now }
-    }
-
-    /// When something is to be done.
-    fn next(&self) -> Instant {
-        self.next.min(self.heard + DEAD_AFTER)
-    }
-
-    fn heard(&mut self, now: Instant) {
-        self.heard = now;
-    }
-
-    fn answered(&self, number: u64, now: Instant) -> Option<Duration> {
-        (number == self.number).then(|| now - self.sent)
-    }
-
-    /// What is to be done at `now`, which is [`Beats::next`] or later. When it is much later this broker itself was
-    /// stopped meanwhile, and knows nothing of the peer.
-    fn due(&mut self, now: Instant) -> Due {
-        let late = now - self.next();
-        if late > BEAT {
-            self.heard += late;
-        }
-        if now >= self.heard + DEAD_AFTER {
-            return Due::Dead;
-        }
-        if now < self.next {
-            return Due::Wait;
-        }
-        self.number += 1;
-        self.sent = now;
-        self.next = now + BEAT;
-        Due::Send(self.number)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn ms(milliseconds: u64) -> Duration {
-        Duration::from_millis(milliseconds)
-    }
-
-    #[test]
-    fn a_peer_that_says_nothing_for_half_a_second_is_dead() {
-        millpond_runtime::sim::block_on(1, async {
-            let start = Instant::now();
-            let mut beats = Beats::new(start);
-            for number in 1..=5 {
-                assert_eq!(beats.next(), start + ms(100 * (number - 1)));
-                assert_eq!(beats.due(beats.next()), Due::Send(number));
-            }
-            assert_eq!(beats.next(), start + ms(500));
-            assert_eq!(beats.due(start + ms(500)), Due::Dead);
-        });
-    }
-
-    #[test]
-    fn anything_heard_puts_death_off() {
-        millpond_runtime::sim::block_on(1, async {
-            let start = Instant::now();
-            let mut beats = Beats::new(start);
-            assert_eq!(beats.due(start), Due::Send(1));
-            assert_eq!(beats.answered(1, start + ms(7)), Some(ms(7)));
-            assert_eq!(beats.answered(9, start + ms(7)), None, "nobody has sent that beat");
-            for tick in 1..=5 {
-                beats.due(start + ms(100 * tick));
-                beats.heard(start + ms(100 * tick + 50));
-            }
-            assert_eq!(beats.due(start + ms(600)), Due::Send(7));
-        });
-    }
-
-    #[test]
-    fn a_broker_that_was_stopped_itself_declares_nobody_dead() {
-        millpond_runtime::sim::block_on(1, async {
-            let start = Instant::now();
-            let mut beats = Beats::new(start);
-            assert_eq!(beats.due(start), Due::Send(1));
-            assert_eq!(beats.due(start + ms(20_000)), Due::Send(2));
-        });
     }
 }

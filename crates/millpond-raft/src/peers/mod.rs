@@ -7,7 +7,7 @@
 //! | --- | --- |
 //! | `frame.rs`, `messages.rs` | the bytes: frames, checked before they are looked at; their heads |
 //! | `handshake.rs` | who is there, and who is refused |
-//! | `link.rs` | the dialled side: beats, requests and answers, reconnecting |
+//! | `link.rs`, `beats.rs` | the dialled side: requests and answers, reconnecting; who is alive |
 //! | `incoming.rs` | the accepted side: what is done for others |
 //! | `raft_messages.rs` | Raft's messages as bytes |
 //! | `replica_client.rs`, `append_stream.rs` | openraft's network: what replicas here send |
@@ -16,6 +16,7 @@
 //! | `figures.rs` | counters |
 
 mod append_stream;
+mod beats;
 mod budget;
 mod figures;
 mod frame;
@@ -252,8 +253,9 @@ impl Peers {
         }
         check_size(&body)?;
         let (peer, link) = inner.linked(to).ok_or(CallError::NoLink(to))?;
-        let turn = inner.runtime.timeout_at(deadline, peer.calls.acquire()).await;
-        let _turn = turn.map_err(|_| CallError::NoLink(to))?;
+        let bytes = body.len() as u32;
+        let turn = async { (peer.calls.acquire().await, peer.call_bytes.acquire_many(bytes).await) };
+        let _turn = inner.runtime.timeout_at(deadline, turn).await.map_err(|_| CallError::NoLink(to))?;
         let answered = inner.runtime.timeout_at(deadline, call_over(&link, to, service, body));
         answered.await.unwrap_or(Err(CallError::NoAnswer(to)))
     }

@@ -21,16 +21,13 @@ use openraft::raft::{
 };
 
 use super::Inner;
-use super::append_stream::AppendStream;
+use super::append_stream::{AppendStream, SHORTEST_PAUSE};
 use super::frame::Kind;
 use super::link::Peer;
 use super::outbox::Urgency;
 use super::raft_messages::{AnswerHead, NoReplica, RaftRequest, Route};
 use crate::snapshot::Manifest;
 use crate::types::{Member, TypeConfig};
-
-/// How long a replica that another broker will have soon is not asked for again.
-pub(super) const NOT_YET_PAUSE: Duration = Duration::from_millis(5);
 
 /// How long a replica that is gone, or has failed, is not asked again.
 const GONE_PAUSE: Duration = Duration::from_millis(500);
@@ -114,7 +111,7 @@ impl ReplicaClient {
             let answer = answer.head().map_err(|error| self.broken(&error.to_string()))?;
             match read(&answer) {
                 Ok(answer) => return Ok(answer),
-                Err(NoReplica::NotYet) => self.inner.runtime.sleep(NOT_YET_PAUSE).await,
+                Err(NoReplica::NotYet) => self.inner.runtime.sleep(SHORTEST_PAUSE).await,
                 Err(why) => return Err(self.no_replica(&why)),
             }
         }

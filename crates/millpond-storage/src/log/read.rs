@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
-use millpond_record::{GroupId, HEADER_BYTES, LogId, Offset, RaftIndex, StampedBatch, Term};
+use millpond_record::{GroupId, HEADER_BYTES, LogId, Offset, RaftIndex, StampedBatch, Term, Timestamp};
 use millpond_runtime::File;
 
 use super::Log;
@@ -182,6 +182,14 @@ impl Log {
         let plan = ColdPlan::of(&state, at).ok_or_else(|| self.corrupt(format!("entry {from} is in no segment")))?;
         let log = self.arc()?;
         Ok(Entries::Cold(ColdEntries { log, plan, from, to, max_bytes, truncations: state.truncations }))
+    }
+
+    /// When the entries from `from` on were appended by their leader, `most` at most: as many as are in the tail cache
+    /// without a gap. What has left the cache keeps its time only as far as the index tells.
+    pub fn append_times(&self, from: RaftIndex, most: usize) -> Vec<Timestamp> {
+        let state = self.state();
+        let cached = (from.0..).take(most).map_while(|index| state.cached(RaftIndex(index)));
+        cached.map(|cached| cached.append_time).collect()
     }
 
     pub(super) fn arc(&self) -> Result<Arc<Log>, StorageError> {

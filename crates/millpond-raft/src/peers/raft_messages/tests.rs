@@ -1,11 +1,15 @@
 use futures::FutureExt;
-use millpond_record::{BatchBuilder, LeaderEpoch, raft_only_batch};
-use openraft::raft::SnapshotResponse;
+use millpond_record::{BatchBuilder, LeaderEpoch, RaftOnlyKind, StampedBatch, Timestamp, raft_only_batch};
+use millpond_storage::Stored;
+use openraft::EntryPayload;
+use openraft::entry::RaftEntry;
+use openraft::raft::{AppendEntriesRequest, SnapshotResponse};
 use proptest::prelude::*;
 
+use super::append::{AppendHead, BLANK, EntryHead, read_append};
 use super::*;
 use crate::peers::frame::{FrameReader, Kind, Outgoing};
-use crate::types::{Member, Membership};
+use crate::types::{Entry, Member, Membership, Payload};
 
 fn log_id(term: u64, index: u64) -> RaftLogId {
     RaftLogId::new_term_index(term, index)

@@ -4,3 +4,4 @@ mod calls;
 mod links;
 mod network;
 mod raft;
+mod real;

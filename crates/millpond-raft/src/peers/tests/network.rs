@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -158,20 +159,25 @@ pub(super) async fn start(world: &World, broker: i32, cluster: Option<&str>) -> 
 }
 
 pub(super) async fn start_as(world: &World, on: i32, standing: Standing) -> Node {
-    let runtime = world.runtime_for(node(on));
+    start_on(world.runtime_for(node(on)), world.address(node(on), PORT), standing).await.0
+}
+
+/// Starts a broker in any world. Gives where it listens, too.
+pub(super) async fn start_on(runtime: Runtime, at: SocketAddr, standing: Standing) -> (Node, SocketAddr) {
     let ears = Arc::new(Ears::default());
     let services = Arc::new(Services { runtime: runtime.clone(), ears: Arc::clone(&ears) });
     let peers = Peers::start(runtime.clone(), standing, services);
     let raft: Arc<dyn RaftServices> = ears.clone();
     peers.serve_raft(Arc::downgrade(&raft));
-    let listener = runtime.listen(world.address(node(on), PORT)).await.expect("a free port");
+    let listener = runtime.listen(at).await.expect("a free port");
+    let at = listener.local_addr().expect("it listens");
     let serving = peers.clone();
     runtime.spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             serving.serve(stream);
         }
     });
-    Node { runtime, peers, ears }
+    (Node { runtime, peers, ears }, at)
 }
 
 /// Starts brokers that know each other, and waits until each has found all.

@@ -9,8 +9,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::join_all;
 use millpond_record::{BatchBuilder, BrokerId, GroupId, RaftIndex, RaftOnlyKind, ReplicaId, Term, Timestamp};
-use millpond_runtime::sim::{Crash, World};
-use millpond_storage::{AppendEntry, Body, DataDir, Log};
+use millpond_runtime::sim::{Crash, DiskFaults, NetworkDelays, World};
+use millpond_storage::{AppendEntry, Body, DataDir, Log, Proposal};
 use openraft::Raft;
 use openraft::async_runtime::WatchReceiver;
 use openraft::raft::TransferLeaderRequest;
@@ -26,6 +26,8 @@ use crate::tests::world::{Remembered, open, ownerless, propose, spec};
 use crate::types::{Member, Membership, Payload};
 
 const BROKERS: [i32; 3] = [1, 2, 3];
+/// When the leaders of the tests append, by their clock.
+const APPENDED_AT: i64 = 5_000;
 const SOON: Duration = Duration::from_secs(30);
 
 /// A replica of a test, on the broker of its number.
@@ -133,7 +135,10 @@ impl Replica {
     /// Proposes, and waits until it is committed.
     async fn write(&self, value: &str) {
         let batch = BatchBuilder::new().record(Timestamp(1), None, Some(value.as_bytes())).build();
-        let (raft, payload) = (self.raft.clone(), Payload::Proposed(propose(batch), None));
+        let (raft, payload) = (
+            self.raft.clone(),
+            Payload::Proposed(Proposal { append_time: Timestamp(APPENDED_AT), ..propose(batch) }, None),
+        );
         let written = self.node.runtime.spawn(async move { raft.client_write(payload).await });
         self.within(written).await.expect("the task").expect("committed");
     }
@@ -310,6 +315,34 @@ fn a_vote_that_may_not_be_given_is_refused_and_changes_nothing() {
 }
 
 #[test]
+fn a_follower_that_answers_beats_and_flushes_nothing_costs_bounded_memory_and_delays_nobody() {
+    simulated(16, |world| async move {
+        world.set_network_delays(NetworkDelays { usual_ms: 0, buffer_bytes: 4 << 20, ..NetworkDelays::default() });
+        let replicas = three(&world).await;
+        replicas[0].elect().await;
+        replicas[0].write("first").await;
+        replicas[2].has_applied(1).await;
+        world.set_disk_faults(node(3), DiskFaults { slow_sync: 1.0, slow_sync_ms: 120_000, ..DiskFaults::default() });
+        let before = replicas[0].node.runtime.now();
+        let large = "x".repeat(200_000);
+        for _ in 0..15 {
+            replicas[0].write_all((0..10).map(|_| large.clone())).await;
+        }
+        let took = replicas[0].node.runtime.now() - before;
+        assert!(took < Duration::from_secs(20), "{took:?}");
+        let figures = replicas[0].node.peers.figures();
+        let stuck = figures[1].bytes_in_flight;
+        assert!(figures[1].alive && figures[1].connects == 1, "{figures:?}");
+        assert!((8 << 20..18 << 20).contains(&stuck), "{stuck} of 30 MB are on their way");
+        world.set_disk_faults(node(3), DiskFaults::default());
+        replicas[0].node.runtime.sleep(Duration::from_secs(600)).await;
+        replicas[2].has_applied(151).await;
+        assert_eq!(replicas[2].applied(), replicas[0].applied());
+        assert_eq!(replicas[0].node.peers.figures()[1].bytes_in_flight, 0);
+    });
+}
+
+#[test]
 fn entries_keep_their_time_and_are_slices_of_their_frame() {
     simulated(15, |world| async move {
         let replicas = three(&world).await;
@@ -320,6 +353,9 @@ fn entries_keep_their_time_and_are_slices_of_their_frame() {
         for replica in &replicas {
             replica.has_applied(2).await;
             assert_eq!(replica.applied(), [large.clone(), "small".to_owned()]);
+            // What the leader's clock said, not the time in the batch.
+            let times = replica.log.append_times(RaftIndex(2), 9);
+            assert_eq!(times, [Timestamp(APPENDED_AT), Timestamp(APPENDED_AT)]);
         }
         let followers: BTreeSet<u64> = replicas[0]
             .raft
