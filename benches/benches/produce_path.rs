@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use millpond_raft::{Acks, Groups, Partition};
+use millpond_raft::{Acks, Groups, Partition, Peers};
 use millpond_record::{
     BatchBuilder, DecompressLimit, GroupId, PartitionIndex, ProduceRules, ReplicaId, Timestamp, TimestampRules,
     TimestampType, TopicId, validate_produce,
@@ -68,7 +68,9 @@ async fn start(runtime: Runtime, path: PathBuf, flush: FlushMode) -> (DataDir, G
         DataDir::open(&opening, &path, StorageOptions::default(), fatal)
     });
     let (data_dir, _) = opened.await.expect("the folder is new");
-    let groups = Groups::start(runtime, data_dir.clone());
+    let broker = data_dir.meta().node_id;
+    let peers = Peers::alone(&runtime, broker);
+    let groups = Groups::start(runtime, data_dir.clone(), peers);
     let spec = GroupSpec {
         group: GroupId(1),
         topic: "bench".into(),
@@ -77,7 +79,7 @@ async fn start(runtime: Runtime, path: PathBuf, flush: FlushMode) -> (DataDir, G
         replica: ReplicaId(1),
         options: LogOptions { flush, ..LogOptions::default() },
     };
-    let partition = groups.create(spec).await.expect("the group is new");
+    let partition = groups.create(spec, &[(ReplicaId(1), broker)], 1).await.expect("the group is new");
     (data_dir, groups, partition)
 }
 

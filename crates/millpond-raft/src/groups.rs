@@ -86,6 +86,19 @@ impl RaftServices for Inner {
         })
     }
 
+    fn takes(&self, group: GroupId, bytes: u64) -> Result<(), String> {
+        let Some(replica) = self.shared.replica(group) else { return Ok(()) };
+        let limit = replica.state.log.max_batch_bytes();
+        if bytes > limit {
+            return Err(format!("a batch of {bytes} bytes fits into no journal file there, {limit} do"));
+        }
+        match replica.state.log.check_takes_batches() {
+            Err(error @ StorageError::Stalled { .. }) => Err(error.to_string()),
+            // What is final the engine finds out by itself.
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
     fn metadata_version(&self) -> RaftIndex {
         self.shared.metadata_version()
     }

@@ -2,7 +2,7 @@
 //!
 //! Messages are taken from the engine while the stream has room (messages and bytes) and so has the peer (bytes, over
 //! all groups). What was sent is kept until it is answered, to be sent again when the other broker says that it will
-//! have the replica in a moment. What was sent counts against the peer's budget until it is answered or given up, so
+//! have the replica in a moment; until it has answered once, one message is on its way. What was sent counts against the peer's budget until it is answered or given up, so
 //! that a peer that does not answer costs no more than that.
 
 use std::collections::VecDeque;
@@ -128,7 +128,7 @@ impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> AppendStream<S>
                 }
                 None => {
                     let link = self.client.peer.up_for_appends().await;
-                    // After "not yet" all is sent again.
+                    // After "not yet" the message that asked is sent again.
                     self.sent.messages.iter().for_each(|message| link.send(message));
                     self.link = Some(link);
                     continue;
@@ -164,7 +164,7 @@ impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> AppendStream<S>
         let runtime = &self.client.inner.runtime;
         match read {
             Ok(result) => {
-                self.is_there = true;
+                (self.is_there, self.not_yet_since) = (true, None);
                 if !self.sent.answered() {
                     return Some(Err(self.client.broken("it answers what it was not asked")));
                 }

@@ -93,6 +93,10 @@ pub(crate) trait RaftServices: Send + Sync + 'static {
     /// The engine of a replica here, which is started if it is not running.
     fn replica(&self, group: GroupId, replica: ReplicaId) -> BoxFuture<'static, Result<GroupRaft, Missing>>;
 
+    /// Whether the replica here of the group, if it runs, can take batches now, the largest of `bytes`. If not, a
+    /// sentence for the leader, which tries again after a pause.
+    fn takes(&self, group: GroupId, bytes: u64) -> Result<(), String>;
+
     /// Up to where the cluster's metadata is applied here.
     fn metadata_version(&self) -> RaftIndex;
 

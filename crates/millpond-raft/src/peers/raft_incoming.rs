@@ -6,13 +6,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::StreamExt;
 use millpond_record::{BrokerId, GroupId, LogId, ReplicaId, Term};
-use openraft::Raft;
 use openraft::alias::SnapshotOf;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::Fatal;
 use openraft::raft::{
     AppendEntriesRequest, TransferLeaderError, TransferLeaderRequest, TransferLeaderResponse, VoteResponse,
 };
+use openraft::{EntryPayload, Raft};
 use tokio::sync::mpsc;
 
 use super::Inner;
@@ -21,7 +21,7 @@ use super::incoming::Held;
 use super::outbox::{Outbox, Urgency};
 use super::raft_messages::{AnswerHead, NoReplica, RaftRequest, Route};
 use crate::state_machine::StateMachine;
-use crate::types::{TypeConfig, from_raft};
+use crate::types::{Payload, TypeConfig, from_raft};
 
 /// The engine of one replica.
 pub(crate) type GroupRaft = Raft<TypeConfig, StateMachine>;
@@ -71,11 +71,16 @@ pub(super) async fn run_stream(
         Err(why) => return answer(&AnswerHead::no_replica(why)),
     };
     let unanswered: Arc<Mutex<VecDeque<Held>>> = Arc::default();
-    let holding = Arc::clone(&unanswered);
-    let requests = futures::stream::unfold((messages, holding), |(mut messages, holding)| async {
+    let refused: Arc<Mutex<Option<String>>> = Arc::default();
+    let state = (messages, Arc::clone(&unanswered), Arc::clone(&refused), inner);
+    let requests = futures::stream::unfold(state, move |(mut messages, unanswered, refused, inner)| async move {
         let (request, held) = messages.recv().await?;
-        holding.lock().unwrap_or_else(PoisonError::into_inner).push_back(held);
-        Some((request, (messages, holding)))
+        if let Err(why) = inner.takes(route.group(), &request) {
+            *refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
+            return None;
+        }
+        unanswered.lock().unwrap_or_else(PoisonError::into_inner).push_back(held);
+        Some((request, (messages, unanswered, refused, inner)))
     });
     let mut answers = pin!(raft.stream_append(requests));
     while let Some(result) = answers.next().await {
@@ -84,6 +89,9 @@ pub(super) async fn run_stream(
             Ok(result) => answer(&AnswerHead::appended(&result)),
             Err(fatal) => answer(&AnswerHead::no_replica(NoReplica::Failed(fatal.to_string()))),
         }
+    }
+    if let Some(why) = refused.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        answer(&AnswerHead::no_replica(NoReplica::Failed(why)));
     }
 }
 
@@ -119,6 +127,18 @@ impl Inner {
             Err(Missing::Unknown) if route.metadata() > raft.metadata_version() => Err(NoReplica::NotYet),
             Err(Missing::Unknown) => Err(NoReplica::Gone),
             Err(Missing::Failed(why)) => Err(NoReplica::Failed(why)),
+        }
+    }
+
+    /// Whether a replica here can take the entries now: in the engine an error of the log would end the group.
+    fn takes(&self, group: GroupId, request: &AppendEntriesRequest<TypeConfig>) -> Result<(), String> {
+        let batches = request.entries.iter().filter_map(|entry| match &entry.payload {
+            EntryPayload::Normal(Payload::Stored(stored)) => Some(stored.batch.size_bytes() as u64),
+            _ => None,
+        });
+        match (batches.max(), self.raft()) {
+            (Some(largest), Some(raft)) => raft.takes(group, largest),
+            _ => Ok(()),
         }
     }
 

@@ -58,6 +58,7 @@ pub(super) struct Ears {
     asked: AtomicUsize,
     metadata: AtomicU64,
     refuses: AtomicBool,
+    is_full: AtomicBool,
     candidates: Mutex<Vec<Candidate>>,
     transfers: Mutex<Vec<ReplicaId>>,
 }
@@ -80,6 +81,10 @@ impl Ears {
         self.refuses.store(refuses, Ordering::Relaxed);
     }
 
+    pub(super) fn fill(&self, is_full: bool) {
+        self.is_full.store(is_full, Ordering::Relaxed);
+    }
+
     pub(super) fn candidates(&self) -> Vec<Candidate> {
         self.candidates.lock().expect("unpoisoned").clone()
     }
@@ -98,6 +103,11 @@ impl RaftServices for Ears {
         self.asked.fetch_add(1, Ordering::Relaxed);
         let known = self.replicas.lock().expect("unpoisoned").get(&(group, replica)).cloned();
         Box::pin(std::future::ready(known.unwrap_or(Err(Missing::Unknown))))
+    }
+
+    fn takes(&self, _group: GroupId, _bytes: u64) -> Result<(), String> {
+        let refused = self.is_full.load(Ordering::Relaxed);
+        if refused { Err("the disk is full".to_owned()) } else { Ok(()) }
     }
 
     fn metadata_version(&self) -> RaftIndex {

@@ -297,6 +297,27 @@ fn a_replica_that_is_not_there_yet_is_waited_for_and_one_that_is_gone_is_not() {
 }
 
 #[test]
+fn a_replica_that_cannot_take_batches_now_gets_none_and_lives() {
+    simulated(17, |world| async move {
+        let replicas = three(&world).await;
+        replicas[0].elect().await;
+        replicas[0].write_all(values(0..100)).await;
+        replicas[2].has_applied(100).await;
+        replicas[2].node.ears.fill(true);
+        replicas[0].write_all(values(100..300)).await;
+        replicas[0].node.runtime.sleep(Duration::from_secs(10)).await;
+        assert_eq!(replicas[2].applied().len(), 100);
+        let tried = replicas[0].node.peers.figures()[1].frames_received;
+        replicas[0].node.runtime.sleep(Duration::from_secs(10)).await;
+        let tried = replicas[0].node.peers.figures()[1].frames_received - tried;
+        assert!(tried < 250, "{tried} answers in 10 s: 100 beats, and a message every half a second");
+        replicas[2].node.ears.fill(false);
+        replicas[2].has_applied(300).await;
+        assert_eq!(replicas[2].applied(), replicas[0].applied());
+    });
+}
+
+#[test]
 fn a_vote_that_may_not_be_given_is_refused_and_changes_nothing() {
     simulated(14, |world| async move {
         let replicas = three(&world).await;
