@@ -66,7 +66,13 @@ impl Beats {
 
 #[cfg(test)]
 mod tests {
+    use millpond_runtime::sim::{NodeId, World};
+
     use super::*;
+
+    fn a_moment() -> Instant {
+        World::new(1).runtime_for(NodeId(1)).now()
+    }
 
     fn ms(milliseconds: u64) -> Duration {
         Duration::from_millis(milliseconds)
@@ -75,7 +81,7 @@ mod tests {
     #[test]
     fn a_peer_that_says_nothing_for_half_a_second_is_dead() {
         millpond_runtime::sim::block_on(1, async {
-            let start = Instant::now();
+            let start = a_moment();
             let mut beats = Beats::new(start);
             for number in 1..=5 {
                 assert_eq!(beats.next(), start + ms(100 * (number - 1)));
@@ -89,7 +95,7 @@ mod tests {
     #[test]
     fn anything_heard_puts_death_off() {
         millpond_runtime::sim::block_on(1, async {
-            let start = Instant::now();
+            let start = a_moment();
             let mut beats = Beats::new(start);
             assert_eq!(beats.due(start), Due::Send(1));
             assert_eq!(beats.answered(1, start + ms(7)), Some(ms(7)));
@@ -105,7 +111,7 @@ mod tests {
     #[test]
     fn a_broker_that_was_stopped_itself_declares_nobody_dead() {
         millpond_runtime::sim::block_on(1, async {
-            let start = Instant::now();
+            let start = a_moment();
             let mut beats = Beats::new(start);
             assert_eq!(beats.due(start), Due::Send(1));
             assert_eq!(beats.due(start + ms(20_000)), Due::Send(2));

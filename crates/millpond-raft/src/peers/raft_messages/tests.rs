@@ -128,7 +128,8 @@ fn entries_that_would_end_the_group_are_refused_where_they_are_read() {
         spoil(&mut bad);
         Append::read(&sent(&bad))
     };
-    let table: [(&str, fn(&mut Append)); 7] = [
+    type Spoiled = (&'static str, fn(&mut Append));
+    let table: [Spoiled; 7] = [
         ("no route", |append| append.head.route = None),
         ("no vote", |append| append.head.vote = None),
         ("a body that is too short", |append| drop(append.body.pop())),
