@@ -2,8 +2,8 @@
 //!
 //! Messages are taken from the engine while the stream has room (messages and bytes) and so has the peer (bytes, over
 //! all groups). What was sent is kept until it is answered, to be sent again when the other broker says that it will
-//! have the replica in a moment; until it has answered once, one message is on its way. What was sent counts against the peer's budget until it is answered or given up, so
-//! that a peer that does not answer costs no more than that.
+//! have the replica in a moment; until it has answered once, one message is on its way. What was sent counts against
+//! the peer's budget until it is answered or given up, so that a peer that does not answer costs no more than that.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -1,9 +1,9 @@
 //! The connection that this broker has dialled to another: beats, requests and their answers.
 //!
 //! There is one for each broker whose address is known, kept up by one task. It sends a beat every 100 ms; anything
-//! that arrives is a sign of life, as is a write that goes on while a beat waits behind it. After 500 ms without any the
-//! peer counts as dead: the connection is closed, those who wait for an answer learn that there will be none, and the
-//! peer is dialled again with growing, jittered pauses.
+//! that arrives is a sign of life, as is a write that goes on while a beat waits behind it. After 500 ms without any
+//! the peer counts as dead: the connection is closed, those who wait for an answer learn that there will be none, and
+//! the peer is dialled again with growing, jittered pauses.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -29,7 +29,7 @@ use super::raft_messages::Append;
 /// For connecting and the handshake together.
 pub(super) const DIAL_LIMIT: Duration = Duration::from_secs(2);
 
-/// The pause before a peer is dialled again doubles from the one to the other; up to a half of it is left out by chance.
+/// The pause before a peer is dialled again doubles from the one to the other; up to a half is left out by chance.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 

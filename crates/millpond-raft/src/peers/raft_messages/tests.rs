@@ -233,7 +233,10 @@ proptest! {
             vote: Some(VoteHead { term: 5, replica: 1, committed: true }),
             previous: previous.map(|(term, index)| LogIdHead { term, index }),
             commit: None,
-            entries: entries.iter().map(|&(term, kind, bytes)| EntryHead { term, kind, bytes, append_time: 0 }).collect(),
+            entries: entries
+                .iter()
+                .map(|&(term, kind, bytes)| EntryHead { term, kind, bytes, append_time: 0 })
+                .collect(),
         };
         let bytes: u32 = entries.iter().map(|entry| entry.2).sum();
         let frame_bytes = body.len();

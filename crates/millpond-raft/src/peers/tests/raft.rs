@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -294,6 +295,28 @@ fn a_replica_that_is_not_there_yet_is_waited_for_and_one_that_is_gone_is_not() {
         let asked = nodes[2].ears.asked() - before;
         assert!((1..=60).contains(&asked), "asked {asked} times within 10 s");
     });
+}
+
+#[test]
+fn the_same_seed_gives_the_same_run() {
+    let run = |seed| {
+        let hash = Arc::new(AtomicU64::new(0));
+        let kept = Arc::clone(&hash);
+        simulated(seed, |world| async move {
+            let replicas = three(&world).await;
+            replicas[0].elect().await;
+            replicas[0].write_all(values(0..50)).await;
+            world.crash(node(3), Crash::Kill);
+            replicas[0].write_all(values(50..100)).await;
+            sees(&replicas[0].node, &[1, 2]).await;
+            kept.store(world.trace_hash(), Ordering::Relaxed);
+        });
+        hash.load(Ordering::Relaxed)
+    };
+    for seed in 0..5 {
+        assert_eq!(run(seed), run(seed), "seed {seed}");
+    }
+    assert_ne!(run(1), run(2));
 }
 
 #[test]
