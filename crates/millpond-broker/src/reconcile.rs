@@ -200,6 +200,9 @@ impl Reconciler {
     async fn settle(&mut self, mut change: Change) {
         let again = std::mem::take(&mut self.unfinished);
         change.touched.extend(&again);
+        if let Some(index) = change.index {
+            self.groups.metadata_known(index);
+        }
         self.snapshot.image = change.image;
         let image = self.snapshot.image.clone();
         let mut strays = std::mem::take(&mut self.undeleted);

@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 use crate::error::RaftError;
 use crate::failover;
 use crate::leaders::Leaders;
-use crate::metadata::{GroupMember, MetadataGroup, MetadataStart};
+use crate::metadata::{MetadataGroup, MetadataStart};
 use crate::partition::{Partition, founding_membership};
 use crate::peers::{Candidate, GroupRaft, Missing, Peers, RaftServices};
 use crate::replica::Replica;
@@ -31,8 +31,6 @@ pub(crate) const METADATA: GroupId = GroupId(0);
 const METADATA_TOPIC: &str = "__cluster_metadata";
 const METADATA_TOPIC_ID: TopicId = TopicId([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
 
-/// Groups whose leadership is handed over at once.
-const HANDED_OVER_AT_ONCE: usize = 256;
 /// Partitions that are opened at once at a start.
 const OPENED_AT_ONCE: usize = 64;
 
@@ -103,6 +101,10 @@ impl RaftServices for Inner {
         self.shared.metadata_version()
     }
 
+    fn metadata_known(&self) -> RaftIndex {
+        self.shared.metadata_known()
+    }
+
     fn may_vote(&self, candidate: &Candidate) -> bool {
         self.shared.may_vote(candidate)
     }
@@ -139,8 +141,13 @@ impl Groups {
         &self.0.shared.leaders
     }
 
-    /// The metadata of the cluster is applied up to here: what peers say of groups that this broker does not know is
-    /// told from what it does not know yet.
+    /// The metadata of the cluster is known up to here, and groups are about to be made of it.
+    pub fn metadata_known(&self, index: RaftIndex) {
+        self.0.shared.learn_metadata(index);
+    }
+
+    /// What the metadata asks for is done up to here: a group that a peer names, who knows no more, and that is not here
+    /// is gone.
     pub fn metadata_applied(&self, index: RaftIndex) {
         self.0.shared.metadata_applied(index);
     }
@@ -239,38 +246,6 @@ impl Groups {
     /// Whether there is no partition.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
-    }
-
-    /// Hands leadership of all groups that are led here and have other voters to these, as far as they are alive; as
-    /// many at once as there are. For a broker that stops: what is not handed over is taken over when it is gone.
-    pub async fn hand_over(&self) {
-        let partitions: Vec<Partition> = {
-            let partitions = self.0.partitions.read().unwrap_or_else(PoisonError::into_inner);
-            partitions.values().filter(|partition| partition.is_replicated() && partition.leads()).cloned().collect()
-        };
-        let handing = partitions.into_iter().map(|partition| async move {
-            if let Some(to) = self.successor(partition.progress())
-                && let Err(error) = partition.transfer(to).await
-            {
-                tracing::warn!(group = partition.group().0, %error, "leadership was not handed over");
-            }
-        });
-        futures::stream::iter(handing).buffer_unordered(HANDED_OVER_AT_ONCE).collect::<()>().await;
-        let metadata = self.0.metadata.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(metadata) = metadata.filter(|metadata| metadata.leadership().borrow().here)
-            && let Some(to) = self.successor(metadata.members())
-            && let Err(error) = metadata.transfer(to).await
-        {
-            tracing::warn!(%error, "the leadership of the metadata was not handed over");
-        }
-    }
-
-    /// The live broker, other than this, whose voter has most of the log.
-    fn successor(&self, members: Vec<GroupMember>) -> Option<BrokerId> {
-        let shared = &self.0.shared;
-        let others = members.into_iter().filter(|member| member.voter && member.broker != shared.broker);
-        let alive = others.filter(|member| shared.peers.is_alive(member.broker));
-        alive.max_by_key(|member| (member.matched, std::cmp::Reverse(member.replica))).map(|member| member.broker)
     }
 
     /// Refuses everything from now on and stops the metadata group. The caller closes the data directory then, which

@@ -31,7 +31,8 @@ pub(crate) struct Shared {
     pub(crate) stopped: CancellationToken,
     /// Nobody here is a candidate before.
     pub(crate) elections_from: Instant,
-    /// How far the cluster's metadata is applied here.
+    /// How far the cluster's metadata is known here, and how far what it asks for is done.
+    known: AtomicU64,
     metadata: AtomicU64,
     running: RwLock<BTreeMap<GroupId, Replica>>,
     transfers: Mutex<BTreeMap<GroupId, (ReplicaId, Instant)>>,
@@ -49,6 +50,7 @@ impl Shared {
             leaders: Leaders::default(),
             failover: Failover::default(),
             stopped: CancellationToken::new(),
+            known: AtomicU64::new(0),
             metadata: AtomicU64::new(0),
             running: RwLock::default(),
             transfers: Mutex::default(),
@@ -79,7 +81,16 @@ impl Shared {
         all.into_values().collect()
     }
 
+    pub(crate) fn learn_metadata(&self, index: RaftIndex) {
+        self.known.fetch_max(index.0, Ordering::AcqRel);
+    }
+
+    pub(crate) fn metadata_known(&self) -> RaftIndex {
+        RaftIndex(self.known.load(Ordering::Acquire))
+    }
+
     pub(crate) fn metadata_applied(&self, index: RaftIndex) {
+        self.learn_metadata(index);
         self.metadata.fetch_max(index.0, Ordering::AcqRel);
     }
 

@@ -97,8 +97,11 @@ pub(crate) trait RaftServices: Send + Sync + 'static {
     /// sentence for the leader, which tries again after a pause.
     fn takes(&self, group: GroupId, bytes: u64) -> Result<(), String>;
 
-    /// Up to where the cluster's metadata is applied here.
+    /// Up to where this broker has done what the cluster's metadata asks for: a group that it does not have then is gone.
     fn metadata_version(&self) -> RaftIndex;
+
+    /// Up to where the cluster's metadata is known here, which made the groups that send.
+    fn metadata_known(&self) -> RaftIndex;
 
     /// Whether a replica here may vote for the candidate. If not, the vote is refused and nothing changes.
     fn may_vote(&self, candidate: &Candidate) -> bool;
@@ -394,7 +397,7 @@ impl Inner {
     }
 
     fn metadata(&self) -> RaftIndex {
-        self.raft().map_or(RaftIndex(0), |raft| raft.metadata_version())
+        self.raft().map_or(RaftIndex(0), |raft| raft.metadata_known())
     }
 
     fn called(&self) -> MutexGuard<'_, BTreeMap<(GroupId, ReplicaId), u64>> {

@@ -114,6 +114,10 @@ impl RaftServices for Ears {
         RaftIndex(self.metadata.load(Ordering::Relaxed))
     }
 
+    fn metadata_known(&self) -> RaftIndex {
+        RaftIndex(self.metadata.load(Ordering::Relaxed))
+    }
+
     fn may_vote(&self, candidate: &Candidate) -> bool {
         self.candidates.lock().expect("unpoisoned").push(*candidate);
         !self.refuses.load(Ordering::Relaxed)
