@@ -13,10 +13,12 @@
 //! | `failover.rs`, `gossip.rs` | electing where no leader is alive; telling other brokers who leads |
 //! | `metadata.rs` | group 0: found, join or reopen; propose, serve only after the own blank is applied |
 //! | `log_store.rs`, `state_machine.rs`, `snapshot.rs` | openraft's storage on [`millpond_storage::Log`] |
+//! | `catch_up/` | filling a replica by segments: P, sending, receiving |
 //! | `membership.rs` | the bytes of a membership |
 //! | `leaders.rs`, `peers/` | who leads which group; the other brokers |
 //! | `types.rs`, `runtime.rs` | openraft's types and runtime |
 
+mod catch_up;
 mod error;
 mod failover;
 mod flights;

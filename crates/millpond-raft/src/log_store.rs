@@ -14,6 +14,7 @@ use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds, RangeInclusive};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use millpond_record::{LogId, RaftIndex, RaftOnlyKind, StampedBatch, Timestamp, parse_raft_only};
@@ -34,6 +35,14 @@ use crate::types::{
 
 /// The bytes of entries that are read at a time: what one message to a peer carries, and the step of longer reads.
 const READ_BYTES: usize = 1 << 20;
+
+/// Between two looks at a log that is being switched over, which takes a few milliseconds.
+const SWITCH_PAUSE: Duration = Duration::from_millis(2);
+
+/// The index behind an entry.
+fn behind(id: Option<LogId>) -> RaftIndex {
+    id.map_or(RaftIndex(0), |id| RaftIndex(id.index.0 + 1))
+}
 
 /// The log of one group as openraft sees it. A clone is the same log.
 #[derive(Clone)]
@@ -69,7 +78,15 @@ impl LogStore {
         let log = Arc::clone(&replica.log);
         let purged = log.purged().map(|p| p.log_id());
         let committed = log.frontiers().committed;
+        log.keep_entries_from(behind(purged));
         LogStore { runtime, data_dir, log, replica, known: Arc::new(Mutex::new(Known { purged, committed })) }
+    }
+
+    /// openraft may append what comes behind a snapshot while the log is still being switched over to that.
+    async fn until_filled(&self, next: Option<RaftIndex>) {
+        while self.log.is_filling() && next.is_some_and(|next| next > self.log.next_index()) {
+            self.runtime.sleep(SWITCH_PAUSE).await;
+        }
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -294,6 +311,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
                 data_dir.release(hold);
             }
         });
+        self.until_filled(stored.first().map(|entry| entry.index)).await;
         let outcomes = self.log.append(stored, done).map_err(io_error)?;
         if !proposed.is_empty() {
             self.tell(proposed, &outcomes);
@@ -314,8 +332,12 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     /// Hides what lies up to `id`. The owner has moved P before, so that nothing is deleted here; what lies between P
     /// and `id` stays in the log.
     async fn purge(&mut self, id: RaftLogId) -> Result<(), io::Error> {
-        let mut known = self.known();
-        known.purged = known.purged.max(Some(from_raft(&id)));
+        let purged = {
+            let mut known = self.known();
+            known.purged = known.purged.max(Some(from_raft(&id)));
+            known.purged
+        };
+        self.log.keep_entries_from(behind(purged));
         Ok(())
     }
 }

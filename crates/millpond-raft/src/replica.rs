@@ -15,6 +15,7 @@ use openraft::errors::{ClientWriteError, Fatal, RaftError as OpenraftError};
 use openraft::{ChangeMembers, Config, Raft, RaftMetrics, ServerState, SnapshotPolicy};
 use tokio::sync::watch;
 
+use crate::catch_up::{self, CatchUpError, Gathered};
 use crate::error::{ProposeError, RaftError};
 use crate::flights::{Carrier, Flights};
 use crate::log_store::LogStore;
@@ -87,6 +88,8 @@ pub(crate) struct ReplicaState {
     pub(crate) id: ReplicaId,
     pub(crate) log: Arc<Log>,
     pub(crate) flights: Flights,
+    /// Segments that were gathered for the next snapshot.
+    pub(crate) gathered: Gathered,
     /// The last term whose first entry is applied.
     blank: watch::Sender<Term>,
     /// The term in which it serves; 0 when it does not.
@@ -113,6 +116,7 @@ impl ReplicaState {
             id,
             log,
             flights: Flights::default(),
+            gathered: Gathered::default(),
             blank: watch::Sender::new(Term(0)),
             serves: AtomicU64::new(0),
             role: watch::Sender::default(),
@@ -196,8 +200,8 @@ impl Replica {
         let group = state.group;
         let fatal = |why: String| RaftError::Fatal { group, why: why.into() };
         let config = raft_config(group).validate().map_err(|error| fatal(error.to_string()))?;
-        let state_machine =
-            StateMachine::new(Arc::clone(&state), applier).map_err(|what| RaftError::BadMembership { group, what })?;
+        let state_machine = StateMachine::new(shared.runtime.clone(), Arc::clone(&state), applier)
+            .map_err(|what| RaftError::BadMembership { group, what })?;
         let log_store = LogStore::new(shared.runtime.clone(), shared.data_dir.clone(), Arc::clone(&state));
         let network = shared.peers.network(group, state.id);
         let raft = Raft::new(state.id.0, Arc::new(config), network, log_store, state_machine).await;
@@ -431,6 +435,58 @@ impl Replica {
         }
     }
 
+    /// Gathers the segments that this replica lacks of a snapshot which the leader on broker `from` offers. To be called
+    /// before [`Raft::install_full_snapshot`] with the snapshot that names P. May take long; it may be called again
+    /// after a break, and goes on where it was.
+    pub(crate) async fn gather_snapshot(&self, from: BrokerId, p: LogId) -> Result<(), CatchUpError> {
+        let log = &self.state.log;
+        let has_it = log.frontiers().committed.is_some_and(|committed| committed.index >= p.index);
+        if has_it || self.state.gathered.is_as_of(p) {
+            return Ok(());
+        }
+        let peers = &self.shared.peers;
+        let ask = |body| peers.call(from, catch_up::CATCH_UP_SERVICE, body, catch_up::ANSWER_TIME);
+        let gathered = self.shared.receiver.gather(Arc::clone(log), p, ask).await?;
+        self.state.gathered.put(gathered);
+        Ok(())
+    }
+
+    /// Moves P up to the last end of a closed segment that every live voter has, so that what a new replica gets by
+    /// Raft is little. For the leader. Tells where P is then, if it moved.
+    pub(crate) async fn advance_p(&self) -> Result<Option<LogId>, RaftError> {
+        let alive = self.shared.peers.alive();
+        let alive = Arc::clone(&alive.borrow());
+        let members = self.members();
+        let mut voters = members.iter().filter(|member| member.voter && alive.contains(&member.broker));
+        let least = voters.try_fold(RaftIndex(u64::MAX), |least, voter| Some(least.min(voter.matched?)));
+        let Some(up_to) = least else { return Ok(None) };
+        let Shared { runtime, .. } = &*self.shared;
+        let (log, raft, running) = (Arc::clone(&self.state.log), self.raft.clone(), runtime.clone());
+        // openraft asks for the runtime of the task that it is called from.
+        let moved = runtime.spawn(async move { catch_up::advance(&running, &log, &raft, up_to).await }).await;
+        self.advanced(moved)
+    }
+
+    /// P was moved by retention: openraft hears of it, and the files go when it has purged them.
+    pub(crate) async fn p_has_moved(&self) -> Result<(), RaftError> {
+        let Some(p) = self.state.log.purged() else { return Ok(()) };
+        let (raft, running) = (self.raft.clone(), self.shared.runtime.clone());
+        let told = self.shared.runtime.spawn(async move { catch_up::tell(&running, &raft, p).await }).await;
+        self.advanced(told)
+    }
+
+    fn advanced<T>(
+        &self,
+        result: Result<Result<T, catch_up::AdvanceError>, millpond_runtime::JoinError>,
+    ) -> Result<T, RaftError> {
+        match result {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(catch_up::AdvanceError::Storage(error))) => Err(error.into()),
+            Ok(Err(catch_up::AdvanceError::Stopped)) => Err(self.ended()),
+            Err(error) => Err(RaftError::Fatal { group: self.group(), why: error.to_string().into() }),
+        }
+    }
+
     /// Adds a replica that does not vote, unless it is a member already.
     pub(crate) async fn add_learner(&self, replica: ReplicaId, member: Member) -> Result<(), RaftError> {
         if self.members().iter().any(|known| known.replica == replica) {
@@ -496,6 +552,10 @@ impl Replica {
             self.members().iter().filter(|member| member.voter).map(|member| member.replica).collect();
         if version == known && complete && voters.iter().eq(target.keys()) {
             return Ok(());
+        }
+        if target.keys().any(|id| !self.members().iter().any(|member| member.replica == *id)) {
+            // What it is filled with are closed segments; without this it would get all of the log by Raft.
+            self.advance_p().await?;
         }
         for (&replica, &member) in &target {
             self.add_learner(replica, member).await?;

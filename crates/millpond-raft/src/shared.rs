@@ -12,6 +12,7 @@ use millpond_storage::DataDir;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::catch_up::{Receiver, Shipments};
 use crate::failover::{Failover, GRACE};
 use crate::gossip;
 use crate::leaders::{Leaders, News, Standing};
@@ -28,6 +29,8 @@ pub(crate) struct Shared {
     pub(crate) peers: Peers,
     pub(crate) leaders: Leaders,
     pub(crate) failover: Failover,
+    pub(crate) receiver: Receiver,
+    pub(crate) shipments: Shipments,
     pub(crate) stopped: CancellationToken,
     /// Nobody here is a candidate before.
     pub(crate) elections_from: Instant,
@@ -43,6 +46,8 @@ impl Shared {
         let broker = data_dir.meta().node_id;
         Shared {
             elections_from: runtime.now() + GRACE,
+            receiver: Receiver::new(runtime.clone()),
+            shipments: Shipments::new(runtime.clone(), data_dir.clone()),
             runtime,
             data_dir,
             broker,

@@ -8,11 +8,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::{Stream, TryStreamExt};
 use millpond_record::{LogId, RaftIndex, RaftOnlyKind, StampedBatch, parse_raft_only};
+use millpond_runtime::Runtime;
 use millpond_storage::{Log, Stored};
 use openraft::alias::SnapshotOf;
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend};
 
+use crate::catch_up;
 use crate::membership;
 use crate::replica::ReplicaState;
 use crate::snapshot::Manifest;
@@ -32,6 +34,7 @@ pub trait Applier: Send + Sync + 'static {
 /// The state machine of one group. A clone is the same one.
 #[derive(Clone)]
 pub(crate) struct StateMachine {
+    runtime: Runtime,
     log: Arc<Log>,
     replica: Arc<ReplicaState>,
     applier: Option<Arc<dyn Applier>>,
@@ -49,7 +52,11 @@ impl StateMachine {
     /// A state machine whose applier knows nothing yet begins at P.
     ///
     /// One without applier begins where its commit is: it has nothing to build.
-    pub(crate) fn new(replica: Arc<ReplicaState>, applier: Option<Arc<dyn Applier>>) -> Result<StateMachine, String> {
+    pub(crate) fn new(
+        runtime: Runtime,
+        replica: Arc<ReplicaState>,
+        applier: Option<Arc<dyn Applier>>,
+    ) -> Result<StateMachine, String> {
         let log = Arc::clone(&replica.log);
         let begin = match (&applier, log.frontiers().committed, log.purged()) {
             (None, Some(committed), _) => Some((committed, log.committed_membership())),
@@ -64,7 +71,7 @@ impl StateMachine {
                 State { applied, membership, snapshot: None }
             }
         };
-        Ok(StateMachine { log, replica, applier, state: Arc::new(Mutex::new(state)) })
+        Ok(StateMachine { runtime, log, replica, applier, state: Arc::new(Mutex::new(state)) })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -128,23 +135,38 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         self.clone()
     }
 
+    /// Switches the log over to what was gathered for this snapshot
+    /// ([`gather_snapshot`](crate::replica::Replica::gather_snapshot)). The log ends with P then.
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, manifest: Manifest) -> Result<(), io::Error> {
-        let log_end = self.log.frontiers().log_end;
-        if manifest.has_records() || manifest.end != log_end {
-            return Err(io::Error::other(format!(
-                "the snapshot has records from {} to {} and this log ends at {log_end}: this version of millpond \
-                 cannot ship segments between brokers",
-                manifest.log_start, manifest.end
-            )));
+        let p = meta.last_log_id.as_ref().map(from_raft);
+        if self.log.purged().map(|purged| purged.log_id()) != p {
+            let gathered = p.and_then(|p| self.replica.gathered.take(p));
+            let gathered = gathered.ok_or_else(|| {
+                io::Error::other(format!("the segments of the snapshot as of {p:?} were not gathered before"))
+            })?;
+            if self.applier.is_some() {
+                let what = "the metadata is not purged, so nothing of it can be missing";
+                return Err(io::Error::other(what));
+            }
+            catch_up::install(&self.runtime, gathered).await.map_err(io::Error::other)?;
         }
-        let mut state = self.state();
-        state.applied = meta.last_log_id;
-        state.membership = meta.last_membership.clone();
-        state.snapshot = Some((meta.clone(), manifest));
+        {
+            let mut state = self.state();
+            state.applied = meta.last_log_id;
+            state.membership = meta.last_membership.clone();
+            state.snapshot = Some((meta.clone(), manifest));
+        }
+        if let Some(p) = p {
+            self.replica.committed(p.index, &self.log.frontiers());
+        }
         Ok(())
     }
 
+    /// The snapshot as of P. Without P nothing was purged, and nobody needs one.
     async fn get_current_snapshot(&mut self) -> Result<Option<SnapshotOf<TypeConfig, Manifest>>, io::Error> {
+        if self.log.purged().is_some() {
+            return self.build_snapshot().await.map(Some);
+        }
         let snapshot = self.state().snapshot.clone();
         Ok(snapshot.map(|(meta, snapshot)| SnapshotOf::<TypeConfig, Manifest> { meta, snapshot }))
     }

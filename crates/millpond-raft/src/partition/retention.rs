@@ -57,6 +57,12 @@ impl Partition {
         }
         let freeing = runtime.blocking(move || log.free_below_log_start()).await;
         let freeing = freeing.map_err(|error| self.0.propose_error(&error.into()))?;
+        if freeing == Freeing::AwaitsCheckpoint
+            && let Some(replica) = self.replica().await.map_err(|error| self.0.propose_error(&error))?
+        {
+            // What P has passed stays until openraft has purged it.
+            replica.p_has_moved().await.map_err(|error| self.0.propose_error(&error))?;
+        }
         Ok(Retention { moved, awaits_checkpoint: freeing == Freeing::AwaitsCheckpoint })
     }
 }

@@ -134,7 +134,7 @@ pub(crate) fn ownerless(log: &Arc<Log>) -> Arc<ReplicaState> {
 pub(crate) fn stores(runtime: &Runtime, data_dir: &DataDir, log: &Arc<Log>) -> (LogStore, StateMachine) {
     let replica = ownerless(log);
     let applier: Arc<dyn Applier> = Arc::new(Remembered::default());
-    let state_machine = StateMachine::new(Arc::clone(&replica), Some(applier)).expect("no membership");
+    let state_machine = StateMachine::new(runtime.clone(), Arc::clone(&replica), Some(applier)).expect("no membership");
     (LogStore::new(runtime.clone(), data_dir.clone(), replica), state_machine)
 }
 

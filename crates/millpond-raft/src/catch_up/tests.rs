@@ -1,0 +1,143 @@
+//! One log filled from another's pieces, with an `ask` that the test can break.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use millpond_record::{BrokerId, LogId, RaftIndex, RaftOnlyKind, ReplicaId, Term, Timestamp};
+use millpond_runtime::Runtime;
+use millpond_runtime::sim::{self, NodeId, World};
+use millpond_storage::{AppendEntry, Body, DataDir, Log, LogOptions, Vote};
+
+use super::{CatchUpError, PIECE_BYTES, Receiver, Shipments, install};
+use crate::peers::CallError;
+use crate::tests::world::{open, spec};
+
+const FOLLOWER: BrokerId = BrokerId(2);
+
+struct Side {
+    runtime: Runtime,
+    data_dir: DataDir,
+    log: Arc<Log>,
+}
+
+async fn side(world: &World, node: u32) -> Side {
+    let runtime = world.runtime_for(NodeId(node));
+    let data_dir = open(&runtime, Path::new("/data")).await;
+    let mut spec = spec(1);
+    spec.options = LogOptions { segment_bytes: 4 << 20, ..LogOptions::default() };
+    let log = data_dir.create_group(spec, Box::new(|_| {})).expect("a group");
+    log.save_vote(Vote { term: Term(1), replica: ReplicaId(1), committed: true }, Box::new(|_| {}));
+    Side { runtime, data_dir, log }
+}
+
+fn entry(log: &Log, number: u8) -> AppendEntry {
+    let payload = Bytes::from(vec![number; 700_000]);
+    let body = Body::RaftOnly { kind: RaftOnlyKind::Blank, payload, time: Timestamp(1) };
+    AppendEntry { index: log.next_index(), term: Term(1), body }
+}
+
+/// A log of about 20 MB with P behind most of it.
+async fn leader(world: &World) -> (Side, LogId) {
+    let side = side(world, 1).await;
+    for number in 0..30 {
+        side.log.append(vec![entry(&side.log, number)], Box::new(|_| {})).expect("appended");
+    }
+    side.log.commit(RaftIndex(u64::MAX));
+    let boundary = side.log.boundary_at_or_below(RaftIndex(u64::MAX)).expect("a closed segment");
+    let p = side.log.advance_p(boundary, Bytes::from_static(b"members"), Box::new(|_| {})).expect("P");
+    (side, p.log_id())
+}
+
+/// Answers as the other broker would; fails from the `fails_at`th call on.
+fn asking(
+    shipments: &Shipments,
+    calls: &Arc<AtomicU64>,
+    fails_at: u64,
+) -> impl Fn(Bytes) -> futures::future::BoxFuture<'static, Result<Bytes, CallError>> + use<> {
+    let (shipments, calls) = (shipments.clone(), Arc::clone(calls));
+    move |body| {
+        let (shipments, number) = (shipments.clone(), calls.fetch_add(1, Ordering::Relaxed));
+        Box::pin(async move {
+            if number >= fails_at {
+                return Err(CallError::NoAnswer(BrokerId(1)));
+            }
+            shipments.answer(FOLLOWER, body).await.map_err(CallError::Refused)
+        })
+    }
+}
+
+fn run<F: Future<Output = ()> + Send + 'static>(seed: u64, test: impl FnOnce(World) -> F) {
+    sim::block_on(seed, async {
+        let world = World::new(seed);
+        let test = test(world.clone());
+        test.await;
+    });
+}
+
+#[test]
+fn a_log_is_filled_by_pieces_also_when_the_way_breaks_in_between() {
+    run(1, |world| async move {
+        let (leader, p) = leader(&world).await;
+        let follower = side(&world, 2).await;
+        let shipments = Shipments::new(leader.runtime.clone(), leader.data_dir.clone());
+        let receiver = Receiver::new(follower.runtime.clone());
+        let calls = Arc::new(AtomicU64::new(0));
+        let broken = receiver.gather(follower.log.clone(), p, asking(&shipments, &calls, 11)).await;
+        assert!(matches!(broken, Err(CatchUpError::Call(CallError::NoAnswer(_)))), "{broken:?}");
+        assert!(follower.log.frontiers().last.is_none() && !follower.log.is_filling());
+
+        let calls = Arc::new(AtomicU64::new(0));
+        let gathered = receiver.gather(follower.log.clone(), p, asking(&shipments, &calls, u64::MAX)).await;
+        let gathered = gathered.expect("gathered");
+        let all = gathered.manifest().bytes() / PIECE_BYTES as u64;
+        assert!(calls.load(Ordering::Relaxed) < all, "what had come was asked for again");
+        assert!(follower.log.is_filling());
+        install(&follower.runtime, gathered).await.expect("installed");
+        assert!(!follower.log.is_filling());
+        assert_eq!(follower.log.frontiers().last, Some(p));
+        assert_eq!(follower.log.membership_at_p(), Bytes::from_static(b"members"));
+        follower.log.append(vec![entry(&follower.log, 7)], Box::new(|_| {})).expect("it goes on behind P");
+        assert_eq!(shipments.len(), 0, "the leader was told that it is done");
+    });
+}
+
+#[test]
+fn what_is_filled_keeps_to_the_limit() {
+    run(2, |world| async move {
+        let (leader, p) = leader(&world).await;
+        let follower = side(&world, 2).await;
+        let shipments = Shipments::new(leader.runtime.clone(), leader.data_dir.clone());
+        let receiver = Receiver::new(follower.runtime.clone());
+        receiver.set_limit(1 << 20);
+        let (begin, calls) = (follower.runtime.now(), Arc::new(AtomicU64::new(0)));
+        let gathered = receiver.gather(follower.log.clone(), p, asking(&shipments, &calls, u64::MAX)).await;
+        let bytes = gathered.expect("gathered").manifest().bytes();
+        let took = follower.runtime.now() - begin;
+        // The last piece is let through when those before it are.
+        let least = Duration::from_millis((bytes - PIECE_BYTES as u64) * 1000 >> 20);
+        assert!(took >= least && took < least * 3 / 2, "{bytes} bytes in {took:?}");
+    });
+}
+
+#[test]
+fn a_manifest_that_nobody_asks_for_is_let_go_and_another_p_is_refused() {
+    run(3, |world| async move {
+        let (leader, p) = leader(&world).await;
+        let follower = side(&world, 2).await;
+        let shipments = Shipments::new(leader.runtime.clone(), leader.data_dir.clone());
+        let receiver = Receiver::new(follower.runtime.clone());
+        let other = LogId { index: RaftIndex(p.index.0 - 1), ..p };
+        let calls = Arc::new(AtomicU64::new(0));
+        let refused = receiver.gather(follower.log.clone(), other, asking(&shipments, &calls, u64::MAX)).await;
+        assert!(matches!(refused, Err(CatchUpError::Call(CallError::Refused(_)))), "{refused:?}");
+        let broken = receiver.gather(follower.log.clone(), p, asking(&shipments, &calls, 5)).await;
+        assert!(broken.is_err());
+        assert_eq!(shipments.len(), 1);
+        leader.runtime.sleep(Duration::from_secs(120)).await;
+        assert_eq!(shipments.len(), 0);
+        assert!(shipments.answer(FOLLOWER, Bytes::from_static(b"?")).await.is_err());
+    });
+}
