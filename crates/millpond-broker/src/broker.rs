@@ -203,6 +203,7 @@ impl Broker {
         }
         let peers = Peers::alone(&runtime, config.node_id);
         let groups = Groups::start(runtime.clone(), data_dir.clone(), peers.clone());
+        groups.set_catch_up_limit(config.catch_up_bytes_per_second);
         let applied = Arc::new(Applied::default());
         let group = groups.metadata(MetadataStart::Found(FIRST_METADATA_REPLICA), applied.clone()).await?;
         register(&runtime, &config, kafka, &data_dir, &group, &applied).await?;

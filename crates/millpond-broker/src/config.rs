@@ -162,6 +162,8 @@ pub struct BrokerConfig {
     pub relaxed_sync_bytes: u64,
     /// `millpond.segment.sync.bytes`.
     pub segment_sync_bytes: u64,
+    /// `millpond.catch.up.bytes.per.second`.
+    pub catch_up_bytes_per_second: u64,
     /// Logs that a start after a crash has open at the same time. Not a setting: [`BrokerConfig::fit_open_files`].
     pub open_logs: usize,
 }
@@ -290,6 +292,7 @@ impl Values {
             },
             relaxed_sync_bytes: self.number("millpond.relaxed.sync.bytes"),
             segment_sync_bytes: self.number("millpond.segment.sync.bytes"),
+            catch_up_bytes_per_second: self.number("millpond.catch.up.bytes.per.second"),
             open_logs: LEAST_OPEN_LOGS,
         }
     }

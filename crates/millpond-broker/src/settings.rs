@@ -312,6 +312,13 @@ pub const SETTINGS: &[Setting] = &[
         "Where a sync covers this much of one partition, its segment is synced and the journal spared a second copy; \
          on a disk whose sync takes more than half a millisecond it is more, in proportion.",
     ),
+    setting(
+        "millpond.catch.up.bytes.per.second",
+        "0",
+        whole(0, 100 * GIB, "bytes"),
+        "How fast the replicas of this broker that are far behind, or new, are filled with segments of others, all \
+         together; 0 is no limit.",
+    ),
 ];
 
 /// The row of a setting.

@@ -8,7 +8,7 @@ use futures::future::BoxFuture;
 
 use futures::StreamExt;
 use millpond_record::{
-    BrokerId, GroupId, PartitionIndex, RaftIndex, RaftOnlyKind, ReplicaId, Term, Timestamp, TopicId,
+    BrokerId, GroupId, LogId, PartitionIndex, RaftIndex, RaftOnlyKind, ReplicaId, Term, Timestamp, TopicId,
 };
 use millpond_runtime::Runtime;
 use millpond_storage::{AppendEntry, Body, DataDir, GroupSpec, Log, LogOptions, StorageError};
@@ -112,6 +112,28 @@ impl RaftServices for Inner {
     fn transferring(&self, group: GroupId, to: ReplicaId) {
         self.shared.expect_transfer(group, to);
     }
+
+    fn gather(
+        &self,
+        group: GroupId,
+        replica: ReplicaId,
+        from: BrokerId,
+        p: LogId,
+    ) -> BoxFuture<'static, Result<(), String>> {
+        let running = self.shared.replica(group).filter(|running| running.id() == replica);
+        Box::pin(async move {
+            let running = running.ok_or_else(|| format!("replica {replica} of group {group} is not running"))?;
+            running.gather_snapshot(from, p).await.map_err(|error| {
+                tracing::warn!(group = group.0, %p, %error, "the replica could not be filled; it is tried again");
+                error.to_string()
+            })
+        })
+    }
+
+    fn piece(&self, from: BrokerId, body: Bytes) -> BoxFuture<'static, Result<Bytes, String>> {
+        let shipments = self.shared.shipments.clone();
+        Box::pin(async move { shipments.answer(from, body).await })
+    }
 }
 
 impl Groups {
@@ -134,6 +156,12 @@ impl Groups {
         let services: Weak<Inner> = Arc::downgrade(&inner);
         inner.shared.peers.serve_raft(services);
         Groups(inner)
+    }
+
+    /// How many bytes per second the replicas of this broker are filled with at most when they are far behind, all
+    /// together; 0 is no limit.
+    pub fn set_catch_up_limit(&self, bytes_per_second: u64) {
+        self.0.shared.receiver.set_limit(bytes_per_second);
     }
 
     /// Who leads which group, here and elsewhere.

@@ -440,6 +440,7 @@ impl Replica {
     /// after a break, and goes on where it was.
     pub(crate) async fn gather_snapshot(&self, from: BrokerId, p: LogId) -> Result<(), CatchUpError> {
         let log = &self.state.log;
+        let _turn = self.state.gathered.turn.lock().await;
         let has_it = log.frontiers().committed.is_some_and(|committed| committed.index >= p.index);
         if has_it || self.state.gathered.is_as_of(p) {
             return Ok(());
@@ -462,16 +463,19 @@ impl Replica {
         let Some(up_to) = least else { return Ok(None) };
         let Shared { runtime, .. } = &*self.shared;
         let (log, raft, running) = (Arc::clone(&self.state.log), self.raft.clone(), runtime.clone());
+        let peers = self.shared.peers.clone();
         // openraft asks for the runtime of the task that it is called from.
-        let moved = runtime.spawn(async move { catch_up::advance(&running, &log, &raft, up_to).await }).await;
+        let moved = runtime.spawn(async move { catch_up::advance(&running, &peers, &log, &raft, up_to).await }).await;
         self.advanced(moved)
     }
 
     /// P was moved by retention: openraft hears of it, and the files go when it has purged them.
     pub(crate) async fn p_has_moved(&self) -> Result<(), RaftError> {
         let Some(p) = self.state.log.purged() else { return Ok(()) };
-        let (raft, running) = (self.raft.clone(), self.shared.runtime.clone());
-        let told = self.shared.runtime.spawn(async move { catch_up::tell(&running, &raft, p).await }).await;
+        let (raft, running, group) = (self.raft.clone(), self.shared.runtime.clone(), self.group());
+        let peers = self.shared.peers.clone();
+        let telling = async move { catch_up::tell(&running, &peers, group, &raft, p).await };
+        let told = self.shared.runtime.spawn(telling).await;
         self.advanced(told)
     }
 

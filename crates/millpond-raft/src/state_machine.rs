@@ -191,7 +191,8 @@ impl RaftSnapshotBuilder<TypeConfig> for StateMachine {
                 (SnapshotMeta { last_log_id, last_membership }, frontiers.high_watermark)
             }
         };
-        let snapshot = Manifest { log_start: frontiers.log_start, end };
+        // The entry that moved the log start further may lie behind P, and moves it again.
+        let snapshot = Manifest { log_start: frontiers.log_start.min(end), end };
         self.state().snapshot = Some((meta.clone(), snapshot));
         Ok(SnapshotOf::<TypeConfig, Manifest> { meta, snapshot })
     }

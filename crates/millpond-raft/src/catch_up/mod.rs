@@ -44,22 +44,26 @@ pub(crate) const ANSWER_TIME: Duration = Duration::from_secs(20);
 
 /// What was gathered of a snapshot that openraft is about to install.
 #[derive(Debug, Default)]
-pub(crate) struct Gathered(Mutex<Option<Installation>>);
+pub(crate) struct Gathered {
+    installation: Mutex<Option<Installation>>,
+    /// Held while something is gathered: a leader that hears nothing offers its snapshot again.
+    pub(crate) turn: tokio::sync::Mutex<()>,
+}
 
 impl Gathered {
     /// Whether there is a log as of P.
     pub(crate) fn is_as_of(&self, p: LogId) -> bool {
-        let gathered = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let gathered = self.installation.lock().unwrap_or_else(PoisonError::into_inner);
         gathered.as_ref().is_some_and(|gathered| gathered.manifest().position.log_id() == p)
     }
 
     pub(crate) fn put(&self, installation: Installation) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(installation);
+        *self.installation.lock().unwrap_or_else(PoisonError::into_inner) = Some(installation);
     }
 
     /// The log as of P. Whatever else was gathered is of no use any more.
     pub(crate) fn take(&self, p: LogId) -> Option<Installation> {
-        let gathered = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let gathered = self.installation.lock().unwrap_or_else(PoisonError::into_inner).take();
         gathered.filter(|gathered| gathered.manifest().position.log_id() == p)
     }
 }

@@ -34,14 +34,19 @@ impl Partition {
         }
     }
 
-    /// Deletes what the limits let go: the log start moves, and what lies wholly below it waits for the next
-    /// checkpoint. Opens the log; begins a term only if the log start moves.
+    /// Deletes what the limits let go: the log start moves, if this replica leads, and what lies wholly below it waits for
+    /// the next checkpoint. Opens the log; begins a term only if the log start moves.
     ///
     /// `limits` tells those of this moment. It is asked again when the decision is made, because that may take long.
     pub async fn retain(&self, limits: impl Fn() -> Limits) -> Result<Retention, ProposeError> {
         let log = self.log().await.map_err(|error| self.0.propose_error(&error))?;
         let runtime = &self.0.shared.runtime;
+        // On a replica that does not lead the log start moves with its leader's, and what is below goes all the same.
+        let decides = !self.is_replicated() || self.leads();
         let moved = loop {
+            if !decides {
+                break None;
+            }
             let (asked, now, looked) = (limits(), Timestamp(runtime.wall_clock()), Arc::clone(&log));
             let decided = runtime.blocking(move || looked.retention(asked, now)).await;
             if limits() == asked {
@@ -50,10 +55,6 @@ impl Partition {
         };
         if let Some(offset) = moved {
             self.move_log_start(offset).await?;
-        }
-        if self.is_replicated() {
-            // Other replicas may miss what would go, and nothing but a snapshot could bring it to them.
-            return Ok(Retention { moved, awaits_checkpoint: false });
         }
         let freeing = runtime.blocking(move || log.free_below_log_start()).await;
         let freeing = freeing.map_err(|error| self.0.propose_error(&error.into()))?;

@@ -127,7 +127,13 @@ impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> AppendStream<S>
                     event(link, &self.sent.peer, &mut self.input, has_room && !self.input_ended).await
                 }
                 None => {
-                    let link = self.client.peer.up_for_appends().await;
+                    let link = tokio::select! {
+                        biased;
+                        link = self.client.peer.up_for_appends() => link,
+                        () = self.client.peer.impatient(self.client.route().group()) => {
+                            return Some(Err(self.client.broken("there is no connection, and what it lacks is to be purged")));
+                        }
+                    };
                     // After "not yet" the message that asked is sent again.
                     self.sent.messages.iter().for_each(|message| link.send(message));
                     self.link = Some(link);

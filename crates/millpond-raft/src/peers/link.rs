@@ -11,9 +11,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use millpond_record::BrokerId;
+use millpond_record::{BrokerId, GroupId};
 use millpond_runtime::{HostPort, JoinHandle, ReadHalf, Runtime, WriteHalf};
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, broadcast, mpsc, oneshot, watch};
 use tracing::{debug, info, warn};
 
 use super::Inner;
@@ -25,6 +25,9 @@ use super::frame::{Frame, FrameError, FrameReader, Kind, Outgoing};
 use super::handshake::{self, HandshakeError, Standing, same_cluster};
 use super::outbox::{Outbox, Urgency};
 use super::raft_messages::Append;
+
+/// Groups that are named while who waits for a connection has not looked.
+const IMPATIENT_GROUPS: usize = 64;
 
 /// For connecting and the handshake together.
 pub(super) const DIAL_LIMIT: Duration = Duration::from_secs(2);
@@ -56,6 +59,8 @@ pub(super) struct Peer {
     /// How many connections it has made to this broker.
     pub(super) accepted: Arc<AtomicU64>,
     dialled: AtomicBool,
+    /// Groups whose streams are not to wait for a connection.
+    pub(super) impatient: broadcast::Sender<GroupId>,
 }
 
 impl Peer {
@@ -70,6 +75,20 @@ impl Peer {
             counters: Counters::default(),
             accepted: Arc::default(),
             dialled: AtomicBool::new(false),
+            impatient: broadcast::Sender::new(IMPATIENT_GROUPS),
+        }
+    }
+
+    /// Resolves when the leader of a group wants its streams not to wait for a connection any longer.
+    pub(super) async fn impatient(&self, group: GroupId) {
+        let mut impatient = self.impatient.subscribe();
+        loop {
+            match impatient.recv().await {
+                // Who missed some may have missed its own.
+                Ok(named) if named != group => {}
+                Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => return,
+                Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
+            }
         }
     }
 

@@ -38,7 +38,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use millpond_record::{BrokerId, GroupId, RaftIndex, ReplicaId};
+use millpond_record::{BrokerId, GroupId, LogId, RaftIndex, ReplicaId};
 use millpond_runtime::{HostPort, Runtime, Stream};
 use millpond_storage::DirectoryId;
 use tokio::sync::watch;
@@ -52,6 +52,8 @@ use messages::{CallAnswerHead, CallHead};
 use outbox::Urgency;
 pub(crate) use raft_incoming::{Candidate, GroupRaft, Missing};
 pub(crate) use replica_client::GroupNetwork;
+
+use crate::catch_up::CATCH_UP_SERVICE;
 
 /// Messages to a peer that wait to be written; beyond it they are dropped.
 const MAX_TOLD_BYTES: usize = 16 << 20;
@@ -108,6 +110,18 @@ pub(crate) trait RaftServices: Send + Sync + 'static {
 
     /// The leader of the group hands its leadership to this replica, here or elsewhere.
     fn transferring(&self, group: GroupId, to: ReplicaId);
+
+    /// Gathers what a replica here lacks of a snapshot as of P that broker `from` has. May take long.
+    fn gather(
+        &self,
+        group: GroupId,
+        replica: ReplicaId,
+        from: BrokerId,
+        p: LogId,
+    ) -> BoxFuture<'static, Result<(), String>>;
+
+    /// Answers what another broker asks for while it gathers a snapshot.
+    fn piece(&self, from: BrokerId, body: Bytes) -> BoxFuture<'static, Result<Bytes, String>>;
 }
 
 /// The other brokers. A clone is the same.
@@ -218,6 +232,15 @@ impl Peers {
         for peer in started {
             let inner = Arc::clone(&self.0);
             self.0.runtime.spawn(async move { keep_linked(inner, peer).await });
+        }
+    }
+
+    /// The streams of a group's leader that wait for a connection fail, once: openraft purges no entry that one of them
+    /// may still send, and a broker that is away for long would keep it from purging for as long.
+    pub(crate) fn wait_no_longer(&self, group: GroupId) {
+        for peer in self.0.peers().values() {
+            // Err: nothing waits there.
+            let _ = peer.impatient.send(group);
         }
     }
 
@@ -437,6 +460,10 @@ impl Inner {
     }
 
     async fn carry_out(&self, from: BrokerId, service: u16, body: Bytes) -> Result<Bytes, String> {
+        if service == CATCH_UP_SERVICE {
+            let raft = self.raft().ok_or_else(|| "the groups are not running yet".to_owned())?;
+            return raft.piece(from, body).await;
+        }
         match &self.services {
             Some(services) => services.call(from, service, body).await,
             None => Err(format!("broker {} does nothing for others", self.standing.broker)),

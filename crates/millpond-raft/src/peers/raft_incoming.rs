@@ -185,6 +185,10 @@ impl Inner {
                 Ok(AnswerHead::transferred(&answer.map_err(|error| failed(error.to_string()))?))
             }
             RaftRequest::Snapshot(vote, meta, snapshot) => {
+                // From openraft's call on the replica counts as having all that the snapshot has.
+                if let (Some(p), Some(services)) = (meta.last_log_id.as_ref().map(from_raft), self.raft()) {
+                    services.gather(route.group(), route.target(), from, p).await.map_err(failed)?;
+                }
                 let snapshot = SnapshotOf::<TypeConfig, _> { meta, snapshot };
                 let installed = raft.install_full_snapshot(vote, snapshot).await;
                 Ok(AnswerHead::installed(&installed.map_err(|error| failed(error.to_string()))?))

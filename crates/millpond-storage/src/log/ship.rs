@@ -16,6 +16,7 @@ use crate::StorageError;
 use crate::index;
 use crate::manifest::{Manifest, ManifestSegment, SegmentPart};
 use crate::segment::{Segment, SegmentFile, SegmentName};
+use crate::types::EpochStart;
 
 /// Segments whose files must stay.
 #[derive(Default)]
@@ -89,6 +90,10 @@ impl Log {
             let segments: Vec<Arc<Segment>> = state.segments[below.min(up_to)..up_to].to_vec();
             let mut epochs = state.epochs.clone();
             epochs.retain(|epoch| epoch.index <= position.index);
+            if epochs.is_empty() {
+                // Where P's term began went with the entries.
+                epochs.push(EpochStart { term: position.term, index: position.index, offset: position.offset });
+            }
             let manifest = Manifest {
                 // The entry that moved it further may lie behind P, and does it again.
                 log_start: state.log_start.min(position.offset),

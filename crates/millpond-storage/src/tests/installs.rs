@@ -184,10 +184,15 @@ fn a_manifest_without_segments_moves_a_log_to_p_whatever_it_held() {
     for own in [0, 9, 30] {
         block_on(own, async {
             let world = World::new(own);
-            let (_source_dir, theirs) = source(&world, 60);
+            let (source_dir, theirs) = source(&world, 60);
             let p = theirs.purged().unwrap();
             theirs.append_log_start(Term(3), p.offset, Timestamp(9), Box::new(|_| {})).unwrap();
             theirs.commit(RaftIndex(u64::MAX));
+            if own > 0 {
+                // What is known of the terms goes with the files.
+                (0..3).for_each(|_| source_dir.checkpoint().unwrap());
+                assert!(theirs.first_index().0 > p.index.0);
+            }
             let (manifest, shipment) = theirs.manifest().unwrap().unwrap();
             assert!(manifest.segments.is_empty() && manifest.log_start == p.offset);
             let (data_dir, _) = open(&world.runtime_for(NODE)).unwrap();

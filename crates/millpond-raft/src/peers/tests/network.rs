@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use millpond_record::{BrokerId, GroupId, RaftIndex, ReplicaId};
+use millpond_record::{BrokerId, GroupId, LogId, RaftIndex, ReplicaId};
 use millpond_runtime::sim::{self, NodeId, World};
 use millpond_runtime::{HostPort, Runtime};
 use millpond_storage::DirectoryId;
@@ -125,6 +125,15 @@ impl RaftServices for Ears {
 
     fn transferring(&self, _group: GroupId, to: ReplicaId) {
         self.transfers.lock().expect("unpoisoned").push(to);
+    }
+
+    fn gather(&self, _: GroupId, _: ReplicaId, _: BrokerId, _: LogId) -> BoxFuture<'static, Result<(), String>> {
+        // The replicas of these tests have what a snapshot names.
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn piece(&self, _: BrokerId, _: Bytes) -> BoxFuture<'static, Result<Bytes, String>> {
+        Box::pin(std::future::ready(Err("nothing is shipped".to_owned())))
     }
 }
 

@@ -1,0 +1,129 @@
+//! Replicas that cannot be brought up by entries alone.
+
+use millpond_storage::{Limits, Log, LogOptions};
+
+use super::*;
+
+const GROUP: u64 = 1;
+/// Some values to a segment.
+const SEGMENT_BYTES: u32 = 1_000;
+
+impl Host {
+    async fn log(&self) -> Arc<Log> {
+        let partition = self.partition(GROUP);
+        let log = self.runtime.spawn(async move { partition.log().await });
+        log.await.expect("the task").expect("open")
+    }
+
+    async fn checkpoint(&self) {
+        let data_dir = self._data_dir.clone();
+        let written = self.runtime.spawn({
+            let runtime = self.runtime.clone();
+            async move { runtime.blocking(move || data_dir.checkpoint()).await }
+        });
+        written.await.expect("the task").expect("a checkpoint");
+    }
+
+    /// Lets go of what is below the log start, as the broker's upkeep does.
+    async fn free(&self) {
+        let partition = self.partition(GROUP);
+        let unlimited = || Limits { retention_ms: None, retention_bytes: None };
+        let freed = self.runtime.spawn(async move { partition.retain(unlimited).await });
+        freed.await.expect("the task").expect("retained");
+        self.checkpoint().await;
+        self.checkpoint().await;
+    }
+}
+
+impl Cluster {
+    async fn create_with_small_segments(&self) {
+        self.create(GROUP).await;
+        for host in self.hosts.values() {
+            let options = LogOptions { segment_bytes: SEGMENT_BYTES, ..LogOptions::default() };
+            host.log().await.set_options(options).expect("set");
+        }
+    }
+
+    async fn write_all(&self, values: std::ops::Range<usize>) {
+        for value in numbers(values) {
+            self.write(GROUP, &value).await;
+        }
+    }
+
+    async fn move_log_start(&self, offset: i64) {
+        let leader = self.leader(GROUP).await;
+        let partition = leader.partition(GROUP);
+        let moved = leader.runtime.spawn(async move { partition.move_log_start(Offset(offset)).await });
+        moved.await.expect("the task").expect("moved");
+    }
+}
+
+#[test]
+fn a_replica_that_was_away_while_retention_took_what_it_lacks_is_filled_by_segments() {
+    for seed in 1..4 {
+        clustered(seed, |mut cluster| async move {
+            cluster.create_with_small_segments().await;
+            cluster.write_all(0..20).await;
+            cluster.kill(3).await;
+            cluster.write_all(20..120).await;
+            cluster.move_log_start(60).await;
+            for broker in [1, 2] {
+                cluster.has(broker, GROUP, &numbers(60..120)).await;
+                let host = &cluster.hosts[&broker];
+                host.free().await;
+                let log = host.log().await;
+                assert!(log.purged().is_some_and(|p| p.offset > Offset(20)), "{:?}", log.purged());
+                assert!(log.log_id_at(millpond_record::RaftIndex(20)).is_none(), "the entries are gone");
+            }
+            cluster.write_all(120..130).await;
+            cluster.restart(3).await;
+            cluster.has(3, GROUP, &numbers(60..130)).await;
+            // It takes part again: with it alone there is a majority.
+            cluster.kill(2).await;
+            cluster.write_all(130..140).await;
+            cluster.has(3, GROUP, &numbers(60..140)).await;
+            cluster.restart(2).await;
+            cluster.has(2, GROUP, &numbers(60..140)).await;
+        });
+    }
+}
+
+#[test]
+fn a_new_replica_gets_closed_segments_as_files_and_the_rest_by_raft() {
+    clustered(11, |mut cluster| async move {
+        cluster.create_with_small_segments().await;
+        cluster.write_all(0..100).await;
+        let (added, host) = (ReplicaId(900), &cluster.hosts[&3]);
+        let new: Vec<(ReplicaId, BrokerId)> =
+            vec![(replica_of(GROUP, 1), BrokerId(1)), (replica_of(GROUP, 2), BrokerId(2)), (added, BrokerId(3))];
+        // The broker's disk was lost: the replica that it had is replaced by another.
+        let (groups, members, here) = (host.groups.clone(), new.clone(), host.runtime.clone());
+        let replaced = host.runtime.spawn(async move {
+            groups.delete(GroupId(GROUP)).await.expect("deleted");
+            let spec = GroupSpec { replica: added, ..spec(GROUP) };
+            // The one before is deleted in the background.
+            for _ in 0..1_000 {
+                if groups.create(spec.clone(), &members, 2).await.is_ok() {
+                    return;
+                }
+                here.sleep(Duration::from_millis(10)).await;
+            }
+            panic!("the deleted replica stays in the way");
+        });
+        replaced.await.expect("the task");
+        let leader = cluster.leader(GROUP).await;
+        let partition = leader.partition(GROUP);
+        let changed = leader.runtime.spawn(async move { partition.change_members(&new, 2).await });
+        changed.await.expect("the task").expect("changed");
+        cluster.has(3, GROUP, &numbers(0..100)).await;
+        let log = cluster.hosts[&3].log().await;
+        assert!(log.purged().is_some_and(|p| p.offset > Offset(50)), "{:?}", log.purged());
+        cluster.kill(1).await;
+        cluster.write_all(100..110).await;
+        cluster.has(3, GROUP, &numbers(0..110)).await;
+        cluster.kill(3).await;
+        cluster.restart(1).await;
+        cluster.restart(3).await;
+        cluster.has(3, GROUP, &numbers(0..110)).await;
+    });
+}
