@@ -435,9 +435,9 @@ impl Replica {
         }
     }
 
-    /// Gathers the segments that this replica lacks of a snapshot which the leader on broker `from` offers. To be called
-    /// before [`Raft::install_full_snapshot`] with the snapshot that names P. May take long; it may be called again
-    /// after a break, and goes on where it was.
+    /// Gathers the segments that this replica lacks of a snapshot which the leader on broker `from` offers. To be
+    /// called before [`Raft::install_full_snapshot`] with the snapshot that names P. May take long; it may be called
+    /// again after a break, and goes on where it was.
     pub(crate) async fn gather_snapshot(&self, from: BrokerId, p: LogId) -> Result<(), CatchUpError> {
         let log = &self.state.log;
         let _turn = self.state.gathered.turn.lock().await;

@@ -139,16 +139,20 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     /// ([`gather_snapshot`](crate::replica::Replica::gather_snapshot)). The log ends with P then.
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, manifest: Manifest) -> Result<(), io::Error> {
         let p = meta.last_log_id.as_ref().map(from_raft);
-        if self.log.purged().map(|purged| purged.log_id()) != p {
-            let gathered = p.and_then(|p| self.replica.gathered.take(p));
-            let gathered = gathered.ok_or_else(|| {
-                io::Error::other(format!("the segments of the snapshot as of {p:?} were not gathered before"))
-            })?;
-            if self.applier.is_some() {
-                let what = "the metadata is not purged, so nothing of it can be missing";
+        let frontiers = self.log.frontiers();
+        // Where a snapshot has no record there is nothing that an empty log must have: its first entry may have any
+        // index.
+        let lacks_nothing = frontiers.last.is_none() && manifest.end == frontiers.log_end;
+        match p.and_then(|p| self.replica.gathered.take(p)) {
+            Some(_) if self.applier.is_some() => {
+                return Err(io::Error::other("the metadata is not purged, so nothing of it can be missing"));
+            }
+            Some(gathered) => catch_up::install(&self.runtime, gathered).await.map_err(io::Error::other)?,
+            None if lacks_nothing || self.log.purged().map(|purged| purged.log_id()) == p => {}
+            None => {
+                let what = format!("the segments of the snapshot as of {p:?} were not gathered before");
                 return Err(io::Error::other(what));
             }
-            catch_up::install(&self.runtime, gathered).await.map_err(io::Error::other)?;
         }
         {
             let mut state = self.state();

@@ -3,11 +3,11 @@
 //!
 //! | step | who | file |
 //! | --- | --- | --- |
-//! | P moves to the end of a closed segment that every live voter has; openraft purges up to there | leader | `advance.rs` |
-//! | openraft finds that a follower is behind that and sends a snapshot, which names P | leader | |
-//! | the follower asks for the manifest as of P, and for the pieces of the segments that it lacks | follower | `receiving.rs` |
+//! | P moves to the end of a closed segment; openraft purges up to there | leader | `advance.rs` |
+//! | openraft finds that a follower is behind that and offers a snapshot, which names P | leader | |
+//! | it asks for the manifest, and for the pieces of the segments that it lacks | follower | `receiving.rs` |
 //! | the files stay for as long as they are asked for | leader | `sending.rs` |
-//! | the log is switched over to them, openraft with it | follower | `receiving.rs`, `state_machine.rs` |
+//! | the log is switched over to them, and openraft with it | follower | `receiving.rs`, `state_machine.rs` |
 //!
 //! Pieces have at most 1 MiB, a few of them are asked for ahead, and a few replicas are filled at a time, so that what
 //! is on its way is bounded and Raft's own messages, which go before, wait for one piece at most.

@@ -34,8 +34,8 @@ impl Partition {
         }
     }
 
-    /// Deletes what the limits let go: the log start moves, if this replica leads, and what lies wholly below it waits for
-    /// the next checkpoint. Opens the log; begins a term only if the log start moves.
+    /// Deletes what the limits let go: the log start moves, if this replica leads, and what lies wholly below it waits
+    /// for the next checkpoint. Opens the log; begins a term only if the log start moves.
     ///
     /// `limits` tells those of this moment. It is asked again when the decision is made, because that may take long.
     pub async fn retain(&self, limits: impl Fn() -> Limits) -> Result<Retention, ProposeError> {

@@ -131,7 +131,7 @@ impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> AppendStream<S>
                         biased;
                         link = self.client.peer.up_for_appends() => link,
                         () = self.client.peer.impatient(self.client.route().group()) => {
-                            return Some(Err(self.client.broken("there is no connection, and what it lacks is to be purged")));
+                            return Some(Err(self.client.broken("it is away, and what it lacks is to be purged")));
                         }
                     };
                     // After "not yet" the message that asked is sent again.
