@@ -27,6 +27,9 @@ pub(super) const WINDOW: usize = 64;
 /// Their bytes.
 const WINDOW_BYTES: usize = 16 << 20;
 
+/// Their bytes while half of the peer's budget is used: a few replicas that do not answer must leave room for others.
+const CROWDED_BYTES: usize = 256 << 10;
+
 /// How long a replica that another broker will have soon is not asked for again: from the one to the other.
 pub(super) const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
@@ -71,7 +74,8 @@ impl Sent {
     }
 
     fn has_room(&self) -> bool {
-        self.messages.len() < WINDOW && self.bytes < WINDOW_BYTES
+        let bytes = if self.peer.budget.is_crowded() { CROWDED_BYTES } else { WINDOW_BYTES };
+        self.messages.len() < WINDOW && self.bytes < bytes
     }
 }
 
@@ -202,5 +206,41 @@ where
         answer = link.answer() => Event::Answer(answer),
         () = peer.budget.room(), if takes && !has_room => Event::Room,
         request = input.next(), if takes && has_room => Event::Request(request),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use millpond_record::{BrokerId, GroupId, RaftIndex, ReplicaId};
+
+    use super::*;
+    use crate::peers::raft_messages::Route;
+
+    fn message(bytes: usize) -> Append {
+        let route = Route::new(GroupId(1), ReplicaId(1), ReplicaId(2), RaftIndex(0));
+        let vote = openraft::Vote::new_committed(1, 2);
+        let request = AppendEntriesRequest { vote, prev_log_id: None, entries: Vec::new(), leader_commit: None };
+        let empty = Append::new(route, &request).expect("can be sent");
+        Append { body: vec![Bytes::from(vec![0; bytes])], bytes, ..empty }
+    }
+
+    #[test]
+    fn replicas_that_do_not_answer_leave_room_for_others_of_their_broker() {
+        let peer = Arc::new(Peer::new(BrokerId(1)));
+        let stream = || Sent { peer: Arc::clone(&peer), messages: VecDeque::new(), bytes: 0 };
+        let mut stuck: Vec<Sent> = (0..100).map(|_| stream()).collect();
+        for sent in &mut stuck {
+            while sent.has_room() && peer.budget.has_room() {
+                sent.push(message(CROWDED_BYTES));
+            }
+        }
+        let full = stuck.iter().filter(|sent| sent.bytes >= WINDOW_BYTES).count();
+        let with_some = stuck.iter().filter(|sent| sent.bytes > 0).count();
+        assert_eq!((full, with_some), (2, 100), "two have all that they may, and yet all have something");
+        assert!(peer.budget.has_room());
+        assert!(stuck[99].answered() && stuck[99].has_room());
+        drop(stuck);
+        assert_eq!(peer.budget.used(), 0);
     }
 }

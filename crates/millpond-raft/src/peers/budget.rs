@@ -28,6 +28,11 @@ impl Budget {
         self.used() < self.limit
     }
 
+    /// Whether more than half is used.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.used() > self.limit / 2
+    }
+
     /// Waits until there is room. Safe to cancel.
     pub(super) async fn room(&self) {
         loop {
