@@ -99,7 +99,8 @@ pub(crate) trait RaftServices: Send + Sync + 'static {
     /// sentence for the leader, which tries again after a pause.
     fn takes(&self, group: GroupId, bytes: u64) -> Result<(), String>;
 
-    /// Up to where this broker has done what the cluster's metadata asks for: a group that it does not have then is gone.
+    /// Up to where this broker has done what the cluster's metadata asks for: a group that it does not have then is
+    /// gone.
     fn metadata_version(&self) -> RaftIndex;
 
     /// Up to where the cluster's metadata is known here, which made the groups that send.
