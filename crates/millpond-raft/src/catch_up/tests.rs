@@ -120,7 +120,7 @@ fn what_is_filled_keeps_to_the_limit() {
         let bytes = gathered.expect("gathered").manifest().bytes();
         let took = follower.runtime.now() - begin;
         // The last piece is let through when those before it are.
-        let least = Duration::from_millis((bytes - PIECE_BYTES as u64) * 1000 >> 20);
+        let least = Duration::from_millis(((bytes - PIECE_BYTES as u64) * 1000) >> 20);
         assert!(took >= least && took < least * 3 / 2, "{bytes} bytes in {took:?}");
     });
 }

@@ -41,7 +41,14 @@ pub struct Shipment {
     log: Arc<Log>,
     segments: Vec<(ManifestSegment, Arc<Segment>)>,
     /// The file that was read last.
-    open: Mutex<Option<(usize, SegmentPart, Arc<dyn File>)>>,
+    open: Mutex<Option<OpenPart>>,
+}
+
+/// A file that is open for reading.
+struct OpenPart {
+    segment: usize,
+    part: SegmentPart,
+    file: Arc<dyn File>,
 }
 
 impl std::fmt::Debug for Shipment {
@@ -177,7 +184,7 @@ impl Shipment {
         }
         let known = {
             let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-            open.as_ref().filter(|(at, of, _)| (*at, *of) == (segment, part)).map(|(_, _, file)| file.clone())
+            open.as_ref().filter(|open| (open.segment, open.part) == (segment, part)).map(|open| open.file.clone())
         };
         let path = held.path(kind);
         let file = match known {
@@ -185,7 +192,8 @@ impl Shipment {
             None => {
                 let disk = &self.log.context.disk;
                 let file = disk.open(&path, OpenMode::Read).map_err(|error| StorageError::io("open", &path, error))?;
-                *self.open.lock().unwrap_or_else(PoisonError::into_inner) = Some((segment, part, file.clone()));
+                let opened = OpenPart { segment, part, file: file.clone() };
+                *self.open.lock().unwrap_or_else(PoisonError::into_inner) = Some(opened);
                 file
             }
         };
