@@ -1,13 +1,13 @@
 //! Add partitions to a topic (Kafka's `ReplicationControlManager.createPartitions`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use millpond_record::{BrokerId, PartitionIndex, TopicId};
 
 use crate::allocation::Allocation;
 use crate::image::{Image, Topic};
 use crate::names::is_internal_topic;
-use crate::placement::spread;
+use crate::placement::Placement;
 use crate::record::{MetadataRecord, Partition, TopicRecord};
 use crate::topics::{TopicError, TopicLimits, check_brokers, check_room};
 
@@ -38,15 +38,20 @@ pub struct CreatePartitions {
     pub records: Vec<MetadataRecord>,
 }
 
-/// Decides which topics of a request grow, and where their new partitions are.
+/// Decides which topics of a request grow, and where their new partitions are. `usable` as for `create_topics`.
 ///
 /// A request that only wants validation is the same; the caller then appends nothing.
-pub fn create_partitions(image: &Image, wanted: &[MorePartitions], limits: &TopicLimits) -> CreatePartitions {
+pub fn create_partitions(
+    image: &Image,
+    wanted: &[MorePartitions],
+    usable: &BTreeSet<BrokerId>,
+    limits: &TopicLimits,
+) -> CreatePartitions {
     let mut times: BTreeMap<&str, usize> = BTreeMap::new();
     for more in wanted {
         *times.entry(&more.topic).or_default() += 1;
     }
-    let brokers: Vec<BrokerId> = image.brokers().map(|broker| broker.id).collect();
+    let mut placement = Placement::new(image, usable);
     let mut allocation = Allocation::new(image);
     let mut records = Vec::new();
     let mut added = 0u64;
@@ -68,11 +73,11 @@ pub fn create_partitions(image: &Image, wanted: &[MorePartitions], limits: &Topi
                 check_assignments(image, has, count, replicas, assignments)?;
                 assignments.clone()
             }
-            None if replicas > brokers.len() => {
+            None if replicas > placement.len() => {
                 let wanted = i32::try_from(replicas).unwrap_or(i32::MAX);
-                return Err(TopicError::InvalidReplicationFactor { wanted, brokers: brokers.len() });
+                return Err(TopicError::InvalidReplicationFactor { wanted, brokers: placement.len() });
             }
-            None => spread(&brokers, allocation.next_group().0, count, replicas),
+            None => (0..count).map(|_| placement.place(replicas)).collect(),
         };
         added += u64::from(count);
         let partitions = u32::try_from(has).unwrap_or(u32::MAX).saturating_add(count);

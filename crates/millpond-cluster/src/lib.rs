@@ -18,7 +18,11 @@
 //! | `alter_configs.rs` | change settings of topics and brokers |
 //! | `quotas.rs` | quotas of clients: set, describe, and which one counts |
 //! | `placement.rs`, `allocation.rs` | which broker gets which replica; the ids of new partitions |
-//! | `brokers.rs`, `producer_ids.rs` | register a broker; hand out a block of producer ids |
+//! | `brokers.rs` | register, decommission and unregister a broker |
+//! | `reassign.rs` | move replicas: as asked, off a broker, evenly over brokers, onto a disk that was lost |
+//! | `voters.rs` | which brokers vote in group 0 |
+//! | `features.rs` | the feature level, as Kafka's tools see it |
+//! | `producer_ids.rs` | hand out a block of producer ids |
 
 mod allocation;
 mod alter_configs;
@@ -26,26 +30,32 @@ mod batch;
 mod brokers;
 mod config;
 mod config_table;
+mod features;
 mod grow;
 mod image;
 mod names;
 mod placement;
 mod producer_ids;
 mod quotas;
+mod reassign;
 mod record;
 mod topics;
+mod voters;
 
 pub use alter_configs::{
     AlterConfigError, AlterConfigs, ConfigAlteration, ConfigOperation, ConfigResource, alter_configs,
 };
 pub use batch::{BatchFormatError, MAX_METADATA_BATCH_BYTES, decode_batch, encode_batch};
-pub use brokers::{BrokerError, register_broker};
+pub use brokers::{
+    BrokerError, Registered, Registration, decommission, register_broker, replicas_on, unregister_broker,
+};
 pub use config::{
     CleanupPolicy, CompressionType, ConfigError, ConfigSource, EffectiveConfig, FlushSetting, MAX_CONFIG_VALUE_BYTES,
     Synonym, TimestampType, TopicDefaults, TopicSettings, Validation, check_topic_configs, effective_configs,
     topic_synonyms,
 };
 pub use config_table::{ConfigKind, Support, TOPIC_CONFIGS, TopicConfig, topic_config, topic_config_of_broker};
+pub use features::{FEATURE_NAME, FeatureError, FeatureUpdate, UpdateFeatures, update_features};
 pub use grow::{CreatePartitions, GrownTopic, MorePartitions, create_partitions};
 pub use image::{ApplyError, FIRST_METADATA_REPLICA, Image, METADATA_GROUP, Topic};
 pub use names::{MAX_TOPIC_NAME_BYTES, OFFSETS_TOPIC_NAME, TopicNameError, check_topic_name, is_internal_topic};
@@ -54,8 +64,13 @@ pub use quotas::{
     AlterClientQuotas, ClientQuota, EntityName, MAX_QUOTA_ENTITIES, QuotaAlteration, QuotaEntity, QuotaError,
     QuotaFilter, QuotaScope, alter_client_quotas, describe_client_quotas, quota_for,
 };
+pub use reassign::{
+    Moving, ReassignError, ReassignPartitions, Reassignment, drain, moving, reassign_partitions, rebalance,
+    replace_replicas, settle_partition,
+};
 pub use record::{Broker, DirectoryId, FEATURE_LEVEL, MetadataRecord, Partition, RecordError, Replica, TopicRecord};
 pub use topics::{
-    CreateTopics, CreatedTopic, DeleteTopics, DeletedTopic, NewTopic, TopicError, TopicLimits, TopicReference,
-    create_topics, delete_topics,
+    CreateTopics, CreatedTopic, DeleteTopics, DeletedTopic, MAX_REPLICATION_FACTOR, NewTopic, TopicError, TopicLimits,
+    TopicReference, create_topics, delete_topics,
 };
+pub use voters::metadata_voters;

@@ -1,32 +1,142 @@
-//! Which broker gets which replica of a new topic.
+//! Which broker gets which replica: spread over racks first, then where there is least.
 //!
-//! Partition p starts at broker (start + p) in the order of ids and takes the following brokers for its other
-//! replicas, so that leaders and replicas are spread evenly and neighbouring topics start at different brokers.
+//! The preferred leader of a partition goes to the broker that is to lead fewest. Each further replica goes to a rack
+//! that has fewest of this partition's, and there to the broker with fewest replicas. Among equals the brokers after
+//! the leader come first, each time another one, so that the partitions of a broker that dies are not all led by one
+//! other broker next. A broker without a rack is a rack of its own.
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use millpond_record::BrokerId;
 
-/// The brokers of every partition's replicas, the preferred leader first.
-///
-/// `brokers` is in order of ids; `replicas` is between 1 and its length.
-pub(crate) fn spread(brokers: &[BrokerId], start: u64, partitions: u32, replicas: usize) -> Vec<Vec<BrokerId>> {
-    debug_assert!((1..=brokers.len()).contains(&replicas), "the caller checks the replication factor");
-    let start = (start % brokers.len() as u64) as usize;
-    let partition = |first: usize| brokers.iter().cycle().skip(first).take(replicas).copied().collect();
-    (0..partitions as usize).map(|index| partition((start + index) % brokers.len())).collect()
+use crate::image::Image;
+use crate::record::Partition;
+
+/// What a broker has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Load {
+    pub(crate) replicas: u64,
+    /// Partitions whose preferred leader it is.
+    pub(crate) leaders: u64,
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// Brokers that may get replicas, with what they have.
+#[derive(Clone, Debug)]
+pub(crate) struct Placement {
+    brokers: BTreeMap<BrokerId, Spot>,
+    /// The racks of all registered brokers, also of those that get nothing.
+    racks: BTreeMap<BrokerId, Rack>,
+}
 
-    #[test]
-    fn leaders_and_replicas_are_spread_evenly_over_the_brokers() {
-        let brokers = [1, 2, 3, 4].map(BrokerId);
-        let placed = spread(&brokers, 6, 8, 3);
-        for broker in brokers {
-            assert_eq!(placed.iter().filter(|replicas| replicas[0] == broker).count(), 2);
-            assert_eq!(placed.iter().filter(|replicas| replicas.contains(&broker)).count(), 6);
+#[derive(Clone, Debug)]
+struct Spot {
+    load: Load,
+    /// The place among the brokers, in the order of ids.
+    position: usize,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Rack {
+    Named(String),
+    /// Of a broker that names none.
+    Own(BrokerId),
+}
+
+impl Placement {
+    /// Of the brokers of `usable` those that are registered and not being decommissioned, with their load.
+    pub(crate) fn new(image: &Image, usable: &BTreeSet<BrokerId>) -> Placement {
+        let racks = image.brokers().map(|broker| match &broker.rack {
+            Some(rack) => (broker.id, Rack::Named(rack.clone())),
+            None => (broker.id, Rack::Own(broker.id)),
+        });
+        let eligible = image.brokers().filter(|broker| usable.contains(&broker.id) && !broker.draining);
+        let brokers = eligible.enumerate().map(|(position, broker)| {
+            let spot = Spot { load: Load::default(), position };
+            (broker.id, spot)
+        });
+        let mut placement = Placement { brokers: brokers.collect(), racks: racks.collect() };
+        for partition in image.topics().flat_map(|topic| &topic.partitions) {
+            placement.count(partition);
         }
-        assert_eq!(placed[0], [3, 4, 1].map(BrokerId));
+        placement
+    }
+
+    fn count(&mut self, partition: &Partition) {
+        for (at, replica) in partition.replicas.iter().enumerate() {
+            self.add(replica.broker, at == 0);
+        }
+    }
+
+    /// How many brokers may get replicas.
+    pub(crate) fn len(&self) -> usize {
+        self.brokers.len()
+    }
+
+    /// What each broker has that may get replicas, in the order of ids.
+    pub(crate) fn loads(&self) -> impl Iterator<Item = (BrokerId, Load)> {
+        self.brokers.iter().map(|(id, spot)| (*id, spot.load))
+    }
+
+    fn add(&mut self, broker: BrokerId, leads: bool) {
+        if let Some(Spot { load, .. }) = self.brokers.get_mut(&broker) {
+            load.replicas += 1;
+            load.leaders += u64::from(leads);
+        }
+    }
+
+    /// A replica goes elsewhere.
+    pub(crate) fn move_replica(&mut self, from: BrokerId, to: BrokerId, leads: bool) {
+        if let Some(Spot { load, .. }) = self.brokers.get_mut(&from) {
+            load.replicas -= 1;
+            load.leaders -= u64::from(leads);
+        }
+        self.add(to, leads);
+    }
+
+    /// Another of a partition's replicas is to lead.
+    pub(crate) fn move_leader(&mut self, from: BrokerId, to: BrokerId) {
+        if let Some(spot) = self.brokers.get_mut(&from) {
+            spot.load.leaders -= 1;
+        }
+        if let Some(spot) = self.brokers.get_mut(&to) {
+            spot.load.leaders += 1;
+        }
+    }
+
+    /// The brokers of a new partition's replicas, the preferred leader first. `replicas` is from 1 to the number of
+    /// brokers.
+    pub(crate) fn place(&mut self, replicas: usize) -> Vec<BrokerId> {
+        debug_assert!((1..=self.len()).contains(&replicas), "the caller checks the replication factor");
+        let least = self.brokers.iter().min_by_key(|(_, spot)| (spot.load.leaders, spot.load.replicas, spot.position));
+        let Some((&leader, spot)) = least else { return Vec::new() };
+        // With each partition that it leads another broker comes next.
+        let turn = usize::try_from(spot.load.leaders % self.len() as u64).unwrap_or(0);
+        let from = spot.position + 1 + turn;
+        self.add(leader, true);
+        let mut placed = vec![leader];
+        while placed.len() < replicas {
+            let Some(next) = self.next(&placed, from) else { break };
+            self.add(next, false);
+            placed.push(next);
+        }
+        placed
+    }
+
+    /// The broker that is to have one more replica of a partition that has some on `taken`; `None` when each has one.
+    /// It is not counted yet.
+    pub(crate) fn next(&self, taken: &[BrokerId], from: usize) -> Option<BrokerId> {
+        let count = self.len();
+        let free = self.brokers.iter().filter(|(id, _)| !taken.contains(id));
+        let best = free.min_by_key(|(id, Spot { load, position })| {
+            let turn = (position + count - from % count) % count;
+            (self.crowd(**id, taken), load.replicas, load.leaders, turn)
+        });
+        best.map(|(id, _)| *id)
+    }
+
+    /// How many of `taken` stand in the rack of a broker.
+    pub(crate) fn crowd(&self, broker: BrokerId, taken: &[BrokerId]) -> usize {
+        let rack = self.racks.get(&broker);
+        taken.iter().filter(|other| rack.is_some() && self.racks.get(other) == rack).count()
     }
 }

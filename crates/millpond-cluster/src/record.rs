@@ -22,11 +22,13 @@
 //! image of the others; unless the key says `may_ignore`, which a later version sets on what changes no decision.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use bytes::Bytes;
 use millpond_record::{BrokerId, GroupId, PartitionIndex, ProducerId, ReplicaId, TopicId};
 use prost::Message;
 
+use crate::image::FIRST_METADATA_REPLICA;
 use crate::quotas::{ClientQuota, EntityName, QuotaEntity};
 
 /// The feature level that this code writes and the highest that it can read. It gates formats: metadata records,
@@ -41,6 +43,12 @@ const VERSION: u32 = 1;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DirectoryId(pub [u8; 16]);
 
+impl fmt::Display for DirectoryId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        TopicId(self.0).fmt(f)
+    }
+}
+
 /// A registered broker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Broker {
@@ -53,6 +61,12 @@ pub struct Broker {
     pub directory: DirectoryId,
     /// Where the broker stands, for spreading replicas (`broker.rack`).
     pub rack: Option<String>,
+    /// Where other brokers connect (`millpond.peer.listener`), as `HOST:PORT`; empty for a broker without peers.
+    pub peer: String,
+    /// The Raft node id of its replica of group 0. A broker whose data directory was lost gets a new one.
+    pub metadata_replica: ReplicaId,
+    /// It is being decommissioned: it gets no replicas any more, and those that it has move elsewhere.
+    pub draining: bool,
 }
 
 /// A topic without its partitions, which have records of their own.
@@ -83,8 +97,25 @@ pub struct Partition {
     pub group: GroupId,
     /// In order of preference; the first is the preferred leader. Never empty.
     pub replicas: Vec<Replica>,
-    /// Grows with every change of `replicas`, so that a stale controller can be told from the current one.
+    /// Those of `replicas` that the group need not have yet.
+    pub adding: Vec<ReplicaId>,
+    /// What the group may still have and is to lose. None of them is in `replicas`.
+    pub removing: Vec<Replica>,
+    /// Grows with every change of which replicas there are to be, so that a stale controller can be told from the
+    /// current one.
     pub assignment_version: u64,
+}
+
+impl Partition {
+    /// The group is not known to have just the replicas that it should have.
+    pub fn is_moving(&self) -> bool {
+        !self.adding.is_empty() || !self.removing.is_empty()
+    }
+
+    /// The replicas that the group has or should have, those that are to go last.
+    pub fn all_replicas(&self) -> impl Iterator<Item = &Replica> {
+        self.replicas.iter().chain(&self.removing)
+    }
 }
 
 /// One change of the cluster's metadata.
@@ -161,6 +192,13 @@ struct BrokerBody {
     directory: Bytes,
     #[prost(string, optional, tag = "4")]
     rack: Option<String>,
+    #[prost(string, tag = "5")]
+    peer: String,
+    /// 0 in what was written before there were peers: the founder's.
+    #[prost(uint64, tag = "6")]
+    metadata_replica: u64,
+    #[prost(bool, tag = "7")]
+    draining: bool,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -181,6 +219,10 @@ struct PartitionBody {
     replicas: Vec<ReplicaBody>,
     #[prost(uint64, tag = "3")]
     assignment_version: u64,
+    #[prost(uint64, repeated, tag = "4")]
+    adding: Vec<u64>,
+    #[prost(message, repeated, tag = "5")]
+    removing: Vec<ReplicaBody>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -324,6 +366,12 @@ fn decode_body(kind: u32, id: &[u8], body: Bytes) -> Result<MetadataRecord, Reco
                 port: u16::try_from(body.port).map_err(|_| malformed("port above 65535"))?,
                 directory: directory(&body.directory).ok_or(malformed("directory id is not 16 bytes"))?,
                 rack: body.rack,
+                peer: body.peer,
+                metadata_replica: match body.metadata_replica {
+                    0 => FIRST_METADATA_REPLICA,
+                    replica => ReplicaId(replica),
+                },
+                draining: body.draining,
             })
         }
         KIND_TOPIC => {
@@ -341,20 +389,24 @@ fn decode_body(kind: u32, id: &[u8], body: Bytes) -> Result<MetadataRecord, Reco
         KIND_PARTITION => {
             let (topic, index) = partition_from_key(id).ok_or(malformed("bad id"))?;
             let body = PartitionBody::decode(body).map_err(unreadable)?;
-            let replicas = body.replicas.iter().map(|replica| {
-                Some(Replica {
-                    id: ReplicaId(replica.id),
-                    broker: BrokerId(replica.broker),
-                    directory: directory(&replica.directory)?,
-                })
-            });
-            let replicas = replicas.collect::<Option<Vec<_>>>().ok_or(malformed("directory id is not 16 bytes"))?;
+            let of = |bodies: &[ReplicaBody]| bodies.iter().map(replica).collect::<Option<Vec<_>>>();
+            let replicas = of(&body.replicas).ok_or(malformed("directory id is not 16 bytes"))?;
+            let removing = of(&body.removing).ok_or(malformed("directory id is not 16 bytes"))?;
             if replicas.is_empty() {
                 return Err(malformed("a partition without replicas"));
             }
             let assignment_version = body.assignment_version;
             let group = GroupId(body.group);
-            MetadataRecord::Partition(Partition { topic, index, group, replicas, assignment_version })
+            let adding = body.adding.into_iter().map(ReplicaId).collect();
+            MetadataRecord::Partition(Partition {
+                topic,
+                index,
+                group,
+                replicas,
+                adding,
+                removing,
+                assignment_version,
+            })
         }
         KIND_NEXT_GROUP => MetadataRecord::NextGroup(GroupId(counter(body)?)),
         KIND_NEXT_REPLICA => MetadataRecord::NextReplica(ReplicaId(counter(body)?)),
@@ -382,6 +434,9 @@ fn broker_body(broker: &Broker) -> Vec<u8> {
         port: broker.port.into(),
         directory: Bytes::copy_from_slice(&broker.directory.0),
         rack: broker.rack.clone(),
+        peer: broker.peer.clone(),
+        metadata_replica: broker.metadata_replica.0,
+        draining: broker.draining,
     }
     .encode_to_vec()
 }
@@ -391,17 +446,28 @@ fn topic_body(topic: &TopicRecord) -> Vec<u8> {
 }
 
 fn partition_body(partition: &Partition) -> Vec<u8> {
-    let replicas = partition.replicas.iter().map(|replica| ReplicaBody {
+    PartitionBody {
+        group: partition.group.0,
+        replicas: partition.replicas.iter().map(replica_body).collect(),
+        assignment_version: partition.assignment_version,
+        adding: partition.adding.iter().map(|id| id.0).collect(),
+        removing: partition.removing.iter().map(replica_body).collect(),
+    }
+    .encode_to_vec()
+}
+
+fn replica_body(replica: &Replica) -> ReplicaBody {
+    ReplicaBody {
         id: replica.id.0,
         broker: replica.broker.0,
         directory: Bytes::copy_from_slice(&replica.directory.0),
-    });
-    PartitionBody {
-        group: partition.group.0,
-        replicas: replicas.collect(),
-        assignment_version: partition.assignment_version,
     }
-    .encode_to_vec()
+}
+
+/// `None` where the directory id is none.
+fn replica(body: &ReplicaBody) -> Option<Replica> {
+    let directory = directory(&body.directory)?;
+    Some(Replica { id: ReplicaId(body.id), broker: BrokerId(body.broker), directory })
 }
 
 fn counter_body(next: u64) -> Vec<u8> {
@@ -498,7 +564,7 @@ mod tests {
     #[test]
     fn a_partition_without_replicas_is_malformed() {
         let (key, _) = MetadataRecord::PartitionRemoved(TopicId([1; 16]), PartitionIndex(0)).encode();
-        let body = PartitionBody { group: 1, replicas: vec![], assignment_version: 1 }.encode_to_vec();
+        let body = PartitionBody { group: 1, ..PartitionBody::default() }.encode_to_vec();
         let value = RecordValue { version: 1, body: body.into() }.encode_to_vec();
         assert!(matches!(MetadataRecord::decode(&key, Some(&value)), Err(RecordError::Malformed { .. })));
     }

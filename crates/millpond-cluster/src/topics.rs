@@ -10,7 +10,7 @@ use crate::config::{
 };
 use crate::image::Image;
 use crate::names::{TopicNameError, check_topic_name, is_internal_topic, metric_name};
-use crate::placement::spread;
+use crate::placement::Placement;
 use crate::record::{MetadataRecord, Partition, TopicRecord};
 
 /// A topic that a client asks for.
@@ -31,8 +31,8 @@ pub struct NewTopic {
 pub struct TopicLimits {
     /// Partitions of a topic that asks for -1.
     pub default_partitions: u32,
-    /// Replicas of a topic that asks for -1.
-    pub default_replication_factor: u16,
+    /// Replicas of a topic that asks for -1; `None` is 3 where three brokers or more are registered, else 1.
+    pub default_replication_factor: Option<u16>,
     /// The most partitions that one request may create: they all go into one metadata batch.
     pub max_partitions_per_request: u32,
     /// The most partitions that the cluster may have.
@@ -43,7 +43,7 @@ impl Default for TopicLimits {
     fn default() -> Self {
         Self {
             default_partitions: 1,
-            default_replication_factor: 1,
+            default_replication_factor: None,
             max_partitions_per_request: 10_000,
             max_partitions: 200_000,
         }
@@ -72,7 +72,10 @@ pub enum TopicError {
     #[error("with {wanted} partitions more the cluster would have more than its limit of {limit}")]
     ClusterFull { wanted: u64, limit: u64 },
     /// INVALID_REPLICATION_FACTOR
-    #[error("the replication factor cannot be {wanted}: from 1 to the number of brokers, which is {brokers}, or -1")]
+    #[error(
+        "the replication factor cannot be {wanted}: from 1 to 5 and to the number of brokers that can take replicas, \
+         which is {brokers}, or -1"
+    )]
     InvalidReplicationFactor { wanted: i32, brokers: usize },
     /// INVALID_REQUEST
     #[error("with manual assignments the number of partitions and the replication factor must both be -1")]
@@ -140,12 +143,20 @@ pub struct CreateTopics {
     pub records: Vec<MetadataRecord>,
 }
 
-/// Decides which topics of a request are created, and how. `random` gives the bytes of topic ids.
+/// The most replicas that a partition may have.
+pub const MAX_REPLICATION_FACTOR: usize = 5;
+
+/// From so many brokers on, topics have so many replicas unless something else is asked for.
+const USUAL_REPLICATION_FACTOR: u16 = 3;
+
+/// Decides which topics of a request are created, and how. `usable` are the brokers that are alive: those of them that
+/// are registered and not being decommissioned get replicas. `random` gives the bytes of topic ids.
 ///
 /// A request that only wants validation is the same; the caller then appends nothing.
 pub fn create_topics(
     image: &Image,
     wanted: &[NewTopic],
+    usable: &BTreeSet<BrokerId>,
     limits: &TopicLimits,
     defaults: &TopicDefaults,
     random: &mut dyn FnMut() -> [u8; 16],
@@ -154,7 +165,7 @@ pub fn create_topics(
         image,
         limits,
         defaults,
-        brokers: image.brokers().map(|broker| broker.id).collect(),
+        placement: Placement::new(image, usable),
         allocation: Allocation::new(image),
         partitions: 0,
         taken_ids: BTreeSet::new(),
@@ -188,7 +199,7 @@ struct Creation<'a> {
     image: &'a Image,
     limits: &'a TopicLimits,
     defaults: &'a TopicDefaults,
-    brokers: Vec<BrokerId>,
+    placement: Placement,
     allocation: Allocation<'a>,
     partitions: u64,
     taken_ids: BTreeSet<TopicId>,
@@ -244,7 +255,7 @@ impl Creation<'_> {
     }
 
     /// The brokers of every partition.
-    fn place(&self, wanted: &NewTopic) -> Result<Vec<Vec<BrokerId>>, TopicError> {
+    fn place(&mut self, wanted: &NewTopic) -> Result<Vec<Vec<BrokerId>>, TopicError> {
         if !wanted.assignments.is_empty() {
             if (wanted.partitions, wanted.replication_factor) != (-1, -1) {
                 return Err(TopicError::AssignmentWithCounts);
@@ -258,18 +269,25 @@ impl Creation<'_> {
                 u32::try_from(count).ok().filter(|count| *count > 0).ok_or(TopicError::InvalidPartitions(count))?
             }
         };
-        let brokers = self.brokers.len();
+        let brokers = self.placement.len();
         let (replicas, asked) = match wanted.replication_factor {
             -1 => {
-                (usize::from(self.limits.default_replication_factor), i32::from(self.limits.default_replication_factor))
+                let factor = self.default_replication_factor();
+                (usize::from(factor), i32::from(factor))
             }
             factor => (usize::try_from(factor).unwrap_or(0), i32::from(factor)),
         };
-        if replicas == 0 || replicas > brokers {
+        if replicas == 0 || replicas > brokers.min(MAX_REPLICATION_FACTOR) {
             return Err(TopicError::InvalidReplicationFactor { wanted: asked, brokers });
         }
         self.check_room(u64::from(partitions))?;
-        Ok(spread(&self.brokers, self.allocation.next_group().0, partitions, replicas))
+        Ok((0..partitions).map(|_| self.placement.place(replicas)).collect())
+    }
+
+    fn default_replication_factor(&self) -> u16 {
+        self.limits.default_replication_factor.unwrap_or_else(|| {
+            if self.image.broker_count() >= usize::from(USUAL_REPLICATION_FACTOR) { USUAL_REPLICATION_FACTOR } else { 1 }
+        })
     }
 
     fn check_room(&self, partitions: u64) -> Result<(), TopicError> {
@@ -336,6 +354,10 @@ pub(crate) fn check_room(image: &Image, limits: &TopicLimits, wanted: u64) -> Re
 /// A manual assignment names registered brokers, each once.
 pub(crate) fn check_brokers(image: &Image, partition: PartitionIndex, brokers: &[BrokerId]) -> Result<(), TopicError> {
     let mut seen = BTreeSet::new();
+    if brokers.len() > MAX_REPLICATION_FACTOR {
+        let wanted = i32::try_from(brokers.len()).unwrap_or(i32::MAX);
+        return Err(TopicError::InvalidReplicationFactor { wanted, brokers: image.broker_count() });
+    }
     for &broker in brokers {
         if !seen.insert(broker) {
             return Err(TopicError::AssignmentRepeats { partition, broker });
