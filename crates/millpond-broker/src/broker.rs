@@ -7,12 +7,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use millpond_cluster::{Broker as BrokerRecord, BrokerError, DirectoryId, FIRST_METADATA_REPLICA, METADATA_GROUP};
-use millpond_cluster::{TopicDefaults, TopicLimits, register_broker};
-use millpond_raft::{Groups, MetadataGroup, MetadataStart, Peers, RaftError};
+use millpond_cluster::{BrokerError, METADATA_GROUP, TopicDefaults};
+use millpond_raft::{Groups, MetadataGroup, Peers, RaftError};
 use millpond_record::{BrokerId, Timestamp};
 use millpond_runtime::{DiskSpace, Listener, Runtime};
-use millpond_storage::{DataDir, OpenError, PartitionSize, StorageError, StorageOptions};
+use millpond_storage::{DataDir, DirectoryId, OpenError, PartitionSize, StorageError, StorageOptions};
 use millpond_wire::Str;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
@@ -20,18 +19,21 @@ use tracing::{debug, error, info, warn};
 
 use crate::accept::{NoRoom, Room, accept};
 use crate::api::fetch::kept::FetchSessions;
-use crate::config::{BrokerConfig, HostPort};
+use crate::cluster::joining::NotAMember;
+use crate::cluster::producer_ids::ProducerIds;
+use crate::cluster::start::{Member, Network, Outset};
+use crate::cluster::{handover, keeper, mover};
+use crate::config::BrokerConfig;
 use crate::connection::Connection;
-use crate::controller::{self, Controller, TopicRules};
+use crate::controller::Controller;
 use crate::coordinator::Coordinators;
-use crate::disk_space::{DiskWatch, Thresholds, journal_file_bytes};
-use crate::errors::ControllerError;
+use crate::disk_space::{DiskWatch, journal_file_bytes};
 use crate::http;
 use crate::leadership::Leadership;
 use crate::memory::{AnswerMemory, ProduceMemory};
 use crate::metadata::Metadata;
 use crate::metrics::Metrics;
-use crate::reconcile::{Applied, OnDisk, Reconciler};
+use crate::reconcile::{OnDisk, Reconciler};
 use crate::retention;
 use crate::throttle::Throttle;
 
@@ -78,6 +80,18 @@ pub enum StartError {
     #[error("the broker cannot be registered: {0}")]
     NotRegistered(String),
     /// A default for topics does not suit topics.
+    #[error(transparent)]
+    NotAMember(#[from] NotAMember),
+    /// A broker of several is started as if it were the only one.
+    #[error(
+        "the data directory is that of one broker of {brokers}: say where the others reach it (--peer HOST:PORT) and \
+         where they are (--peers, or --join)"
+    )]
+    PeersMissing {
+        /// How many brokers the cluster has.
+        brokers: usize,
+    },
+    /// A default for topics does not suit topics.
     #[error("{0}")]
     TopicDefault(#[from] millpond_cluster::ConfigError),
 }
@@ -103,6 +117,10 @@ pub(crate) struct Shared {
     pub(crate) metadata: Arc<Metadata>,
     pub(crate) leadership: Leadership,
     pub(crate) controller: Controller,
+    pub(crate) producer_ids: ProducerIds,
+    pub(crate) groups: Groups,
+    pub(crate) metadata_group: MetadataGroup,
+    pub(crate) peers: Peers,
     pub(crate) coordinators: Arc<Coordinators>,
     pub(crate) produce_memory: ProduceMemory,
     pub(crate) answer_memory: AnswerMemory,
@@ -169,6 +187,8 @@ pub struct Broker {
     /// The places of the Kafka connections.
     room: Arc<Room>,
     fatal: watch::Receiver<Option<FatalError>>,
+    /// The connections to other brokers, which end with it.
+    network: Network,
 }
 
 impl Broker {
@@ -196,22 +216,15 @@ impl Broker {
 
         let (fatal_sender, fatal) = watch::channel(None);
         let fatal_sender = Arc::new(fatal_sender);
-        let data_dir = open_data_dir(&runtime, &config, Arc::clone(&fatal_sender)).await?;
-        let rows = data_dir.groups();
-        if !rows.is_empty() && !rows.iter().any(|row| row.group == METADATA_GROUP) {
-            return Err(StartError::MetadataLost(config.data_dir.clone()));
-        }
-        let peers = Peers::alone(&runtime, config.node_id);
-        let groups = Groups::start(runtime.clone(), data_dir.clone(), peers.clone());
-        groups.set_catch_up_limit(config.catch_up_bytes_per_second);
-        let applied = Arc::new(Applied::default());
-        let group = groups.metadata(MetadataStart::Found(FIRST_METADATA_REPLICA), applied.clone()).await?;
-        register(&runtime, &config, kafka, &data_dir, &group, &applied).await?;
-
-        let disk = Arc::new(DiskWatch::new(Thresholds {
-            warn_free_bytes: config.disk_warn_free_bytes,
-            min_free_bytes: config.disk_min_free_bytes,
-        }));
+        let outset = Outset {
+            runtime: &runtime,
+            config: &config,
+            kafka,
+            defaults: &defaults,
+            stopping: &stopping,
+            fatal: Arc::clone(&fatal_sender),
+        };
+        let Member { data_dir, groups, group, applied, controller, disk, network } = outset.enter().await?;
         look_at_disk(&runtime, &data_dir, &disk).await;
         let metadata = Arc::new(Metadata::new());
         let node = config.node_id;
@@ -238,23 +251,18 @@ impl Broker {
         runtime.spawn(reconciler.run(runtime.clone()));
         runtime.spawn(watch_metadata_group(group.clone(), stopping.clone(), fatal_sender));
 
-        let rules = TopicRules {
-            limits: TopicLimits {
-                default_partitions: u32::try_from(config.num_partitions).unwrap_or(1),
-                default_replication_factor: u16::try_from(config.default_replication_factor).unwrap_or(1),
-                ..TopicLimits::default()
-            },
-            broker: node,
-            defaults,
-        };
         let shared = Arc::new(Shared {
-            controller: Controller::start(&runtime, rules, group, applied, Arc::clone(&disk)),
+            producer_ids: ProducerIds::start(&runtime, controller.clone()),
+            controller,
+            groups: groups.clone(),
+            metadata_group: group.clone(),
+            peers: network.peers.clone(),
             node,
             coordinators,
             cluster_id: data_dir.meta().cluster_id.as_str().into(),
             log_dir: absolute(&config.data_dir).display().to_string().into(),
             metadata,
-            leadership: Leadership::new(node, groups.clone(), &peers),
+            leadership: Leadership::new(node, groups.clone(), &network.peers),
             produce_memory: ProduceMemory::new(config.produce_memory_bytes),
             answer_memory: AnswerMemory::new(config.answer_memory_bytes),
             fetch_sessions: FetchSessions::new(runtime.now(), config.fetch_session_slots, config.answer_memory_bytes),
@@ -274,9 +282,14 @@ impl Broker {
         runtime.spawn(upkeep(Arc::clone(&shared)));
         runtime.spawn(retention::run(Arc::clone(&shared)));
         runtime.spawn(watch_disk(Arc::clone(&shared)));
+        if let Some(services) = &network.services {
+            services.done_by(&shared);
+            runtime.spawn(keeper::run(Arc::downgrade(&shared), group));
+            runtime.spawn(mover::run(Arc::downgrade(&shared)));
+        }
         serving.ready(&shared);
         unless_started.disarm();
-        Ok(Broker { shared, groups, kafka, http, room, fatal })
+        Ok(Broker { shared, groups, kafka, http, room, fatal, network })
     }
 
     /// This broker's id.
@@ -309,12 +322,14 @@ impl Broker {
     /// # Errors
     /// [`ShutdownError`] when the last writes failed; what was acknowledged is safe, and the next start recovers.
     pub async fn shutdown(self) -> Result<(), ShutdownError> {
-        let Broker { shared, groups, room, .. } = self;
+        let Broker { shared, groups, room, network, .. } = self;
+        handover::hand_over(&shared).await;
         shared.stopping.cancel();
         if shared.runtime.timeout(DRAIN_TIME, room.emptied()).await.is_err() {
             warn!("some requests were not answered before the stop");
         }
         groups.shutdown().await;
+        drop(network);
         let data_dir = shared.data_dir.clone();
         Ok(shared.runtime.blocking(move || data_dir.close()).await?)
     }
@@ -325,14 +340,19 @@ fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
-async fn listen(runtime: &Runtime, address: SocketAddr, setting: &'static str) -> Result<Listener, StartError> {
+pub(crate) async fn listen(
+    runtime: &Runtime,
+    address: SocketAddr,
+    setting: &'static str,
+) -> Result<Listener, StartError> {
     runtime.listen(address).await.map_err(|source| StartError::Listen { address, setting, source })
 }
 
-async fn open_data_dir(
+pub(crate) async fn open_data_dir(
     runtime: &Runtime,
     config: &BrokerConfig,
     fatal: Arc<watch::Sender<Option<FatalError>>>,
+    (cluster_id, directory_id): (Option<String>, Option<DirectoryId>),
 ) -> Result<DataDir, StartError> {
     let total = total_bytes(runtime, &config.data_dir).await;
     let journal_file_bytes = journal_file_bytes(config.journal_file_bytes, config.journal_files, total);
@@ -341,7 +361,8 @@ async fn open_data_dir(
     }
     let options = StorageOptions {
         node_id: config.node_id,
-        cluster_id: None,
+        cluster_id,
+        directory_id,
         journal_file_bytes,
         journal_files: config.journal_files,
         tail_cache_bytes: config.tail_cache_bytes,
@@ -401,34 +422,6 @@ fn report(fatal: &watch::Sender<Option<FatalError>>, what: String) {
         found.get_or_insert(FatalError(what));
         first
     });
-}
-
-/// Writes who this broker is and where it is reached into the metadata, unless it is there already. On a new cluster
-/// this is the first batch, which begins with the feature level.
-async fn register(
-    runtime: &Runtime,
-    config: &BrokerConfig,
-    kafka: SocketAddr,
-    data_dir: &DataDir,
-    group: &MetadataGroup,
-    applied: &Applied,
-) -> Result<(), StartError> {
-    let address = match &config.advertised {
-        Some(address) => address.clone(),
-        None => HostPort { host: kafka.ip().to_string(), port: kafka.port() },
-    };
-    let broker = BrokerRecord {
-        id: config.node_id,
-        host: address.host,
-        port: address.port,
-        directory: DirectoryId(data_dir.meta().directory_id.0),
-        rack: None,
-    };
-    let records = register_broker(&applied.image(), &broker)?;
-    controller::write(runtime, group, &records).await.map(drop).map_err(|error| match error {
-        ControllerError::Group(error) => StartError::Metadata(error),
-        error => StartError::NotRegistered(error.to_string()),
-    })
 }
 
 /// A broker whose metadata group has stopped can decide nothing and learn nothing any more.

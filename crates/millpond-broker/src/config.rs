@@ -1,13 +1,13 @@
 //! The validated configuration of one broker: raw names and values in, a typed [`BrokerConfig`] out.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use millpond_coordinator::GroupSettings;
 use millpond_record::BrokerId;
+use millpond_runtime::HostPort;
 
 use crate::settings::{self, Kind, SETTINGS, Setting};
 
@@ -38,6 +38,40 @@ pub enum ConfigError {
         /// The address listened on.
         listener: SocketAddr,
     },
+    /// Other brokers cannot connect to an address that stands for all of a host's.
+    #[error(
+        "millpond.peer.listener (--peer) is {listener}, which other brokers cannot connect to: name this host in \
+         millpond.peers (--peers), or another address"
+    )]
+    NothingForPeers {
+        /// The address listened on.
+        listener: HostPort,
+    },
+    /// The list of founders leaves this broker out.
+    #[error("millpond.peers (--peers) does not name this broker, {node}: add {node}@HOST:PORT, on each broker")]
+    NotAmongPeers {
+        /// This broker.
+        node: BrokerId,
+    },
+    /// One port cannot be known to others before it is taken.
+    #[error("broker {0} in millpond.peers (--peers) has port 0: give it one that does not change")]
+    PeerPortZero(BrokerId),
+    /// Two brokers cannot listen on one address.
+    #[error("millpond.peers (--peers) gives brokers {first} and {second} the same address, {address}")]
+    SamePeerAddress {
+        /// A broker.
+        first: BrokerId,
+        /// Another one.
+        second: BrokerId,
+        /// The address of both.
+        address: HostPort,
+    },
+    /// A broker founds a cluster or joins one.
+    #[error("millpond.peers (--peers) founds a cluster, millpond.join (--join) joins one: give one of them")]
+    FoundAndJoin,
+    /// Who joins a cluster must be reached by it.
+    #[error("millpond.join (--join) needs millpond.peer.listener (--peer), where the others reach this broker")]
+    JoinWithoutPeer,
     /// The process may not open enough files.
     #[error("only {limit} files may be open at once (ulimit -n), at least {MIN_OPEN_FILES} are needed")]
     TooFewFiles {
@@ -54,50 +88,46 @@ const MIN_OPEN_FILES: u64 = 256;
 const LEAST_OPEN_LOGS: usize = 32;
 const MOST_OPEN_LOGS: usize = 4096;
 
+/// Requests of one connection that may wait for their answer; reading stops until one is answered.
+const MAX_PENDING: usize = 256;
+
+/// Topics with `millpond.flush=relaxed` are synced in the background whenever they have written this much.
+const RELAXED_SYNC_BYTES: u64 = 64 << 20;
+
+/// Where a sync covers this much of one partition, its segment is synced and the journal spared a second copy.
+const SEGMENT_SYNC_BYTES: u64 = 512 << 10;
+
+/// The longest name of a rack.
+const MAX_TEXT_BYTES: usize = 255;
+
 /// What the groups of one partition of `__consumer_offsets` may take in memory.
 const MAX_GROUP_STATE_BYTES: usize = 64 << 20;
 
 const MINUTE_MS: i64 = 60_000;
 
-/// A host name or IP address, and a port.
+/// Parses `HOST:PORT`; an IPv6 address is written in brackets. Kafka's prefix `PLAINTEXT://` is accepted.
+fn host_port(text: &str) -> Option<HostPort> {
+    text.strip_prefix("PLAINTEXT://").unwrap_or(text).parse().ok()
+}
+
+/// The socket address, when the host is an IP address or `localhost`.
+fn socket_addr(HostPort { host, port }: &HostPort) -> Option<SocketAddr> {
+    let ip = if host == "localhost" { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { host.parse().ok()? };
+    Some(SocketAddr::new(ip, *port))
+}
+
+/// Where this broker is among others.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HostPort {
-    /// Name or address, without brackets.
-    pub host: String,
-    /// 0 to 65535.
-    pub port: u16,
-}
-
-impl HostPort {
-    /// Parses `HOST:PORT`; an IPv6 address is written in brackets. Kafka's prefix `PLAINTEXT://` is accepted.
-    fn parse(text: &str) -> Option<HostPort> {
-        let text = text.strip_prefix("PLAINTEXT://").unwrap_or(text);
-        let (host, port) = text.rsplit_once(':')?;
-        let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-        let host = match bracketed {
-            Some(host) => host,
-            None if host.contains(':') => return None,
-            None => host,
-        };
-        let sane = !host.is_empty() && host.len() <= 255 && host.chars().all(|c| c.is_ascii_graphic());
-        Some(HostPort { host: sane.then(|| host.to_owned())?, port: port.parse().ok()? })
-    }
-
-    /// The socket address, when the host is an IP address or `localhost`.
-    fn socket_addr(&self) -> Option<SocketAddr> {
-        let ip = if self.host == "localhost" { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { self.host.parse().ok()? };
-        Some(SocketAddr::new(ip, self.port))
-    }
-}
-
-impl fmt::Display for HostPort {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.host.contains(':') {
-            write!(f, "[{}]:{}", self.host, self.port)
-        } else {
-            write!(f, "{}:{}", self.host, self.port)
-        }
-    }
+pub struct PeerConfig {
+    /// Where it listens for them.
+    pub listen: SocketAddr,
+    /// Where they reach it.
+    pub advertised: HostPort,
+    /// Who founds a cluster together, this broker included: `millpond.peers`. Empty for one that joins, or that founds
+    /// alone.
+    pub founders: BTreeMap<BrokerId, HostPort>,
+    /// Where a cluster may be found to join: `millpond.join`.
+    pub join: Vec<HostPort>,
 }
 
 /// What a broker runs with. [`BrokerConfig::resolve`] is the only way to make one from settings; the defaults are
@@ -118,8 +148,12 @@ pub struct BrokerConfig {
     pub auto_create_topics: bool,
     /// `num.partitions`.
     pub num_partitions: i32,
-    /// `default.replication.factor`.
-    pub default_replication_factor: i16,
+    /// `default.replication.factor`; `None` leaves it to the number of brokers.
+    pub default_replication_factor: Option<u16>,
+    /// `millpond.peer.listener`, `millpond.peers`, `millpond.join`; `None` for a broker without others.
+    pub peer: Option<PeerConfig>,
+    /// `broker.rack`.
+    pub rack: Option<String>,
     /// Values that differ from the default of their setting, by its name.
     pub given: BTreeMap<&'static str, String>,
     /// Topic settings whose default differs from the built-in one, by the topic's name for them.
@@ -140,7 +174,7 @@ pub struct BrokerConfig {
     pub fetch_session_slots: usize,
     /// `fetch.max.bytes`.
     pub fetch_max_bytes: u32,
-    /// `millpond.connection.max.pending`.
+    /// Requests of one connection that may wait for their answer. Not a setting.
     pub max_pending: usize,
     /// `millpond.tail.cache.bytes`.
     pub tail_cache_bytes: u64,
@@ -158,9 +192,9 @@ pub struct BrokerConfig {
     pub retention_check_interval_ms: u64,
     /// Limits of groups: `offsets.retention.minutes`, `group.initial.rebalance.delay.ms`.
     pub groups: GroupSettings,
-    /// `millpond.relaxed.sync.bytes`.
+    /// How much of relaxed topics is written between two syncs of them. Not a setting.
     pub relaxed_sync_bytes: u64,
-    /// `millpond.segment.sync.bytes`.
+    /// From how much of one partition on a sync spares the journal its copy. Not a setting.
     pub segment_sync_bytes: u64,
     /// `millpond.catch.up.bytes.per.second`.
     pub catch_up_bytes_per_second: u64,
@@ -186,7 +220,9 @@ impl BrokerConfig {
             check(setting, &value)?;
             values.insert(setting.name, value);
         }
-        let config = Values(values).config();
+        let values = Values(values);
+        let peer = values.peer()?;
+        let config = BrokerConfig { peer, ..values.config() };
         if config.kafka.ip().is_unspecified() && config.advertised.is_none() {
             return Err(ConfigError::NothingToAdvertise { listener: config.kafka });
         }
@@ -216,15 +252,41 @@ fn check(setting: &'static Setting, value: &str) -> Result<(), ConfigError> {
         Kind::Switch => matches!(value, "true" | "false"),
         Kind::Whole { min, max, .. } => value.parse::<i64>().is_ok_and(|number| (min..=max).contains(&number)),
         Kind::Word(words) => words.contains(&value),
-        Kind::Listener => HostPort::parse(value).is_some_and(|address| address.socket_addr().is_some()),
-        Kind::Address => value.is_empty() || HostPort::parse(value).is_some_and(|address| address.port != 0),
+        Kind::Listener => host_port(value).is_some_and(|address| socket_addr(&address).is_some()),
+        Kind::Address => value.is_empty() || host_port(value).is_some_and(|address| address.port != 0),
         Kind::Folder => !value.is_empty(),
+        Kind::Text => value.len() <= MAX_TEXT_BYTES && !value.chars().any(char::is_control),
+        Kind::Addresses => addresses(value).is_some(),
+        Kind::Peers => peers(value).is_some(),
     };
     if fits {
         Ok(())
     } else {
         Err(ConfigError::BadValue { name: setting.name, value: value.to_owned(), kind: setting.kind })
     }
+}
+
+/// What stands between commas; nothing in an empty text.
+fn items(list: &str) -> impl Iterator<Item = &str> {
+    list.split(',').map(str::trim).filter(move |_| !list.trim().is_empty())
+}
+
+/// `HOST:PORT,HOST:PORT,…`.
+fn addresses(list: &str) -> Option<Vec<HostPort>> {
+    items(list).map(|item| host_port(item).filter(|address| address.port != 0)).collect()
+}
+
+/// `ID@HOST:PORT,…`, each id once.
+fn peers(list: &str) -> Option<BTreeMap<BrokerId, HostPort>> {
+    let mut peers = BTreeMap::new();
+    for item in items(list) {
+        let (id, address) = item.split_once('@')?;
+        let id = id.parse().ok().filter(|id| *id >= 0).map(BrokerId)?;
+        if peers.insert(id, host_port(address)?).is_some() {
+            return None;
+        }
+    }
+    Some(peers)
 }
 
 /// Checked values by name; what is missing has its default.
@@ -246,7 +308,42 @@ impl Values {
     }
 
     fn listener(&self, name: &str) -> SocketAddr {
-        HostPort::parse(self.text(name)).and_then(|address| address.socket_addr()).expect(CHECKED)
+        host_port(self.text(name)).as_ref().and_then(socket_addr).expect(CHECKED)
+    }
+
+    /// Where the broker is among others, if it is to have any.
+    fn peer(&self) -> Result<Option<PeerConfig>, ConfigError> {
+        let node = BrokerId(self.number("node.id"));
+        let founders = peers(self.text("millpond.peers")).expect(CHECKED);
+        let join = addresses(self.text("millpond.join")).expect(CHECKED);
+        let listener = host_port(self.text("millpond.peer.listener"));
+        if !founders.is_empty() && !join.is_empty() {
+            return Err(ConfigError::FoundAndJoin);
+        }
+        if let Some((id, _)) = founders.iter().find(|(_, address)| address.port == 0) {
+            return Err(ConfigError::PeerPortZero(*id));
+        }
+        let mut seen: BTreeMap<(&str, u16), BrokerId> = BTreeMap::new();
+        for (&second, address) in &founders {
+            if let Some(first) = seen.insert((&address.host, address.port), second) {
+                return Err(ConfigError::SamePeerAddress { first, second, address: address.clone() });
+            }
+        }
+        let own = founders.get(&node);
+        if own.is_none() && !founders.is_empty() {
+            return Err(ConfigError::NotAmongPeers { node });
+        }
+        let Some(listener) = listener.as_ref().or(own) else {
+            return if join.is_empty() { Ok(None) } else { Err(ConfigError::JoinWithoutPeer) };
+        };
+        // A name is what others know; which of its addresses is this machine's need not be known here.
+        let everywhere = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), listener.port);
+        let listen = socket_addr(listener).unwrap_or(everywhere);
+        let advertised = own.unwrap_or(listener).clone();
+        if socket_addr(&advertised).is_some_and(|address| address.ip().is_unspecified()) {
+            return Err(ConfigError::NothingForPeers { listener: advertised });
+        }
+        Ok(Some(PeerConfig { listen, advertised, founders, join }))
     }
 
     fn config(&self) -> BrokerConfig {
@@ -262,11 +359,13 @@ impl Values {
             node_id: BrokerId(self.number("node.id")),
             data_dir: PathBuf::from(self.text("log.dir")),
             kafka: self.listener("listeners"),
-            advertised: HostPort::parse(self.text("advertised.listeners")),
+            advertised: host_port(self.text("advertised.listeners")),
             http: self.listener("millpond.http.listener"),
             auto_create_topics: self.text("auto.create.topics.enable") == "true",
             num_partitions: self.number("num.partitions"),
-            default_replication_factor: self.number("default.replication.factor"),
+            default_replication_factor: Some(self.number("default.replication.factor")).filter(|factor| *factor > 0),
+            peer: None,
+            rack: Some(self.text("broker.rack").to_owned()).filter(|rack| !rack.is_empty()),
             topic_defaults,
             request_max_bytes: self.number("socket.request.max.bytes"),
             produce_memory_bytes: self.number("queued.max.request.bytes"),
@@ -276,7 +375,7 @@ impl Values {
             max_idle: Duration::from_millis(self.number("connections.max.idle.ms")),
             fetch_session_slots: self.number("max.incremental.fetch.session.cache.slots"),
             fetch_max_bytes: self.number("fetch.max.bytes"),
-            max_pending: self.number("millpond.connection.max.pending"),
+            max_pending: MAX_PENDING,
             tail_cache_bytes: self.number("millpond.tail.cache.bytes"),
             disk_warn_free_bytes: self.number("millpond.disk.warn.free.bytes"),
             disk_min_free_bytes: self.number("millpond.disk.min.free.bytes"),
@@ -290,8 +389,8 @@ impl Values {
                 max_state_bytes: MAX_GROUP_STATE_BYTES,
                 ..GroupSettings::default()
             },
-            relaxed_sync_bytes: self.number("millpond.relaxed.sync.bytes"),
-            segment_sync_bytes: self.number("millpond.segment.sync.bytes"),
+            relaxed_sync_bytes: RELAXED_SYNC_BYTES,
+            segment_sync_bytes: SEGMENT_SYNC_BYTES,
             catch_up_bytes_per_second: self.number("millpond.catch.up.bytes.per.second"),
             open_logs: LEAST_OPEN_LOGS,
         }
@@ -354,6 +453,77 @@ mod tests {
         }
     }
 
+    const THREE: &str = "1@mill-1:9093, 2@mill-2:9093,3@[::1]:9093";
+
+    #[test]
+    fn a_broker_among_others_listens_where_the_list_says_unless_told_otherwise() {
+        let alone = resolve(&[]).expect("it resolves");
+        assert_eq!(alone.peer, None);
+        let founder = resolve(&[("node.id", "3"), ("millpond.peers", THREE)]).expect("it resolves").peer;
+        let founder = founder.expect("it has peers");
+        assert_eq!(
+            (founder.listen.to_string(), founder.advertised.to_string()),
+            ("[::1]:9093".into(), "[::1]:9093".into())
+        );
+        assert_eq!(founder.founders.keys().map(|id| id.0).collect::<Vec<_>>(), [1, 2, 3]);
+        let named = resolve(&[("millpond.peers", THREE)]).expect("it resolves").peer.expect("it has peers");
+        assert_eq!(
+            (named.listen.to_string(), named.advertised.to_string()),
+            ("0.0.0.0:9093".into(), "mill-1:9093".into())
+        );
+        let everywhere = [("millpond.peers", THREE), ("millpond.peer.listener", "0.0.0.0:1")];
+        let everywhere = resolve(&everywhere).expect("it resolves").peer.expect("it has peers");
+        assert_eq!(
+            (everywhere.listen.to_string(), everywhere.advertised.to_string()),
+            ("0.0.0.0:1".into(), "mill-1:9093".into())
+        );
+        let joins = [("millpond.peer.listener", "127.0.0.1:5"), ("millpond.join", "a:1, b:2"), ("broker.rack", "r 1")];
+        let joins = resolve(&joins).expect("it resolves");
+        assert_eq!(joins.rack.as_deref(), Some("r 1"));
+        assert_eq!(joins.peer.expect("it has peers").join.len(), 2);
+    }
+
+    #[test]
+    fn a_bad_list_of_brokers_is_refused_with_a_sentence() {
+        for (given, sentence) in [
+            (
+                vec![("node.id", "4"), ("millpond.peers", THREE)],
+                "millpond.peers (--peers) does not name this broker, 4: add 4@HOST:PORT, on each broker",
+            ),
+            (
+                vec![("millpond.peers", "1@a:1,1@b:1")],
+                "'1@a:1,1@b:1' is no value for millpond.peers, which is ID@HOST:PORT, several with commas between \
+                 them, each ID once",
+            ),
+            (
+                vec![("millpond.peers", "1@a:1,2@a:1")],
+                "millpond.peers (--peers) gives brokers 1 and 2 the same address, a:1",
+            ),
+            (
+                vec![("millpond.peers", "1@a:0")],
+                "broker 1 in millpond.peers (--peers) has port 0: give it one that does not change",
+            ),
+            (
+                vec![("millpond.peers", THREE), ("millpond.join", "a:1")],
+                "millpond.peers (--peers) founds a cluster, millpond.join (--join) joins one: give one of them",
+            ),
+            (
+                vec![("millpond.join", "a:1")],
+                "millpond.join (--join) needs millpond.peer.listener (--peer), where the others reach this broker",
+            ),
+            (
+                vec![("millpond.peer.listener", "0.0.0.0:9093"), ("millpond.join", "a:1")],
+                "millpond.peer.listener (--peer) is 0.0.0.0:9093, which other brokers cannot connect to: name this \
+                 host in millpond.peers (--peers), or another address",
+            ),
+        ] {
+            assert_eq!(resolve(&given).expect_err(sentence).to_string(), sentence);
+        }
+        for bad in ["1", "@a:1", "1@a", "x@a:1", "-1@a:1", "1@a:1,,2@b:1", "1@a:1,"] {
+            assert!(resolve(&[("millpond.peers", bad)]).is_err(), "{bad}");
+        }
+    }
+
     #[test]
     fn an_address_that_stands_for_all_needs_another_one_to_tell_clients() {
         let error = resolve(&[("listeners", "0.0.0.0:9092")]).expect_err("nothing to advertise");
@@ -387,7 +557,7 @@ mod tests {
 
     #[test]
     fn addresses_are_parsed_with_names_ports_and_brackets() {
-        let parsed = |text: &str| HostPort::parse(text).map(|address| address.to_string());
+        let parsed = |text: &str| host_port(text).map(|address| address.to_string());
         assert_eq!(parsed("PLAINTEXT://broker-1.example:9092").as_deref(), Some("broker-1.example:9092"));
         assert_eq!(parsed("[::1]:0").as_deref(), Some("[::1]:0"));
         for bad in ["::1:9092", "host", "host:", ":1", "host:70000", "two words:1"] {

@@ -172,6 +172,7 @@ fn kind(kind: Kind) -> ConfigKind {
         Kind::Switch => ConfigKind::Boolean,
         Kind::Whole { max, .. } if max <= i64::from(i32::MAX) => ConfigKind::Int,
         Kind::Whole { .. } => ConfigKind::Long,
-        Kind::Word(_) | Kind::Listener | Kind::Address | Kind::Folder => ConfigKind::String,
+        Kind::Word(_) | Kind::Listener | Kind::Address | Kind::Folder | Kind::Text => ConfigKind::String,
+        Kind::Addresses | Kind::Peers => ConfigKind::List,
     }
 }

@@ -2,22 +2,30 @@
 //!
 //! A decision is a pure function of `millpond-cluster` on the image that holds everything written so far. That is why
 //! one task makes them all: it owns the order, and the next decision sees the last one applied.
+//!
+//! Every broker has the task; only on the broker that leads group 0 it decides, the others say that they are not it.
+//! What a broker needs for itself ([`Controller::create_topics`], producer ids) is asked of the controller wherever that
+//! is; what clients ask for goes there as it came ([`crate::cluster::forward`]).
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
+use bytes::Bytes;
 use futures::FutureExt;
 use millpond_cluster::{
-    AlterClientQuotas, AlterConfigs, ConfigAlteration, ConfigResource, CreatePartitions, CreateTopics, DeletedTopic,
-    Image, MetadataRecord, MorePartitions, NewTopic, ProducerIdBlock, QuotaAlteration, TopicDefaults, TopicError,
-    TopicLimits, TopicReference, allocate_producer_ids, alter_client_quotas, alter_configs, create_partitions,
-    create_topics, delete_topics, encode_batch,
+    AlterClientQuotas, AlterConfigs, ConfigAlteration, ConfigResource, CreatePartitions, CreateTopics, CreatedTopic,
+    DeletedTopic, Image, MetadataRecord, MorePartitions, NewTopic, QuotaAlteration, Topic, TopicDefaults, TopicError,
+    TopicLimits, TopicReference, alter_client_quotas, alter_configs, create_partitions, create_topics, delete_topics,
+    encode_batch,
 };
-use millpond_raft::MetadataGroup;
-use millpond_record::{BrokerId, ProducerId, RaftIndex, Timestamp};
+use millpond_raft::{CallError, MetadataGroup, MetadataLeadership, Peers};
+use millpond_record::{BrokerId, RaftIndex, Timestamp};
 use millpond_runtime::Runtime;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+use crate::cluster::messages::{self, Answered, Topics, WantedTopic};
 use crate::disk_space::DiskWatch;
 use crate::dispatch::by;
 use crate::errors::ControllerError;
@@ -51,6 +59,9 @@ pub(crate) struct Decided<D> {
 /// How the settings of some resources are to change.
 pub(crate) type ConfigChanges = Vec<(ConfigResource, ConfigAlteration)>;
 
+/// Records by the image that holds everything written so far.
+type Decide = Box<dyn FnOnce(&Image) -> Vec<MetadataRecord> + Send>;
+
 type ReplyTo<D> = oneshot::Sender<Result<Decided<D>, ControllerError>>;
 
 enum Command {
@@ -59,7 +70,21 @@ enum Command {
     AlterClientQuotas { changes: Vec<QuotaAlteration>, reply: ReplyTo<AlterClientQuotas> },
     CreateTopics { topics: Vec<NewTopic>, reply: oneshot::Sender<Result<Decided<CreateTopics>, ControllerError>> },
     DeleteTopics { topics: Vec<TopicReference>, reply: oneshot::Sender<Result<TopicsDeleted, ControllerError>> },
-    ProducerId { reply: oneshot::Sender<Result<ProducerId, ControllerError>> },
+    Change { decide: Decide, reply: oneshot::Sender<Result<Option<RaftIndex>, ControllerError>> },
+}
+
+impl Command {
+    /// This broker is not the controller.
+    fn refuse(self) {
+        match self {
+            Command::CreatePartitions { reply, .. } => drop(reply.send(Err(ControllerError::Elsewhere))),
+            Command::AlterConfigs { reply, .. } => drop(reply.send(Err(ControllerError::Elsewhere))),
+            Command::AlterClientQuotas { reply, .. } => drop(reply.send(Err(ControllerError::Elsewhere))),
+            Command::CreateTopics { reply, .. } => drop(reply.send(Err(ControllerError::Elsewhere))),
+            Command::DeleteTopics { reply, .. } => drop(reply.send(Err(ControllerError::Elsewhere))),
+            Command::Change { reply, .. } => drop(reply.send(Err(ControllerError::Elsewhere))),
+        }
+    }
 }
 
 /// Until when an answer is waited for.
@@ -76,7 +101,16 @@ pub(crate) struct Controller {
     commands: mpsc::Sender<Command>,
     handed_in: Arc<Semaphore>,
     rules: Arc<TopicRules>,
+    leadership: watch::Receiver<MetadataLeadership>,
+    applied: Arc<Applied>,
 }
+
+/// How long the controller is looked for before a request is answered that there is none.
+const LOOK_FOR_CONTROLLER: Duration = Duration::from_secs(5);
+/// How long the controller may work on what it is asked; clients give such requests up to a minute.
+const CONTROLLER_TIME: Duration = Duration::from_secs(90);
+/// Between two looks for the controller, when nothing is heard of another.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// What the broker's configuration says about new topics.
 pub(crate) struct TopicRules {
@@ -85,6 +119,8 @@ pub(crate) struct TopicRules {
     pub(crate) defaults: TopicDefaults,
     /// Whose settings, set at run time, topics inherit.
     pub(crate) broker: BrokerId,
+    /// Who is alive, and may get replicas.
+    pub(crate) peers: Peers,
 }
 
 impl Controller {
@@ -96,21 +132,134 @@ impl Controller {
         disk: Arc<DiskWatch>,
     ) -> Controller {
         let (commands, mailbox) = mpsc::channel(MAILBOX);
-        let rules = Arc::new(rules);
+        let (rules, leadership) = (Arc::new(rules), group.leadership());
         let task = Task {
             runtime: runtime.clone(),
             rules: Arc::clone(&rules),
+            leadership: leadership.clone(),
             group,
-            applied,
+            applied: Arc::clone(&applied),
             disk,
-            producer_ids: ProducerIdBlock { first: ProducerId(0), count: 0 },
         };
         runtime.spawn(task.run(mailbox));
-        Controller { runtime: runtime.clone(), commands, handed_in: Arc::new(Semaphore::new(HANDED_IN)), rules }
+        let handed_in = Arc::new(Semaphore::new(HANDED_IN));
+        Controller { runtime: runtime.clone(), commands, handed_in, rules, leadership, applied }
     }
 
-    /// Creates topics; they exist when this returns, and are served once the metadata is settled at the index.
+    /// Whether this broker is the controller.
+    pub(crate) fn is_here(&self) -> bool {
+        self.leadership.borrow().here
+    }
+
+    /// The broker that is the controller, as far as this one knows.
+    pub(crate) fn broker(&self) -> Option<BrokerId> {
+        self.leadership.borrow().leader
+    }
+
+    /// Follows who the controller is.
+    pub(crate) fn leadership(&self) -> watch::Receiver<MetadataLeadership> {
+        self.leadership.clone()
+    }
+
+    /// The metadata as this broker has applied it.
+    pub(crate) fn image(&self) -> Image {
+        self.applied.image()
+    }
+
+    /// How far it has.
+    pub(crate) fn applied_index(&self) -> Option<RaftIndex> {
+        self.applied.index()
+    }
+
+    /// Follows how far it has.
+    pub(crate) fn follow(&self) -> watch::Receiver<Option<RaftIndex>> {
+        self.applied.follow()
+    }
+
+    /// The brokers that are alive.
+    pub(crate) fn alive(&self) -> Arc<BTreeSet<BrokerId>> {
+        self.rules.alive()
+    }
+
+    /// Has the controller do something, wherever it is; this broker knows of the change when this returns.
+    ///
+    /// # Errors
+    /// [`ControllerError::Elsewhere`] when none was found in time, and what the controller says.
+    pub(crate) async fn ask_controller(&self, service: u16, body: Bytes) -> Result<Bytes, ControllerError> {
+        let (runtime, peers) = (&self.runtime, &self.rules.peers);
+        let deadline = runtime.now() + LOOK_FOR_CONTROLLER;
+        let mut leadership = self.leadership.clone();
+        loop {
+            let leader = leadership.borrow_and_update().leader;
+            if let Some(leader) = leader {
+                match peers.call(leader, service, body.clone(), CONTROLLER_TIME).await {
+                    Ok(answer) => {
+                        let answer: Answered = messages::read(answer).map_err(ControllerError::Said)?;
+                        if !answer.not_here {
+                            let index = answer.index.map(RaftIndex);
+                            // What is not known here by then is learnt later.
+                            let _ = runtime.timeout(LOOK_FOR_CONTROLLER, self.applied.reached(index)).await;
+                            return Ok(answer.body);
+                        }
+                    }
+                    Err(CallError::Refused(why)) => return Err(ControllerError::Said(why)),
+                    Err(error @ CallError::NoAnswer(_)) => return Err(ControllerError::Said(error.to_string())),
+                    Err(_) => {}
+                }
+            }
+            if runtime.now() >= deadline {
+                return Err(ControllerError::Elsewhere);
+            }
+            tokio::select! {
+                biased;
+                changed = leadership.changed() => if changed.is_err() { return Err(ControllerError::Stopped) },
+                () = runtime.sleep(LOOK_AGAIN) => {}
+            }
+        }
+    }
+
+    /// Writes what `decide` says; it is applied when this returns.
+    pub(crate) async fn change<T: Send + 'static>(
+        &self,
+        decide: impl FnOnce(&Image) -> (T, Vec<MetadataRecord>) + Send + 'static,
+    ) -> Result<Decided<T>, ControllerError> {
+        let (decided, decision) = oneshot::channel();
+        let decide: Decide = Box::new(move |image| {
+            let (decision, records) = decide(image);
+            drop(decided.send(decision));
+            records
+        });
+        let index = self.ask(|reply| Command::Change { decide, reply }).await?;
+        Ok(Decided { decision: decision.await.map_err(|_| ControllerError::Stopped)?, index })
+    }
+
+    /// Creates topics that a broker needs, without assignments, wherever the controller is; they exist when this
+    /// returns, and are served once the metadata is settled at the index.
     pub(crate) async fn create_topics(&self, topics: Vec<NewTopic>) -> Result<Decided<CreateTopics>, ControllerError> {
+        if self.is_here() {
+            return self.create_topics_here(topics).await;
+        }
+        let wanted = topics.iter().map(WantedTopic::new).collect();
+        self.ask_controller(messages::TOPICS, messages::write(&Topics { topics: wanted })).await?;
+        let image = self.applied.image();
+        // What is not there was refused, for a reason that is found here, too.
+        let refused = self.rules.decide(&self.runtime, &image, &topics).results;
+        let results = topics.iter().zip(refused).map(|(topic, refused)| match (image.topic(&topic.name), refused) {
+            (Some(topic), _) => Ok(Ok(made(topic))),
+            (None, Err(error)) => Ok(Err(error)),
+            (None, Ok(_)) => {
+                Err(ControllerError::Said(format!("the controller did not create topic {:?}", topic.name)))
+            }
+        });
+        let results = results.collect::<Result<Vec<_>, _>>()?;
+        Ok(Decided { decision: CreateTopics { results, records: Vec::new() }, index: self.applied.index() })
+    }
+
+    /// Creates topics; only on the controller.
+    pub(crate) async fn create_topics_here(
+        &self,
+        topics: Vec<NewTopic>,
+    ) -> Result<Decided<CreateTopics>, ControllerError> {
         self.ask(|reply| Command::CreateTopics { topics, reply }).await
     }
 
@@ -149,7 +298,7 @@ impl Controller {
 
     /// What [`Controller::create_partitions_by`] would answer now.
     pub(crate) fn validate_partitions(&self, image: &Image, topics: &[MorePartitions]) -> CreatePartitions {
-        create_partitions(image, topics, &self.rules.limits)
+        self.rules.decide_partitions(image, topics)
     }
 
     /// Changes settings; they are in force once the metadata is settled at the index.
@@ -172,11 +321,6 @@ impl Controller {
     /// What topics inherit on this broker.
     pub(crate) fn topic_defaults(&self, image: &Image) -> TopicDefaults {
         self.rules.defaults(image)
-    }
-
-    /// A producer id that nobody had before, on any broker, whatever crashed.
-    pub(crate) async fn producer_id(&self) -> Result<ProducerId, ControllerError> {
-        self.ask(|reply| Command::ProducerId { reply }).await
     }
 
     async fn ask<T>(
@@ -220,11 +364,32 @@ impl TopicRules {
             runtime.fill_random(&mut bytes);
             bytes
         };
-        create_topics(image, topics, &self.limits, &self.defaults(image), &mut random)
+        create_topics(image, topics, &self.alive(), &self.limits, &self.defaults(image), &mut random)
+    }
+
+    fn decide_partitions(&self, image: &Image, topics: &[MorePartitions]) -> CreatePartitions {
+        create_partitions(image, topics, &self.alive(), &self.limits)
+    }
+
+    fn alive(&self) -> Arc<BTreeSet<BrokerId>> {
+        Arc::clone(&self.peers.alive().borrow())
     }
 
     fn defaults(&self, image: &Image) -> TopicDefaults {
         self.defaults.with_runtime(image, self.broker)
+    }
+}
+
+/// A topic that the controller has created for this broker.
+fn made(topic: &Topic) -> CreatedTopic {
+    let replicas = topic.partitions.first().map_or(0, |partition| partition.replicas.len());
+    CreatedTopic {
+        name: topic.name.to_string(),
+        id: topic.id,
+        partitions: topic.partitions.clone(),
+        replication_factor: u16::try_from(replicas).unwrap_or(u16::MAX),
+        configs: Vec::new(),
+        notices: Vec::new(),
     }
 }
 
@@ -234,19 +399,22 @@ struct Task {
     group: MetadataGroup,
     applied: Arc<Applied>,
     disk: Arc<DiskWatch>,
-    /// What is left of the block that this broker took.
-    producer_ids: ProducerIdBlock,
+    leadership: watch::Receiver<MetadataLeadership>,
 }
 
 impl Task {
-    async fn run(mut self, mut mailbox: mpsc::Receiver<Command>) {
+    async fn run(self, mut mailbox: mpsc::Receiver<Command>) {
         // A reply that nobody waits for any more (the client left) is dropped.
         while let Some(command) = mailbox.recv().await {
+            if !self.leadership.borrow().here {
+                command.refuse();
+                continue;
+            }
             match command {
                 Command::CreateTopics { topics, reply } => drop(reply.send(self.create_topics(topics).await)),
                 Command::DeleteTopics { topics, reply } => drop(reply.send(self.delete_topics(&topics).await)),
                 Command::CreatePartitions { topics, reply } => {
-                    let decision = create_partitions(&self.applied.image(), &topics, &self.rules.limits);
+                    let decision = self.rules.decide_partitions(&self.applied.image(), &topics);
                     let written = match self.take_room(&decision.records) {
                         Ok(()) => self.write(&decision.records).await,
                         Err(error) => Err(error),
@@ -264,7 +432,10 @@ impl Task {
                     let written = self.write(&decision.records).await;
                     drop(reply.send(written.map(|index| Decided { decision, index })));
                 }
-                Command::ProducerId { reply } => drop(reply.send(self.producer_id().await)),
+                Command::Change { decide, reply } => {
+                    let records = decide(&self.applied.image());
+                    drop(reply.send(self.write(&records).await));
+                }
             }
         }
     }
@@ -280,18 +451,6 @@ impl Task {
         let decision = delete_topics(&self.applied.image(), topics);
         let index = self.write(&decision.records).await?;
         Ok(TopicsDeleted { results: decision.results, index })
-    }
-
-    async fn producer_id(&mut self) -> Result<ProducerId, ControllerError> {
-        if self.producer_ids.count == 0 {
-            let (block, records) = allocate_producer_ids(&self.applied.image())?;
-            self.write(&records).await?;
-            self.producer_ids = block;
-        }
-        let id = self.producer_ids.first;
-        self.producer_ids.first = ProducerId(id.0 + 1);
-        self.producer_ids.count -= 1;
-        Ok(id)
     }
 
     /// Takes room on the disk for the partitions that these records make.

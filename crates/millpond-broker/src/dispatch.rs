@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use crate::api;
 use crate::broker::Shared;
+use crate::cluster::forward::forward;
 use crate::controller::Patience;
 use crate::coordinator::Unavailable;
 use crate::frame::Frame;
@@ -65,16 +66,36 @@ pub(crate) const APIS: &[Api] = &[
     api::describe_log_dirs::API,
     api::create_partitions::API,
     api::delete_groups::API,
+    api::elect_leaders::API,
     api::incremental_alter_configs::API,
+    api::alter_partition_reassignments::API,
+    api::list_partition_reassignments::API,
     api::offset_delete::API,
     api::describe_client_quotas::API,
     api::alter_client_quotas::API,
+    api::describe_quorum::API,
+    api::update_features::API,
     api::describe_cluster::API,
     api::describe_producers::API,
+    api::unregister_broker::API,
     api::consumer_group_heartbeat::API,
     api::consumer_group_describe::API,
     api::list_config_resources::API,
     api::describe_topic_partitions::API,
+];
+
+/// What only the controller answers: on every other broker it is passed on to it.
+const FOR_CONTROLLER: &[ApiKey] = &[
+    ApiKey::CREATE_TOPICS,
+    ApiKey::DELETE_TOPICS,
+    ApiKey::ALTER_CONFIGS,
+    ApiKey::CREATE_PARTITIONS,
+    ApiKey::INCREMENTAL_ALTER_CONFIGS,
+    ApiKey::ALTER_CLIENT_QUOTAS,
+    ApiKey::ALTER_PARTITION_REASSIGNMENTS,
+    ApiKey::DESCRIBE_QUORUM,
+    ApiKey::UPDATE_FEATURES,
+    ApiKey::UNREGISTER_BROKER,
 ];
 
 /// How long a request with this `timeout_ms` is worked on before it is answered.
@@ -164,6 +185,8 @@ pub(crate) struct Call {
     api: usize,
     /// Stands behind the header.
     body: Decoder,
+    /// The whole request, if it goes to the controller and that is elsewhere.
+    forwarded: Option<Bytes>,
 }
 
 /// What a decoded request may take in memory beside its text and records. A hundred thousand partitions fit; no client
@@ -210,6 +233,7 @@ impl Call {
             correlation_id: i32::from_be_bytes(correlation),
             api,
             body: Decoder::new(Bytes::new()),
+            forwarded: None,
         };
         if !(APIS[api].served_from..=APIS[api].advertised.1).contains(&version) {
             // What follows the fixed part cannot be read; a newer ApiVersions is answered all the same.
@@ -218,6 +242,8 @@ impl Call {
                 _ => refused(format!("it asked for {key} {version}, which is not served")),
             };
         }
+        let forwarded = FOR_CONTROLLER.contains(&key) && !shared.controller.is_here();
+        let forwarded = forwarded.then(|| frame.payload.clone());
         let mut decoder = Decoder::new(frame.payload);
         match RequestHeader::decode(&mut decoder) {
             Ok(header) => {
@@ -225,7 +251,7 @@ impl Call {
                 let joins = key == ApiKey::JOIN_GROUP || key == ApiKey::CONSUMER_GROUP_HEARTBEAT;
                 let wanted = joins || call.snapshot.image.client_quota_count() > 0;
                 let client_id = header.client_id.filter(|_| wanted);
-                Ok(Call { body: decoder, client_id: client_id.as_ref().map(Str::detached), ..call })
+                Ok(Call { body: decoder, client_id: client_id.as_ref().map(Str::detached), forwarded, ..call })
             }
             Err(error) => refused(format!("the header of its {key} {version} request is bad: {error}")),
         }
@@ -365,9 +391,65 @@ impl Call {
     }
 }
 
+/// Has the controller carry a request out. If there is none, or it does not answer, this broker says so.
+async fn forward_to_controller(mut call: Call, frame: Bytes) -> Step {
+    call.shared.answer_memory.room().await;
+    match forward(&call.shared.controller, call.peer, frame).await {
+        Some(response) => {
+            // It holds the request no longer.
+            call.body = Decoder::new(Bytes::new());
+            let chunk = Chunk::Here(response);
+            let mut share = call.shared.answer_memory.share();
+            share.grow(held_bytes(&chunk));
+            Step::Reply(Reply::Ready(vec![chunk], Some(share)))
+        }
+        None => handle(call),
+    }
+}
+
+/// Carries out a request that another broker passed on, on the controller, and gives the response with its length.
+///
+/// # Errors
+/// A sentence for that broker.
+pub(crate) async fn carry_out(shared: &Arc<Shared>, client: SocketAddr, frame: Bytes) -> Result<Bytes, String> {
+    let pinned_bytes = frame.len();
+    let frame = Frame { payload: frame, pinned_bytes, is_large: false };
+    let said = |reason| match reason {
+        CloseReason::Refused(why) => why,
+        _ => "the request was given up".to_owned(),
+    };
+    let mut call = Call::read(shared, &shared.metadata.view(), client, frame, None).map_err(said)?;
+    if !FOR_CONTROLLER.contains(&APIS[call.api].key) {
+        return Err(format!("{} is not for the controller", APIS[call.api].key));
+    }
+    // It is not passed on again.
+    call.forwarded = None;
+    let mut step = begin(call);
+    let mut reply = loop {
+        match step {
+            Step::Stage(stage) => step = stage.await,
+            Step::Reply(reply) | Step::Throttled(reply, _) => break reply,
+            Step::Close(reason) => return Err(said(reason)),
+        }
+    };
+    loop {
+        match reply {
+            Reply::Later(later) => reply = later.await,
+            Reply::Close(why) => return Err(why),
+            Reply::Nothing => return Err("the request has no answer".to_owned()),
+            Reply::Ready(chunks, _share) => {
+                return Ok(chunks.iter().filter_map(Chunk::here).flatten().copied().collect());
+            }
+        }
+    }
+}
+
 /// Hands a request to its handler; all but produce, which has a budget of its own, wait while the memory for answers is
 /// used up.
-pub(crate) fn begin(call: Call) -> Step {
+pub(crate) fn begin(mut call: Call) -> Step {
+    if let Some(frame) = call.forwarded.take() {
+        return Step::Stage(Box::pin(forward_to_controller(call, frame)));
+    }
     if APIS[call.api].key == ApiKey::PRODUCE || !call.shared.answer_memory.is_short() {
         return handle(call);
     }
@@ -420,12 +502,18 @@ mod tests {
             (35, (1, 4)),
             (37, (0, 3)),
             (42, (0, 2)),
+            (43, (0, 2)),
             (44, (0, 1)),
+            (45, (0, 1)),
+            (46, (0, 0)),
             (47, (0, 0)),
             (48, (0, 1)),
             (49, (0, 1)),
+            (55, (0, 2)),
+            (57, (0, 2)),
             (60, (0, 2)),
             (61, (0, 0)),
+            (64, (0, 0)),
             (68, (0, 1)),
             (69, (0, 1)),
             (74, (0, 1)),

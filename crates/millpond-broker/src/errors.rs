@@ -1,6 +1,9 @@
 //! Which Kafka error code an error of the layers below is. Nothing else in Millpond chooses error codes.
 
-use millpond_cluster::{AlterConfigError, BatchFormatError, ProducerIdError, QuotaError, TopicError, TopicNameError};
+use millpond_cluster::{
+    AlterConfigError, BatchFormatError, BrokerError, FeatureError, ProducerIdError, QuotaError, ReassignError,
+    TopicError, TopicNameError,
+};
 use millpond_coordinator::GroupError;
 use millpond_raft::{ProposeError, RaftError};
 use millpond_record::{BatchError, InvalidBatch, InvalidKind, Offset, RecordsError};
@@ -46,6 +49,11 @@ pub(crate) const TRANSACTIONS_NOT_SERVED: ErrorCode = ErrorCode::UNSUPPORTED_VER
 pub(crate) enum ControllerError {
     #[error("the broker stops")]
     Stopped,
+    #[error("the cluster has no controller now, or it is another broker")]
+    Elsewhere,
+    /// What another broker says that is the controller.
+    #[error("{0}")]
+    Said(String),
     #[error(transparent)]
     Group(#[from] RaftError),
     #[error(transparent)]
@@ -56,13 +64,21 @@ pub(crate) enum ControllerError {
     DiskFull(#[from] DiskFull),
 }
 
+impl ControllerError {
+    /// This broker is not the controller; nothing was done here.
+    pub(crate) fn is_elsewhere(&self) -> bool {
+        matches!(self, ControllerError::Elsewhere | ControllerError::Group(RaftError::NotLeader(_)))
+    }
+}
+
 pub(crate) fn controller(error: &ControllerError) -> Fault {
     let code = match error {
-        ControllerError::Stopped => ErrorCode::NOT_CONTROLLER,
+        ControllerError::Stopped | ControllerError::Elsewhere => ErrorCode::NOT_CONTROLLER,
+        ControllerError::Group(RaftError::NotLeader(_)) => ErrorCode::NOT_CONTROLLER,
         ControllerError::Group(error) => return raft(error),
         ControllerError::DiskFull(error) => return disk_full(error),
         ControllerError::Batch(_) => ErrorCode::POLICY_VIOLATION,
-        ControllerError::ProducerIds(_) => ErrorCode::UNKNOWN_SERVER_ERROR,
+        ControllerError::ProducerIds(_) | ControllerError::Said(_) => ErrorCode::UNKNOWN_SERVER_ERROR,
     };
     Fault::new(code, error.to_string())
 }
@@ -179,6 +195,52 @@ pub(crate) fn commit(error: &GroupError, version: i16) -> Fault {
         error => return group(error),
     };
     Fault::new(code, error.to_string())
+}
+
+/// Replicas that do not move.
+pub(crate) fn reassign(error: &ReassignError) -> Fault {
+    let code = match error {
+        ReassignError::UnknownPartition { .. } => ErrorCode::UNKNOWN_TOPIC_OR_PARTITION,
+        ReassignError::NotMoving { .. } => ErrorCode::NO_REASSIGNMENT_IN_PROGRESS,
+        ReassignError::Empty
+        | ReassignError::Repeats(_)
+        | ReassignError::UnknownBroker(_)
+        | ReassignError::Draining(_) => ErrorCode::INVALID_REPLICA_ASSIGNMENT,
+        ReassignError::TooMany(_) | ReassignError::OtherFactor { .. } => ErrorCode::INVALID_REPLICATION_FACTOR,
+        ReassignError::NamedTwice { .. } => ErrorCode::INVALID_REQUEST,
+    };
+    Fault::new(code, error.to_string())
+}
+
+/// A broker that is not registered, decommissioned or unregistered.
+pub(crate) fn broker(error: &BrokerError) -> Fault {
+    let code = match error {
+        BrokerError::NotRegistered(_) => ErrorCode::BROKER_ID_NOT_REGISTERED,
+        _ => ErrorCode::INVALID_REQUEST,
+    };
+    Fault::new(code, error.to_string())
+}
+
+/// A feature that keeps its level.
+pub(crate) fn feature(error: &FeatureError) -> Fault {
+    Fault::new(ErrorCode::INVALID_UPDATE_VERSION, error.to_string())
+}
+
+/// The partition is led as it should be.
+pub(crate) fn election_not_needed() -> Fault {
+    Fault::new(ErrorCode::ELECTION_NOT_NEEDED, "the partition has the leader that it should have".to_owned())
+}
+
+/// The preferred broker cannot lead now.
+pub(crate) fn preferred_not_available(why: impl Into<String>) -> Fault {
+    Fault::new(ErrorCode::PREFERRED_LEADER_NOT_AVAILABLE, why.into())
+}
+
+/// A leader that may lack what was acknowledged.
+pub(crate) fn no_unclean_election() -> Fault {
+    let message = "a majority of the partition's replicas is not there, and nobody is elected without one: what was \
+                   acknowledged could be lost";
+    Fault::new(ErrorCode::ELIGIBLE_LEADERS_NOT_AVAILABLE, message.to_owned())
 }
 
 /// A request, or a part of it, that asks for what cannot be.

@@ -6,17 +6,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use millpond_cluster::{Broker, Image, Replica};
+use millpond_cluster::{Broker, Image};
 use millpond_raft::{GroupMember, Groups, Leader, Peers};
 use millpond_record::{BrokerId, LeaderEpoch, PartitionIndex, TopicId};
 use tokio::sync::watch;
 
 use crate::metadata::{ServedTopic, Snapshot};
-
-/// All replicas of a partition: those that it is to have, in the order of preference, then those on their way out.
-pub(crate) fn all_replicas(partition: &millpond_cluster::Partition) -> impl Iterator<Item = &Replica> {
-    partition.replicas.iter()
-}
 
 /// What this broker knows of leaders and of who is alive.
 #[derive(Clone)]
@@ -136,7 +131,10 @@ fn standing(
     epoch: LeaderEpoch,
     serves: impl Fn(BrokerId) -> bool,
 ) -> Standing {
-    let brokers: Vec<BrokerId> = all_replicas(partition).map(|replica| replica.broker).collect();
+    let mut seen = BTreeSet::new();
+    // A broker whose replica was lost has two for a while, under two ids.
+    let brokers = partition.all_replicas().map(|replica| replica.broker).filter(|broker| seen.insert(*broker));
+    let brokers: Vec<BrokerId> = brokers.collect();
     let (live, offline): (Vec<BrokerId>, Vec<BrokerId>) = brokers.iter().partition(|broker| serves(**broker));
     let numbers = |brokers: Vec<BrokerId>| brokers.into_iter().map(|broker| broker.0).collect();
     Standing {
@@ -171,7 +169,7 @@ impl Look<'_> {
                     continue;
                 };
                 figures.led_here += 1;
-                let missing = all_replicas(partition).any(|replica| !self.is_alive(replica.broker));
+                let missing = partition.all_replicas().any(|replica| !self.is_alive(replica.broker));
                 figures.under_replicated += u64::from(missing);
                 if here.is_replicated() {
                     figures.count_behind(self.broker, &here.progress());
@@ -227,7 +225,7 @@ pub(crate) fn live_brokers<'a>(image: &'a Image, look: &Look<'_>) -> impl Iterat
 
 #[cfg(test)]
 mod tests {
-    use millpond_cluster::DirectoryId;
+    use millpond_cluster::{DirectoryId, Replica};
     use millpond_record::{GroupId, RaftIndex, ReplicaId};
 
     use super::*;
@@ -243,6 +241,8 @@ mod tests {
             index: PartitionIndex(0),
             group: GroupId(7),
             replicas: replicas.collect(),
+            adding: Vec::new(),
+            removing: Vec::new(),
             assignment_version: 1,
         }
     }

@@ -9,6 +9,7 @@
 mod accept;
 mod api;
 mod broker;
+mod cluster;
 mod config;
 mod config_resources;
 mod connection;
@@ -34,5 +35,7 @@ mod settings;
 mod throttle;
 
 pub use broker::{Broker, FatalError, ShutdownError, StartError};
-pub use config::{BrokerConfig, ConfigError, HostPort};
+pub use cluster::joining::NotAMember;
+pub use config::{BrokerConfig, ConfigError, PeerConfig};
+pub use millpond_runtime::HostPort;
 pub use settings::{Kind, SETTINGS, Setting, find};

@@ -18,11 +18,10 @@ use millpond_raft::{Applier, ApplyError, Groups, Partition, RaftError};
 use millpond_record::{BrokerId, GroupId, PartitionIndex, RaftIndex, ReplicaId, StampedBatch, TopicId};
 use millpond_runtime::Runtime;
 use millpond_storage::{FlushMode, GroupSpec, LogOptions, StorageError};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tracing::{error, info};
 
 use crate::coordinator::Coordinators;
-use crate::leadership::all_replicas;
 use crate::metadata::{Metadata, ServedTopic, Snapshot};
 
 /// Groups that are created or deleted at once; their journal records share rounds. Each takes a blocking thread, of
@@ -36,6 +35,7 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 pub(crate) struct Applied {
     state: Mutex<AppliedState>,
     changed: Notify,
+    index: watch::Sender<Option<RaftIndex>>,
 }
 
 #[derive(Default)]
@@ -65,6 +65,23 @@ impl Applied {
         self.lock().image.clone()
     }
 
+    /// How far the log of group 0 is applied.
+    pub(crate) fn index(&self) -> Option<RaftIndex> {
+        *self.index.borrow()
+    }
+
+    /// Follows how far it is.
+    pub(crate) fn follow(&self) -> watch::Receiver<Option<RaftIndex>> {
+        self.index.subscribe()
+    }
+
+    /// Waits until it is applied up to an index.
+    pub(crate) async fn reached(&self, index: Option<RaftIndex>) {
+        let mut follow = self.index.subscribe();
+        // The sender is in self.
+        let _ = follow.wait_for(|applied| *applied >= index).await;
+    }
+
     fn take_change(&self) -> Change {
         let mut state = self.lock();
         let Touched { mut topics, all } = std::mem::take(&mut state.touched);
@@ -92,6 +109,7 @@ impl Applier for Applied {
         state.index = Some(index);
         drop(state);
         self.changed.notify_one();
+        self.index.send_replace(Some(index));
         Ok(())
     }
 }
@@ -258,7 +276,12 @@ impl Reconciler {
     }
 
     fn replica_here(&self, partition: &millpond_cluster::Partition) -> Option<ReplicaId> {
-        all_replicas(partition).find(|replica| replica.broker == self.broker).map(|replica| replica.id)
+        // What was in another data directory is lost, and is not made up for by an empty log under its id.
+        let mine = self.snapshot.image.broker(self.broker).map(|broker| broker.directory);
+        let here = |replica: &&millpond_cluster::Replica| {
+            replica.broker == self.broker && mine.is_none_or(|mine| mine == replica.directory)
+        };
+        partition.all_replicas().find(here).map(|replica| replica.id)
     }
 
     /// Deletes groups, and gives those that are still there.

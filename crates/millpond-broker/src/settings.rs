@@ -27,6 +27,12 @@ pub enum Kind {
     Address,
     /// A folder.
     Folder,
+    /// Any text on one line, at most 255 bytes.
+    Text,
+    /// `HOST:PORT,HOST:PORT,…`, or empty.
+    Addresses,
+    /// `ID@HOST:PORT,ID@HOST:PORT,…`, or empty.
+    Peers,
 }
 
 impl fmt::Display for Kind {
@@ -40,6 +46,9 @@ impl fmt::Display for Kind {
             Kind::Listener => write!(f, "HOST:PORT with an IP address or localhost as host"),
             Kind::Address => write!(f, "HOST:PORT"),
             Kind::Folder => write!(f, "a folder"),
+            Kind::Text => write!(f, "a text of at most 255 bytes"),
+            Kind::Addresses => write!(f, "HOST:PORT, several with commas between them"),
+            Kind::Peers => write!(f, "ID@HOST:PORT, several with commas between them, each ID once"),
         }
     }
 }
@@ -100,6 +109,27 @@ pub const SETTINGS: &[Setting] = &[
         "Where /live, /ready and /metrics are served. Port 0 takes a free one.",
     ),
     setting(
+        "millpond.peer.listener",
+        "",
+        Kind::Address,
+        "Where other brokers of the cluster connect, and what they are told; empty for a broker without others. With \
+         a host name it is listened on all addresses of this machine.",
+    ),
+    setting(
+        "millpond.peers",
+        "",
+        Kind::Peers,
+        "The brokers that found a cluster together, this one among them; the same list on each. Once the cluster is \
+         there it says where to look for it.",
+    ),
+    setting("millpond.join", "", Kind::Addresses, "Peer addresses of brokers of a cluster that is there, to join it."),
+    setting(
+        "broker.rack",
+        "",
+        Kind::Text,
+        "Where this broker stands; the replicas of a partition are spread over racks.",
+    ),
+    setting(
         "auto.create.topics.enable",
         "true",
         Kind::Switch,
@@ -108,9 +138,9 @@ pub const SETTINGS: &[Setting] = &[
     setting("num.partitions", "1", whole(1, 10_000, "partitions"), "Partitions of a topic that names no number."),
     setting(
         "default.replication.factor",
-        "1",
-        whole(1, 5, "replicas"),
-        "Replicas of a topic that names no number; at most as many as there are brokers.",
+        "0",
+        whole(0, 5, "replicas"),
+        "Replicas of a topic that names no number; 0 is 3 where three or more brokers are registered, else 1.",
     ),
     topic_default(
         "millpond.flush",
@@ -262,12 +292,6 @@ pub const SETTINGS: &[Setting] = &[
          partitions in every fetch.",
     ),
     setting(
-        "millpond.connection.max.pending",
-        "256",
-        whole(1, 65_536, "requests"),
-        "Requests of one connection that may wait for their answer; reading stops until one is answered.",
-    ),
-    setting(
         "millpond.tail.cache.bytes",
         "67108864",
         whole(MIB, 1 << 40, "bytes"),
@@ -299,19 +323,6 @@ pub const SETTINGS: &[Setting] = &[
         "Size of one journal file. All journal files together bound the time to recover after a kill.",
     ),
     setting("millpond.journal.files", "8", whole(3, 64, "files"), "Journal files kept and reused."),
-    setting(
-        "millpond.relaxed.sync.bytes",
-        "67108864",
-        whole(MIB, GIB, "bytes"),
-        "Topics with millpond.flush=relaxed are synced in the background whenever they have written this much.",
-    ),
-    setting(
-        "millpond.segment.sync.bytes",
-        "524288",
-        whole(1, GIB, "bytes"),
-        "Where a sync covers this much of one partition, its segment is synced and the journal spared a second copy; \
-         on a disk whose sync takes more than half a millisecond it is more, in proportion.",
-    ),
     setting(
         "millpond.catch.up.bytes.per.second",
         "0",

@@ -146,7 +146,8 @@ pub fn decommission(
     for topic in image.topics() {
         for partition in topic.partitions.iter().filter(|partition| has_replica(partition, id)) {
             // A dead broker keeps the replicas that it has.
-            let keeping = partition.replicas.iter().filter(|replica| replica.broker != id).map(|replica| replica.broker);
+            let keeping =
+                partition.replicas.iter().filter(|replica| replica.broker != id).map(|replica| replica.broker);
             let keeping: Vec<BrokerId> = keeping.collect();
             if left.next(&keeping, 0).is_none() {
                 return Err(BrokerError::TooFewLeft {

@@ -19,9 +19,13 @@ pub struct FeatureUpdate {
 /// Why a feature keeps its level. INVALID_UPDATE_VERSION
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum FeatureError {
-    #[error("there is no feature {0:?} here: the only one is {FEATURE_NAME}")]
+    #[error("there is no feature {0:?} here")]
     Unknown(String),
-    #[error("{FEATURE_NAME} cannot have level {level}: it is {current}, this version knows levels up to {FEATURE_LEVEL}")]
+    #[error("{feature} has level {only}, and no other is known to this version")]
+    Fixed { feature: String, only: i16 },
+    #[error(
+        "{FEATURE_NAME} cannot have level {level}: it is {current}, this version knows levels up to {FEATURE_LEVEL}"
+    )]
     Unsupported { level: i16, current: u32 },
     #[error("{FEATURE_NAME} cannot go back from level {current} to {level}: what is written needs level {current}")]
     Lower { level: i16, current: u32 },
@@ -38,15 +42,21 @@ pub struct UpdateFeatures {
     pub records: Vec<MetadataRecord>,
 }
 
-/// Decides on new levels of features.
-pub fn update_features(image: &Image, updates: &[FeatureUpdate]) -> UpdateFeatures {
+/// Decides on new levels of features. `fixed`: those that are at the only level that they have, by name.
+pub fn update_features(image: &Image, fixed: &[(&str, i16)], updates: &[FeatureUpdate]) -> UpdateFeatures {
     let current = image.feature_level().unwrap_or(FEATURE_LEVEL);
     let mut level = current;
     let results: Vec<_> = updates
         .iter()
         .map(|update| {
             if update.feature != FEATURE_NAME {
-                return Err(FeatureError::Unknown(update.feature.clone()));
+                let name = &update.feature;
+                let only = fixed.iter().find(|(fixed, _)| fixed == name).map(|(_, level)| *level);
+                return match only {
+                    None => Err(FeatureError::Unknown(name.clone())),
+                    Some(only) if only == update.level && !update.downgrade => Ok(()),
+                    Some(only) => Err(FeatureError::Fixed { feature: name.clone(), only }),
+                };
             }
             let wanted = u32::try_from(update.level).unwrap_or(0);
             match wanted.cmp(&current) {

@@ -398,15 +398,7 @@ fn decode_body(kind: u32, id: &[u8], body: Bytes) -> Result<MetadataRecord, Reco
             let assignment_version = body.assignment_version;
             let group = GroupId(body.group);
             let adding = body.adding.into_iter().map(ReplicaId).collect();
-            MetadataRecord::Partition(Partition {
-                topic,
-                index,
-                group,
-                replicas,
-                adding,
-                removing,
-                assignment_version,
-            })
+            MetadataRecord::Partition(Partition { topic, index, group, replicas, adding, removing, assignment_version })
         }
         KIND_NEXT_GROUP => MetadataRecord::NextGroup(GroupId(counter(body)?)),
         KIND_NEXT_REPLICA => MetadataRecord::NextReplica(ReplicaId(counter(body)?)),
@@ -457,11 +449,7 @@ fn partition_body(partition: &Partition) -> Vec<u8> {
 }
 
 fn replica_body(replica: &Replica) -> ReplicaBody {
-    ReplicaBody {
-        id: replica.id.0,
-        broker: replica.broker.0,
-        directory: Bytes::copy_from_slice(&replica.directory.0),
-    }
+    ReplicaBody { id: replica.id.0, broker: replica.broker.0, directory: Bytes::copy_from_slice(&replica.directory.0) }
 }
 
 /// `None` where the directory id is none.

@@ -286,7 +286,11 @@ impl Creation<'_> {
 
     fn default_replication_factor(&self) -> u16 {
         self.limits.default_replication_factor.unwrap_or_else(|| {
-            if self.image.broker_count() >= usize::from(USUAL_REPLICATION_FACTOR) { USUAL_REPLICATION_FACTOR } else { 1 }
+            if self.image.broker_count() >= usize::from(USUAL_REPLICATION_FACTOR) {
+                USUAL_REPLICATION_FACTOR
+            } else {
+                1
+            }
         })
     }
 

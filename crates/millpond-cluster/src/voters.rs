@@ -10,11 +10,7 @@ use crate::image::Image;
 ///
 /// Who votes stays a voter, dead or alive, until it is decommissioned, unregistered, or comes back with another data
 /// directory (then its broker is not in `voters`). A new voter is alive, and is one with a low id.
-pub fn metadata_voters(
-    image: &Image,
-    voters: &BTreeSet<BrokerId>,
-    alive: &BTreeSet<BrokerId>,
-) -> BTreeSet<BrokerId> {
+pub fn metadata_voters(image: &Image, voters: &BTreeSet<BrokerId>, alive: &BTreeSet<BrokerId>) -> BTreeSet<BrokerId> {
     let eligible: Vec<BrokerId> = image.brokers().filter(|broker| !broker.draining).map(|broker| broker.id).collect();
     let staying = || eligible.iter().copied().filter(|broker| voters.contains(broker));
     let new = eligible.iter().copied().filter(|broker| !voters.contains(broker) && alive.contains(broker));

@@ -1,10 +1,10 @@
 //! Adding partitions, changing settings and setting quotas answer as Kafka does.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use millpond_cluster::{
-    AlterConfigError, Broker, ClientQuota, ConfigAlteration, ConfigError, ConfigOperation, ConfigResource, DirectoryId,
-    Image, MetadataRecord, MorePartitions, NewTopic, QuotaAlteration, QuotaError, QuotaFilter, TopicDefaults,
+    AlterConfigError, ClientQuota, ConfigAlteration, ConfigError, ConfigOperation, ConfigResource, DirectoryId, Image,
+    MetadataRecord, MorePartitions, NewTopic, QuotaAlteration, QuotaError, QuotaFilter, Registration, TopicDefaults,
     TopicError, TopicLimits, alter_client_quotas, alter_configs, create_partitions, create_topics, decode_batch,
     describe_client_quotas, encode_batch, quota_for, register_broker,
 };
@@ -21,13 +21,20 @@ fn cluster() -> Image {
     let mut image = Image::default();
     for id in 1..=2 {
         let directory = DirectoryId([id as u8; 16]);
-        let broker = Broker { id: BrokerId(id), host: "mill".to_owned(), port: 9092, directory, rack: None };
-        image = applied(&image, &register_broker(&image, &broker).expect("a new broker"));
+        let (host, peer) = ("mill".to_owned(), format!("mill:{id}"));
+        let broker = Registration { id: BrokerId(id), host, port: 9092, peer, directory, rack: None };
+        image = applied(&image, &register_broker(&image, &broker, false).expect("a new broker").records);
     }
     let topic = NewTopic { name: "logs".to_owned(), partitions: 2, replication_factor: 1, ..NewTopic::default() };
     let mut random = || [7; 16];
-    let decision = create_topics(&image, &[topic], &TopicLimits::default(), &TopicDefaults::default(), &mut random);
+    let decision =
+        create_topics(&image, &[topic], &both(), &TopicLimits::default(), &TopicDefaults::default(), &mut random);
     applied(&image, &decision.records)
+}
+
+/// Both brokers are alive.
+fn both() -> BTreeSet<BrokerId> {
+    [1, 2].map(BrokerId).into()
 }
 
 fn more(count: i32, assignments: Option<&[&[i32]]>) -> MorePartitions {
@@ -40,7 +47,7 @@ fn more(count: i32, assignments: Option<&[&[i32]]>) -> MorePartitions {
 fn new_partitions_have_groups_and_replicas_of_their_own_and_the_old_ones_stay() {
     let before = cluster();
     let limits = TopicLimits::default();
-    let decision = create_partitions(&before, &[more(5, None)], &limits);
+    let decision = create_partitions(&before, &[more(5, None)], &both(), &limits);
     let grown = decision.results[0].as_ref().expect("it grows");
     assert_eq!(grown.partitions, 5);
     let after = applied(&before, &decision.records);
@@ -54,7 +61,7 @@ fn new_partitions_have_groups_and_replicas_of_their_own_and_the_old_ones_stay() 
     assert_eq!((groups.len(), replicas.len()), (5, 5));
     assert!(after.next_group() > groups[4] && after.next_replica() > replicas[4]);
 
-    let placed = create_partitions(&after, &[more(7, Some(&[&[2], &[1]]))], &limits);
+    let placed = create_partitions(&after, &[more(7, Some(&[&[2], &[1]]))], &both(), &limits);
     let placed = applied(&after, &placed.records);
     let brokers: Vec<i32> =
         placed.topic("logs").expect("there").partitions[5..].iter().map(|at| at.replicas[0].broker.0).collect();
@@ -66,7 +73,7 @@ fn partitions_that_cannot_be_added_are_refused_for_kafkas_reasons_and_nothing_ch
     let image = cluster();
     let limits = TopicLimits { max_partitions_per_request: 100, max_partitions: 50, ..TopicLimits::default() };
     let refused = |wanted: MorePartitions| {
-        let decision = create_partitions(&image, &[wanted], &limits);
+        let decision = create_partitions(&image, &[wanted], &both(), &limits);
         assert_eq!(decision.records, []);
         decision.results.into_iter().next().expect("a result").expect_err("refused")
     };
@@ -88,7 +95,7 @@ fn partitions_that_cannot_be_added_are_refused_for_kafkas_reasons_and_nothing_ch
     ] {
         assert_eq!(refused(more(count, Some(assignments))), error);
     }
-    let twice = create_partitions(&image, &[more(3, None), more(4, None)], &limits);
+    let twice = create_partitions(&image, &[more(3, None), more(4, None)], &both(), &limits);
     assert!(twice.results.iter().all(|result| matches!(result, Err(TopicError::NamedTwice(_)))));
     assert_eq!(twice.records, []);
 }
@@ -372,7 +379,7 @@ fn a_topic_of_the_brokers_own_stays_durable() {
     let topic = NewTopic { name: name.clone(), partitions: 1, replication_factor: 1, ..NewTopic::default() };
     let mut random = || [8; 16];
     let defaults = TopicDefaults::default();
-    let decision = create_topics(&cluster(), &[topic], &TopicLimits::default(), &defaults, &mut random);
+    let decision = create_topics(&cluster(), &[topic], &both(), &TopicLimits::default(), &defaults, &mut random);
     let image = applied(&cluster(), &decision.records);
     let alter = |alteration| {
         let wanted = [(ConfigResource::Topic(name.clone()), alteration)];

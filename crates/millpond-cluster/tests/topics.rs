@@ -1,20 +1,34 @@
 //! Creating and deleting topics answers as Kafka does.
 
+use std::collections::BTreeSet;
+
 use millpond_cluster::{
-    Broker, ConfigError, ConfigSource, CreateTopics, DirectoryId, EffectiveConfig, FIRST_METADATA_REPLICA, Image,
-    MetadataRecord, NewTopic, PRODUCER_ID_BLOCK, TopicDefaults, TopicError, TopicLimits, TopicReference,
+    ConfigError, ConfigSource, CreateTopics, DirectoryId, EffectiveConfig, FIRST_METADATA_REPLICA, Image,
+    MetadataRecord, NewTopic, PRODUCER_ID_BLOCK, Registration, TopicDefaults, TopicError, TopicLimits, TopicReference,
     allocate_producer_ids, create_topics, decode_batch, delete_topics, encode_batch, register_broker,
 };
 use millpond_record::{BrokerId, GroupId, PartitionIndex, ProducerId, ReplicaId, Timestamp, TopicId};
 
-fn broker(id: i32) -> Broker {
-    Broker { id: BrokerId(id), host: "mill".to_owned(), port: 9092, directory: DirectoryId([id as u8; 16]), rack: None }
+fn broker(id: i32) -> Registration {
+    Registration {
+        id: BrokerId(id),
+        host: "mill".to_owned(),
+        port: 9092,
+        peer: format!("mill-{id}:9093"),
+        directory: DirectoryId([id as u8; 16]),
+        rack: None,
+    }
+}
+
+/// All registered brokers are alive.
+fn all(image: &Image) -> BTreeSet<BrokerId> {
+    image.brokers().map(|broker| broker.id).collect()
 }
 
 fn cluster(brokers: i32) -> Image {
     (1..=brokers).fold(Image::default(), |image, id| {
-        let records = register_broker(&image, &broker(id)).expect("a new broker");
-        image.apply(&records).expect("a decision's own records")
+        let registered = register_broker(&image, &broker(id), false).expect("a new broker");
+        image.apply(&registered.records).expect("a decision's own records")
     })
 }
 
@@ -24,7 +38,7 @@ fn create(image: &Image, wanted: &[NewTopic]) -> CreateTopics {
         next += 1;
         (next << 64).to_be_bytes()
     };
-    create_topics(image, wanted, &TopicLimits::default(), &TopicDefaults::default(), &mut random)
+    create_topics(image, wanted, &all(image), &TopicLimits::default(), &TopicDefaults::default(), &mut random)
 }
 
 fn with(image: &Image, wanted: &[NewTopic]) -> Image {
@@ -73,7 +87,8 @@ fn a_created_topic_has_its_partitions_groups_and_replicas() {
         .map(|replica| replica.id.0)
         .collect();
     replicas.sort_unstable();
-    let first = FIRST_METADATA_REPLICA.0 + 1;
+    // Each of the three brokers has a replica of group 0.
+    let first = FIRST_METADATA_REPLICA.0 + 3;
     assert_eq!(replicas, (first..first + 7).collect::<Vec<_>>(), "replica ids are never used twice");
     assert_eq!(after.next_replica(), ReplicaId(first + 7));
     for replica in a.partitions.iter().flat_map(|partition| &partition.replicas) {
@@ -87,7 +102,7 @@ fn topic_ids_are_version_4_uuids_that_no_tool_takes_for_an_option() {
     let mut same = || [0xfb; 16];
     let limits = TopicLimits::default();
     let wanted = [topic("a", 1, 1), topic("b", 1, 1)];
-    let decision = create_topics(&image, &wanted, &limits, &TopicDefaults::default(), &mut same);
+    let decision = create_topics(&image, &wanted, &all(&image), &limits, &TopicDefaults::default(), &mut same);
     let ids: Vec<TopicId> = decision.results.iter().map(|result| result.as_ref().expect("created").id).collect();
     assert_ne!(ids[0], ids[1], "even if the source of randomness always says the same");
     for id in ids {
@@ -98,10 +113,11 @@ fn topic_ids_are_version_4_uuids_that_no_tool_takes_for_an_option() {
 
 #[test]
 fn minus_one_takes_the_defaults_of_the_broker() {
-    let limits = TopicLimits { default_partitions: 6, default_replication_factor: 2, ..TopicLimits::default() };
+    let limits = TopicLimits { default_partitions: 6, default_replication_factor: Some(2), ..TopicLimits::default() };
     let mut random = || [7; 16];
     let wanted = [topic("a", -1, -1)];
-    let decision = create_topics(&cluster(2), &wanted, &limits, &TopicDefaults::default(), &mut random);
+    let decision =
+        create_topics(&cluster(2), &wanted, &all(&cluster(2)), &limits, &TopicDefaults::default(), &mut random);
     let created = decision.results[0].as_ref().expect("created");
     assert_eq!((created.partitions.len(), created.replication_factor), (6, 2));
 }
@@ -198,13 +214,13 @@ fn the_limits_hold_over_the_whole_request_and_the_whole_cluster() {
         }
     };
     let wanted = [topic("a", 6, 1), topic("b", 6, 1), topic("c", 4, 1)];
-    let decision = create_topics(&image, &wanted, &limits, &TopicDefaults::default(), &mut random);
+    let decision = create_topics(&image, &wanted, &all(&image), &limits, &TopicDefaults::default(), &mut random);
     assert!(decision.results[0].is_ok() && decision.results[2].is_ok());
     let too_many = TopicError::TooManyPartitions { wanted: 12, limit: 10 };
     assert_eq!(decision.results[1].as_ref().err(), Some(&too_many));
     image = image.apply(&decision.records).expect("applies");
     assert_eq!(image.partition_count(), 10);
-    let decision = create_topics(&image, &wanted[1..2], &limits, &TopicDefaults::default(), &mut random);
+    let decision = create_topics(&image, &wanted[1..2], &all(&image), &limits, &TopicDefaults::default(), &mut random);
     assert_eq!(decision.results[0].as_ref().err(), Some(&TopicError::ClusterFull { wanted: 6, limit: 15 }));
 }
 
@@ -216,7 +232,8 @@ fn the_answer_gives_every_setting_with_its_source() {
     let configs = vec![config("retention.ms", "12345"), config("min.compaction.lag.ms", "1")];
     let wanted = [NewTopic { configs, ..topic("a", 1, 1) }];
     let mut random = || [7; 16];
-    let decision = create_topics(&cluster(1), &wanted, &TopicLimits::default(), &defaults, &mut random);
+    let decision =
+        create_topics(&cluster(1), &wanted, &all(&cluster(1)), &TopicLimits::default(), &defaults, &mut random);
     let created = decision.results[0].as_ref().expect("created");
     let of = |name: &str| {
         let found = created.configs.iter().find(|effective| effective.config.name == name).expect("every setting");
@@ -237,7 +254,8 @@ fn a_topic_of_the_brokers_own_is_durable_whoever_makes_it_and_whatever_the_defau
             let configs = own.map(|value| ("millpond.flush".to_owned(), Some(value.to_owned())));
             let wanted = [NewTopic { configs: configs.into_iter().collect(), ..topic(name, 1, 1) }];
             let mut random = || [7; 16];
-            let decision = create_topics(&cluster(1), &wanted, &TopicLimits::default(), &defaults, &mut random);
+            let decision =
+                create_topics(&cluster(1), &wanted, &all(&cluster(1)), &TopicLimits::default(), &defaults, &mut random);
             let flush = decision.results.into_iter().next().expect("one result").map(|created| {
                 let of = |effective: &&EffectiveConfig| effective.config.name == "millpond.flush";
                 created.configs.iter().find(of).expect("every setting").value.clone()
@@ -307,23 +325,9 @@ fn producer_ids_come_in_blocks_that_never_overlap() {
 }
 
 #[test]
-fn a_broker_registers_once_and_again_only_when_something_changed() {
-    let image = cluster(1);
-    assert_eq!(register_broker(&image, &broker(1)), Ok(vec![]));
-    let moved = Broker { port: 9093, ..broker(1) };
-    assert_eq!(register_broker(&image, &moved), Ok(vec![MetadataRecord::Broker(moved.clone())]));
-    assert!(register_broker(&image, &Broker { host: String::new(), ..broker(1) }).is_err());
-    assert!(register_broker(&image, &broker(-1)).is_err());
-    let emptied = Broker { directory: DirectoryId([99; 16]), ..broker(1) };
-    assert!(register_broker(&image, &emptied).is_ok(), "it had no replica");
-    let image = with(&image, &[topic("a", 1, 1)]);
-    assert!(register_broker(&image, &emptied).is_err(), "its replica is not in that directory");
-}
-
-#[test]
 fn the_first_record_of_a_cluster_is_the_feature_level() {
-    let records = register_broker(&Image::default(), &broker(1)).expect("a new broker");
-    assert_eq!(records[0], MetadataRecord::FeatureLevel(1));
+    let registered = register_broker(&Image::default(), &broker(1), false).expect("a new broker");
+    assert_eq!(registered.records[0], MetadataRecord::FeatureLevel(1));
     let (_, records) = allocate_producer_ids(&Image::default()).expect("there are many");
     assert_eq!(records[0], MetadataRecord::FeatureLevel(1));
 }

@@ -528,8 +528,7 @@ fn found(
     }
     let from = ReplayFrom { file_number: 1, sequence: 1 };
     Table::write(disk, root, from, [].iter()).map_err(|error| OpenError::io("write", &path, error))?;
-    Ok(MetaProperties {
-        clean_stop: true,
-        ..MetaProperties::new(runtime, options.cluster_id.as_deref(), options.node_id)
-    })
+    let new = MetaProperties::new(runtime, options.cluster_id.as_deref(), options.node_id);
+    let directory_id = options.directory_id.unwrap_or(new.directory_id);
+    Ok(MetaProperties { clean_stop: true, directory_id, ..new })
 }

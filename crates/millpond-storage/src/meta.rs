@@ -44,7 +44,8 @@ impl fmt::Display for DirectoryId {
 }
 
 impl DirectoryId {
-    fn random(runtime: &Runtime) -> DirectoryId {
+    /// A new one.
+    pub fn random(runtime: &Runtime) -> DirectoryId {
         loop {
             let mut bytes = [0; 16];
             runtime.fill_random(&mut bytes);
@@ -141,8 +142,11 @@ impl MetaProperties {
         })
     }
 
-    /// Reads the file of a data directory; `None` when there is none: the directory is new.
-    pub(crate) fn read(disk: &dyn Disk, root: &Path) -> Result<Option<MetaProperties>, OpenError> {
+    /// Reads the file of a data directory; `None` when there is none: the directory is new. Blocking.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is damaged.
+    pub fn read(disk: &dyn Disk, root: &Path) -> Result<Option<MetaProperties>, OpenError> {
         let path = root.join(META_FILE);
         let bytes = match disk.read(&path, MAX_META_BYTES) {
             Ok(bytes) => bytes,

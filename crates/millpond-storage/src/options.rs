@@ -5,6 +5,7 @@ use millpond_record::{BrokerId, Timestamp};
 use crate::OpenError;
 use crate::journal::file::FILE_HEADER_BYTES;
 use crate::journal::record::RECORD_HEADER_BYTES;
+use crate::meta::DirectoryId;
 
 /// The settings of a data directory.
 #[derive(Clone, Debug)]
@@ -13,6 +14,8 @@ pub struct StorageOptions {
     pub node_id: BrokerId,
     /// The cluster that a new directory belongs to; `None` makes up an id. A directory of another cluster is refused.
     pub cluster_id: Option<String>,
+    /// The identity that a new directory gets; `None` makes one up.
+    pub directory_id: Option<DirectoryId>,
     /// Bytes of one journal file. At least [`StorageOptions::MIN_JOURNAL_FILE_BYTES`]; a batch must fit into one file
     /// (see [`StorageOptions::max_batch_bytes`]).
     pub journal_file_bytes: u64,
@@ -70,6 +73,7 @@ impl Default for StorageOptions {
         StorageOptions {
             node_id: BrokerId(1),
             cluster_id: None,
+            directory_id: None,
             journal_file_bytes: 64 << 20,
             journal_files: 8,
             tail_cache_bytes: 128 << 20,

@@ -138,6 +138,18 @@ pub(crate) struct BrokerArguments {
     /// Address that clients are told to connect to [default: the one of --kafka]
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) advertise: Option<String>,
+    /// Address for the other brokers of the cluster [default: the one of this broker in --peers]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) peer: Option<String>,
+    /// The brokers that found a cluster together, this one among them; the same list on each
+    #[arg(long, value_name = "ID@HOST:PORT,...")]
+    pub(crate) peers: Option<String>,
+    /// Peer address of a broker of the cluster to join; several with commas between them
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) join: Option<String>,
+    /// Where this broker stands; the replicas of a partition are spread over racks
+    #[arg(long, value_name = "NAME")]
+    pub(crate) rack: Option<String>,
     /// Any setting, by its name in the configuration file; may be given many times
     #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
     pub(crate) set: Vec<(String, String)>,
@@ -176,6 +188,10 @@ impl BrokerArguments {
             ("listeners", &self.kafka),
             ("millpond.http.listener", &self.http),
             ("advertised.listeners", &self.advertise),
+            ("millpond.peer.listener", &self.peer),
+            ("millpond.peers", &self.peers),
+            ("millpond.join", &self.join),
+            ("broker.rack", &self.rack),
         ];
         let short = short.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value.clone()?)));
         self.set.iter().cloned().chain(short).collect()

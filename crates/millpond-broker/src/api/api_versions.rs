@@ -1,5 +1,6 @@
 //! ApiVersions (KIP-35, KIP-511): what this broker serves, and its feature levels.
 
+use millpond_cluster::{FEATURE_LEVEL, FEATURE_NAME};
 use millpond_wire::api_versions::{
     ApiVersion, ApiVersionsRequest, ApiVersionsResponse, FinalizedFeatureKey, SupportedFeatureKey,
 };
@@ -17,7 +18,7 @@ const FIRST_WITH_MINIMUM_ZERO: i16 = 4;
 
 /// The levels that are served, by name. Transactions are not: clients speak the protocol of KIP-890 where they read 2.
 /// Groups of the consumer protocol are.
-const FEATURES: [(&str, i16); 2] = [("group.version", 1), ("transaction.version", 0)];
+pub(super) const FEATURES: [(&str, i16); 2] = [("group.version", 1), ("transaction.version", 0)];
 
 fn handle(mut call: Call) -> Step {
     let request: ApiVersionsRequest = match call.decode() {
@@ -29,6 +30,9 @@ fn handle(mut call: Call) -> Step {
         let response = ApiVersionsResponse { error_code: ErrorCode::INVALID_REQUEST.0, ..Default::default() };
         return Step::Reply(call.answer(&response));
     }
+    let own = call.snapshot.image.feature_level().unwrap_or(FEATURE_LEVEL);
+    let own = (FEATURE_NAME, i16::try_from(own).unwrap_or(i16::MAX));
+    let levels: Vec<(&'static str, i16)> = FEATURES.iter().copied().chain([own]).collect();
     let mut supported_features = Vec::new();
     if call.version >= FIRST_WITH_MINIMUM_ZERO {
         let supported = |&(name, level): &(&'static str, i16)| SupportedFeatureKey {
@@ -36,14 +40,14 @@ fn handle(mut call: Call) -> Step {
             min_version: 0,
             max_version: level,
         };
-        supported_features.extend(FEATURES.iter().map(supported));
+        supported_features.extend(levels.iter().map(supported));
     }
     let response = ApiVersionsResponse {
         api_keys: APIS.iter().map(row).collect(),
         supported_features,
         // Grows with every change of the metadata, as the levels are part of it.
         finalized_features_epoch: call.snapshot.settled.map_or(0, |index| i64::try_from(index.0).unwrap_or(i64::MAX)),
-        finalized_features: FEATURES.iter().map(finalized).collect(),
+        finalized_features: levels.iter().map(finalized).collect(),
         ..Default::default()
     };
     Step::Reply(call.answer(&response))

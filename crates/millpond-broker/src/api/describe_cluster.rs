@@ -51,7 +51,7 @@ fn describe(call: &Call, request: &DescribeClusterRequest) -> DescribeClusterRes
     DescribeClusterResponse {
         endpoint_type: BROKERS,
         cluster_id: call.shared.cluster_id.clone(),
-        controller_id: call.shared.node.0,
+        controller_id: call.shared.controller.broker().map_or(-1, |broker| broker.0),
         brokers: brokers.collect(),
         cluster_authorized_operations: match request.include_cluster_authorized_operations {
             true => CLUSTER_OPERATIONS,

@@ -18,7 +18,7 @@ fn handle(mut call: Call) -> Step {
         return Step::Reply(call.answer(&failed(code)));
     }
     Step::Stage(Box::pin(async move {
-        let response = match call.shared.controller.producer_id().await {
+        let response = match call.shared.producer_ids.next().await {
             Ok(id) => InitProducerIdResponse { producer_id: id.0, producer_epoch: 0, ..Default::default() },
             Err(error) => failed(errors::controller(&error).code),
         };

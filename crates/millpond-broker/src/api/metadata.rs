@@ -153,7 +153,7 @@ fn respond(
     MetadataResponse {
         brokers: brokers.collect(),
         cluster_id: Some(call.shared.cluster_id.clone()),
-        controller_id: call.shared.node.0,
+        controller_id: call.shared.controller.broker().map_or(-1, |broker| broker.0),
         topics,
         cluster_authorized_operations: match request.include_cluster_authorized_operations {
             true => CLUSTER_OPERATIONS,

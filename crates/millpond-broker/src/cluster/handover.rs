@@ -1,0 +1,90 @@
+//! Before a broker stops it hands what it leads to brokers that go on, so that clients wait for no failure to be noticed.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::stream;
+use millpond_raft::{GroupMember, Partition};
+use millpond_record::BrokerId;
+use tracing::{debug, info};
+
+use crate::broker::Shared;
+
+/// What all of it may take.
+const HAND_OVER_TIME: Duration = Duration::from_millis(2500);
+/// Partitions that are handed over at once.
+const AT_ONCE: usize = 64;
+
+/// Hands over the partitions that this broker leads, and the office of the controller, as far as others can take them.
+pub(crate) async fn hand_over(shared: &Arc<Shared>) {
+    let others: BTreeSet<BrokerId> = {
+        let alive = shared.controller.alive();
+        alive.iter().copied().filter(|broker| *broker != shared.node).collect()
+    };
+    if others.is_empty() || shared.has_failed() {
+        return;
+    }
+    let handed = shared.runtime.timeout(HAND_OVER_TIME, async {
+        let led = shared.groups.partitions().into_iter().filter_map(|group| shared.groups.partition(group));
+        let led = led.filter(|partition| partition.is_replicated() && partition.leads());
+        let handed = stream::iter(led).map(|partition| hand_over_partition(partition, &others));
+        let handed = handed.buffer_unordered(AT_ONCE).filter(|done| std::future::ready(*done)).count().await;
+        if shared.controller.is_here()
+            && let Some(to) = successor(&shared.metadata_group.members(), &others)
+            && let Err(error) = shared.metadata_group.transfer(to).await
+        {
+            debug!("the controller's office is not handed over: {error}");
+        }
+        handed
+    });
+    match handed.await {
+        Ok(0) => {}
+        Ok(partitions) => info!(partitions, "handed over to other brokers"),
+        Err(_) => info!("not everything was handed over in time"),
+    }
+}
+
+async fn hand_over_partition(partition: Partition, others: &BTreeSet<BrokerId>) -> bool {
+    let Some(to) = successor(&partition.progress(), others) else { return false };
+    match partition.transfer(to).await {
+        Ok(()) => true,
+        Err(error) => {
+            debug!("a partition is not handed over: {error}");
+            false
+        }
+    }
+}
+
+/// Of the voters on these brokers the one whose log goes furthest.
+fn successor(members: &[GroupMember], brokers: &BTreeSet<BrokerId>) -> Option<BrokerId> {
+    let candidates = members.iter().filter(|member| member.voter && brokers.contains(&member.broker));
+    // Of equals the one that is named first, which is preferred.
+    candidates.rev().max_by_key(|member| member.matched).map(|member| member.broker)
+}
+
+#[cfg(test)]
+mod tests {
+    use millpond_record::{RaftIndex, ReplicaId};
+
+    use super::*;
+
+    #[test]
+    fn the_successor_votes_is_alive_and_has_most_of_the_log() {
+        let member = |broker, voter, matched: Option<u64>| GroupMember {
+            replica: ReplicaId(broker as u64),
+            broker: BrokerId(broker),
+            voter,
+            matched: matched.map(RaftIndex),
+        };
+        let members =
+            [member(1, true, Some(9)), member(2, true, Some(7)), member(3, true, Some(8)), member(4, false, Some(9))];
+        let of = |brokers: &[i32]| successor(&members, &brokers.iter().copied().map(BrokerId).collect());
+        assert_eq!(of(&[2, 3, 4]), Some(BrokerId(3)));
+        assert_eq!(of(&[2, 4]), Some(BrokerId(2)));
+        assert_eq!(of(&[4]), None);
+        let equal = [member(2, true, Some(7)), member(3, true, Some(7))];
+        assert_eq!(successor(&equal, &[2, 3].map(BrokerId).into()), Some(BrokerId(2)));
+    }
+}

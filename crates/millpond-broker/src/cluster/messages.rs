@@ -1,0 +1,282 @@
+//! What brokers of a cluster ask of each other, in protobuf.
+//!
+//! | service | request | answer |
+//! | --- | --- | --- |
+//! | 1 HELLO | [`Hello`]: who is asking, and what it knows | the other's [`Hello`] |
+//! | 2 JOIN | [`Join`]: a broker that starts registers | [`JoinAnswer`] |
+//! | 3 KAFKA | [`Forwarded`]: a client's request that the controller is to carry out | [`Answered`] |
+//! | 4 TOPICS | [`Topics`]: topics that a broker needs | [`Answered`] |
+//! | 5 PRODUCER_IDS | nothing | [`Answered`], with a [`Block`] |
+//! | 6 SETTLED | [`Settled`]: a partition has the replicas that it should have | [`Answered`] |
+//! | 7 TRANSFER | [`Transfer`]: hand the lead of a partition to another broker | nothing |
+//!
+//! All but HELLO and TRANSFER are for the controller; a JOIN is passed on to it.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use millpond_cluster::{DirectoryId, NewTopic, Registration};
+use millpond_record::BrokerId;
+use millpond_runtime::HostPort;
+use prost::Message;
+
+pub(crate) const HELLO: u16 = 1;
+pub(crate) const JOIN: u16 = 2;
+pub(crate) const KAFKA: u16 = 3;
+pub(crate) const TOPICS: u16 = 4;
+pub(crate) const PRODUCER_IDS: u16 = 5;
+pub(crate) const SETTLED: u16 = 6;
+pub(crate) const TRANSFER: u16 = 7;
+
+/// A broker and where its peers reach it.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Place {
+    #[prost(int32, tag = "1")]
+    pub(crate) broker: i32,
+    #[prost(string, tag = "2")]
+    pub(crate) address: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Hello {
+    #[prost(message, optional, tag = "1")]
+    pub(crate) me: Option<Place>,
+    /// The cluster that the data directory belongs to, if it does to any.
+    #[prost(string, optional, tag = "2")]
+    pub(crate) cluster_id: Option<String>,
+    /// It has a replica of the cluster's metadata. One without holds nothing of any cluster.
+    #[prost(bool, tag = "3")]
+    pub(crate) holds_metadata: bool,
+    /// `millpond.peers`.
+    #[prost(message, repeated, tag = "4")]
+    pub(crate) founders: Vec<Place>,
+    /// The brokers of its cluster that it knows.
+    #[prost(message, repeated, tag = "5")]
+    pub(crate) known: Vec<Place>,
+    /// The data directory's id.
+    #[prost(bytes = "bytes", tag = "6")]
+    pub(crate) directory: Bytes,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Join {
+    #[prost(int32, tag = "1")]
+    pub(crate) broker: i32,
+    #[prost(string, tag = "2")]
+    pub(crate) host: String,
+    #[prost(uint32, tag = "3")]
+    pub(crate) port: u32,
+    #[prost(string, tag = "4")]
+    pub(crate) peer: String,
+    #[prost(bytes = "bytes", tag = "5")]
+    pub(crate) directory: Bytes,
+    #[prost(string, optional, tag = "6")]
+    pub(crate) rack: Option<String>,
+    #[prost(string, tag = "7")]
+    pub(crate) cluster_id: String,
+}
+
+impl Join {
+    pub(crate) fn new(registration: &Registration, cluster_id: &str) -> Join {
+        Join {
+            broker: registration.id.0,
+            host: registration.host.clone(),
+            port: registration.port.into(),
+            peer: registration.peer.clone(),
+            directory: Bytes::copy_from_slice(&registration.directory.0),
+            rack: registration.rack.clone(),
+            cluster_id: cluster_id.to_owned(),
+        }
+    }
+
+    /// `None` where a field is out of its range.
+    pub(crate) fn registration(&self) -> Option<Registration> {
+        Some(Registration {
+            id: BrokerId(self.broker),
+            host: self.host.clone(),
+            port: self.port.try_into().ok()?,
+            peer: self.peer.clone(),
+            directory: DirectoryId(self.directory.as_ref().try_into().ok()?),
+            rack: self.rack.clone(),
+        })
+    }
+}
+
+/// One of the three.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct JoinAnswer {
+    #[prost(message, optional, tag = "1")]
+    pub(crate) accepted: Option<Accepted>,
+    /// Why the broker must not join: a sentence for its operator.
+    #[prost(string, optional, tag = "2")]
+    pub(crate) refused: Option<String>,
+    /// Why it cannot now.
+    #[prost(string, optional, tag = "3")]
+    pub(crate) not_now: Option<String>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Accepted {
+    #[prost(uint64, tag = "1")]
+    pub(crate) metadata_replica: u64,
+    /// The index of group 0 at which the broker is registered.
+    #[prost(uint64, optional, tag = "2")]
+    pub(crate) index: Option<u64>,
+    /// All brokers of the cluster.
+    #[prost(message, repeated, tag = "3")]
+    pub(crate) brokers: Vec<Place>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Forwarded {
+    /// Where the client is.
+    #[prost(string, tag = "1")]
+    pub(crate) client: String,
+    /// The request without its length.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub(crate) frame: Bytes,
+}
+
+/// What the controller did.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Answered {
+    /// The broker that was asked is not the controller; nothing was done.
+    #[prost(bool, tag = "1")]
+    pub(crate) not_here: bool,
+    /// The index of group 0 at which the answer holds.
+    #[prost(uint64, optional, tag = "2")]
+    pub(crate) index: Option<u64>,
+    #[prost(bytes = "bytes", tag = "3")]
+    pub(crate) body: Bytes,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Topics {
+    #[prost(message, repeated, tag = "1")]
+    pub(crate) topics: Vec<WantedTopic>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct WantedTopic {
+    #[prost(string, tag = "1")]
+    pub(crate) name: String,
+    #[prost(sint32, tag = "2")]
+    pub(crate) partitions: i32,
+    #[prost(sint32, tag = "3")]
+    pub(crate) replication_factor: i32,
+    #[prost(btree_map = "string, string", tag = "4")]
+    pub(crate) configs: BTreeMap<String, String>,
+}
+
+impl WantedTopic {
+    /// Of topics that brokers make for themselves: without assignments, and with a value for each setting.
+    pub(crate) fn new(topic: &NewTopic) -> WantedTopic {
+        let configs = topic.configs.iter().filter_map(|(name, value)| Some((name.clone(), value.clone()?)));
+        WantedTopic {
+            name: topic.name.clone(),
+            partitions: topic.partitions,
+            replication_factor: topic.replication_factor.into(),
+            configs: configs.collect(),
+        }
+    }
+
+    pub(crate) fn topic(self) -> NewTopic {
+        NewTopic {
+            name: self.name,
+            partitions: self.partitions,
+            replication_factor: i16::try_from(self.replication_factor).unwrap_or(0),
+            assignments: Vec::new(),
+            configs: self.configs.into_iter().map(|(name, value)| (name, Some(value))).collect(),
+        }
+    }
+}
+
+/// Producer ids that belong to the broker that asked.
+#[derive(Clone, Copy, PartialEq, Message)]
+pub(crate) struct Block {
+    #[prost(int64, tag = "1")]
+    pub(crate) first: i64,
+    #[prost(uint32, tag = "2")]
+    pub(crate) count: u32,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Settled {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub(crate) topic: Bytes,
+    #[prost(int32, tag = "2")]
+    pub(crate) partition: i32,
+    #[prost(uint64, tag = "3")]
+    pub(crate) group: u64,
+    #[prost(uint64, tag = "4")]
+    pub(crate) assignment_version: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, Message)]
+pub(crate) struct Transfer {
+    #[prost(uint64, tag = "1")]
+    pub(crate) group: u64,
+    /// The broker that is to lead.
+    #[prost(int32, tag = "2")]
+    pub(crate) to: i32,
+}
+
+/// Brokers with addresses that can be read.
+pub(crate) fn read_places(places: &[Place]) -> BTreeMap<BrokerId, HostPort> {
+    let read = places.iter().filter_map(|place| Some((BrokerId(place.broker), place.address.parse().ok()?)));
+    read.collect()
+}
+
+pub(crate) fn write_places(places: &BTreeMap<BrokerId, HostPort>) -> Vec<Place> {
+    places.iter().map(|(broker, address)| Place { broker: broker.0, address: address.to_string() }).collect()
+}
+
+/// A message of another broker.
+///
+/// # Errors
+/// A sentence for it.
+pub(crate) fn read<M: Message + Default>(body: Bytes) -> Result<M, String> {
+    M::decode(body).map_err(|error| format!("the message cannot be read: {error}"))
+}
+
+pub(crate) fn write<M: Message>(message: &M) -> Bytes {
+    message.encode_to_vec().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_registration_and_a_topic_come_as_they_were_sent() {
+        let registration = Registration {
+            id: BrokerId(3),
+            host: "mill".to_owned(),
+            port: 9092,
+            peer: "mill:9093".to_owned(),
+            directory: DirectoryId([7; 16]),
+            rack: Some("r".to_owned()),
+        };
+        let join: Join = read(write(&Join::new(&registration, "c"))).expect("readable");
+        assert_eq!((join.registration(), join.cluster_id.as_str()), (Some(registration), "c"));
+        let topic = NewTopic {
+            name: "t".to_owned(),
+            partitions: -1,
+            replication_factor: -1,
+            assignments: Vec::new(),
+            configs: vec![("a".to_owned(), Some("b".to_owned()))],
+        };
+        let sent: WantedTopic = read(write(&WantedTopic::new(&topic))).expect("readable");
+        assert_eq!(sent.topic(), topic);
+    }
+
+    #[test]
+    fn what_another_broker_may_send_is_refused_not_believed() {
+        let short = Join { directory: Bytes::from_static(b"short"), ..Join::default() };
+        assert_eq!(short.registration(), None);
+        assert_eq!(Join { port: 70_000, directory: Bytes::from(vec![0; 16]), ..Join::default() }.registration(), None);
+        assert!(read::<Hello>(Bytes::from_static(&[0xff; 9])).is_err());
+        let places = [Place { broker: 1, address: "nowhere".into() }, Place { broker: 2, address: "a:1".into() }];
+        assert_eq!(read_places(&places).into_keys().collect::<Vec<_>>(), [BrokerId(2)]);
+    }
+}

@@ -1,0 +1,341 @@
+//! What this broker does for others when they ask ([`PeerServices`]).
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use millpond_cluster::{DirectoryId, Registration, allocate_producer_ids, register_broker, settle_partition};
+use millpond_raft::{PeerServices, Peers};
+use millpond_record::{BrokerId, GroupId, PartitionIndex, RaftIndex, TopicId};
+use millpond_runtime::HostPort;
+use tracing::info;
+
+use super::messages::{
+    self, Accepted, Answered, Block, Forwarded, HELLO, Hello, JOIN, Join, JoinAnswer, KAFKA, PRODUCER_IDS, Place,
+    SETTLED, Settled, TOPICS, TRANSFER, Topics, Transfer, read, write,
+};
+use crate::broker::Shared;
+use crate::controller::Controller;
+use crate::errors::ControllerError;
+
+/// How long a broker is asked which data directory it runs on.
+const LOOK_TIME: Duration = Duration::from_secs(2);
+
+/// How long the controller may take to register a broker whose JOIN is passed on to it.
+const PASS_ON_TIME: Duration = Duration::from_secs(5);
+
+/// Brokers that are remembered because they said that they are of this cluster; no cluster has as many.
+const MAX_KNOWN: usize = 1000;
+
+/// A handle to what this broker is and does for others. A clone is the same.
+#[derive(Clone)]
+pub(crate) struct Services(Arc<Inner>);
+
+struct Inner {
+    broker: BrokerId,
+    directory: DirectoryId,
+    address: HostPort,
+    founders: BTreeMap<BrokerId, HostPort>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    cluster_id: Option<String>,
+    holds_metadata: bool,
+    /// Where brokers of the cluster are, until the metadata says so.
+    heard: BTreeMap<BrokerId, HostPort>,
+    /// What the metadata says.
+    registered: BTreeMap<BrokerId, HostPort>,
+    peers: Option<Peers>,
+    controller: Option<Controller>,
+    broker: Option<Weak<Shared>>,
+}
+
+impl State {
+    /// The brokers of the cluster, as far as they are known.
+    fn known(&self) -> &BTreeMap<BrokerId, HostPort> {
+        if self.registered.is_empty() { &self.heard } else { &self.registered }
+    }
+
+    /// Has them dialled, once this broker belongs to the cluster.
+    fn dial(&self) {
+        if let (Some(peers), Some(_), true) = (&self.peers, &self.cluster_id, self.holds_metadata) {
+            peers.set_brokers(self.known().clone());
+        }
+    }
+}
+
+impl Services {
+    /// `cluster_id`: of the data directory. It is of use to others if it holds the cluster's metadata.
+    pub(crate) fn new(
+        broker: BrokerId,
+        directory: DirectoryId,
+        address: HostPort,
+        founders: BTreeMap<BrokerId, HostPort>,
+        (cluster_id, holds_metadata): (Option<String>, bool),
+    ) -> Services {
+        let state = State { cluster_id, holds_metadata, heard: founders.clone(), ..State::default() };
+        Services(Arc::new(Inner { broker, directory, address, founders, state: Mutex::new(state) }))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing that can panic runs under the lock.
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The connections that these services are offered on.
+    pub(crate) fn offered_on(&self, peers: Peers) {
+        self.state().peers = Some(peers);
+    }
+
+    /// The data directory belongs to this cluster, and holds its metadata or does not yet.
+    pub(crate) fn belongs_to(&self, cluster_id: &str, holds_metadata: bool) {
+        let mut state = self.state();
+        state.cluster_id = Some(cluster_id.to_owned());
+        state.holds_metadata = holds_metadata;
+        if let Some(peers) = &state.peers {
+            peers.set_cluster(cluster_id);
+        }
+        state.dial();
+    }
+
+    /// Other brokers of the cluster were heard of.
+    pub(crate) fn heard_of(&self, brokers: BTreeMap<BrokerId, HostPort>) {
+        let mut state = self.state();
+        for (broker, address) in brokers {
+            if state.heard.len() < MAX_KNOWN || state.heard.contains_key(&broker) {
+                state.heard.insert(broker, address);
+            }
+        }
+        if state.registered.is_empty() {
+            state.dial();
+        }
+    }
+
+    /// What the metadata says of where brokers are.
+    pub(crate) fn registered(&self, brokers: BTreeMap<BrokerId, HostPort>) {
+        let mut state = self.state();
+        if state.registered != brokers && brokers.contains_key(&self.0.broker) {
+            state.registered = brokers;
+            state.dial();
+        }
+    }
+
+    /// Begins to do what needs the metadata.
+    pub(crate) fn controlled_by(&self, controller: Controller) {
+        self.state().controller = Some(controller);
+    }
+
+    /// Begins to do what needs a whole broker.
+    pub(crate) fn done_by(&self, broker: &Arc<Shared>) {
+        self.state().broker = Some(Arc::downgrade(broker));
+    }
+
+    /// Does nothing any more, and lets go of everything.
+    pub(crate) fn end(&self) {
+        let mut state = self.state();
+        state.peers = None;
+        state.controller = None;
+        state.broker = None;
+    }
+
+    /// What this broker says of itself.
+    pub(crate) fn hello(&self) -> Hello {
+        let state = self.state();
+        Hello {
+            me: Some(Place { broker: self.0.broker.0, address: self.0.address.to_string() }),
+            cluster_id: state.cluster_id.clone(),
+            holds_metadata: state.holds_metadata,
+            founders: messages::write_places(&self.0.founders),
+            known: if state.holds_metadata { messages::write_places(state.known()) } else { Vec::new() },
+            directory: Bytes::copy_from_slice(&self.0.directory.0),
+        }
+    }
+
+    fn greeted(&self, from: BrokerId, hello: &Hello) -> Hello {
+        let here = self.hello();
+        let same = hello.cluster_id.is_some() && hello.cluster_id == here.cluster_id;
+        let address = hello.me.as_ref().and_then(|me| me.address.parse().ok());
+        if let (true, Some(address)) = (same && hello.holds_metadata, address) {
+            self.heard_of(BTreeMap::from([(from, address)]));
+        }
+        here
+    }
+
+    fn controller(&self) -> Option<Controller> {
+        self.state().controller.clone()
+    }
+
+    fn broker(&self) -> Result<Arc<Shared>, String> {
+        let broker = self.state().broker.as_ref().and_then(Weak::upgrade);
+        broker.ok_or_else(|| "the broker is starting or stopping".to_owned())
+    }
+
+    async fn join(self, from: BrokerId, body: Bytes) -> Result<Bytes, String> {
+        let join: Join = read(body.clone())?;
+        let not_now = |why: String| write(&JoinAnswer { not_now: Some(why), ..JoinAnswer::default() });
+        let refused = |why: String| write(&JoinAnswer { refused: Some(why), ..JoinAnswer::default() });
+        let Some(registration) = join.registration() else {
+            return Ok(refused("its registration has a value that cannot be".to_owned()));
+        };
+        let (cluster_id, peers) = {
+            let state = self.state();
+            (state.cluster_id.clone(), state.peers.clone())
+        };
+        let (Some(controller), Some(peers), Some(cluster_id)) = (self.controller(), peers, cluster_id) else {
+            return Ok(not_now(format!("broker {} is starting", self.0.broker)));
+        };
+        if cluster_id != join.cluster_id {
+            return Ok(refused(format!(
+                "its data directory belongs to cluster {}, this is cluster {cluster_id}: start it with an empty one",
+                join.cluster_id
+            )));
+        }
+        if controller.is_here() {
+            return Ok(write(&register(&controller, &peers, &registration).await));
+        }
+        let leader = controller.broker().filter(|leader| *leader != self.0.broker);
+        // Passed on once: whoever passes it on is not the broker that joins.
+        match leader.filter(|_| from == registration.id) {
+            Some(leader) => match peers.call(leader, JOIN, body, PASS_ON_TIME).await {
+                Ok(answer) => Ok(answer),
+                Err(error) => Ok(not_now(error.to_string())),
+            },
+            None => Ok(not_now("the cluster has no controller".to_owned())),
+        }
+    }
+
+    /// Carries out a client's request that was sent to another broker.
+    async fn kafka(self, body: Bytes) -> Result<Bytes, String> {
+        let Forwarded { client, frame } = read(body)?;
+        let shared = self.broker()?;
+        if !shared.controller.is_here() {
+            return Ok(write(&Answered { not_here: true, ..Answered::default() }));
+        }
+        let client = client.parse().map_err(|_| "the client's address cannot be read".to_owned())?;
+        let body = crate::dispatch::carry_out(&shared, client, frame).await?;
+        Ok(answered(&shared.controller, body))
+    }
+
+    async fn topics(self, body: Bytes) -> Result<Bytes, String> {
+        let Topics { topics } = read(body)?;
+        let controller = self.controller().ok_or("the broker is starting or stopping")?;
+        let topics = topics.into_iter().map(messages::WantedTopic::topic).collect();
+        match controller.create_topics_here(topics).await {
+            Ok(_) => Ok(answered(&controller, Bytes::new())),
+            Err(error) => not_done(&error),
+        }
+    }
+
+    async fn producer_ids(self) -> Result<Bytes, String> {
+        let controller = self.controller().ok_or("the broker is starting or stopping")?;
+        let decided = controller.change(|image| match allocate_producer_ids(image) {
+            Ok((block, records)) => (Ok(block), records),
+            Err(error) => (Err(error), Vec::new()),
+        });
+        match decided.await {
+            Ok(decided) => {
+                let block = decided.decision.map_err(|error| error.to_string())?;
+                Ok(answered(&controller, write(&Block { first: block.first.0, count: block.count })))
+            }
+            Err(error) => not_done(&error),
+        }
+    }
+
+    async fn settled(self, body: Bytes) -> Result<Bytes, String> {
+        let Settled { topic, partition, group, assignment_version } = read(body)?;
+        let controller = self.controller().ok_or("the broker is starting or stopping")?;
+        let topic = TopicId(topic.as_ref().try_into().map_err(|_| "a topic id has 16 bytes".to_owned())?);
+        let decided = controller.change(move |image| {
+            let index = PartitionIndex(partition);
+            ((), settle_partition(image, topic, index, GroupId(group), assignment_version))
+        });
+        match decided.await {
+            Ok(_) => Ok(answered(&controller, Bytes::new())),
+            Err(error) => not_done(&error),
+        }
+    }
+
+    async fn transfer(self, body: Bytes) -> Result<Bytes, String> {
+        let Transfer { group, to } = read(body)?;
+        let partition = self.broker()?.groups.partition(GroupId(group));
+        let partition = partition.ok_or_else(|| format!("group {group} has no replica here"))?;
+        partition.transfer(BrokerId(to)).await.map(|()| Bytes::new()).map_err(|error| error.to_string())
+    }
+}
+
+fn answered(controller: &Controller, body: Bytes) -> Bytes {
+    let index = controller.applied_index().map(|index: RaftIndex| index.0);
+    write(&Answered { not_here: false, index, body })
+}
+
+fn not_done(error: &ControllerError) -> Result<Bytes, String> {
+    match error {
+        error if error.is_elsewhere() => Ok(write(&Answered { not_here: true, ..Answered::default() })),
+        error => Err(error.to_string()),
+    }
+}
+
+/// Registers a broker, on the controller.
+async fn register(controller: &Controller, peers: &Peers, registration: &Registration) -> JoinAnswer {
+    let not_now = |why: String| JoinAnswer { not_now: Some(why), ..JoinAnswer::default() };
+    let before = controller.image().broker(registration.id).map(|broker| broker.directory);
+    let running = match before.filter(|before| *before != registration.directory) {
+        Some(before) if peers.is_alive(registration.id) => match directory_of(peers, registration.id).await {
+            Some(found) => found == before,
+            None => return not_now(format!("it is not known yet whether broker {} runs", registration.id)),
+        },
+        _ => false,
+    };
+    let (id, wanted) = (registration.id, registration.clone());
+    let decided = controller.change(move |image| match register_broker(image, &wanted, running) {
+        Ok(registered) => (Ok(registered.metadata_replica), registered.records),
+        Err(error) => (Err(error), Vec::new()),
+    });
+    match decided.await {
+        Ok(decided) => match decided.decision {
+            Ok(replica) => {
+                if decided.index.is_some() {
+                    info!(broker = id.0, peer = registration.peer, "broker registered");
+                }
+                let brokers = super::places(&controller.image());
+                let accepted = Accepted {
+                    metadata_replica: replica.0,
+                    index: controller.applied_index().map(|index| index.0),
+                    brokers: messages::write_places(&brokers),
+                };
+                JoinAnswer { accepted: Some(accepted), ..JoinAnswer::default() }
+            }
+            Err(error) => JoinAnswer { refused: Some(error.to_string()), ..JoinAnswer::default() },
+        },
+        Err(error) => not_now(error.to_string()),
+    }
+}
+
+/// The data directory that the broker runs on which answers under this id. It may be the very one that registers:
+/// at the address of the old one.
+async fn directory_of(peers: &Peers, broker: BrokerId) -> Option<DirectoryId> {
+    let answer = peers.call(broker, HELLO, write(&Hello::default()), LOOK_TIME).await.ok()?;
+    let hello: Hello = read(answer).ok()?;
+    Some(DirectoryId(hello.directory.as_ref().try_into().ok()?))
+}
+
+impl PeerServices for Services {
+    fn call(&self, from: BrokerId, service: u16, body: Bytes) -> BoxFuture<'static, Result<Bytes, String>> {
+        let here = self.clone();
+        match service {
+            HELLO => async move { Ok(write(&here.greeted(from, &read(body)?))) }.boxed(),
+            JOIN => here.join(from, body).boxed(),
+            KAFKA => here.kafka(body).boxed(),
+            TOPICS => here.topics(body).boxed(),
+            PRODUCER_IDS => here.producer_ids().boxed(),
+            SETTLED => here.settled(body).boxed(),
+            TRANSFER => here.transfer(body).boxed(),
+            unknown => async move { Err(format!("service {unknown} is not known to this version")) }.boxed(),
+        }
+    }
+}

@@ -1,0 +1,386 @@
+//! Brokers come and go, and replicas move, without a replica being lost or a rack forgotten.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use millpond_cluster::{
+    BrokerError, DirectoryId, FEATURE_LEVEL, FEATURE_NAME, FIRST_METADATA_REPLICA, FeatureError, FeatureUpdate, Image,
+    MetadataRecord, NewTopic, Partition, ReassignError, Reassignment, Registered, Registration, TopicDefaults,
+    TopicError, TopicLimits, create_topics, decommission, drain, metadata_voters, moving, reassign_partitions,
+    rebalance, register_broker, replace_replicas, replicas_on, settle_partition, unregister_broker, update_features,
+};
+use millpond_record::{BrokerId, PartitionIndex, ReplicaId};
+use proptest::prelude::*;
+
+fn registration(id: i32, rack: Option<&str>) -> Registration {
+    Registration {
+        id: BrokerId(id),
+        host: "mill".to_owned(),
+        port: 9092,
+        peer: format!("mill-{id}:9093"),
+        directory: DirectoryId([id as u8; 16]),
+        rack: rack.map(str::to_owned),
+    }
+}
+
+fn applied(image: &Image, records: &[MetadataRecord]) -> Image {
+    image.apply(records).expect("a decision's own records")
+}
+
+fn with_broker(image: &Image, registration: &Registration) -> Image {
+    applied(image, &register_broker(image, registration, false).expect("a good registration").records)
+}
+
+/// Brokers 1, 2, 3 … in these racks.
+fn cluster(racks: &[Option<&str>]) -> Image {
+    (1..).zip(racks).fold(Image::default(), |image, (id, rack)| with_broker(&image, &registration(id, *rack)))
+}
+
+fn brokers(ids: &[i32]) -> BTreeSet<BrokerId> {
+    ids.iter().copied().map(BrokerId).collect()
+}
+
+fn all(image: &Image) -> BTreeSet<BrokerId> {
+    image.brokers().map(|broker| broker.id).collect()
+}
+
+fn create(image: &Image, usable: &BTreeSet<BrokerId>, topic: NewTopic) -> Result<Image, TopicError> {
+    let mut next = image.next_group().0 as u8;
+    let mut random = || {
+        next += 1;
+        [next; 16]
+    };
+    let (limits, defaults) = (TopicLimits::default(), TopicDefaults::default());
+    let decision = create_topics(image, &[topic], usable, &limits, &defaults, &mut random);
+    decision.results.into_iter().next().expect("one result").map(|_| applied(image, &decision.records))
+}
+
+fn topic(name: &str, partitions: i32, replication_factor: i16) -> NewTopic {
+    NewTopic { name: name.to_owned(), partitions, replication_factor, ..NewTopic::default() }
+}
+
+fn with_topic(image: &Image, name: &str, partitions: i32, replication_factor: i16) -> Image {
+    create(image, &all(image), topic(name, partitions, replication_factor)).expect("created")
+}
+
+fn on(partition: &Partition) -> Vec<i32> {
+    partition.replicas.iter().map(|replica| replica.broker.0).collect()
+}
+
+fn partitions(image: &Image) -> impl Iterator<Item = &Partition> {
+    image.topics().flat_map(|topic| &topic.partitions)
+}
+
+fn first(image: &Image) -> &Partition {
+    partitions(image).next().expect("a partition")
+}
+
+fn loads(image: &Image) -> BTreeMap<i32, (usize, usize)> {
+    let mut loads: BTreeMap<i32, (usize, usize)> = image.brokers().map(|broker| (broker.id.0, (0, 0))).collect();
+    for partition in partitions(image) {
+        for (at, broker) in on(partition).into_iter().enumerate() {
+            let load = loads.get_mut(&broker).expect("registered");
+            *load = (load.0 + 1, load.1 + usize::from(at == 0));
+        }
+    }
+    loads
+}
+
+fn settled(image: &Image) -> Image {
+    let records = moving(image).flat_map(|moving| {
+        let Partition { topic, index, group, assignment_version, .. } = *moving.partition;
+        settle_partition(image, topic, index, group, assignment_version)
+    });
+    applied(image, &records.collect::<Vec<_>>())
+}
+
+fn reassign(image: &Image, target: Option<&[i32]>) -> Result<Image, ReassignError> {
+    let target = target.map(|ids| ids.iter().copied().map(BrokerId).collect());
+    let wanted = Reassignment { topic: "t".to_owned(), partition: PartitionIndex(0), target };
+    let decision = reassign_partitions(image, &[wanted], true);
+    decision.results.into_iter().next().expect("one result").map(|()| applied(image, &decision.records))
+}
+
+#[test]
+fn leaders_and_replicas_are_even_and_what_a_dead_broker_led_falls_to_all_others() {
+    let image = with_topic(&cluster(&[None; 4]), "t", 12, 3);
+    assert!(loads(&image).values().all(|load| *load == (9, 3)), "{:?}", loads(&image));
+    let seconds: BTreeSet<i32> = partitions(&image).map(on).filter(|on| on[0] == 1).map(|on| on[1]).collect();
+    assert_eq!(seconds, BTreeSet::from([2, 3, 4]));
+}
+
+#[test]
+fn replicas_stand_in_as_many_racks_as_there_are_before_brokers_are_even() {
+    let image = with_topic(&cluster(&[Some("a"), Some("a"), Some("a"), Some("b")]), "t", 9, 2);
+    for partition in partitions(&image) {
+        assert!(on(partition).contains(&4), "{:?}", on(partition));
+    }
+    let image = with_topic(&cluster(&[Some("a"), Some("a"), Some("b"), Some("b"), Some("c"), None]), "t", 30, 3);
+    let rack = |broker: &i32| ["a", "a", "b", "b", "c", "none"][*broker as usize - 1];
+    for partition in partitions(&image) {
+        assert_eq!(on(partition).iter().map(rack).collect::<BTreeSet<_>>().len(), 3, "{:?}", on(partition));
+    }
+}
+
+#[test]
+fn a_new_broker_gets_what_is_new_first() {
+    let image = with_topic(&cluster(&[None; 2]), "t", 4, 1);
+    let image = with_broker(&image, &registration(3, None));
+    let image = with_topic(&image, "u", 2, 1);
+    assert_eq!(loads(&image)[&3], (2, 2));
+}
+
+#[test]
+fn dead_brokers_and_those_that_leave_get_nothing() {
+    let image = cluster(&[None; 3]);
+    let refused = create(&image, &brokers(&[1, 2]), topic("t", 1, 3));
+    assert_eq!(refused, Err(TopicError::InvalidReplicationFactor { wanted: 3, brokers: 2 }));
+    let image = applied(&image, &decommission(&image, BrokerId(2), &all(&image)).expect("it has nothing"));
+    let refused = create(&image, &all(&image), topic("t", 1, 3));
+    assert_eq!(refused, Err(TopicError::InvalidReplicationFactor { wanted: 3, brokers: 2 }));
+    let image = create(&image, &all(&image), topic("t", 4, 2)).expect("created");
+    assert_eq!(loads(&image)[&2], (0, 0));
+}
+
+#[test]
+fn topics_have_three_replicas_once_there_are_three_brokers_and_never_more_than_five() {
+    for (count, replicas) in [(1, 1), (2, 1), (3, 3), (6, 3)] {
+        let image = with_topic(&cluster(&vec![None; count]), "t", 1, -1);
+        assert_eq!(first(&image).replicas.len(), replicas, "{count} brokers");
+    }
+    let refused = create(&cluster(&[None; 6]), &brokers(&[1, 2, 3, 4, 5, 6]), topic("t", 1, 6));
+    assert_eq!(refused, Err(TopicError::InvalidReplicationFactor { wanted: 6, brokers: 6 }));
+}
+
+#[test]
+fn a_broker_registers_once_and_again_only_when_something_changed() {
+    let image = cluster(&[None; 2]);
+    let again = register_broker(&image, &registration(2, None), true).expect("itself");
+    let second = ReplicaId(FIRST_METADATA_REPLICA.0 + 1);
+    assert_eq!(again, Registered { metadata_replica: second, records: vec![] });
+    let moved = Registration { port: 9093, ..registration(2, Some("b")) };
+    let image = with_broker(&image, &moved);
+    let broker = image.broker(BrokerId(2)).expect("registered");
+    assert_eq!((broker.port, broker.rack.as_deref(), broker.metadata_replica), (9093, Some("b"), second));
+    let refused = |registration| register_broker(&image, &registration, false).expect_err("refused");
+    assert!(matches!(refused(Registration { host: String::new(), ..moved.clone() }), BrokerError::NoAddress { .. }));
+    assert_eq!(refused(registration(-1, None)), BrokerError::NegativeId(BrokerId(-1)));
+    let without = Registration { peer: String::new(), ..registration(3, None) };
+    assert_eq!(refused(without), BrokerError::NoPeerAddress(BrokerId(3)));
+    let taken = Registration { peer: "mill-1:9093".to_owned(), ..registration(3, None) };
+    assert!(matches!(refused(taken), BrokerError::PeerAddressTaken { other: BrokerId(1), .. }));
+}
+
+#[test]
+fn an_id_is_taken_while_its_broker_runs_and_a_lost_folder_gets_new_replicas() {
+    let image = with_topic(&cluster(&[None; 3]), "t", 2, 3);
+    let emptied = Registration { directory: DirectoryId([99; 16]), ..registration(2, None) };
+    let refused = register_broker(&image, &emptied, true);
+    assert!(matches!(refused, Err(BrokerError::Taken { .. })), "{refused:?}");
+
+    let next = image.next_replica();
+    let registered = register_broker(&image, &emptied, false).expect("the old one is dead");
+    assert_eq!(registered.metadata_replica, next, "a new replica of group 0, too");
+    let after = applied(&image, &registered.records);
+    for (before, partition) in partitions(&image).zip(partitions(&after)) {
+        assert_eq!(on(before), on(partition), "the same brokers");
+        assert_eq!(partition.assignment_version, 2);
+        let old = before.replicas.iter().find(|replica| replica.broker == BrokerId(2)).expect("one");
+        assert_eq!(partition.removing, [*old]);
+        let new = partition.replicas.iter().find(|replica| replica.broker == BrokerId(2)).expect("one");
+        assert_eq!((partition.adding.as_slice(), new.directory), ([new.id].as_slice(), DirectoryId([99; 16])));
+        assert!(new.id >= next);
+    }
+    assert_eq!(replace_replicas(&after, 100), [], "nothing is left to replace");
+    let done = settled(&after);
+    assert_eq!(moving(&done).count(), 0);
+}
+
+#[test]
+fn a_move_names_what_comes_and_what_goes_and_is_over_when_it_is_settled() {
+    let image = with_topic(&cluster(&[None; 4]), "t", 1, 3);
+    let before = first(&image).clone();
+    assert_eq!(on(&before), [1, 2, 3]);
+    let image = reassign(&image, Some(&[4, 2, 3])).expect("good");
+    let during = first(&image).clone();
+    assert_eq!(on(&during), [4, 2, 3]);
+    assert_eq!(during.adding, [during.replicas[0].id]);
+    assert_eq!(during.removing, [before.replicas[0]]);
+    assert_eq!(during.replicas[1..], before.replicas[1..], "what stays keeps its id");
+    assert_eq!(during.assignment_version, 2);
+
+    let Partition { topic, index, group, .. } = during;
+    assert_eq!(settle_partition(&image, topic, index, group, 1), [], "an older version");
+    let image = settled(&image);
+    assert_eq!(first(&image), &Partition { adding: vec![], removing: vec![], ..during });
+    assert_eq!(reassign(&image, None), Err(ReassignError::NotMoving { topic: "t".to_owned(), partition: index }));
+}
+
+#[test]
+fn a_move_that_is_taken_back_or_changed_on_its_way_keeps_the_replicas_that_are_there() {
+    let start = with_topic(&cluster(&[None; 4]), "t", 1, 2);
+    let before = first(&start).clone();
+    let image = reassign(&start, Some(&[3, 4])).expect("good");
+    let back = first(&reassign(&image, None).expect("under way")).clone();
+    let ids = |partition: &Partition| partition.replicas.iter().map(|replica| replica.id).collect::<BTreeSet<_>>();
+    assert_eq!(ids(&back), ids(&before));
+    assert_eq!(back.assignment_version, 3);
+    assert_eq!(back.removing.iter().map(|replica| replica.broker).collect::<BTreeSet<_>>(), brokers(&[3, 4]));
+
+    let image = reassign(&image, Some(&[1, 3])).expect("another target");
+    let other = first(&image);
+    assert_eq!(other.replicas[0], before.replicas[0]);
+    assert_eq!(other.removing.iter().map(|replica| replica.broker).collect::<BTreeSet<_>>(), brokers(&[2, 4]));
+}
+
+#[test]
+fn another_order_of_preference_moves_nothing() {
+    let image = with_topic(&cluster(&[None; 3]), "t", 1, 3);
+    let image = reassign(&image, Some(&[3, 1, 2])).expect("good");
+    let partition = first(&image);
+    assert_eq!((on(partition), partition.assignment_version, partition.is_moving()), (vec![3, 1, 2], 1, false));
+}
+
+#[test]
+fn bad_moves_are_refused_for_kafkas_reasons() {
+    let image = with_topic(&cluster(&[None; 7]), "t", 1, 3);
+    let refused = |target: &[i32]| reassign(&image, Some(target)).expect_err("refused");
+    assert_eq!(refused(&[]), ReassignError::Empty);
+    assert_eq!(refused(&[1, 1]), ReassignError::Repeats(BrokerId(1)));
+    assert_eq!(refused(&[1, 99]), ReassignError::UnknownBroker(BrokerId(99)));
+    assert_eq!(refused(&[1, -1]), ReassignError::UnknownBroker(BrokerId(-1)));
+    assert_eq!(refused(&[1, 2, 3, 4, 5, 6]), ReassignError::TooMany(6));
+    let one = |topic: &str, partition, target: &[i32]| Reassignment {
+        topic: topic.to_owned(),
+        partition: PartitionIndex(partition),
+        target: Some(target.iter().copied().map(BrokerId).collect()),
+    };
+    let decision = reassign_partitions(&image, &[one("t", 0, &[1, 2]), one("u", 0, &[1]), one("t", 5, &[1])], false);
+    assert_eq!(decision.results[0], Err(ReassignError::OtherFactor { from: 3, to: 2 }));
+    assert!(matches!(decision.results[1], Err(ReassignError::UnknownPartition { .. })));
+    assert!(matches!(decision.results[2], Err(ReassignError::UnknownPartition { .. })));
+    let twice = reassign_partitions(&image, &[one("t", 0, &[1]), one("t", 0, &[2])], true);
+    assert!(twice.results.iter().all(|result| matches!(result, Err(ReassignError::NamedTwice { .. }))));
+    assert_eq!((decision.records, twice.records), (vec![], vec![]));
+}
+
+#[test]
+fn a_broker_that_leaves_hands_every_replica_on_and_only_then_may_be_forgotten() {
+    let image = with_topic(&cluster(&[Some("a"), Some("b"), Some("c"), Some("a")]), "t", 20, 3);
+    assert_eq!(unregister_broker(&image, BrokerId(4), true), Err(BrokerError::Running(BrokerId(4))));
+    assert!(matches!(unregister_broker(&image, BrokerId(4), false), Err(BrokerError::HasReplicas { .. })));
+    assert_eq!(unregister_broker(&image, BrokerId(9), false), Err(BrokerError::NotRegistered(BrokerId(9))));
+    let had = replicas_on(&image, BrokerId(4));
+    assert!(had > 0);
+    let mut image = applied(&image, &decommission(&image, BrokerId(4), &all(&image)).expect("three are left"));
+    let mut rounds = 0;
+    loop {
+        let records = drain(&image, &all(&image), 4);
+        if records.is_empty() {
+            break;
+        }
+        image = applied(&image, &records);
+        assert!(moving(&image).count() <= 4, "few at a time");
+        assert_eq!(drain(&image, &all(&image), 4), [], "no more than that before some are settled");
+        image = settled(&image);
+        rounds += 1;
+        assert!(rounds <= had, "it comes to an end");
+    }
+    assert_eq!(replicas_on(&image, BrokerId(4)), 0);
+    for partition in partitions(&image) {
+        assert_eq!(on(partition).into_iter().collect::<BTreeSet<_>>(), BTreeSet::from([1, 2, 3]));
+    }
+    let image = applied(&image, &unregister_broker(&image, BrokerId(4), false).expect("it has nothing"));
+    assert_eq!(image.broker(BrokerId(4)), None);
+}
+
+#[test]
+fn a_broker_whose_replicas_would_find_no_place_stays() {
+    let image = with_topic(&cluster(&[None; 3]), "t", 1, 3);
+    let refused = decommission(&image, BrokerId(3), &all(&image));
+    assert!(matches!(refused, Err(BrokerError::TooFewLeft { left: 2, replicas: 3, .. })), "{refused:?}");
+    let refused = decommission(&cluster(&[None]), BrokerId(1), &brokers(&[1]));
+    assert_eq!(refused, Err(BrokerError::TheOnlyOne(BrokerId(1))));
+    let dead = decommission(&with_topic(&cluster(&[None; 3]), "t", 3, 1), BrokerId(1), &brokers(&[1]));
+    assert!(matches!(dead, Err(BrokerError::TooFewLeft { left: 0, .. })), "{dead:?}");
+}
+
+#[test]
+fn rebalancing_gives_a_new_broker_its_share_and_then_rests() {
+    let image = with_topic(&cluster(&[None; 3]), "t", 12, 3);
+    let image = with_broker(&image, &registration(4, None));
+    let image = settled(&applied(&image, &rebalance(&image, &all(&image), 1000)));
+    assert!(loads(&image).values().all(|load| *load == (9, 3)), "{:?}", loads(&image));
+    assert_eq!(rebalance(&image, &all(&image), 1000), []);
+}
+
+#[test]
+fn group_0_has_one_three_or_five_voters_and_keeps_a_dead_one_until_it_leaves() {
+    let voters = |count: usize, voters: &[i32], alive: &[i32]| {
+        let image = cluster(&vec![None; count]);
+        metadata_voters(&image, &brokers(voters), &brokers(alive)).iter().map(|id| id.0).collect::<Vec<_>>()
+    };
+    assert_eq!(voters(1, &[1], &[1]), [1]);
+    assert_eq!(voters(2, &[1], &[1, 2]), [1]);
+    assert_eq!(voters(3, &[1], &[1, 2, 3]), [1, 2, 3]);
+    assert_eq!(voters(3, &[1], &[1, 2]), [1], "a dead broker does not become a voter");
+    assert_eq!(voters(4, &[1, 2, 3], &[1, 2, 4]), [1, 2, 3], "a dead voter stays one");
+    assert_eq!(voters(5, &[1, 2, 3], &[1, 2, 3, 4, 5]), [1, 2, 3, 4, 5]);
+    assert_eq!(voters(4, &[1, 2, 3, 4], &[2, 3, 4]), [2, 3, 4], "of too many the dead one goes");
+    let image = cluster(&[None; 4]);
+    let image = applied(&image, &decommission(&image, BrokerId(2), &all(&image)).expect("it has nothing"));
+    assert_eq!(metadata_voters(&image, &brokers(&[1, 2, 3]), &all(&image)), brokers(&[1, 3, 4]));
+}
+
+#[test]
+fn the_feature_level_only_rises_and_only_to_what_is_known() {
+    let image = cluster(&[None]);
+    let update = |feature: &str, level, downgrade| {
+        let updates = [FeatureUpdate { feature: feature.to_owned(), level, downgrade }];
+        let decision = update_features(&image, &[("group.version", 1)], &updates);
+        assert_eq!(decision.records, [], "there is one level");
+        decision.results.into_iter().next().expect("one result")
+    };
+    let level = FEATURE_LEVEL as i16;
+    assert_eq!(update(FEATURE_NAME, level, false), Ok(()));
+    assert_eq!(update("metadata.version", 30, false), Err(FeatureError::Unknown("metadata.version".to_owned())));
+    assert_eq!(update("group.version", 1, false), Ok(()));
+    assert!(matches!(update("group.version", 2, false), Err(FeatureError::Fixed { only: 1, .. })));
+    assert!(matches!(update(FEATURE_NAME, level + 1, false), Err(FeatureError::Unsupported { .. })));
+    assert!(matches!(update(FEATURE_NAME, 0, false), Err(FeatureError::Lower { .. })));
+    assert!(matches!(update(FEATURE_NAME, -1, true), Err(FeatureError::Lower { .. })));
+    assert!(matches!(update(FEATURE_NAME, level, true), Err(FeatureError::NotLower { .. })));
+}
+
+proptest! {
+    #[test]
+    fn rebalancing_never_loses_a_replica_and_leaves_brokers_even(
+        topics in prop::collection::vec((1..8i32, 1..4i16), 1..6),
+        racks in prop::collection::vec(0..3usize, 3..6),
+        added in 0..3i32,
+    ) {
+        let names = [None, Some("a"), Some("b")];
+        let racks: Vec<Option<&str>> = racks.iter().map(|rack| names[*rack]).collect();
+        let mut image = cluster(&racks);
+        for (number, (partitions, factor)) in topics.iter().enumerate() {
+            image = with_topic(&image, &format!("t{number}"), *partitions, *factor);
+        }
+        for id in 0..added {
+            image = with_broker(&image, &registration(racks.len() as i32 + id + 1, None));
+        }
+        let after = applied(&image, &rebalance(&image, &all(&image), 1000));
+        for (before, partition) in partitions(&image).zip(partitions(&after)) {
+            prop_assert_eq!(before.replicas.len(), partition.replicas.len());
+            let distinct: BTreeSet<i32> = on(partition).into_iter().collect();
+            prop_assert_eq!(distinct.len(), partition.replicas.len(), "one replica a broker");
+            for replica in &before.replicas {
+                prop_assert!(partition.all_replicas().any(|now| now == replica), "none is forgotten while it may vote");
+            }
+        }
+        prop_assert_eq!(rebalance(&settled(&after), &all(&after), 1000), vec![], "it rests");
+        if racks.iter().all(Option::is_none) {
+            let replicas: Vec<usize> = loads(&after).values().map(|load| load.0).collect();
+            let spread = replicas.iter().max().expect("brokers") - replicas.iter().min().expect("brokers");
+            prop_assert!(spread <= 1, "{replicas:?}");
+        }
+    }
+}
