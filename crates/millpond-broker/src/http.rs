@@ -1,4 +1,5 @@
-//! The HTTP port: `/live` (the process answers), `/ready` (it takes requests), `/metrics` (figures for Prometheus).
+//! The HTTP port: `/live` (the process answers), `/ready` (it takes requests), `/metrics` (figures for Prometheus), and
+//! below `/admin/` what operators ask for that the Kafka protocol has no words for.
 
 use std::convert::Infallible;
 use std::sync::{Arc, OnceLock};
@@ -7,17 +8,20 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::header::{CONTENT_TYPE, HeaderValue, ORIGIN};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use millpond_record::BrokerId;
 use millpond_runtime::{Listener, Runtime, Stream};
+use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::accept::{Room, accept};
 use crate::broker::Shared;
+use crate::cluster::admin::{self, Wish};
 
 /// Connections at once. Who scrapes needs one.
 const MAX_CONNECTIONS: usize = 64;
@@ -70,8 +74,11 @@ impl Serving {
     }
 
     async fn respond(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+        if request.method() == Method::POST {
+            return self.post(request).await;
+        }
         if request.method() != Method::GET && request.method() != Method::HEAD {
-            return text(StatusCode::METHOD_NOT_ALLOWED, "only GET is served\n".into());
+            return text(StatusCode::METHOD_NOT_ALLOWED, "only GET and POST are served\n".into());
         }
         match (request.uri().path(), self.broker.get()) {
             ("/live", _) => text(StatusCode::OK, "live\n".into()),
@@ -83,9 +90,47 @@ impl Serving {
                 text(StatusCode::OK, self.runtime.blocking(move || broker.render_metrics()).await)
             }
             ("/metrics", None) => text(StatusCode::SERVICE_UNAVAILABLE, "the broker is starting\n".into()),
-            _ => text(StatusCode::NOT_FOUND, "served are /live, /ready and /metrics\n".into()),
+            ("/admin/status", Some(broker)) => {
+                let broker = Arc::clone(broker);
+                json(StatusCode::OK, &self.runtime.blocking(move || admin::status(&broker)).await)
+            }
+            ("/admin/status", None) => text(StatusCode::SERVICE_UNAVAILABLE, "the broker is starting\n".into()),
+            _ => text(StatusCode::NOT_FOUND, "served are /live, /ready, /metrics and /admin/status\n".into()),
         }
     }
+
+    /// What changes the cluster.
+    async fn post(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+        // A browser says where the page comes from that makes it post: no page has any business here.
+        if request.headers().contains_key(ORIGIN) {
+            return text(StatusCode::FORBIDDEN, "requests of web pages are not served\n".into());
+        }
+        let Some(wish) = wish(request.uri().path()) else {
+            return text(StatusCode::NOT_FOUND, "POST serves /admin/decommission/ID and /admin/rebalance\n".into());
+        };
+        let Some(broker) = self.broker.get() else {
+            return json(StatusCode::SERVICE_UNAVAILABLE, &json!({ "error": "the broker is starting" }));
+        };
+        match admin::ask(broker, wish).await {
+            Ok(said) if said.refused => json(StatusCode::CONFLICT, &json!({ "error": said.sentence })),
+            Ok(said) => json(StatusCode::ACCEPTED, &json!({ "message": said.sentence, "moves": said.moves })),
+            Err(error) => json(StatusCode::SERVICE_UNAVAILABLE, &json!({ "error": error.to_string() })),
+        }
+    }
+}
+
+/// What a path asks for.
+fn wish(path: &str) -> Option<Wish> {
+    match path.strip_prefix("/admin/")? {
+        "rebalance" => Some(Wish::Rebalance),
+        other => Some(Wish::Decommission(BrokerId(other.strip_prefix("decommission/")?.parse().ok()?))),
+    }
+}
+
+fn json(status: StatusCode, body: &Value) -> Response<Full<Bytes>> {
+    let mut response = text(status, format!("{body}\n"));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
 }
 
 fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {
@@ -94,4 +139,20 @@ fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     response.headers_mut().insert(CONTENT_TYPE, kind);
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_asks_for_one_thing_or_for_nothing() {
+        assert_eq!(wish("/admin/rebalance"), Some(Wish::Rebalance));
+        assert_eq!(wish("/admin/decommission/3"), Some(Wish::Decommission(BrokerId(3))));
+        for path in
+            ["/", "/admin/", "/admin/decommission", "/admin/decommission/", "/admin/decommission/x", "/rebalance"]
+        {
+            assert_eq!(wish(path), None, "{path}");
+        }
+    }
 }

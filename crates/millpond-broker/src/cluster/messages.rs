@@ -9,6 +9,7 @@
 //! | 5 PRODUCER_IDS | nothing | [`Answered`], with a [`Block`] |
 //! | 6 SETTLED | [`Settled`]: a partition has the replicas that it should have | [`Answered`] |
 //! | 7 TRANSFER | [`Transfer`]: hand the lead of a partition to another broker | nothing |
+//! | 8 ADMIN | [`Admin`]: what an operator asks for over HTTP | [`Answered`], with an [`AdminAnswer`] |
 //!
 //! All but HELLO and TRANSFER are for the controller; a JOIN is passed on to it.
 
@@ -27,6 +28,7 @@ pub(crate) const TOPICS: u16 = 4;
 pub(crate) const PRODUCER_IDS: u16 = 5;
 pub(crate) const SETTLED: u16 = 6;
 pub(crate) const TRANSFER: u16 = 7;
+pub(crate) const ADMIN: u16 = 8;
 
 /// A broker and where its peers reach it.
 #[derive(Clone, PartialEq, Message)]
@@ -219,6 +221,23 @@ pub(crate) struct Transfer {
     /// The broker that is to lead.
     #[prost(int32, tag = "2")]
     pub(crate) to: i32,
+}
+
+#[derive(Clone, Copy, PartialEq, Message)]
+pub(crate) struct Admin {
+    /// The broker to decommission; without one the cluster is rebalanced.
+    #[prost(int32, optional, tag = "1")]
+    pub(crate) decommission: Option<i32>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct AdminAnswer {
+    #[prost(bool, tag = "1")]
+    pub(crate) refused: bool,
+    #[prost(string, tag = "2")]
+    pub(crate) sentence: String,
+    #[prost(uint64, tag = "3")]
+    pub(crate) moves: u64,
 }
 
 /// Brokers with addresses that can be read.

@@ -10,6 +10,7 @@
 //! | `forward.rs` | clients' requests that go to the controller |
 //! | `producer_ids.rs` | the producer ids that this broker gives out |
 //! | `keeper.rs` | what the controller sees to: voters, lost replicas, brokers that leave, preferred leaders |
+//! | `admin.rs` | what an operator asks for over HTTP |
 //! | `handover.rs` | giving away what a broker leads that stops |
 //! | `mover.rs` | bringing the partitions led here to the replicas that they should have |
 
@@ -19,6 +20,7 @@ use millpond_cluster::Image;
 use millpond_record::BrokerId;
 use millpond_runtime::HostPort;
 
+pub(crate) mod admin;
 pub(crate) mod forward;
 mod founding;
 pub(crate) mod handover;

@@ -13,9 +13,10 @@ use millpond_record::{BrokerId, GroupId, PartitionIndex, RaftIndex, TopicId};
 use millpond_runtime::HostPort;
 use tracing::info;
 
+use super::admin::{Said, Wish, carry_out};
 use super::messages::{
-    self, Accepted, Answered, Block, Forwarded, HELLO, Hello, JOIN, Join, JoinAnswer, KAFKA, PRODUCER_IDS, Place,
-    SETTLED, Settled, TOPICS, TRANSFER, Topics, Transfer, read, write,
+    self, ADMIN, Accepted, Admin, AdminAnswer, Answered, Block, Forwarded, HELLO, Hello, JOIN, Join, JoinAnswer, KAFKA,
+    PRODUCER_IDS, Place, SETTLED, Settled, TOPICS, TRANSFER, Topics, Transfer, read, write,
 };
 use crate::broker::Shared;
 use crate::controller::Controller;
@@ -260,6 +261,18 @@ impl Services {
         }
     }
 
+    async fn admin(self, body: Bytes) -> Result<Bytes, String> {
+        let Admin { decommission } = read(body)?;
+        let controller = self.controller().ok_or("the broker is starting or stopping")?;
+        let wish = decommission.map_or(Wish::Rebalance, |broker| Wish::Decommission(BrokerId(broker)));
+        match carry_out(&controller, wish).await {
+            Ok(Said { refused, sentence, moves }) => {
+                Ok(answered(&controller, write(&AdminAnswer { refused, sentence, moves })))
+            }
+            Err(error) => not_done(&error),
+        }
+    }
+
     async fn transfer(self, body: Bytes) -> Result<Bytes, String> {
         let Transfer { group, to } = read(body)?;
         let partition = self.broker()?.groups.partition(GroupId(group));
@@ -335,6 +348,7 @@ impl PeerServices for Services {
             PRODUCER_IDS => here.producer_ids().boxed(),
             SETTLED => here.settled(body).boxed(),
             TRANSFER => here.transfer(body).boxed(),
+            ADMIN => here.admin(body).boxed(),
             unknown => async move { Err(format!("service {unknown} is not known to this version")) }.boxed(),
         }
     }
