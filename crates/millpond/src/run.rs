@@ -13,8 +13,9 @@ use tracing::{info, warn};
 use crate::arguments::BrokerArguments;
 use crate::{config_file, logging};
 
-/// What a stop may take before the process ends all the same: what was acknowledged is durable without a clean stop.
-const STOP_LIMIT: Duration = Duration::from_millis(1900);
+/// What a stop, with handing over what the broker leads, may take before the process ends all the same: what was
+/// acknowledged is durable without a clean stop.
+const STOP_LIMIT: Duration = Duration::from_millis(6000);
 
 /// Runs a broker until a signal or a fatal error.
 pub(crate) fn broker(arguments: &BrokerArguments) -> Result<()> {
@@ -108,7 +109,7 @@ async fn serve(config: BrokerConfig) -> Result<()> {
         Ok(stopped) => stopped.context("the broker did not stop cleanly"),
         Err(_) => {
             // Leaving by returning would wait for the very writes that take too long.
-            eprintln!("millpond: the broker did not stop cleanly within two seconds; the next start recovers");
+            eprintln!("millpond: the broker did not stop cleanly within six seconds; the next start recovers");
             std::process::exit(1);
         }
     }
