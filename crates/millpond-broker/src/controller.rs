@@ -4,8 +4,8 @@
 //! one task makes them all: it owns the order, and the next decision sees the last one applied.
 //!
 //! Every broker has the task; only on the broker that leads group 0 it decides, the others say that they are not it.
-//! What a broker needs for itself ([`Controller::create_topics`], producer ids) is asked of the controller wherever that
-//! is; what clients ask for goes there as it came ([`crate::cluster::forward`]).
+//! What a broker needs for itself ([`Controller::create_topics`], producer ids) is asked of the controller wherever
+//! that is; what clients ask for goes there as it came ([`crate::cluster::forward`]).
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! Move replicas (KIP-455; Kafka's `ReplicationControlManager.alterPartitionReassignments`).
 //!
-//! A partition's record names the replicas that its group should have. Who leads the group brings it there, and says so;
-//! [`settle_partition`] then forgets what was on its way in or out.
+//! A partition's record names the replicas that its group should have. Who leads the group brings it there, and says
+//! so; [`settle_partition`] then forgets what was on its way in or out.
 
 use std::collections::{BTreeMap, BTreeSet};
 

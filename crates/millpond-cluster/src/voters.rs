@@ -21,8 +21,8 @@ pub fn metadata_voters(image: &Image, voters: &BTreeSet<BrokerId>, alive: &BTree
     let wanted = match candidates.len() {
         5.. => 5,
         3.. => 3,
-        // Two voters would need both of them.
-        _ => 1,
+        // Two would need both of them. But of what two remember neither is forgotten while a third is on its way.
+        _ => staying().count().max(1),
     };
     let chosen: BTreeSet<BrokerId> = candidates.into_iter().take(wanted).collect();
     if chosen.is_empty() { voters.clone() } else { chosen }

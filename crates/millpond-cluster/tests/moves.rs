@@ -325,6 +325,7 @@ fn group_0_has_one_three_or_five_voters_and_keeps_a_dead_one_until_it_leaves() {
     assert_eq!(voters(3, &[1], &[1, 2]), [1], "a dead broker does not become a voter");
     assert_eq!(voters(4, &[1, 2, 3], &[1, 2, 4]), [1, 2, 3], "a dead voter stays one");
     assert_eq!(voters(5, &[1, 2, 3], &[1, 2, 3, 4, 5]), [1, 2, 3, 4, 5]);
+    assert_eq!(voters(3, &[1, 3], &[1, 3]), [1, 3], "the second one comes back with nothing, and is not ready");
     assert_eq!(voters(4, &[1, 2, 3, 4], &[2, 3, 4]), [2, 3, 4], "of too many the dead one goes");
     let image = cluster(&[None; 4]);
     let image = applied(&image, &decommission(&image, BrokerId(2), &all(&image)).expect("it has nothing"));

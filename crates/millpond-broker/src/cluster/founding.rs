@@ -22,7 +22,8 @@ pub(crate) struct Heard {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Asking<'a> {
     pub(crate) broker: BrokerId,
-    /// The cluster that its data directory belongs to, although it holds nothing of it yet: an earlier start got so far.
+    /// The cluster that its data directory belongs to, although it holds nothing of it yet: an earlier start came so
+    /// far.
     pub(crate) cluster_id: Option<&'a str>,
     /// Who founds the cluster, this broker included. Empty for one that joins.
     pub(crate) founders: &'a BTreeMap<BrokerId, HostPort>,

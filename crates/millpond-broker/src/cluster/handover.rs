@@ -1,4 +1,5 @@
-//! Before a broker stops it hands what it leads to brokers that go on, so that clients wait for no failure to be noticed.
+//! Before a broker stops it hands what it leads to brokers that go on: clients need not wait until it is missed.
+//! noticed.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

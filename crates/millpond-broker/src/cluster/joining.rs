@@ -1,7 +1,7 @@
 //! The start of a broker among others: it looks for its cluster, founds it or joins it, and is registered.
 //!
-//! A broker that holds a replica of the metadata never founds: it only says where it is now. All it waits for is told in
-//! the log every few seconds.
+//! A broker that holds a replica of the metadata never founds: it only says where it is now. All it waits for is told
+//! in the log every few seconds.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

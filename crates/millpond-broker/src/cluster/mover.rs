@@ -1,5 +1,5 @@
-//! Brings the partitions that this broker leads to the replicas that their records ask for, few at a time, and tells the
-//! controller when one is there.
+//! Brings the partitions that this broker leads to the replicas that their records ask for, few at a time, and tells
+//! the controller when one is there.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! The first half of a broker's start: its data directory, its place in a cluster, and the cluster's metadata.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use millpond_cluster::{
     DirectoryId, FIRST_METADATA_REPLICA, METADATA_GROUP, Registration, TopicDefaults, TopicLimits, register_broker,
@@ -43,6 +43,32 @@ pub(crate) struct Network {
     pub(crate) peers: Peers,
     /// `None` for a broker without others.
     pub(crate) services: Option<Services>,
+    /// Who takes care of the connections that others open.
+    door: Arc<Mutex<Option<Peers>>>,
+}
+
+impl Network {
+    fn new(peers: Peers, services: Option<Services>) -> Network {
+        if let Some(services) = &services {
+            services.offered_on(peers.clone());
+        }
+        Network { peers, services, door: Arc::default() }
+    }
+
+    /// Takes care of what others open from now on.
+    fn open_door(&self) {
+        *self.door.lock().unwrap_or_else(PoisonError::into_inner) = Some(self.peers.clone());
+    }
+
+    /// Ends all connections, and begins anew. Others tell a broker that comes what they lead; one that was connected
+    /// before it had groups would have missed it.
+    fn renew(&mut self, peers: Peers) {
+        *self.door.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        std::mem::replace(&mut self.peers, peers.clone()).close();
+        if let Some(services) = &self.services {
+            services.offered_on(peers);
+        }
+    }
 }
 
 impl Drop for Network {
@@ -85,7 +111,7 @@ impl Outset<'_> {
         };
         let holds = opened.as_ref().is_some_and(|opened| opened.groups().iter().any(|row| row.group == METADATA_GROUP));
         let cluster_id = before.map(|before| before.cluster_id);
-        let (network, entry) = self.connect(listener, directory, (cluster_id.clone(), holds));
+        let (mut network, entry) = self.connect(listener, directory, (cluster_id.clone(), holds));
 
         let Some(mut entry) = entry else {
             let data_dir = match opened {
@@ -110,6 +136,7 @@ impl Outset<'_> {
             entry.follow(&member.applied, accepted.registered_at()).await;
             return Ok(member);
         }
+        network.open_door();
         let way = entry.look(cluster_id.as_deref()).await?;
         let id = match &way {
             Way::Found(id) => id.clone(),
@@ -122,6 +149,7 @@ impl Outset<'_> {
         let id = data_dir.meta().cluster_id.clone();
         match way {
             Way::Found(_) => {
+                network.renew(self.peers(&services, directory, Some(id.clone())));
                 let founder = self.begin(data_dir, network, MetadataStart::Found(FIRST_METADATA_REPLICA)).await?;
                 self.register(&founder).await?;
                 services.controlled_by(founder.controller.clone());
@@ -133,6 +161,7 @@ impl Outset<'_> {
                 services.belongs_to(&id, false);
                 let accepted = entry.join(&self.registration(&data_dir), &id, None).await?;
                 services.heard_of(accepted.brokers());
+                network.renew(self.peers(&services, directory, Some(id.clone())));
                 let member = self.begin(data_dir, network, MetadataStart::Join(accepted.replica())).await?;
                 services.controlled_by(member.controller.clone());
                 services.belongs_to(&id, true);
@@ -167,35 +196,49 @@ impl Outset<'_> {
     ) -> (Network, Option<Entry>) {
         let (runtime, broker) = (self.runtime, self.config.node_id);
         let (Some(config), Some(listener)) = (&self.config.peer, listener) else {
-            return (Network { peers: Peers::alone(runtime, broker), services: None }, None);
+            return (Network::new(Peers::alone(runtime, broker), None), None);
         };
         let PeerConfig { advertised, founders, .. } = config;
         let own = DirectoryId(directory.0);
-        let standing = Standing {
-            broker,
-            cluster_id: cluster.0.clone().filter(|_| cluster.1),
-            directory_id: directory,
-            boot_id: millpond_storage::DirectoryId::random(runtime),
-        };
+        let known = cluster.0.clone().filter(|_| cluster.1);
         let services = Services::new(broker, own, advertised.clone(), founders.clone(), cluster);
-        let peers = Peers::start(runtime.clone(), standing, Arc::new(services.clone()));
-        services.offered_on(peers.clone());
+        let peers = self.peers(&services, directory, known);
+        let network = Network::new(peers.clone(), Some(services.clone()));
         let room = Room::new(MAX_PEER_CONNECTIONS, MAX_PEER_CONNECTIONS);
         let refused = |_, peer| debug!(%peer, "a broker's connection was closed on arrival: too many are open");
-        let served = peers.clone();
+        let door = Arc::clone(&network.door);
         let serve = move |stream, _| {
-            served.serve(stream);
+            // While it is shut the others try again.
+            if let Some(peers) = &*door.lock().unwrap_or_else(PoisonError::into_inner) {
+                peers.serve(stream);
+            }
             std::future::ready(())
         };
         runtime.spawn(accept(runtime.clone(), self.stopping.clone(), listener, room, refused, serve));
-        let entry = Entry::new(runtime, peers.clone(), services.clone(), config);
-        (Network { peers, services: Some(services) }, Some(entry))
+        let entry = Entry::new(runtime, peers, services, config);
+        (network, Some(entry))
+    }
+
+    fn peers(
+        &self,
+        services: &Services,
+        directory: millpond_storage::DirectoryId,
+        cluster_id: Option<String>,
+    ) -> Peers {
+        let standing = Standing {
+            broker: self.config.node_id,
+            cluster_id,
+            directory_id: directory,
+            boot_id: millpond_storage::DirectoryId::random(self.runtime),
+        };
+        Peers::start(self.runtime.clone(), standing, Arc::new(services.clone()))
     }
 
     /// Opens the metadata, and what decides on it where this broker is the controller.
     async fn begin(&self, data_dir: DataDir, network: Network, start: MetadataStart) -> Result<Member, StartError> {
         let (runtime, config) = (self.runtime, self.config);
         let groups = Groups::start(runtime.clone(), data_dir.clone(), network.peers.clone());
+        network.open_door();
         let applied = Arc::new(Applied::default());
         let group = groups.metadata(start, applied.clone()).await?;
         let disk = Arc::new(DiskWatch::new(Thresholds {
