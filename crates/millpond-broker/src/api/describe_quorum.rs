@@ -18,6 +18,8 @@ pub(crate) const API: Api =
 const METADATA_TOPIC: &str = "__cluster_metadata";
 /// The name of the listener that brokers are told of.
 const LISTENER: &str = "PEER";
+/// From here on data directories, and the addresses of brokers, are told.
+const FIRST_WITH_DIRECTORIES: i16 = 2;
 const UNKNOWN: i64 = -1;
 
 fn handle(mut call: Call) -> Step {
@@ -41,7 +43,7 @@ fn handle(mut call: Call) -> Step {
         error_code: ErrorCode::NONE.0,
         error_message: None,
         topics: topics.collect(),
-        nodes: nodes(&image),
+        nodes: if call.version >= FIRST_WITH_DIRECTORIES { nodes(&image) } else { Vec::new() },
     };
     Step::Reply(call.answer(&response))
 }
@@ -65,7 +67,7 @@ fn metadata_log(call: &Call, image: &Image) -> ResponsePartitionData {
         let directory = image.broker(member.broker).map(|broker| broker.directory.0);
         ReplicaState {
             replica_id: member.broker.0,
-            replica_directory_id: directory.unwrap_or_default(),
+            replica_directory_id: directory.filter(|_| call.version >= FIRST_WITH_DIRECTORIES).unwrap_or_default(),
             log_end_offset: end(matched),
             last_fetch_timestamp: UNKNOWN,
             last_caught_up_timestamp: if leads { now } else { UNKNOWN },
