@@ -91,6 +91,9 @@ const MOST_OPEN_LOGS: usize = 4096;
 /// Requests of one connection that may wait for their answer; reading stops until one is answered.
 const MAX_PENDING: usize = 256;
 
+/// Journal files kept and reused.
+const JOURNAL_FILES: u32 = 8;
+
 /// Topics with `millpond.flush=relaxed` are synced in the background whenever they have written this much.
 const RELAXED_SYNC_BYTES: u64 = 64 << 20;
 
@@ -186,7 +189,7 @@ pub struct BrokerConfig {
     pub index_interval_bytes: u32,
     /// `millpond.journal.file.bytes`.
     pub journal_file_bytes: u64,
-    /// `millpond.journal.files`.
+    /// Journal files kept and reused. Not a setting.
     pub journal_files: u32,
     /// `log.retention.check.interval.ms`.
     pub retention_check_interval_ms: u64,
@@ -381,7 +384,7 @@ impl Values {
             disk_min_free_bytes: self.number("millpond.disk.min.free.bytes"),
             index_interval_bytes: self.number("log.index.interval.bytes"),
             journal_file_bytes: self.number("millpond.journal.file.bytes"),
-            journal_files: self.number("millpond.journal.files"),
+            journal_files: JOURNAL_FILES,
             retention_check_interval_ms: self.number("log.retention.check.interval.ms"),
             groups: GroupSettings {
                 offsets_retention_ms: self.number::<i64>("offsets.retention.minutes") * MINUTE_MS,

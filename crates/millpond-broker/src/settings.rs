@@ -322,7 +322,6 @@ pub const SETTINGS: &[Setting] = &[
         whole(MIB, GIB, "bytes"),
         "Size of one journal file. All journal files together bound the time to recover after a kill.",
     ),
-    setting("millpond.journal.files", "8", whole(3, 64, "files"), "Journal files kept and reused."),
     setting(
         "millpond.catch.up.bytes.per.second",
         "0",

@@ -42,13 +42,9 @@ impl Scene {
 
     async fn in_world(world: World, settings: &[(&str, &str)]) -> Scene {
         // The batches are older than a week.
-        let given = [
-            ("log.dir", "/data"),
-            ("millpond.journal.file.bytes", "1048576"),
-            ("millpond.journal.files", "3"),
-            ("log.retention.ms", "-1"),
-        ];
+        let given = [("log.dir", "/data"), ("millpond.journal.file.bytes", "1048576"), ("log.retention.ms", "-1")];
         let mut config = BrokerConfig::resolve(given.iter().chain(settings).copied()).expect("good settings");
+        config.journal_files = 3;
         config.kafka = world.address(BROKER, PORT);
         config.http = world.address(BROKER, PORT + 1);
         let runtime = world.runtime_for(BROKER);

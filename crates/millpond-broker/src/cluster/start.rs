@@ -238,6 +238,7 @@ impl Outset<'_> {
     async fn begin(&self, data_dir: DataDir, network: Network, start: MetadataStart) -> Result<Member, StartError> {
         let (runtime, config) = (self.runtime, self.config);
         let groups = Groups::start(runtime.clone(), data_dir.clone(), network.peers.clone());
+        groups.set_catch_up_limit(config.catch_up_bytes_per_second);
         network.open_door();
         let applied = Arc::new(Applied::default());
         let group = groups.metadata(start, applied.clone()).await?;
