@@ -9,8 +9,8 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use millpond_client::{
-    Admin, AlterConfig, ClientConfig, ConfigChange, ConfigResource, ConfigSource, Connection, Error, ErrorCode,
-    NewTopic, Tcp,
+    Admin, AlterConfig, ClientConfig, ConfigChange, ConfigResource, ConfigSource, Connection, ElectionType, Error,
+    ErrorCode, NewTopic, Tcp, TopicPartition,
 };
 use millpond_wire::metadata::MetadataRequest;
 use support::{Broker, Folder, batch};
@@ -107,6 +107,34 @@ async fn a_cluster_of_one_is_described() {
     let only = &cluster.brokers[0];
     let address = only.address.as_ref().expect("an address").to_string();
     assert_eq!((only.id, address, only.is_fenced), (1, broker.kafka.to_string(), false));
+}
+
+#[tokio::test]
+async fn quorum_moves_and_elections_of_a_cluster_of_one_are_what_they_must_be() {
+    let folder = Folder::new("client-quorum");
+    let broker = Broker::start(folder.path(), &[]);
+    let admin = admin(&broker).await;
+    let created = admin.create_topics(&[NewTopic::new("logs")]).await.expect("an answer");
+    assert!(created["logs"].is_ok());
+    let quorum = admin.describe_quorum().await.expect("an answer");
+    assert_eq!((quorum.leader, quorum.voters.len(), quorum.observers.len()), (Some(1), 1, 0));
+    assert_eq!(quorum.lag(&quorum.voters[0]), Some(0));
+    let logs = |partition| TopicPartition::new("logs", partition);
+    let elected = admin.elect_leaders(ElectionType::Preferred, Some(&[logs(0), logs(5)])).await.expect("an answer");
+    assert!(!elected[&logs(0)].as_ref().expect("it leads already"));
+    let unknown = elected[&logs(5)].as_ref().expect_err("there is none");
+    assert_eq!(unknown.code(), Some(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION));
+    let targets = BTreeMap::from([(logs(0), Some(vec![7])), (logs(5), Some(vec![1]))]);
+    let moved = admin.alter_reassignments(&targets).await.expect("an answer");
+    let refused = moved[&logs(0)].as_ref().expect_err("there is no broker 7");
+    assert_eq!(refused.code(), Some(ErrorCode::INVALID_REPLICA_ASSIGNMENT));
+    assert!(moved[&logs(5)].is_err());
+    let cancelled = admin.alter_reassignments(&BTreeMap::from([(logs(0), None)])).await.expect("an answer");
+    let nothing = cancelled[&logs(0)].as_ref().expect_err("nothing moves");
+    assert_eq!(nothing.code(), Some(ErrorCode::NO_REASSIGNMENT_IN_PROGRESS));
+    assert!(admin.list_reassignments(None).await.expect("an answer").is_empty());
+    let unknown = admin.unregister_broker(9).await.expect_err("there is no broker 9");
+    assert_eq!(unknown.code(), Some(ErrorCode::BROKER_ID_NOT_REGISTERED));
 }
 
 #[tokio::test]

@@ -29,7 +29,7 @@ fn status_tells_of_brokers_and_partitions_as_text_and_as_json() {
     assert!(lines[0].contains(": 1 of 1 broker alive, broker 1 is the controller; 3 partitions in 1 topic;"), "{out}");
     assert!(lines[0].ends_with("0 without a leader, 0 under-replicated"), "{out}");
     let cells: Vec<&str> = lines[3].split('\t').collect();
-    assert_eq!(cells[..6], ["1", &kafka, "-", "yes", "3", "3"], "{out}");
+    assert_eq!(cells, ["1", &kafka, "-", "yes", "3", "3", "leader", "0"], "{out}");
 
     let (out, _, success) = told(&["cluster", "status", "--bootstrap", &kafka, "--json"]);
     let json: Value = serde_json::from_str(&out).expect("JSON");
@@ -39,6 +39,8 @@ fn status_tells_of_brokers_and_partitions_as_text_and_as_json() {
     assert_eq!((&only["id"], &only["alive"], &only["leaders"]), (&1.into(), &true.into(), &3.into()));
     assert_eq!(only["address"], kafka.as_str());
     assert_eq!(json["under_replicated"], Value::Array(Vec::new()));
+    assert_eq!(json["moving"], Value::Array(Vec::new()));
+    assert_eq!((&json["quorum"]["leader"], &json["quorum"]["voters"]), (&1.into(), &vec![1].into()));
 }
 
 #[test]
@@ -65,4 +67,37 @@ fn a_mistake_is_one_sentence_with_a_hint() {
         assert!(err.starts_with("millpond: ") && err.lines().count() == 1, "{line:?}: {err}");
         assert!(err.contains(expected), "{line:?}: {err}");
     }
+}
+
+#[test]
+fn what_the_protocol_lacks_is_asked_over_http_and_told_in_the_words_of_the_cluster() {
+    let folder = Folder::new("cluster-http");
+    let broker = Broker::start(folder.path(), &[]);
+    let http = broker.http.to_string();
+    let (out, err, success) = told(&["cluster", "rebalance", "--http", &http]);
+    assert!(success && err.is_empty() && out == "replicas and leaders are as even as they can be\n", "{out}{err}");
+    let (out, _, success) = told(&["cluster", "rebalance", "--http", &http, "--json"]);
+    let json: Value = serde_json::from_str(&out).expect("JSON");
+    assert!(success && json["moves"] == 0 && json["message"].is_string(), "{out}");
+    let kafka = broker.kafka.to_string();
+    let (_, err, success) = told(&["cluster", "rebalance", "--http", &http, "--wait", "--bootstrap", &kafka]);
+    assert!(success, "{err}");
+    let (out, err, success) = told(&["cluster", "decommission", "7", "--http", &http]);
+    assert!(!success && out.is_empty() && err.starts_with("millpond: ") && err.contains('7'), "{err}");
+}
+
+#[test]
+fn a_leader_that_leads_already_stays_where_it_is() {
+    let folder = Folder::new("cluster-transfer");
+    let broker = Broker::start(folder.path(), &[]);
+    broker.client().create_topic("logs", 2);
+    let kafka = broker.kafka.to_string();
+    let (out, err, success) = told(&["cluster", "transfer-leader", "logs", "1", "1", "--bootstrap", &kafka]);
+    assert!(success, "{err}");
+    let rows: Vec<&str> = out.lines().collect();
+    assert_eq!(rows, ["TOPIC\tPARTITION\tFROM\tTO\tOUTCOME", "logs\t1\t1\t1\talready there"]);
+    let (out, err, success) = told(&["cluster", "transfer-leader", "1", "--json", "--bootstrap", &kafka]);
+    let json: Value = serde_json::from_str(&out).expect("JSON");
+    assert!(success && json.as_array().is_some_and(|all| all.len() == 2), "{out}{err}");
+    assert_eq!(json[1]["outcome"], "already there");
 }

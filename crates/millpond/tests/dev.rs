@@ -9,6 +9,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use millpond_client::{Admin, ClientConfig, NewTopic};
 use support::{Folder, PATIENCE};
 
 /// A running `millpond dev`, killed when dropped.
@@ -158,4 +159,42 @@ fn a_folder_of_more_nodes_is_not_started_with_fewer() {
     let output = command(&folder, &["--nodes", "0"]).output().expect("it runs");
     let said = String::from_utf8(output.stderr).expect("text");
     assert!(said.contains("it must be a number from 1 to 9"), "{said}");
+}
+
+#[tokio::test]
+async fn three_nodes_form_one_cluster_and_go_on_when_one_is_killed() {
+    let folder = Folder::new("dev-three");
+    let mut dev = Dev::start(&folder, &["--nodes", "3"]);
+    let addresses: Vec<String> = dev.kafka.iter().map(ToString::to_string).collect();
+    assert_eq!(addresses.len(), 3);
+    let config = ClientConfig::new(&addresses.join(",")).expect("addresses").deadline(PATIENCE);
+    let admin = Admin::connect(config).await.expect("a broker answers");
+    let created = admin.create_topics(&[NewTopic::new("logs").partitions(3).replication_factor(3)]).await;
+    created.expect("an answer")["logs"].as_ref().expect("created");
+    let cluster = admin.describe_cluster().await.expect("an answer");
+    let ids: Vec<i32> = cluster.brokers.iter().filter(|broker| !broker.is_fenced).map(|broker| broker.id).collect();
+    assert_eq!(ids, [1, 2, 3]);
+
+    let children = dev.children();
+    assert_eq!(children.len(), 3);
+    send(children[2], "KILL");
+    let told = dev.log_line(" ended with ");
+    assert!(told.contains("go on"), "{told}");
+    let led_by = async || {
+        let topics = admin.describe_topics(&["logs"]).await.expect("an answer");
+        let logs = topics["logs"].as_ref().expect("it is there");
+        logs.partitions.iter().map(|partition| partition.leader).collect::<Vec<_>>()
+    };
+    let start = Instant::now();
+    // Who was killed is told by its number in the line.
+    let dead: i32 = told.split(' ').nth(3).and_then(|id| id.parse().ok()).expect("millpond dev: node N ended");
+    loop {
+        let leaders = led_by().await;
+        if leaders.iter().all(|leader| leader.is_some_and(|id| id != dead)) {
+            break;
+        }
+        assert!(start.elapsed() < PATIENCE, "{leaders:?} with {dead} dead");
+    }
+    dev.send("TERM");
+    assert!(dev.wait().success());
 }
