@@ -45,7 +45,7 @@ fn told<T>(answer: Result<T, Error>) -> Result<Option<T>, Error> {
 }
 
 fn print(picture: &Picture, out: &mut Output) -> io::Result<()> {
-    out.line(&headline(picture))?;
+    headlines(picture).iter().try_for_each(|line| out.line(line))?;
     out.line("")?;
     let mut table =
         Table::new(&["BROKER", "ADDRESS", "RACK", "ALIVE", "LEADERS", "REPLICAS", "METADATA", "METADATA LAG"]);
@@ -56,21 +56,24 @@ fn print(picture: &Picture, out: &mut Output) -> io::Result<()> {
     print_moves(picture.moving.as_deref().unwrap_or_default(), out)
 }
 
-fn headline(picture: &Picture) -> String {
-    let cluster = picture.cluster_id.as_deref().unwrap_or("(without an id)");
+fn headlines(picture: &Picture) -> [String; 2] {
+    let cluster = picture.cluster_id.as_deref().unwrap_or("without an id");
     let controller = match picture.controller {
         Some(id) => format!("broker {id} is the controller"),
         None => "NO CONTROLLER".to_owned(),
     };
     let alive = picture.brokers.iter().filter(|broker| broker.alive).count();
-    format!(
-        "cluster {cluster}: {alive} of {} alive, {controller}; {} in {}; {} without a leader, {} under-replicated",
-        counted(picture.brokers.len(), "broker"),
-        counted(picture.partitions, "partition"),
-        counted(picture.topics, "topic"),
-        picture.without_leader.len(),
-        picture.under_replicated.len(),
-    )
+    [
+        format!("cluster {cluster}, {controller}"),
+        format!(
+            "{alive} of {} alive; {} in {}, {} without a leader, {} under-replicated",
+            counted(picture.brokers.len(), "broker"),
+            counted(picture.partitions, "partition"),
+            counted(picture.topics, "topic"),
+            picture.without_leader.len(),
+            picture.under_replicated.len(),
+        ),
+    ]
 }
 
 pub(super) fn counted(count: usize, thing: &str) -> String {
