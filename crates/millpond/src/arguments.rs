@@ -19,7 +19,7 @@ pub(crate) struct Arguments {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run a broker until SIGTERM or SIGINT.
-    Broker(BrokerArguments),
+    Broker(Box<BrokerArguments>),
     /// Run a cluster of brokers on this machine, for trying things out.
     Dev(DevArguments),
     /// Look after a running cluster.
