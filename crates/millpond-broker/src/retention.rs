@@ -73,11 +73,11 @@ fn due(snapshot: &Snapshot, now: Timestamp) -> Vec<Due> {
     for served in snapshot.topics().filter(|served| !is_internal_topic(&served.topic.name)) {
         let limits = limits(&served.settings);
         for (index, partition) in served.replicas.iter().enumerate() {
-            // The leader moves the log start, for all replicas.
-            let Some(partition) = partition.as_ref().filter(|partition| partition.leads()) else { continue };
-            let wanted = partition
-                .retained()
-                .is_some_and(|retained| retained.freeable || may_move_log_start(&retained, now, limits));
+            let Some(partition) = partition else { continue };
+            // The leader moves the log start, for all replicas; what is below it each of them frees for itself.
+            let wanted = partition.retained().is_some_and(|retained| {
+                retained.freeable || (may_move_log_start(&retained, now, limits) && partition.leads())
+            });
             if wanted {
                 let (topic, id) = (Arc::clone(&served.topic.name), served.topic.id);
                 due.push(Due { topic, id, index, partition: partition.clone() });

@@ -76,7 +76,7 @@ async fn delete(call: &Call, partition: &Partition, asked: i64) -> Result<Offset
     }
     if offset > frontiers.log_start {
         partition.move_log_start(offset).await.map_err(|error| errors::propose(&error))?;
-        // Of a partition with other replicas they may miss what would go: nothing but a snapshot could bring it to them.
+        // What each of several replicas frees is for the next look of retention to see to, together with its Raft object.
         if !partition.is_replicated() {
             let freeing = log.free_below_log_start().map_err(|error| errors::storage(&error))?;
             if freeing == Freeing::AwaitsCheckpoint {
