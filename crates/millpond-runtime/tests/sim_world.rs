@@ -119,6 +119,35 @@ fn a_blocked_direction_holds_bytes_back_and_delivers_them_when_it_is_unblocked()
 }
 
 #[test]
+fn a_paused_node_runs_nothing_until_it_is_resumed_and_then_what_had_become_due() {
+    block_on(1, async {
+        let world = World::new(1);
+        let (a, b) = (world.runtime_for(A), world.runtime_for(B));
+        let ticks = Arc::new(AtomicU64::new(0));
+        let (counting, ticking) = (Arc::clone(&ticks), a.clone());
+        a.spawn(async move {
+            loop {
+                ticking.sleep(Duration::from_secs(1)).await;
+                counting.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        b.sleep(Duration::from_millis(2_500)).await;
+        assert_eq!(ticks.load(Ordering::Relaxed), 2);
+        world.pause(A);
+        b.sleep(Duration::from_secs(60)).await;
+        assert_eq!(ticks.load(Ordering::Relaxed), 2, "it stands still");
+        world.resume(A);
+        b.sleep(Duration::from_millis(500)).await;
+        assert_eq!(ticks.load(Ordering::Relaxed), 3, "one sleep had ended meanwhile");
+        world.pause(A);
+        world.crash(A, Crash::Kill);
+        let next = world.restart(A);
+        let runs = next.spawn(async {});
+        assert!(b.timeout(Duration::from_secs(1), runs).await.is_ok(), "the next process is not paused");
+    });
+}
+
+#[test]
 fn a_crash_ends_the_tasks_of_its_node_and_of_no_other() {
     block_on(1, async {
         let world = World::new(1);

@@ -9,7 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -33,6 +33,8 @@ pub(super) struct Incarnation {
     pub(super) disk: Arc<NodeDisk>,
     alive: AtomicBool,
     death: Notify,
+    /// Who waits for the end of a pause; `None` while there is none.
+    paused: Mutex<Option<Vec<Waker>>>,
     tasks: Mutex<Tasks>,
     /// What the program draws.
     random: Mutex<Rng>,
@@ -55,6 +57,7 @@ impl Incarnation {
             disk: Arc::clone(disk),
             alive: AtomicBool::new(true),
             death: Notify::new(),
+            paused: Mutex::default(),
             tasks: Mutex::default(),
             random: Mutex::new(rng.fork("program", number)),
             delays: Mutex::new(rng.fork("delays", number)),
@@ -76,6 +79,26 @@ impl Incarnation {
             task.abort();
         }
         true
+    }
+
+    /// From now on no task of it runs, until [`Incarnation::resume`].
+    pub(super) fn pause(&self) {
+        locked(&self.paused).get_or_insert_default();
+    }
+
+    /// Lets the tasks run again that had something to do meanwhile.
+    pub(super) fn resume(&self) {
+        let waiting = locked(&self.paused).take();
+        waiting.into_iter().flatten().for_each(Waker::wake);
+    }
+
+    /// Whether a task must not run now; it is woken at the end of the pause.
+    fn holds(&self, context: &Context<'_>) -> bool {
+        let mut paused = locked(&self.paused);
+        if let Some(waiting) = paused.as_mut() {
+            waiting.push(context.waker().clone());
+        }
+        paused.is_some()
     }
 
     pub(super) fn announce_death(&self) {
@@ -212,7 +235,7 @@ impl<F: Future> Future for Task<F> {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
         let this = &mut *self;
-        if !this.runtime.is_alive() {
+        if !this.runtime.is_alive() || this.runtime.incarnation.holds(context) {
             return Poll::Pending;
         }
         match catch_unwind(AssertUnwindSafe(|| Pin::new(&mut this.future).poll(context))) {

@@ -116,6 +116,19 @@ impl World {
         incarnation.wait_until_dead().await;
     }
 
+    /// Stops a node's process where it is, as SIGSTOP does: its tasks run no further until [`World::resume`], its
+    /// sockets stay open, and what arrives waits. A crash ends the pause with the process.
+    pub fn pause(&self, node: NodeId) {
+        self.0.record(node, "pause", &[], format_args!(""));
+        self.incarnation_of(node).pause();
+    }
+
+    /// Ends [`World::pause`]; the clocks have gone on meanwhile.
+    pub fn resume(&self, node: NodeId) {
+        self.0.record(node, "resume", &[], format_args!(""));
+        self.incarnation_of(node).resume();
+    }
+
     /// How many operations that change or sync something a node's disk has seen, over all incarnations.
     pub fn disk_op_count(&self, node: NodeId) -> u64 {
         self.with_node(node, |slot| slot.disk.operations())
