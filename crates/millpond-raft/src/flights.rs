@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use millpond_record::RaftIndex;
+use millpond_runtime::{PlantedFault, planted};
 use millpond_storage::{Hold, Outcome};
 
 use crate::error::ProposeError;
@@ -76,12 +77,12 @@ impl Flights {
             Outcome::RaftOnly { .. } => written,
         };
         match carrier.acks {
-            Acks::All => {
+            Acks::All if !planted(PlantedFault::AcknowledgeAlone) => {
                 carrier.flight.place();
                 let flight = Arc::clone(&carrier.flight);
                 self.lock().push_back(Waiting { index, written, flight, strict: carrier.strict });
             }
-            Acks::Leader | Acks::None => carrier.flight.complete(Ok(written)),
+            Acks::All | Acks::Leader | Acks::None => carrier.flight.complete(Ok(written)),
         }
     }
 

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use millpond_record::{LogId, RaftIndex, RaftOnlyKind, StampedBatch, Timestamp, parse_raft_only};
-use millpond_runtime::Runtime;
+use millpond_runtime::{PlantedFault, Runtime, planted};
 use millpond_storage::{AppendEntry, Body, DataDir, Entries, Log, Outcome, StorageError, Stored, log_start_payload};
 use openraft::entry::RaftEntry;
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
@@ -305,8 +305,12 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             stored.push(self.to_store(entry));
         }
         let data_dir = self.data_dir.clone();
+        let early = planted(PlantedFault::ReportsUnflushed);
+        let (at_once, callback) = if early { (Some(callback), None) } else { (None, Some(callback)) };
         let done = Box::new(move |result: Result<(), StorageError>| {
-            callback.io_completed(result.map_err(io_error));
+            if let Some(callback) = callback {
+                callback.io_completed(result.map_err(io_error));
+            }
             for hold in holds {
                 data_dir.release(hold);
             }
@@ -315,6 +319,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         let outcomes = self.log.append(stored, done).map_err(io_error)?;
         if !proposed.is_empty() {
             self.tell(proposed, &outcomes);
+        }
+        if let Some(callback) = at_once {
+            callback.io_completed(Ok(()));
         }
         Ok(())
     }

@@ -14,15 +14,21 @@ pub enum PlantedFault {
     UnclampedApplied,
     /// A term is led without its vote being saved.
     ForgottenVote,
+    /// The leader of a replicated partition answers acks=all when it has the batch itself.
+    AcknowledgeAlone,
+    /// A replica tells its leader that it has flushed what it has only appended.
+    ReportsUnflushed,
 }
 
 impl PlantedFault {
     /// All of them.
-    pub const ALL: [PlantedFault; 4] = [
+    pub const ALL: [PlantedFault; 6] = [
         PlantedFault::AcknowledgeBeforeSync,
         PlantedFault::StaleJournalRecord,
         PlantedFault::UnclampedApplied,
         PlantedFault::ForgottenVote,
+        PlantedFault::AcknowledgeAlone,
+        PlantedFault::ReportsUnflushed,
     ];
 
     /// The name on the simulator's command line.
@@ -32,6 +38,8 @@ impl PlantedFault {
             PlantedFault::StaleJournalRecord => "stale-journal-record",
             PlantedFault::UnclampedApplied => "unclamped-applied",
             PlantedFault::ForgottenVote => "forgotten-vote",
+            PlantedFault::AcknowledgeAlone => "acknowledge-alone",
+            PlantedFault::ReportsUnflushed => "reports-unflushed",
         }
     }
 }
