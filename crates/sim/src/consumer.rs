@@ -213,7 +213,12 @@ fn check_partition(
     }
 }
 
-fn check_batches(
+/// Checks the batches that were fetched at an offset and tells the history of their records. Gives the offset to go on
+/// from.
+///
+/// # Errors
+/// What is wrong with a batch.
+pub fn check_batches(
     history: &mut History,
     partition: Partition,
     offset: i64,

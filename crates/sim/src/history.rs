@@ -283,6 +283,11 @@ impl History {
         }
     }
 
+    /// Records were acknowledged by a leader that others may follow, which promises nothing.
+    pub fn acknowledged_by_leader(&mut self, records: usize) {
+        self.counts.until_crash += records as u64;
+    }
+
     /// What a request about a partition must not fall behind.
     pub fn known(&self, partition: Partition) -> Known {
         let losses = self.losses(partition);

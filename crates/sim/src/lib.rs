@@ -9,6 +9,7 @@
 mod admin;
 mod broker_host;
 mod client;
+mod cluster;
 mod commits;
 mod committer;
 mod connection;
@@ -22,6 +23,7 @@ mod run;
 mod scenario;
 mod trouble;
 
+pub use cluster::run_cluster;
 pub use connection::{Connection, ConnectionError};
 pub use history::{Counts, Delivery, History, Known, Partition, Promise, Retention, Seen, TopicState};
 pub use payload::RecordId;

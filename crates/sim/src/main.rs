@@ -5,9 +5,9 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use millpond_runtime::PlantedFault;
-use sim::{Options, Outcome, run};
+use sim::{Options, Outcome, run, run_cluster};
 
-/// Runs a broker and its clients in simulated time, with crashes. The same seed gives the same run.
+/// Runs a broker, or three, and their clients in simulated time, with crashes. The same seed gives the same run.
 #[derive(Debug, Parser)]
 struct Arguments {
     /// Run this seed.
@@ -16,6 +16,9 @@ struct Arguments {
     /// Run all seeds from A to B (B is not included).
     #[arg(long, value_name = "A..B", value_parser = parse_range)]
     seeds: Option<Range<u64>>,
+    /// Run three brokers that are one cluster.
+    #[arg(long)]
+    cluster: bool,
     /// Print every event to standard error.
     #[arg(long)]
     trace: bool,
@@ -44,9 +47,10 @@ fn main() -> ExitCode {
     let (mut passed, mut failed) = (0u64, 0u64);
     for seed in seeds {
         let options = Options { seed, plant: arguments.plant, trace: arguments.trace };
-        let outcome = run(&options);
+        let play = if arguments.cluster { run_cluster } else { run };
+        let outcome = play(&options);
         // Twice, because a run that cannot be replayed is worth little.
-        let again = run(&Options { trace: false, ..options });
+        let again = play(&Options { trace: false, ..options });
         let failures = failures(&outcome, &again);
         report(seed, &outcome, &failures);
         if failures.is_empty() {

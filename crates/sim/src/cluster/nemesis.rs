@@ -1,0 +1,156 @@
+//! What goes wrong with a cluster, and how it is put right.
+
+use std::time::Duration;
+
+use millpond_runtime::sim::{DiskFaults, NodeId};
+
+use super::machines::{Machines, node};
+use super::scenario::{BROKERS, Blow, ClusterScenario, Trouble};
+
+/// The nodes that clients may be on.
+pub const CLIENTS: std::ops::Range<u16> = 10..30;
+
+/// Times that a way is closed and opened while it flaps.
+const FLAPS: u64 = 6;
+
+/// Lets all troubles of a run happen. Not everything is whole afterwards: see [`heal`].
+pub async fn torment(machines: &Machines, scenario: &ClusterScenario) {
+    let mut rng = machines.world().rng("nemesis");
+    for _ in 0..scenario.rounds {
+        let calm = rng.between(0, 2_500);
+        machines.runtime().sleep(Duration::from_millis(calm)).await;
+        let blows = Blow::draw(&mut rng);
+        machines.world().note(NodeId(0), &format!("{blows:?}"));
+        match blows[..] {
+            [first, second] => {
+                tokio::join!(strike(machines, scenario, first), strike(machines, scenario, second));
+            }
+            _ => strike(machines, scenario, blows[0]).await,
+        }
+    }
+}
+
+/// Puts everything right: every way open, every disk well, every broker started.
+pub fn heal(machines: &Machines) {
+    let world = machines.world();
+    for broker in 1..=BROKERS {
+        world.cancel_disk_crash(node(broker));
+        world.set_disk_faults(node(broker), DiskFaults::default());
+        world.resume(node(broker));
+        for other in (1..=BROKERS).filter(|other| *other != broker) {
+            world.unblock(node(broker), node(other));
+        }
+        for client in CLIENTS {
+            way(machines, node(broker), NodeId(client), false);
+        }
+        if !machines.is_alive(broker) {
+            machines.start(broker);
+            world.set_disk_faults(node(broker), DiskFaults::default());
+        }
+    }
+}
+
+async fn strike(machines: &Machines, scenario: &ClusterScenario, blow: Blow) {
+    let Blow { trouble, broker, hold_ms } = blow;
+    let (world, runtime) = (machines.world(), machines.runtime());
+    let hold = || runtime.sleep(Duration::from_millis(hold_ms));
+    let others = (1..=BROKERS).filter(|other| *other != broker);
+    match trouble {
+        Trouble::Dies(kind) => {
+            machines.crash(broker, kind);
+            hold().await;
+            machines.start(broker);
+        }
+        Trouble::DiesAtOperation(number, kind) => {
+            world.crash_at_disk_op(node(broker), world.disk_op_count(node(broker)) + number, kind);
+            hold().await;
+            world.cancel_disk_crash(node(broker));
+            if !world.is_alive(node(broker)) {
+                machines.start(broker);
+            }
+        }
+        Trouble::AllDie(kind) => {
+            (1..=BROKERS).for_each(|broker| machines.crash(broker, kind));
+            hold().await;
+            (1..=BROKERS).for_each(|broker| machines.start(broker));
+        }
+        Trouble::Stops => {
+            machines.stop(broker).await;
+            hold().await;
+            machines.start(broker);
+        }
+        Trouble::Pauses => {
+            world.pause(node(broker));
+            hold().await;
+            world.resume(node(broker));
+        }
+        Trouble::SyncsSlowly(slow_sync_ms) => {
+            let faults = DiskFaults { slow_sync: 0.7, slow_sync_ms, ..scenario.faults };
+            world.set_disk_faults(node(broker), faults);
+            hold().await;
+            world.set_disk_faults(node(broker), scenario.faults);
+        }
+        Trouble::Isolated => {
+            separate(machines, broker, true);
+            hold().await;
+            separate(machines, broker, false);
+        }
+        Trouble::CutOff => {
+            separate(machines, broker, true);
+            cut_clients(machines, broker, true);
+            hold().await;
+            separate(machines, broker, false);
+            cut_clients(machines, broker, false);
+        }
+        Trouble::Mute => {
+            others.clone().for_each(|other| world.block(node(broker), node(other)));
+            hold().await;
+            others.for_each(|other| world.unblock(node(broker), node(other)));
+        }
+        Trouble::Deaf => {
+            others.clone().for_each(|other| world.block(node(other), node(broker)));
+            hold().await;
+            others.for_each(|other| world.unblock(node(other), node(broker)));
+        }
+        Trouble::Flaps => {
+            for _ in 0..FLAPS {
+                separate(machines, broker, true);
+                runtime.sleep(Duration::from_millis(hold_ms / FLAPS)).await;
+                separate(machines, broker, false);
+                runtime.sleep(Duration::from_millis(hold_ms / FLAPS)).await;
+            }
+        }
+        Trouble::Estranged => {
+            let other = 1 + broker % BROKERS;
+            world.block(node(broker), node(other));
+            world.block(node(other), node(broker));
+            hold().await;
+            world.unblock(node(broker), node(other));
+            world.unblock(node(other), node(broker));
+        }
+    }
+}
+
+/// Closes or opens the ways between a broker and all others.
+fn separate(machines: &Machines, broker: i32, apart: bool) {
+    for other in (1..=BROKERS).filter(|other| *other != broker) {
+        way(machines, node(broker), node(other), apart);
+    }
+}
+
+fn cut_clients(machines: &Machines, broker: i32, apart: bool) {
+    for client in CLIENTS {
+        way(machines, node(broker), NodeId(client), apart);
+    }
+}
+
+fn way(machines: &Machines, one: NodeId, other: NodeId, closed: bool) {
+    let world = machines.world();
+    if closed {
+        world.block(one, other);
+        world.block(other, one);
+    } else {
+        world.unblock(one, other);
+        world.unblock(other, one);
+    }
+}

@@ -1,0 +1,166 @@
+//! What a seed decides about a cluster: topics, load, and what goes wrong when.
+
+use millpond_runtime::sim::{Crash, DiskFaults, NetworkDelays, Rng};
+
+use crate::producer::{Kind, Volume};
+
+/// How many brokers there are. Their node ids are 1 to this, and so are their nodes.
+pub const BROKERS: i32 = 3;
+
+/// A topic to create.
+#[derive(Clone, Debug)]
+pub struct ClusterTopic {
+    /// Its name.
+    pub name: String,
+    /// Its number of partitions.
+    pub partitions: i32,
+    /// Replicas of each, 1 to [`BROKERS`].
+    pub replicas: i16,
+    /// `min.insync.replicas`, 1 to `replicas`.
+    pub min_insync: i16,
+}
+
+/// Something that goes wrong with one broker, or with all.
+#[derive(Clone, Copy, Debug)]
+pub enum Trouble {
+    /// The process or its machine dies.
+    Dies(Crash),
+    /// It dies at its disk operation of this number from now.
+    DiesAtOperation(u64, Crash),
+    /// All brokers die at once.
+    AllDie(Crash),
+    /// A clean stop.
+    Stops,
+    /// The process stands still, as after SIGSTOP.
+    Pauses,
+    /// Its syncs take so many milliseconds, most of them.
+    SyncsSlowly(u64),
+    /// Nothing gets from it to the other brokers or back.
+    Isolated,
+    /// As that, and no client reaches it.
+    CutOff,
+    /// What it sends does not arrive at the other brokers; what they send does.
+    Mute,
+    /// What the other brokers send does not arrive; what it sends does.
+    Deaf,
+    /// It is isolated and reached again, several times.
+    Flaps,
+    /// The way between it and one other is closed; both reach the third.
+    Estranged,
+}
+
+/// A trouble with its place and time.
+#[derive(Clone, Copy, Debug)]
+pub struct Blow {
+    /// What goes wrong.
+    pub trouble: Trouble,
+    /// The broker that it strikes.
+    pub broker: i32,
+    /// For how many milliseconds.
+    pub hold_ms: u64,
+}
+
+/// One run.
+#[derive(Clone, Debug)]
+pub struct ClusterScenario {
+    /// The topics.
+    pub topics: Vec<ClusterTopic>,
+    /// The producers.
+    pub producers: Vec<(Kind, Volume)>,
+    /// How many consumers.
+    pub consumers: usize,
+    /// How often something goes wrong.
+    pub rounds: u32,
+    /// Whether it begins before the cluster is founded.
+    pub early: bool,
+    /// The network's delays.
+    pub delays: NetworkDelays,
+    /// What the disks do between the troubles.
+    pub faults: DiskFaults,
+    /// Bytes of a journal file.
+    pub journal_file_bytes: u64,
+    /// Bytes of the tail cache.
+    pub tail_cache_bytes: u64,
+}
+
+impl ClusterScenario {
+    /// Draws a run.
+    pub fn draw(rng: &mut Rng) -> ClusterScenario {
+        // At least one topic whose every record is on all brokers.
+        let topics = (0..rng.between(1, 3)).map(|number| {
+            let replicas = if number == 0 { 3 } else { rng.pick(&[1, 2, 3, 3]) };
+            ClusterTopic {
+                name: format!("topic-{number}"),
+                partitions: rng.between(1, 3) as i32,
+                replicas,
+                min_insync: rng.between(1, replicas as u64) as i16,
+            }
+        });
+        let topics = topics.collect();
+        let mut kinds = vec![if rng.chance(0.7) { Kind::Idempotent } else { Kind::All }];
+        for _ in 0..rng.below(3) {
+            kinds.push(rng.pick(&[Kind::Idempotent, Kind::Idempotent, Kind::All, Kind::Leader]));
+        }
+        let producers = kinds.into_iter().map(|kind| {
+            let (batch_records, record_bytes) = (rng.between(1, 10), rng.pick(&[20, 300, 2_000]));
+            (kind, Volume { batch_records, record_bytes, uniform: false, pause_ms: rng.pick(&[10, 50, 300]) })
+        });
+        ClusterScenario {
+            topics,
+            producers: producers.collect(),
+            consumers: rng.between(1, 2) as usize,
+            rounds: rng.between(2, 6) as u32,
+            early: rng.chance(0.15),
+            delays: NetworkDelays {
+                usual_ms: rng.between(0, 5),
+                slow_ms: rng.pick(&[20, 100, 400]),
+                ..NetworkDelays::default()
+            },
+            faults: DiskFaults {
+                slow_sync: rng.pick(&[0.0, 0.0, 0.02]),
+                slow_sync_ms: rng.between(10, 700),
+                ..DiskFaults::default()
+            },
+            journal_file_bytes: (256 << 10) << rng.below(3),
+            tail_cache_bytes: (64 << 10) << rng.below(5),
+        }
+    }
+}
+
+impl Blow {
+    /// Draws what goes wrong next, one thing or two at a time.
+    pub fn draw(rng: &mut Rng) -> Vec<Blow> {
+        let first = rng.between(1, BROKERS as u64) as i32;
+        let blow = Blow { trouble: Trouble::draw(rng), broker: first, hold_ms: rng.pick(&[100, 700, 2_000, 6_000]) };
+        let mut blows = vec![blow];
+        let touches_all = matches!(blow.trouble, Trouble::AllDie(_));
+        if !touches_all && rng.chance(0.3) {
+            let broker = 1 + (first - 1 + rng.between(1, 2) as i32) % BROKERS;
+            let trouble = Trouble::draw(rng);
+            if !matches!(trouble, Trouble::AllDie(_)) {
+                blows.push(Blow { trouble, broker, hold_ms: rng.between(50, 4_000) });
+            }
+        }
+        blows
+    }
+}
+
+impl Trouble {
+    fn draw(rng: &mut Rng) -> Trouble {
+        let crash = if rng.chance(0.6) { Crash::PowerCut } else { Crash::Kill };
+        match rng.below(16) {
+            0..3 => Trouble::Dies(crash),
+            3..5 => Trouble::DiesAtOperation(rng.between(1, 300), crash),
+            5 => Trouble::AllDie(crash),
+            6 => Trouble::Stops,
+            7..9 => Trouble::Pauses,
+            9 => Trouble::SyncsSlowly(rng.between(50, 2_000)),
+            10 => Trouble::Isolated,
+            11 => Trouble::CutOff,
+            12 => Trouble::Mute,
+            13 => Trouble::Deaf,
+            14 => Trouble::Flaps,
+            _ => Trouble::Estranged,
+        }
+    }
+}
