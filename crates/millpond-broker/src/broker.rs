@@ -310,10 +310,11 @@ impl Broker {
     /// Completes when the broker can no longer go on; it should then be shut down.
     pub async fn fatal(&self) -> FatalError {
         let mut fatal = self.fatal.clone();
-        match fatal.wait_for(Option::is_some).await {
-            Ok(found) => (*found).clone().expect("it was waited for"),
+        let found = fatal.wait_for(Option::is_some).await.ok().and_then(|found| found.clone());
+        match found {
+            Some(found) => found,
             // Nobody is left who could report: the broker was shut down.
-            Err(_) => std::future::pending().await,
+            None => std::future::pending().await,
         }
     }
 
