@@ -77,9 +77,9 @@ pub(crate) struct Standing {
     pub(crate) epoch: LeaderEpoch,
     /// In the order of preference.
     pub(crate) replicas: Vec<i32>,
-    /// Those on live brokers.
+    /// Those on live brokers that are not just being filled.
     pub(crate) in_sync: Vec<i32>,
-    /// The others.
+    /// Those on brokers that do not answer, or that have stopped.
     pub(crate) offline: Vec<i32>,
 }
 
@@ -136,12 +136,18 @@ fn standing(
     let brokers = partition.all_replicas().map(|replica| replica.broker).filter(|broker| seen.insert(*broker));
     let brokers: Vec<BrokerId> = brokers.collect();
     let (live, offline): (Vec<BrokerId>, Vec<BrokerId>) = brokers.iter().partition(|broker| serves(**broker));
+    // One that is to come has not what the others have.
+    let adding = |broker: &BrokerId| {
+        let replica = partition.replicas.iter().find(|replica| replica.broker == *broker);
+        replica.is_some_and(|replica| partition.adding.contains(&replica.id))
+    };
+    let in_sync = live.into_iter().filter(|broker| !adding(broker)).collect();
     let numbers = |brokers: Vec<BrokerId>| brokers.into_iter().map(|broker| broker.0).collect();
     Standing {
         leader: leader.filter(|leader| serves(*leader)),
         epoch,
         replicas: numbers(brokers),
-        in_sync: numbers(live),
+        in_sync: numbers(in_sync),
         offline: numbers(offline),
     }
 }
@@ -245,6 +251,15 @@ mod tests {
             removing: Vec::new(),
             assignment_version: 1,
         }
+    }
+
+    #[test]
+    fn a_replica_that_is_to_come_is_not_in_sync_and_one_on_its_way_out_is_a_replica() {
+        let mut moving = partition(&[2, 3, 1]);
+        moving.removing = vec![moving.replicas.remove(0)];
+        moving.adding = vec![moving.replicas[1].id];
+        let told = standing(&moving, Some(BrokerId(3)), LeaderEpoch(5), |_| true);
+        assert_eq!((told.replicas, told.in_sync, told.offline), (vec![3, 1, 2], vec![3, 2], vec![]));
     }
 
     #[test]

@@ -29,6 +29,10 @@ pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
+fn threads() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("threads")
+}
+
 /// A running broker; stopped when dropped.
 pub struct Served {
     tokio: tokio::runtime::Runtime,
@@ -54,9 +58,7 @@ impl Served {
         ];
         let given = given.into_iter().chain(settings.iter().copied());
         let config = BrokerConfig::resolve(given).expect("good settings");
-        let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-        let tokio = tokio.expect("threads");
-        let mut served = Served { tokio, broker: None, folder, config };
+        let mut served = Served { tokio: threads(), broker: None, folder, config };
         served.launch();
         served
     }
@@ -105,6 +107,13 @@ impl Served {
             names.filter_map(|name| Some(name.strip_suffix(".log")?[..20].into())).collect();
         segments.sort_unstable();
         segments
+    }
+
+    /// Ends the broker as a crash of its process would: it answers nothing, hands nothing over, and closes nothing.
+    pub fn kill(&mut self) {
+        let tokio = std::mem::replace(&mut self.tokio, threads());
+        tokio.shutdown_background();
+        drop(self.broker.take());
     }
 
     /// Stops the broker; how long that took.

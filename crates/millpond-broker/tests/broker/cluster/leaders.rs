@@ -1,0 +1,136 @@
+//! Who leads, what is told to who asks another, and what happens when the leader is gone.
+
+use super::{Cluster, create, metadata, others, partition};
+use crate::support::{Client, assert_code, batch, fetch_request, produce_request, until, values};
+use millpond_wire::describe_cluster::DescribeClusterRequest;
+use millpond_wire::fetch::{FetchRequest, PartitionData};
+use millpond_wire::list_offsets::{ListOffsetsPartition, ListOffsetsRequest, ListOffsetsTopic};
+use millpond_wire::{ErrorCode, Str};
+
+fn fetch(client: &mut Client, topic: &str, offset: i64, epoch: i32) -> PartitionData {
+    let mut request = FetchRequest { max_wait_ms: 100, ..fetch_request(topic, offset) };
+    request.topics[0].partitions[0].current_leader_epoch = epoch;
+    client.call(12, &request).responses.remove(0).partitions.remove(0)
+}
+
+/// Waits until the leader hands out these records, and no others.
+fn assert_holds(cluster: &Cluster, nodes: &[i32], topic: &str, expected: &[&str]) {
+    cluster.with_leader(topic, nodes, "all records can be read", |client| {
+        let data = fetch(client, topic, 0, -1);
+        let found = if data.error_code == 0 { values(&data) } else { Vec::new() };
+        assert!(expected.starts_with(&found.iter().map(String::as_str).collect::<Vec<_>>()), "{found:?}");
+        found.len() == expected.len()
+    });
+}
+
+#[test]
+fn every_broker_tells_the_same_of_a_topic_whoever_made_it() {
+    let cluster = Cluster::start();
+    create(&mut cluster.client(2), "t", &[]);
+    let leader = cluster.leader("t", &[1, 2, 3]);
+    let mut controllers = Vec::new();
+    for node in 1..=3 {
+        let mut client = cluster.client(node);
+        let told = metadata(&mut client, "t");
+        let ids: Vec<i32> = told.brokers.iter().map(|broker| broker.node_id).collect();
+        let racks: Vec<_> = told.brokers.iter().map(|broker| broker.rack.as_deref()).collect();
+        assert_eq!((ids, racks), (vec![1, 2, 3], vec![Some("r1"), Some("r2"), Some("r3")]));
+        let partition = &told.topics[0].partitions[0];
+        let sorted = |nodes: &[i32]| {
+            let mut nodes = nodes.to_vec();
+            nodes.sort_unstable();
+            nodes
+        };
+        assert_eq!((partition.error_code, partition.leader_id), (0, leader));
+        assert_eq!(sorted(&partition.replica_nodes), [1, 2, 3]);
+        assert_eq!(sorted(&partition.isr_nodes), [1, 2, 3]);
+        assert!(partition.offline_replicas.is_empty());
+        let described = client.call(2, &DescribeClusterRequest { endpoint_type: 1, ..Default::default() });
+        assert_eq!(described.controller_id, told.controller_id);
+        controllers.push(told.controller_id);
+    }
+    assert!(controllers.iter().all(|controller| *controller == controllers[0] && *controller > 0), "{controllers:?}");
+}
+
+#[test]
+fn who_asks_a_follower_is_told_who_leads_and_where() {
+    let cluster = Cluster::start();
+    create(&mut cluster.client(1), "t", &[]);
+    let leader = cluster.write("t", &[1, 2, 3], "a");
+    let mut follower = cluster.client(others(leader)[0]);
+    let port = metadata(&mut follower, "").brokers.iter().find(|broker| broker.node_id == leader).expect("it").port;
+    let refused = follower.call(10, &produce_request("t", -1, vec![(0, batch(&["b"]))]));
+    let partition = &refused.responses[0].partition_responses[0];
+    assert_code(partition.error_code, ErrorCode::NOT_LEADER_OR_FOLLOWER);
+    assert_eq!(partition.current_leader.leader_id, leader);
+    assert!(partition.current_leader.leader_epoch >= 0);
+    assert_eq!(refused.node_endpoints.len(), 1);
+    assert_eq!((refused.node_endpoints[0].node_id, refused.node_endpoints[0].port), (leader, port));
+
+    let data = fetch(&mut follower, "t", 0, -1);
+    assert_code(data.error_code, ErrorCode::NOT_LEADER_OR_FOLLOWER);
+    assert_eq!(data.current_leader.leader_id, leader);
+    let asked = ListOffsetsPartition { timestamp: -1, current_leader_epoch: -1, ..Default::default() };
+    let topic = ListOffsetsTopic { name: Str::from("t"), partitions: vec![asked] };
+    let request = ListOffsetsRequest { replica_id: -1, topics: vec![topic], ..Default::default() };
+    let listed = follower.call(7, &request);
+    assert_code(listed.topics[0].partitions[0].error_code, ErrorCode::NOT_LEADER_OR_FOLLOWER);
+
+    assert_holds(&cluster, &[1, 2, 3], "t", &["a"]);
+}
+
+#[test]
+fn what_was_acknowledged_is_read_from_the_next_leader() {
+    let mut cluster = Cluster::start();
+    create(&mut cluster.client(1), "t", &[]);
+    let mut leader = -1;
+    for value in ["a", "b", "c"] {
+        leader = cluster.write("t", &[1, 2, 3], value);
+    }
+    let epoch = partition(&mut cluster.client(leader), "t").leader_epoch;
+    cluster.kill(leader);
+    let left = others(leader);
+    assert_holds(&cluster, &left, "t", &["a", "b", "c"]);
+    cluster.with_leader("t", &left, "old epochs are fenced, and later ones unknown", |client| {
+        let told = partition(client, "t");
+        assert!(told.leader_epoch > epoch, "{} after {epoch}", told.leader_epoch);
+        assert_eq!((told.isr_nodes.len(), &told.offline_replicas[..]), (2, &[leader][..]));
+        let mut code = |epoch| ErrorCode(fetch(client, "t", 0, epoch).error_code);
+        let current = told.leader_epoch;
+        (code(epoch), code(current + 1), code(current))
+            == (ErrorCode::FENCED_LEADER_EPOCH, ErrorCode::UNKNOWN_LEADER_EPOCH, ErrorCode::NONE)
+    });
+    cluster.write("t", &left, "d");
+    assert_holds(&cluster, &left, "t", &["a", "b", "c", "d"]);
+    cluster.with_leader("t", &left, "what no replica has is out of range", |client| {
+        fetch(client, "t", 99, -1).error_code == ErrorCode::OFFSET_OUT_OF_RANGE.0
+    });
+    let next = cluster.leader("t", &left);
+    let ids: Vec<i32> = metadata(&mut cluster.client(next), "").brokers.iter().map(|broker| broker.node_id).collect();
+    assert_eq!(ids, left, "a broker that is gone is not named");
+    until("the missing replica is counted", || {
+        cluster.node(cluster.leader("t", &left)).metric("millpond_under_replicated_partitions") >= 1.0
+    });
+}
+
+#[test]
+fn with_too_few_replicas_alive_nothing_is_written_that_all_must_have() {
+    let mut cluster = Cluster::start();
+    create(&mut cluster.client(1), "strict", &[("min.insync.replicas", "3")]);
+    create(&mut cluster.client(1), "t", &[]);
+    let leader = cluster.write("strict", &[1, 2, 3], "a");
+    cluster.kill(others(leader)[0]);
+    let left = [leader, others(leader)[1]];
+    cluster.with_leader("strict", &left, "the broker is known to be gone", |client| {
+        partition(client, "strict").isr_nodes.len() == 2
+    });
+    cluster.with_leader("strict", &left, "the record is refused", |client| {
+        client.produce("strict", -1, batch(&["b"])).error_code == ErrorCode::NOT_ENOUGH_REPLICAS.0
+    });
+    assert_holds(&cluster, &left, "strict", &["a"]);
+    cluster.with_leader("strict", &left, "the leader alone takes it", |client| {
+        client.produce("strict", 1, batch(&["c"])).error_code == ErrorCode::NONE.0
+    });
+    cluster.write("t", &left, "a");
+    assert_holds(&cluster, &left, "t", &["a"]);
+}
