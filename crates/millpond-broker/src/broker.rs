@@ -174,7 +174,7 @@ impl Shared {
         let memory = (self.produce_memory.in_flight_bytes(), self.answer_memory.in_use_bytes() as u64);
         let kept = (self.fetch_sessions.figures(), self.coordinators.figures());
         let leadership = self.leadership.now().figures(&snapshot);
-        self.metrics.render(&stats, memory, kept, &self.disk, (&snapshot, &leadership), &groups)
+        self.metrics.render(&stats, memory, kept, &self.disk, (&snapshot, &leadership, &self.peers.figures()), &groups)
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+use millpond_raft::PeerFigures;
 use millpond_record::BatchHeader;
 use millpond_storage::{GroupRow, ROUND_BYTES_BOUNDS, ROUND_RECORDS_BOUNDS, SYNC_MICROS_BOUNDS, StorageStats};
 
@@ -116,7 +117,7 @@ impl Metrics {
         (produce_bytes, answer_bytes): (u64, u64),
         (sessions, coordinators): (CacheFigures, CoordinatorFigures),
         disk: &DiskWatch,
-        (snapshot, leadership): (&Snapshot, &LeadershipFigures),
+        (snapshot, leadership, peers): (&Snapshot, &LeadershipFigures, &[PeerFigures]),
         groups: &[GroupRow],
     ) -> String {
         let mut text = self.handle.render();
@@ -129,6 +130,7 @@ impl Metrics {
         page.disk(disk);
         page.storage(storage);
         page.leadership(leadership);
+        page.peers(peers);
         page.partitions(snapshot, groups);
         text
     }
@@ -255,6 +257,35 @@ impl Page<'_> {
         self.head(name, "gauge", "Most entries that a broker's replica of a partition led here is behind.");
         for (broker, entries) in &figures.entries_behind {
             let _ = writeln!(self.0, "{name}{{broker=\"{broker}\"}} {entries}");
+        }
+    }
+
+    fn peers(&mut self, peers: &[PeerFigures]) {
+        for (name, kind, about, value) in [
+            (
+                "millpond_peer_alive",
+                "gauge",
+                "1 for another broker that answers, 0 for one that does not.",
+                (|peer| f64::from(u8::from(peer.alive))) as fn(&PeerFigures) -> f64,
+            ),
+            ("millpond_peer_in_flight_bytes", "gauge", "Bytes of Raft messages that it has not answered.", |peer| {
+                peer.bytes_in_flight as f64
+            }),
+            ("millpond_peer_beat_seconds", "gauge", "How long its last answer to a beat took.", |peer| {
+                peer.beat_us as f64 / 1e6
+            }),
+            ("millpond_peer_connects_total", "counter", "How often it was connected to.", |peer| peer.connects as f64),
+            ("millpond_peer_frames_sent_total", "counter", "Frames sent over that connection.", |peer| {
+                peer.frames_sent as f64
+            }),
+            ("millpond_peer_frames_received_total", "counter", "Frames received over it.", |peer| {
+                peer.frames_received as f64
+            }),
+        ] {
+            self.head(name, kind, about);
+            for peer in peers {
+                let _ = writeln!(self.0, "{name}{{broker=\"{}\"}} {}", peer.broker, value(peer));
+            }
         }
     }
 
