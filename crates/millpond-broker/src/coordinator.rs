@@ -6,9 +6,10 @@
 //!
 //! A partition's task begins with the first request for it, if this broker leads the partition, and ends when it does
 //! no longer; whatever waits is told to look for the coordinator again. Without a task nothing of a partition's groups
-//! is in memory. What waits in its mailbox is bounded by what bounds requests: the memory of each is counted as that of an answer in the making until
-//! it is answered and what it wrote is on disk, or until it is parked, of which a connection has one at a time. What
-//! groups and offsets themselves may take is bounded by the shard ([`GroupSettings::max_state_bytes`]).
+//! is in memory. What waits in its mailbox is bounded by what bounds requests: the memory of each is counted as that of
+//! an answer in the making until it is answered and what it wrote is on disk, or until it is parked, of which a
+//! connection has one at a time. What groups and offsets themselves may take is bounded by the shard
+//! ([`GroupSettings::max_state_bytes`]).
 
 mod actor;
 mod batches;

@@ -36,8 +36,8 @@ impl Leadership {
         self.groups.leaders().changed()
     }
 
-    /// Waits until all partitions of these topics, of each from an index on, have a leader that serves. What the snapshot
-    /// does not serve is not waited for.
+    /// Waits until all partitions of these topics, of each from an index on, have a leader that serves. What the
+    /// snapshot does not serve is not waited for.
     pub(crate) async fn led(&self, snapshot: &Snapshot, topics: &[(TopicId, PartitionIndex)]) {
         let (mut leaders, mut alive) = (self.changed(), self.alive.clone());
         loop {

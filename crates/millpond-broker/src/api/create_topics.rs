@@ -1,6 +1,6 @@
-//! CreateTopics (KIP-4, KIP-464, KIP-525). Answers when every partition has a leader that takes writes, which is later than Kafka does
-//! and saves clients the retries. What is not done in the request's time is answered with REQUEST_TIMED_OUT and goes
-//! on.
+//! CreateTopics (KIP-4, KIP-464, KIP-525). Answers when every partition has a leader that takes writes, which is later
+//! than Kafka does and saves clients the retries. What is not done in the request's time is answered with
+//! REQUEST_TIMED_OUT and goes on.
 
 use std::collections::BTreeSet;
 

@@ -76,7 +76,8 @@ async fn delete(call: &Call, partition: &Partition, asked: i64) -> Result<Offset
     }
     if offset > frontiers.log_start {
         partition.move_log_start(offset).await.map_err(|error| errors::propose(&error))?;
-        // What each of several replicas frees is for the next look of retention to see to, together with its Raft object.
+        // What each of several replicas frees is for the next look of retention to see to, together with its Raft
+        // object.
         if !partition.is_replicated() {
             let freeing = log.free_below_log_start().map_err(|error| errors::storage(&error))?;
             if freeing == Freeing::AwaitsCheckpoint {

@@ -2,8 +2,8 @@
 //!
 //! A fetch enters no actor: it looks at each partition's frontiers, reads what is there from the tail cache (the very
 //! bytes that were produced) or from the file, and if that is less than `min_bytes` waits on the partitions' watches
-//! and the deadline. What was read is kept while it waits; only what is new is read then ([`reading`]). Who may be asked
-//! for what is [`steering`]'s.
+//! and the deadline. What was read is kept while it waits; only what is new is read then ([`reading`]). Who may be
+//! asked for what is [`steering`]'s.
 //!
 //! A client that follows many partitions has a session (KIP-227), and names in each request only what it changes; the
 //! answer names only what is new ([`crate::fetch_session`]).

@@ -36,7 +36,8 @@ fn handle(mut call: Call) -> Step {
             let found = |group: &Str| find(snapshot.as_ref(), &look, group);
             Step::Reply(call.answer(&respond(&call, &request, found)))
         })),
-        // Any broker will do: that it serves no transactions is InitProducerId's to say, where clients take it as final.
+        // Any broker will do: that it serves no transactions is InitProducerId's to say, where clients take it as
+        // final.
         TRANSACTION => {
             let here = |_: &Str| address(&call.snapshot, call.shared.node);
             Step::Reply(call.answer(&respond(&call, &request, here)))

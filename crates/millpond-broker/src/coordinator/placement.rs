@@ -23,8 +23,8 @@ pub(crate) fn partition_of(group: &str, partitions: usize) -> PartitionIndex {
     PartitionIndex(positive % i32::try_from(partitions).unwrap_or(i32::MAX).max(1))
 }
 
-/// A snapshot that serves `__consumer_offsets`, which is made if it is not there; then its partitions have leaders, too,
-/// if they get them in time. `None` if it cannot be made now; the broker's log says why.
+/// A snapshot that serves `__consumer_offsets`, which is made if it is not there; then its partitions have leaders,
+/// too, if they get them in time. `None` if it cannot be made now; the broker's log says why.
 pub(crate) async fn offsets_topic(shared: &Shared, snapshot: &Arc<Snapshot>) -> Option<Arc<Snapshot>> {
     let deadline = shared.runtime.now() + PATIENCE;
     if snapshot.topic(OFFSETS_TOPIC_NAME).is_some() {

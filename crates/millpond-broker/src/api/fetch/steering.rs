@@ -1,5 +1,5 @@
-//! Who answers a reader: the leader, or a follower in the reader's rack (KIP-392); and what a leader must know before it
-//! says that an offset is beyond the end.
+//! Who answers a reader: the leader, or a follower in the reader's rack (KIP-392); and what a leader must know before
+//! it says that an offset is beyond the end.
 
 use std::time::Duration;
 
@@ -50,8 +50,8 @@ impl Steering {
         choose(partition.progress().into_iter().filter(near), committed.map(|committed| committed.index))
     }
 
-    /// Whether this broker leads the partition beyond doubt: what it knows of the others is fresh, and most replicas are
-    /// on live ones. Otherwise another may lead, and have what is not here.
+    /// Whether this broker leads the partition beyond doubt: what it knows of the others is fresh, and most replicas
+    /// are on live ones. Otherwise another may lead, and have what is not here.
     pub(super) async fn surely_leads(&mut self, call: &Call, partition: &Partition) -> bool {
         if !partition.is_replicated() {
             return partition.leads();
