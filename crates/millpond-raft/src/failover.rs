@@ -2,9 +2,9 @@
 //!
 //! One task per broker. A group is *orphaned* when no leader of its newest term is known, has not given up, and is on a
 //! live broker. Candidates take turns: the live voters in the order of their replica ids (the order of preference when
-//! the group was made), each for [`TURN`]. The first begins at once, so a failover takes one round of votes; a candidate
-//! whose log is too short loses, and who refuses it for that (see [`Failover::challenge`]) begins at once itself.
-//! Nobody begins an election without a majority of voters alive: it would win nothing and cost a term.
+//! the group was made), each for [`TURN`]. The first begins at once, so a failover takes one round of votes; a
+//! candidate whose log is too short loses, and who refuses it for that (see [`Failover::challenge`]) begins at once
+//! itself. Nobody begins an election without a majority of voters alive: it would win nothing and cost a term.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

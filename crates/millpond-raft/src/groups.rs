@@ -174,8 +174,8 @@ impl Groups {
         self.0.shared.learn_metadata(index);
     }
 
-    /// What the metadata asks for is done up to here: a group that a peer names, who knows no more, and that is not here
-    /// is gone.
+    /// What the metadata asks for is done up to here: a group that a peer names, who knows no more, and that is not
+    /// here is gone.
     pub fn metadata_applied(&self, index: RaftIndex) {
         self.0.shared.metadata_applied(index);
     }
@@ -212,10 +212,11 @@ impl Groups {
         Ok(metadata)
     }
 
-    /// Creates this broker's replica of a partition. It is durable when this returns; may be called again when it fails.
+    /// Creates this broker's replica of a partition. It is durable when this returns; may be called again when it
+    /// fails.
     ///
-    /// `members`: all replicas of the partition, in order of preference. With an `assignment_version` of 1 they found the
-    /// group; with a later one this replica begins empty and is filled by the others.
+    /// `members`: all replicas of the partition, in order of preference. With an `assignment_version` of 1 they found
+    /// the group; with a later one this replica begins empty and is filled by the others.
     pub async fn create(
         &self,
         spec: GroupSpec,

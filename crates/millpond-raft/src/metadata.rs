@@ -120,9 +120,9 @@ impl MetadataGroup {
     ///
     /// # Errors
     ///
-    /// [`RaftError::TooLarge`], [`RaftError::BadBatch`] and [`RaftError::NotLeader`], when nothing was written as far as
-    /// this replica knows: one that has just lost leadership may have written it all the same. All others may end the
-    /// group.
+    /// [`RaftError::TooLarge`], [`RaftError::BadBatch`] and [`RaftError::NotLeader`], when nothing was written as far
+    /// as this replica knows: one that has just lost leadership may have written it all the same. All others may end
+    /// the group.
     pub async fn propose(&self, batch: Bytes) -> Result<RaftIndex, RaftError> {
         // Inside the append it would be too late: what Raft proposes must go into the log.
         let (bytes, limit) = (batch.len() as u64, self.log().max_batch_bytes());

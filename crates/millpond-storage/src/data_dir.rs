@@ -189,9 +189,9 @@ impl DataDir {
     ///
     /// # Errors
     ///
-    /// [`StorageError::DeletedLately`] for a group that was deleted here, until the next checkpoint, which is asked for.
-    /// When the group exists, the topic's name cannot name a folder, another group has the folder, or the directory is
-    /// closed or failed. `done` is not called then.
+    /// [`StorageError::DeletedLately`] for a group that was deleted here, until the next checkpoint, which is asked
+    /// for. When the group exists, the topic's name cannot name a folder, another group has the folder, or the
+    /// directory is closed or failed. `done` is not called then.
     pub fn create_group(&self, spec: GroupSpec, done: Done) -> Result<Arc<Log>, StorageError> {
         let inner = &*self.0;
         inner.check_open()?;

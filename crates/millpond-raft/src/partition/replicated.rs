@@ -96,9 +96,8 @@ impl Partition {
     /// Hands leadership to the replica on a broker; returns when another leads. Proposals wait meanwhile, and are
     /// refused then.
     ///
-    /// # Errors
-    /// [`RaftError::NotLeader`], [`RaftError::NoReplicaOn`]; [`RaftError::NotTaken`] when the other did not take over in
-    /// time: then somebody is elected.
+    /// # Errors [`RaftError::NotLeader`], [`RaftError::NoReplicaOn`]; [`RaftError::NotTaken`] when the other did not
+    /// take over in time: then somebody is elected.
     pub async fn transfer(&self, to: BrokerId) -> Result<(), RaftError> {
         let replica = self.leading()?;
         let group = self.0.group;
@@ -126,8 +125,9 @@ impl Partition {
         handed
     }
 
-    /// Makes these replicas, in order of preference, the members of the group, on its leader: new ones are filled first.
-    /// A partition that had one replica gets its Raft object for it, and keeps it until the next start. Returns when the change is complete; may be called again when it fails.
+    /// Makes these replicas, in order of preference, the members of the group, on its leader: new ones are filled
+    /// first. A partition that had one replica gets its Raft object for it, and keeps it until the next start. Returns
+    /// when the change is complete; may be called again when it fails.
     ///
     /// # Errors
     /// [`RaftError::StaleAssignment`] for a version that is older than the group's, [`RaftError::MembersUnchanged`],

@@ -28,7 +28,8 @@ pub async fn makes_progress(machines: &Machines, cluster: &Cluster, name: &str) 
     let volume = Volume { batch_records: 1, record_bytes: 20, uniform: false, pause_ms: 0 };
     let mut writer =
         Producer::new(Router::new(cluster, NodeId(30), format!("{name}-writer")), Kind::Idempotent, volume);
-    for target in targets(&cluster.shared.history()) {
+    let all = targets(&cluster.shared.history());
+    for target in all {
         if machines.runtime().timeout(PROGRESS, writer.write(&target, 1)).await.is_err() {
             let seconds = PROGRESS.as_secs();
             let text = format!("{} takes no write within {seconds} s of calm", target.partition);
@@ -42,7 +43,8 @@ pub async fn makes_progress(machines: &Machines, cluster: &Cluster, name: &str) 
 /// Compares all that there is with all that was promised, on every replica.
 pub async fn reckon(machines: &Machines, cluster: &Cluster, name: &str) {
     let mut router = Router::new(cluster, NodeId(31), name.to_owned());
-    for target in targets(&cluster.shared.history()) {
+    let all = targets(&cluster.shared.history());
+    for target in all {
         let Target { partition, .. } = target;
         let reading = read_leader(&mut router, &target);
         let Ok(end) = machines.runtime().timeout(PROGRESS, reading).await else {
