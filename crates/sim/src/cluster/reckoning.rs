@@ -28,6 +28,7 @@ pub async fn makes_progress(machines: &Machines, cluster: &Cluster, name: &str) 
     let volume = Volume { batch_records: 1, record_bytes: 20, uniform: false, pause_ms: 0 };
     let mut writer =
         Producer::new(Router::new(cluster, NodeId(30), format!("{name}-writer")), Kind::Idempotent, volume);
+    // Not in the loop's head, where the history would stay locked.
     let all = targets(&cluster.shared.history());
     for target in all {
         if machines.runtime().timeout(PROGRESS, writer.write(&target, 1)).await.is_err() {
@@ -43,6 +44,7 @@ pub async fn makes_progress(machines: &Machines, cluster: &Cluster, name: &str) 
 /// Compares all that there is with all that was promised, on every replica.
 pub async fn reckon(machines: &Machines, cluster: &Cluster, name: &str) {
     let mut router = Router::new(cluster, NodeId(31), name.to_owned());
+    // Not in the loop's head, where the history would stay locked.
     let all = targets(&cluster.shared.history());
     for target in all {
         let Target { partition, .. } = target;
