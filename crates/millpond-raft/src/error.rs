@@ -25,6 +25,14 @@ pub enum RaftError {
         /// Who was to lead.
         by: ReplicaId,
     },
+    /// The replica that is to lead has not all of the log yet: leadership stays where it is.
+    #[error("replica {by} of group {group} is behind, and cannot lead yet")]
+    Behind {
+        /// The group.
+        group: GroupId,
+        /// Who was to lead.
+        by: ReplicaId,
+    },
     /// The group has no replica on that broker.
     #[error("group {group} has no replica on broker {broker}")]
     NoReplicaOn {

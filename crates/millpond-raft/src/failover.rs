@@ -167,7 +167,10 @@ fn is_orphan(shared: &Shared, replica: &Replica, brokers: &BTreeSet<BrokerId>) -
     let said = shared.leaders.last(replica.group());
     let leads = match (leader, said) {
         (None, Some(said)) if said.term == term => (said.standing != Standing::GaveUp).then_some(said.broker),
-        (_, Some(said)) if said.term > term => (said.standing != Standing::GaveUp).then_some(said.broker),
+        // What is said of this broker its own replica knows better.
+        (_, Some(said)) if said.term > term && said.broker != shared.broker => {
+            (said.standing != Standing::GaveUp).then_some(said.broker)
+        }
         (Some((_, broker)), Some(said)) if said.term == term && said.broker == broker => {
             (said.standing != Standing::GaveUp).then_some(broker)
         }

@@ -1,5 +1,6 @@
 //! All groups of one broker.
 
+use crate::catch_up::Filling;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 
@@ -26,6 +27,9 @@ use crate::state_machine::Applier;
 
 /// The group of the cluster's metadata.
 pub(crate) const METADATA: GroupId = GroupId(0);
+
+/// The replica of the metadata group that founds it.
+const FOUNDER: ReplicaId = ReplicaId(1);
 
 /// The folder of the metadata group's log is `__cluster_metadata-0`, and its topic id is the one that Kafka reserves.
 const METADATA_TOPIC: &str = "__cluster_metadata";
@@ -119,7 +123,7 @@ impl RaftServices for Inner {
         replica: ReplicaId,
         from: BrokerId,
         p: LogId,
-    ) -> BoxFuture<'static, Result<(), String>> {
+    ) -> BoxFuture<'static, Result<Filling, String>> {
         let running = self.shared.replica(group).filter(|running| running.id() == replica);
         Box::pin(async move {
             let running = running.ok_or_else(|| format!("replica {replica} of group {group} is not running"))?;
@@ -204,7 +208,9 @@ impl Groups {
                 (self.create_group(spec).await?, replica)
             }
         };
-        if log.frontiers().last.is_none() && matches!(start, MetadataStart::Found(_)) {
+        // The founder's id is nobody else's: a start before this one may have ended between the group and its first entry.
+        let founds = matches!(start, MetadataStart::Found(_)) || replica == FOUNDER;
+        if log.frontiers().last.is_none() && log.purged().is_none() && founds {
             self.append_founding_membership(METADATA, &[(replica, shared.broker)], &log).await?;
         }
         let metadata = MetadataGroup::start(shared, replica, log, applier).await?;

@@ -77,7 +77,11 @@ impl Leaders {
                 let newer = known.get(&news.group).is_none_or(|last| {
                     // A term has one leader.
                     let same = news.term == last.term && news.broker == last.broker;
-                    news.term > last.term || (same && news.standing > last.standing)
+                    // Whoever gave it up may not have led it: it says what it believed.
+                    let other = news.term == last.term && last.standing == Standing::GaveUp;
+                    news.term > last.term
+                        || (same && news.standing > last.standing)
+                        || (other && news.broker != last.broker && news.standing != Standing::GaveUp)
                 });
                 if newer {
                     known.insert(news.group, news);

@@ -25,6 +25,7 @@ use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::{EntryPayload, OptionalSend, RaftLogReader};
 use tokio::sync::oneshot;
 
+use crate::error::ProposeError;
 use crate::flights::Carrier;
 use crate::membership;
 use crate::receipt::Written;
@@ -332,6 +333,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         if log.frontiers().last.is_none_or(|end| after.is_some_and(|after| after >= end.index)) {
             return Ok(());
         }
+        // Another leader's entries take their places: an index that is committed then is not theirs.
+        self.replica.flights.fail(&ProposeError::NotLeader);
         // It may have to read where the kept part ends.
         self.runtime.blocking(move || log.truncate_after(after)).await.map_err(io_error)
     }

@@ -205,15 +205,14 @@ impl MetadataGroup {
     /// # Errors
     /// [`RaftError::NotLeader`], [`RaftError::NoReplicaOn`], [`RaftError::NotTaken`].
     pub async fn transfer(&self, to: BrokerId) -> Result<(), RaftError> {
-        let (group, shared) = (self.replica.group(), &self.replica.shared);
+        let (group, shared) = (self.replica.group(), Arc::clone(&self.replica.shared));
         let voter = self.members().into_iter().find(|member| member.voter && member.broker == to);
         let voter = voter.filter(|_| shared.peers.is_alive(to)).ok_or(RaftError::NoReplicaOn { group, broker: to })?;
         shared.expect_transfer(group, voter.replica);
-        let handed = self.replica.transfer(voter.replica).await;
-        if let Err(RaftError::NotTaken { .. }) = handed {
-            shared.gave_up(&self.replica);
-        }
-        handed
+        let replica = self.replica.clone();
+        // Once begun it goes to its end, whoever waits for it.
+        let handed = shared.runtime.spawn(async move { replica.transfer(voter.replica).await }).await;
+        handed.unwrap_or_else(|error| Err(RaftError::Fatal { group, why: error.to_string().into() }))
     }
 
     /// The group's log.

@@ -136,7 +136,11 @@ impl Partition {
 
     /// A partition that the data directory has. Nothing of it is opened.
     pub(crate) fn asleep(shared: Arc<Shared>, row: &GroupRow) -> Partition {
-        let kind = Kind::of(row.membership.clone(), row.replica);
+        let kind = match Kind::of(row.membership.clone(), row.replica) {
+            // Its log may know of replicas that came after the row was written.
+            Kind::Solo if !shared.peers.is_alone() => Kind::Unknown,
+            kind => kind,
+        };
         let partition = Self::new(shared, row.group, row.replica, row.vote, kind);
         if kind == Kind::Solo {
             partition.0.announce_solo();
@@ -342,8 +346,7 @@ impl Inner {
         };
         let replicated = match self.replication.kind() {
             Kind::Replicated => true,
-            Kind::Solo => false,
-            Kind::Unknown => Kind::of(log.membership().1, self.replica) == Kind::Replicated,
+            Kind::Solo | Kind::Unknown => Kind::of(log.membership().1, self.replica) == Kind::Replicated,
         };
         if replicated && let Err(error) = self.start_replica(Arc::clone(&log)).await {
             return self.stop(&error.to_string());

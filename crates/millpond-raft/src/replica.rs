@@ -15,7 +15,7 @@ use openraft::errors::{ClientWriteError, Fatal, RaftError as OpenraftError};
 use openraft::{ChangeMembers, Config, Raft, RaftMetrics, ServerState, SnapshotPolicy};
 use tokio::sync::watch;
 
-use crate::catch_up::{self, CatchUpError, Gathered};
+use crate::catch_up::{self, CatchUpError, Filling, Gathered};
 use crate::error::{ProposeError, RaftError};
 use crate::flights::{Carrier, Flights};
 use crate::log_store::LogStore;
@@ -95,6 +95,8 @@ pub(crate) struct ReplicaState {
     /// The term in which it serves; 0 when it does not.
     serves: AtomicU64,
     role: watch::Sender<Role>,
+    /// The last term in which it leads without serving any more.
+    given_up: AtomicU64,
     /// How many replicas must have a batch before it is acknowledged, if that is more than a majority.
     min_insync: Arc<AtomicU16>,
     /// Up to where so many replicas have the log; kept once a batch has asked for more than a majority.
@@ -120,6 +122,7 @@ impl ReplicaState {
             blank: watch::Sender::new(Term(0)),
             serves: AtomicU64::new(0),
             role: watch::Sender::default(),
+            given_up: AtomicU64::new(0),
             min_insync,
             insync: AtomicU64::new(0),
             follows_insync: AtomicBool::new(false),
@@ -245,12 +248,13 @@ impl Replica {
             let member = now.membership_config.membership().get_node(&leader)?;
             Some((ReplicaId(leader), member.broker))
         });
+        let given_up = self.state.given_up.load(Ordering::Acquire);
         let leads = now.state == ServerState::Leader && leader.is_some_and(|(leader, _)| leader == self.state.id);
         Role {
             term,
             vote: ReplicaId(now.vote.leader_id.voted_for),
             leader,
-            serves: leads && *self.state.blank.borrow() >= term,
+            serves: leads && *self.state.blank.borrow() >= term && given_up < term.0,
         }
     }
 
@@ -284,7 +288,9 @@ impl Replica {
             let insync = {
                 let now = metrics.borrow_and_update();
                 let membership = now.membership_config.membership();
-                let (own, last) = (now.id, now.last_log_index.unwrap_or(0));
+                // Here, too, what counts is on disk.
+                let flushed = self.raft.watch_log_progress().get().and_then(|flushed| flushed.last_log_id);
+                let (own, last) = (now.id, flushed.map_or(0, |id| id.index()));
                 let matched = |id: u64| match &now.replication {
                     Some(_) if id == own => last,
                     Some(replication) => replication.get(&id).and_then(|id| id.as_ref()).map_or(0, |id| id.index()),
@@ -307,7 +313,9 @@ impl Replica {
 
     /// Another replica is known to lead a later term, or this one is to take no more proposals.
     pub(crate) fn step_back(&self) {
-        self.state.serves.store(0, Ordering::Release);
+        let role = self.role();
+        self.state.given_up.fetch_max(role.term.0, Ordering::AcqRel);
+        self.state.set_role(Role { serves: false, ..role });
         self.state.flights.fail(&ProposeError::NotLeader);
     }
 
@@ -418,7 +426,7 @@ impl Replica {
         };
         let runtime = &self.shared.runtime;
         if runtime.timeout(HAND_OVER, self.until(has_all)).await.is_err() {
-            return Err(RaftError::NotTaken { group: self.group(), by: to });
+            return Err(RaftError::Behind { group: self.group(), by: to });
         }
         let raft = self.raft.clone();
         let handed = runtime.spawn(async move { raft.trigger().transfer_leader(to.0).await });
@@ -430,6 +438,7 @@ impl Replica {
             // openraft never takes a failed transfer back: somebody else must be elected.
             Err(_) => {
                 self.step_back();
+                self.shared.gave_up(self.group(), began.term);
                 Err(RaftError::NotTaken { group: self.group(), by: to })
             }
         }
@@ -437,19 +446,19 @@ impl Replica {
 
     /// Gathers the segments that this replica lacks of a snapshot which the leader on broker `from` offers. To be
     /// called before [`Raft::install_full_snapshot`] with the snapshot that names P. May take long; it may be called
-    /// again after a break, and goes on where it was.
-    pub(crate) async fn gather_snapshot(&self, from: BrokerId, p: LogId) -> Result<(), CatchUpError> {
+    /// again after a break, and goes on where it was. What it gives is to be held until the snapshot is installed.
+    pub(crate) async fn gather_snapshot(&self, from: BrokerId, p: LogId) -> Result<Filling, CatchUpError> {
         let log = &self.state.log;
-        let _turn = self.state.gathered.turn.lock().await;
+        let turn = Arc::clone(&self.state.gathered.turn).lock_owned().await;
         let has_it = log.frontiers().committed.is_some_and(|committed| committed.index >= p.index);
         if has_it || self.state.gathered.is_as_of(p) {
-            return Ok(());
+            return Ok(turn);
         }
         let peers = &self.shared.peers;
         let ask = |body| peers.call(from, catch_up::CATCH_UP_SERVICE, body, catch_up::ANSWER_TIME);
         let gathered = self.shared.receiver.gather(Arc::clone(log), p, ask).await?;
         self.state.gathered.put(gathered);
-        Ok(())
+        Ok(turn)
     }
 
     /// Moves P up to the last end of a closed segment that every live voter has, so that what a new replica gets by

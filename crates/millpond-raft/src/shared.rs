@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
-use millpond_record::{BrokerId, GroupId, RaftIndex, ReplicaId};
+use millpond_record::{BrokerId, GroupId, RaftIndex, ReplicaId, Term};
 use millpond_runtime::Runtime;
 use millpond_storage::DataDir;
 use tokio::time::Instant;
@@ -19,6 +19,8 @@ use crate::leaders::{Leaders, News, Standing};
 use crate::peers::{Candidate, Peers};
 use crate::replica::{Replica, Role};
 
+/// How often everybody is told everything again.
+const REPEAT: Duration = Duration::from_secs(5);
 /// How long votes for the replica that leadership is handed to are granted although the old leader lives.
 const TRANSFER_TIME: Duration = Duration::from_secs(1);
 
@@ -39,6 +41,8 @@ pub(crate) struct Shared {
     metadata: AtomicU64,
     running: RwLock<BTreeMap<GroupId, Replica>>,
     transfers: Mutex<BTreeMap<GroupId, (ReplicaId, Instant)>>,
+    /// Held while something is learnt and told.
+    saying: Mutex<()>,
 }
 
 impl Shared {
@@ -59,6 +63,7 @@ impl Shared {
             metadata: AtomicU64::new(0),
             running: RwLock::default(),
             transfers: Mutex::default(),
+            saying: Mutex::default(),
         }
     }
 
@@ -105,6 +110,8 @@ impl Shared {
 
     /// Says what is new of groups led here, to this broker and to all others.
     pub(crate) fn say(&self, news: &[News]) {
+        // What is said arrives in the order in which it was learnt: a list of all that is older would take it back.
+        let _in_order = self.saying.lock().unwrap_or_else(PoisonError::into_inner);
         let changed = self.leaders.learn(news.iter().copied());
         if changed.is_empty() {
             return;
@@ -159,7 +166,8 @@ impl Shared {
         }
     }
 
-    /// Tells brokers that have come all that is led here, for as long as the groups run.
+    /// Tells brokers that have come all that is led here, and everybody now and then, for as long as the groups run: a
+    /// message may have been lost with a connection that was there again before anybody looked.
     pub(crate) async fn greet(self: Arc<Self>) {
         let mut alive = self.peers.alive();
         let mut known = BTreeSet::from([self.broker]);
@@ -167,6 +175,7 @@ impl Shared {
             let brokers = Arc::clone(&alive.borrow_and_update());
             let come: Vec<BrokerId> = brokers.difference(&known).copied().collect();
             if !come.is_empty() {
+                let _in_order = self.saying.lock().unwrap_or_else(PoisonError::into_inner);
                 let message = gossip::encode(true, &self.leaders.led_by(self.broker));
                 for broker in come {
                     self.peers.tell(broker, message.clone());
@@ -177,6 +186,7 @@ impl Shared {
                 biased;
                 () = self.stopped.cancelled() => return,
                 changed = alive.changed() => if changed.is_err() { return },
+                () = self.runtime.sleep(REPEAT), if known.len() > 1 => known = BTreeSet::from([self.broker]),
             }
         }
     }
@@ -199,8 +209,7 @@ impl Shared {
     }
 
     /// A leader here leads no more although nobody else does: somebody is to be elected.
-    pub(crate) fn gave_up(&self, replica: &Replica) {
-        let (group, term) = (replica.group(), replica.role().term);
+    pub(crate) fn gave_up(&self, group: GroupId, term: Term) {
         self.say(&[News { group, term, broker: self.broker, standing: Standing::GaveUp }]);
     }
 

@@ -16,6 +16,8 @@ use crate::broker::Shared;
 
 /// Partitions whose replicas this broker changes at a time: each new replica is filled with a whole log.
 const AT_ONCE: usize = 4;
+/// How long one change of replicas is followed before the records are looked at again.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Between two looks while replicas are on the move, and when nothing seems to be.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 const IDLE_LOOK: Duration = Duration::from_secs(10);
@@ -41,7 +43,11 @@ pub(crate) async fn run(shared: Weak<Shared>) {
         let led = waiting
             .into_iter()
             .filter(|partition| broker.groups.partition(partition.group).is_some_and(|replica| replica.leads()));
-        let moves = stream::iter(led).map(|partition| bring(&broker, partition));
+        let moves = stream::iter(led).map(|partition| {
+            // What takes longer goes on where it is at the next look, which also sees what was asked for meanwhile.
+            let bringing = runtime.timeout(PATIENCE, bring(&broker, partition));
+            async move { drop(bringing.await) }
+        });
         let working = moves.buffer_unordered(AT_ONCE).collect::<Vec<()>>();
         tokio::select! {
             biased;

@@ -327,6 +327,10 @@ impl<'a> Serving<'a> {
     /// Forgets offsets of topics that were deleted while the shard was not loaded.
     fn forget_missing_topics(&mut self, turn: &mut Turn) {
         let snapshot = self.actor.context.metadata.snapshot();
+        if snapshot.image.broker_count() > 1 {
+            // What this broker knows of the topics may be older than what was committed through the coordinator before.
+            return;
+        }
         let exists =
             |topic: &str, id| snapshot.image.topic(topic).is_some_and(|found| id == TopicId::ZERO || found.id == id);
         let groups = self.shard.summaries().map(|group| group.group_id);

@@ -19,6 +19,7 @@ mod sending;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -46,8 +47,9 @@ pub(crate) const ANSWER_TIME: Duration = Duration::from_secs(20);
 #[derive(Debug, Default)]
 pub(crate) struct Gathered {
     installation: Mutex<Option<Installation>>,
-    /// Held while something is gathered: a leader that hears nothing offers its snapshot again.
-    pub(crate) turn: tokio::sync::Mutex<()>,
+    /// Held from the first look to the end of the installation: a leader that hears nothing offers its snapshot again,
+    /// and what is being put in place must not be begun anew.
+    pub(crate) turn: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Gathered {
@@ -67,6 +69,9 @@ impl Gathered {
         gathered.filter(|gathered| gathered.manifest().position.log_id() == p)
     }
 }
+
+/// Held by who fills a replica until that is done.
+pub(crate) type Filling = tokio::sync::OwnedMutexGuard<()>;
 
 /// Why a replica was not filled. It is tried again; what was received is found again.
 #[derive(Debug, thiserror::Error)]

@@ -96,31 +96,35 @@ impl Partition {
     /// Hands leadership to the replica on a broker; returns when another leads. Proposals wait meanwhile, and are
     /// refused then.
     ///
-    /// # Errors [`RaftError::NotLeader`], [`RaftError::NoReplicaOn`]; [`RaftError::NotTaken`] when the other did not
-    /// take over in time: then somebody is elected.
+    /// # Errors
+    /// [`RaftError::NotLeader`], [`RaftError::NoReplicaOn`], [`RaftError::Behind`]; [`RaftError::NotTaken`]
+    /// when the other did not take over in time: then somebody is elected.
     pub async fn transfer(&self, to: BrokerId) -> Result<(), RaftError> {
+        // Once begun it goes to its end, whoever waits for it: openraft takes no transfer back.
+        let (partition, runtime) = (self.clone(), &self.0.shared.runtime);
+        let handed = runtime.spawn(async move { partition.hand_over(to).await }).await;
+        handed.unwrap_or_else(|error| Err(RaftError::Fatal { group: self.0.group, why: error.to_string().into() }))
+    }
+
+    async fn hand_over(&self, to: BrokerId) -> Result<(), RaftError> {
         let replica = self.leading()?;
         let group = self.0.group;
         if to == self.0.shared.broker {
             return Ok(());
         }
         let voter = replica.members().into_iter().find(|member| member.voter && member.broker == to);
-        let voter =
-            voter.filter(|_| self.0.shared.peers.is_alive(to)).ok_or(RaftError::NoReplicaOn { group, broker: to })?;
+        let alive = voter.filter(|_| self.0.shared.peers.is_alive(to));
+        let voter = alive.ok_or(RaftError::NoReplicaOn { group, broker: to })?;
         {
             let mut gate = self.0.lock_gate();
             if gate.held {
-                return Err(RaftError::NotTaken { group, by: voter.replica });
+                return Err(RaftError::Behind { group, by: voter.replica });
             }
             gate.held = true;
         }
-        // Also when the caller gives up halfway.
         let holding = Holding(Arc::clone(&self.0));
         self.0.shared.expect_transfer(group, voter.replica);
         let handed = replica.transfer(voter.replica).await;
-        if let Err(RaftError::NotTaken { .. }) = handed {
-            self.0.shared.gave_up(replica);
-        }
         drop(holding);
         handed
     }
@@ -218,21 +222,38 @@ impl Inner {
     async fn become_replicated(self: &Arc<Self>) -> Result<(), RaftError> {
         let partition = Partition(Arc::clone(self));
         let log = partition.opening().await?;
-        {
+        let before = {
             let mut gate = self.lock_gate();
             match gate.phase {
-                Phase::Open | Phase::Serving => gate.phase = Phase::Opening,
+                Phase::Open | Phase::Serving => std::mem::replace(&mut gate.phase, Phase::Opening),
                 Phase::Member => return Ok(()),
                 Phase::Closed => return Err(RaftError::Closed(self.group)),
                 // Somebody else is about it, or it begins its term.
                 Phase::Asleep | Phase::Opening | Phase::Waking => return Err(RaftError::NotLeader(self.group)),
             }
-        }
+        };
         // openraft takes what it finds in a log for flushed.
         let (done, flushed) = tokio::sync::oneshot::channel();
         log.notify_flushed(Box::new(move |result| drop(done.send(result))));
         let began = match flushed.await {
             Ok(Ok(())) => self.start_replica(log).await,
+            Ok(Err(error @ StorageError::Stalled { .. })) => {
+                // The disk is full for now: everything as before.
+                let mut gate = self.lock_gate();
+                if gate.phase == Phase::Opening {
+                    gate.phase = before;
+                    match before {
+                        Phase::Serving => {
+                            while let Some(Queued { work, flight }) = gate.queue.pop_front() {
+                                self.do_work(work, Some(flight));
+                            }
+                        }
+                        _ if !gate.queue.is_empty() => self.start_waking(&mut gate),
+                        _ => {}
+                    }
+                }
+                return Err(error.into());
+            }
             Ok(Err(error)) => Err(error.into()),
             Err(_) => Err(RaftError::Closed(self.group)),
         };
@@ -240,9 +261,13 @@ impl Inner {
             self.stop(&error.to_string());
             return Err(error);
         }
-        let elected = self.replication.replica.get().map(Replica::roles);
-        if let Some(mut roles) = elected {
-            // It has the only vote.
+        if let Some(replica) = self.replication.replica.get() {
+            // It has the only vote, and what was said of it before is of a term that it has not begun.
+            let mut roles = replica.roles();
+            if let Err(error) = replica.elect().await {
+                self.stop(&error.to_string());
+                return Err(error);
+            }
             let serves = roles.wait_for(|role| role.serves);
             drop(self.shared.runtime.timeout(ALONE, serves).await);
         }
@@ -335,8 +360,10 @@ impl Owner for Inner {
     }
 
     fn ended(&self, why: &str) {
-        let term = self.role().term;
         self.fail(why);
-        self.shared.say(&[self.news(term, Standing::GaveUp)]);
+        let last = self.shared.leaders.last(self.group).filter(|last| last.broker == self.shared.broker);
+        if let Some(last) = last {
+            self.shared.gave_up(self.group, last.term);
+        }
     }
 }

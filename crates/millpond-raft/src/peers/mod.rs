@@ -53,7 +53,7 @@ use outbox::Urgency;
 pub(crate) use raft_incoming::{Candidate, GroupRaft, Missing};
 pub(crate) use replica_client::GroupNetwork;
 
-use crate::catch_up::CATCH_UP_SERVICE;
+use crate::catch_up::{CATCH_UP_SERVICE, Filling};
 
 /// Messages to a peer that wait to be written; beyond it they are dropped.
 const MAX_TOLD_BYTES: usize = 16 << 20;
@@ -112,14 +112,15 @@ pub(crate) trait RaftServices: Send + Sync + 'static {
     /// The leader of the group hands its leadership to this replica, here or elsewhere.
     fn transferring(&self, group: GroupId, to: ReplicaId);
 
-    /// Gathers what a replica here lacks of a snapshot as of P that broker `from` has. May take long.
+    /// Gathers what a replica here lacks of a snapshot as of P that broker `from` has. May take long. What it gives is
+    /// held until the snapshot is installed.
     fn gather(
         &self,
         group: GroupId,
         replica: ReplicaId,
         from: BrokerId,
         p: LogId,
-    ) -> BoxFuture<'static, Result<(), String>>;
+    ) -> BoxFuture<'static, Result<Filling, String>>;
 
     /// Answers what another broker asks for while it gathers a snapshot.
     fn piece(&self, from: BrokerId, body: Bytes) -> BoxFuture<'static, Result<Bytes, String>>;
@@ -177,6 +178,11 @@ impl Peers {
             incoming: AtomicUsize::new(0),
             standing,
         }))
+    }
+
+    /// Whether it never talks to others.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.0.services.is_none()
     }
 
     /// This broker.

@@ -186,11 +186,15 @@ impl Inner {
             }
             RaftRequest::Snapshot(vote, meta, snapshot) => {
                 // From openraft's call on the replica counts as having all that the snapshot has.
-                if let (Some(p), Some(services)) = (meta.last_log_id.as_ref().map(from_raft), self.raft()) {
-                    services.gather(route.group(), route.target(), from, p).await.map_err(failed)?;
-                }
+                let filling = match (meta.last_log_id.as_ref().map(from_raft), self.raft()) {
+                    (Some(p), Some(services)) => {
+                        Some(services.gather(route.group(), route.target(), from, p).await.map_err(failed)?)
+                    }
+                    _ => None,
+                };
                 let snapshot = SnapshotOf::<TypeConfig, _> { meta, snapshot };
                 let installed = raft.install_full_snapshot(vote, snapshot).await;
+                drop(filling);
                 Ok(AnswerHead::installed(&installed.map_err(|error| failed(error.to_string()))?))
             }
         }

@@ -79,7 +79,7 @@ impl Log {
     pub fn begin_install(&self, manifest: Manifest) -> Result<Installation, StorageError> {
         self.may_install(&manifest)?;
         // What the log has of it must be in files.
-        self.write_behind(u64::MAX)?;
+        self.write_all_behind()?;
         let mut installation = Installation {
             log: self.arc()?,
             segments: manifest.segments.iter().map(|_| Receiving::default()).collect(),

@@ -209,6 +209,15 @@ impl Log {
         self.write_dirty(self.files(), max_bytes)
     }
 
+    /// Writes all that is dirty, and answers those who waited for that.
+    pub(super) fn write_all_behind(&self) -> Result<(), StorageError> {
+        let written = self.write_behind(u64::MAX)?;
+        for done in written.acks {
+            done(Ok(()));
+        }
+        Ok(())
+    }
+
     /// As [`Log::write_behind`], for the writer of all logs: it does not wait while the files of a durable log are
     /// synced. Who syncs them lists the log again: see [`Log::files_are_free`].
     pub(crate) fn write_turn(&self, max_bytes: u64) -> Result<Written, StorageError> {

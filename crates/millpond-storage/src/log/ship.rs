@@ -83,7 +83,7 @@ impl Log {
     ///
     /// [`StorageError::Corrupt`] if a segment cannot be proven to its end; what reads and writes say.
     pub fn manifest(&self) -> Result<Option<(Manifest, Shipment)>, StorageError> {
-        self.write_behind(u64::MAX)?;
+        self.write_all_behind()?;
         let log = self.arc()?;
         let (mut manifest, shipment) = {
             let state = self.state();
