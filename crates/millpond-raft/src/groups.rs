@@ -208,7 +208,8 @@ impl Groups {
                 (self.create_group(spec).await?, replica)
             }
         };
-        // The founder's id is nobody else's: a start before this one may have ended between the group and its first entry.
+        // The founder's id is nobody else's: a start before this one may have ended between making the group and
+        // writing its first entry.
         let founds = matches!(start, MetadataStart::Found(_)) || replica == FOUNDER;
         if log.frontiers().last.is_none() && log.purged().is_none() && founds {
             self.append_founding_membership(METADATA, &[(replica, shared.broker)], &log).await?;

@@ -151,6 +151,10 @@ impl MetaProperties {
         let bytes = match disk.read(&path, MAX_META_BYTES) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
+                let why = "it, or a part of its path, is a file";
+                return Err(OpenError::NotADataDirectory { path: root.to_path_buf(), why });
+            }
             Err(error) => return Err(OpenError::io("read", &path, error)),
         };
         MetaProperties::decode(&bytes).map(Some).map_err(|error| refuse(path, &error))

@@ -24,7 +24,7 @@ use millpond_runtime::OpenMode;
 
 use super::Log;
 use super::cold::ColdPlan;
-use super::persist::FileState;
+use super::file_state::FileState;
 use crate::index::{IndexEntry, IndexHeader, SegmentCursor, Trailer, encode_entries, take_append_times, vouches_for};
 use crate::segment::{Expected, ProvenPart, Segment, SegmentError, SegmentFile, SegmentName, SegmentView, scan};
 use crate::types::EpochStart;

@@ -13,6 +13,7 @@ mod buffers;
 mod cold;
 mod context;
 mod file_run;
+mod file_state;
 mod install;
 mod max_time;
 mod mend;
@@ -62,7 +63,7 @@ use crate::journal::JournalEntry;
 use crate::producer::ActiveProducer;
 use crate::segment::{Segment, SegmentError};
 use crate::types::{Done, GroupRow, LogOptions, LogPosition, Vote};
-use persist::FileState;
+use file_state::FileState;
 use ship::Pins;
 use state::LogState;
 

@@ -20,7 +20,7 @@ use millpond_record::{LogId, RaftIndex, StampedBatch, Term};
 use millpond_runtime::File;
 
 use super::cold::ColdPlan;
-use super::persist::FileState;
+use super::file_state::FileState;
 use super::state::{LogState, Place, Recovery, SegmentMaker, SegmentWork};
 use super::{Entries, Identity, Log, LogContext};
 use crate::StorageError;

@@ -16,8 +16,8 @@ use millpond_record::{Offset, RaftIndex, RaftOnlyKind, Term, Timestamp};
 
 use super::Log;
 use super::append::Appending;
+use super::file_state::FileState;
 use super::open::Folder;
-use super::persist::FileState;
 use super::state::{LogState, SegmentMaker};
 use super::types::Outcome;
 use super::void::log_start_payload;

@@ -4,7 +4,7 @@ use millpond_record::RaftIndex;
 use millpond_runtime::write_atomically;
 
 use super::Log;
-use super::persist::FileState;
+use super::file_state::FileState;
 use super::state::LogState;
 use crate::segment::{SegmentFile, SegmentName};
 

@@ -379,7 +379,8 @@ impl LogState {
             let work = self.unwritten.back_mut().expect("the active segment is always among the unwritten ones");
             work.entries.push_back(entry);
         }
-        if self.active_since < Timestamp(0) {
+        // The entry that founds a group was written at no time of a clock: it is the same on all replicas.
+        if self.active_since < Timestamp(0) && append_time > Timestamp(0) {
             self.active_since = append_time;
         }
         if self.epochs.last().is_none_or(|epoch| epoch.term < term) {
