@@ -2,7 +2,8 @@
 //!
 //! One task per broker. A group is *orphaned* when no leader of its newest term is known, has not given up, and is on a
 //! live broker. Candidates take turns: the live voters in the order of their replica ids (the order of preference when
-//! the group was made), each for [`TURN`]. The first begins at once, so a failover takes one round of votes; a
+//! the group was made), each for [`TURN`] or longer where many groups are without leader, or somebody was a candidate
+//! before. The first begins at once, so a failover takes one round of votes; a
 //! candidate whose log is too short loses, and who refuses it for that (see [`Failover::challenge`]) begins at once
 //! itself. Nobody begins an election without a majority of voters alive: it would win nothing and cost a term.
 
@@ -18,8 +19,14 @@ use crate::leaders::Standing;
 use crate::replica::{Replica, Role};
 use crate::shared::Shared;
 
-/// How long a candidate has before it is the next one's turn.
+/// How long a candidate has before it is the next one's turn, at least.
 const TURN: Duration = Duration::from_millis(150);
+/// How much longer it has for each other group that is without leader: their elections share disks and cores.
+const TURN_PER_ORPHAN: Duration = Duration::from_millis(1);
+/// Candidates that need no more time than the first: a voter may not have missed the leader yet.
+const QUICK_CONTESTS: u32 = 2;
+/// Later ones have twice the time of the one before, so many times.
+const MOST_DOUBLINGS: u32 = 4;
 /// How long after a start nobody is a candidate: the others first say what they lead.
 pub(crate) const GRACE: Duration = Duration::from_millis(300);
 /// Groups that are looked at between two pauses.
@@ -44,6 +51,8 @@ struct Orphan {
     /// The term of its replica here when that was looked at: another means that somebody was a candidate.
     term: Term,
     since: Instant,
+    /// How many candidates there were.
+    contests: u32,
     /// When this broker's replica is a candidate next; never, while it cannot win.
     turn: Option<Instant>,
 }
@@ -99,29 +108,38 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         if all {
             look.extend(shared.running().keys());
         }
-        for group in look {
-            match shared.replica(group) {
-                Some(replica) if is_orphan(&shared, &replica, &brokers) => {
+        let looked_at: Vec<(GroupId, Option<Replica>)> = look
+            .into_iter()
+            .map(|group| (group, shared.replica(group).filter(|replica| is_orphan(&shared, replica, &brokers))))
+            .collect();
+        let many = looked_at.iter().filter(|(_, orphan)| orphan.is_some()).count().max(orphans.len());
+        for (group, orphan) in looked_at {
+            match orphan {
+                Some(replica) => {
                     let now = shared.runtime.now();
                     let Role { term, vote, leader, .. } = replica.role();
-                    // Somebody may be elected right now.
-                    let asked = leader.is_none() && vote != replica.id() && term > Term(0);
+                    // Somebody may be elected right now: this replica itself, if leadership is handed to it.
+                    let own = vote == replica.id() && now <= shared.elections_from;
+                    let asked = leader.is_none() && !own && term > Term(0);
                     let orphan = match orphans.get(&group) {
                         // Nothing that its turn depends on has changed.
                         Some(known) if known.term == term && !all => *known,
                         known => {
                             let since = known.filter(|known| known.term == term).map_or(now, |known| known.since);
-                            let turn = if asked || known.is_some_and(|known| known.term != term) {
-                                next_turn(&replica, &brokers, since)
+                            let contested = asked || known.is_some_and(|known| known.term != term);
+                            let contests = known.map_or(0, |known| known.contests) + u32::from(contested);
+                            let span = span(many, contests);
+                            let turn = if contested {
+                                next_turn(&replica, &brokers, since, span)
                             } else {
-                                first_turn(&replica, &brokers, since.max(shared.elections_from), now)
+                                first_turn(&replica, &brokers, since.max(shared.elections_from), now, span)
                             };
-                            Orphan { term, since, turn }
+                            Orphan { term, since, contests, turn }
                         }
                     };
                     orphans.insert(group, orphan);
                 }
-                _ => drop(orphans.remove(&group)),
+                None => drop(orphans.remove(&group)),
             }
         }
         for group in asked.challenge {
@@ -137,7 +155,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
 
 /// Begins the elections that are due.
 async fn take_turns(shared: &Arc<Shared>, orphans: &mut BTreeMap<GroupId, Orphan>, brokers: &BTreeSet<BrokerId>) {
-    let now = shared.runtime.now();
+    let (now, many) = (shared.runtime.now(), orphans.len());
     let due = |orphan: &Orphan| orphan.turn.is_some_and(|turn| turn <= now);
     let due: Vec<GroupId> = orphans.iter().filter(|(_, orphan)| due(orphan)).map(|(group, _)| *group).collect();
     for groups in due.chunks(AT_ONCE) {
@@ -148,7 +166,7 @@ async fn take_turns(shared: &Arc<Shared>, orphans: &mut BTreeMap<GroupId, Orphan
                 orphans.remove(group);
                 return None;
             };
-            orphan.turn = Some(now + TURN * u32::try_from(live.len()).unwrap_or(u32::MAX));
+            orphan.turn = Some(now + span(many, orphan.contests) * u32::try_from(live.len()).unwrap_or(u32::MAX));
             let replica = replica.clone();
             Some(async move {
                 if let Err(error) = replica.elect().await {
@@ -159,6 +177,12 @@ async fn take_turns(shared: &Arc<Shared>, orphans: &mut BTreeMap<GroupId, Orphan
         let elections: Vec<_> = elections.collect();
         futures::future::join_all(elections).await;
     }
+}
+
+/// How long a candidate has when so many groups are without leader, and so many were candidates before.
+fn span(orphans: usize, contests: u32) -> Duration {
+    let turn = TURN + TURN_PER_ORPHAN * u32::try_from(orphans).unwrap_or(u32::MAX).min(1000);
+    turn * (1 << contests.saturating_sub(QUICK_CONTESTS).min(MOST_DOUBLINGS))
 }
 
 /// Whether no live leader of the group is known.
@@ -190,7 +214,7 @@ fn live_voters(replica: &Replica, brokers: &BTreeSet<BrokerId>) -> Option<Vec<mi
 }
 
 /// When this replica is a candidate after another one was, or after it was one itself.
-fn next_turn(replica: &Replica, brokers: &BTreeSet<BrokerId>, now: Instant) -> Option<Instant> {
+fn next_turn(replica: &Replica, brokers: &BTreeSet<BrokerId>, now: Instant, span: Duration) -> Option<Instant> {
     let live = live_voters(replica, brokers)?;
     let place = |id: millpond_record::ReplicaId| live.iter().position(|live| *live == id);
     let (own, last) = (place(replica.id())?, place(replica.role().vote).unwrap_or(0));
@@ -198,16 +222,22 @@ fn next_turn(replica: &Replica, brokers: &BTreeSet<BrokerId>, now: Instant) -> O
         0 => live.len(),
         behind => behind,
     };
-    Some(now + TURN * u32::try_from(behind).unwrap_or(u32::MAX))
+    Some(now + span * u32::try_from(behind).unwrap_or(u32::MAX))
 }
 
-fn first_turn(replica: &Replica, brokers: &BTreeSet<BrokerId>, begin: Instant, now: Instant) -> Option<Instant> {
+fn first_turn(
+    replica: &Replica,
+    brokers: &BTreeSet<BrokerId>,
+    begin: Instant,
+    now: Instant,
+    span: Duration,
+) -> Option<Instant> {
     let live = live_voters(replica, brokers)?;
     let rank = live.iter().position(|id| *id == replica.id())?;
-    let turn = begin + TURN * u32::try_from(rank).unwrap_or(u32::MAX);
+    let turn = begin + span * u32::try_from(rank).unwrap_or(u32::MAX);
     // One that has passed comes round again when all others had theirs.
-    let round = TURN * u32::try_from(live.len()).unwrap_or(u32::MAX);
-    if turn >= now || now.saturating_duration_since(turn) < TURN {
+    let round = span * u32::try_from(live.len()).unwrap_or(u32::MAX);
+    if turn >= now || now.saturating_duration_since(turn) < span {
         return Some(turn);
     }
     let rounds = now.saturating_duration_since(turn).as_millis() / round.as_millis().max(1) + 1;

@@ -1,12 +1,13 @@
 //! What brokers tell each other of leaders.
 //!
 //! ```text
-//! Message { 1: all bool, 2: repeated Said }          (protobuf)
+//! Message { 1: all bool, 2: repeated Said, 3: repeated asks u64 }          (protobuf)
 //! Said    { 1: group u64, 2: term u64, 3: standing u32: 1 leads, 2 serves, 3 gave up }
 //! ```
 //!
 //! A message is about groups that its sender leads, or has led. With `all` it names every group that it leads: it goes
-//! to a broker that has just come, and what is not in it the sender leads no more.
+//! to a broker that has just come, and what is not in it the sender leads no more. In `asks` are groups whose leader
+//! the receiver has: replicas of the sender do not know how far what they have is committed.
 
 use bytes::Bytes;
 use millpond_record::{BrokerId, GroupId, Term};
@@ -20,6 +21,18 @@ struct Message {
     all: bool,
     #[prost(message, repeated, tag = "2")]
     said: Vec<Said>,
+    #[prost(uint64, repeated, tag = "3")]
+    asks: Vec<u64>,
+}
+
+/// What one broker tells another.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Told {
+    /// The news is all that it leads.
+    pub(crate) all: bool,
+    pub(crate) news: Vec<News>,
+    /// The leaders of these groups are to say how far they are committed.
+    pub(crate) asks: Vec<GroupId>,
 }
 
 #[derive(Clone, Copy, PartialEq, prost::Message)]
@@ -32,8 +45,8 @@ struct Said {
     standing: u32,
 }
 
-pub(crate) fn encode(all: bool, news: &[News]) -> Bytes {
-    let said = news.iter().map(|news| Said {
+pub(crate) fn encode(told: &Told) -> Bytes {
+    let said = told.news.iter().map(|news| Said {
         group: news.group.0,
         term: news.term.0,
         standing: match news.standing {
@@ -42,11 +55,12 @@ pub(crate) fn encode(all: bool, news: &[News]) -> Bytes {
             Standing::GaveUp => 3,
         },
     });
-    Message { all, said: said.collect() }.encode_to_vec().into()
+    let asks = told.asks.iter().map(|group| group.0);
+    Message { all: told.all, said: said.collect(), asks: asks.collect() }.encode_to_vec().into()
 }
 
-/// What a broker says: whether it is all, and of which groups. `None` for what is not such a message.
-pub(crate) fn decode(from: BrokerId, message: Bytes) -> Option<(bool, Vec<News>)> {
+/// What a broker says; `None` for what is not such a message.
+pub(crate) fn decode(from: BrokerId, message: Bytes) -> Option<Told> {
     let message = Message::decode(message).ok()?;
     let news = message.said.into_iter().map(|said| {
         let standing = match said.standing {
@@ -57,7 +71,8 @@ pub(crate) fn decode(from: BrokerId, message: Bytes) -> Option<(bool, Vec<News>)
         };
         Some(News { group: GroupId(said.group), term: Term(said.term), broker: from, standing })
     });
-    Some((message.all, news.collect::<Option<_>>()?))
+    let asks = message.asks.into_iter().map(GroupId).collect();
+    Some(Told { all: message.all, news: news.collect::<Option<_>>()?, asks })
 }
 
 #[cfg(test)]
@@ -69,10 +84,15 @@ mod tests {
         let broker = BrokerId(3);
         let news = |group, standing| News { group: GroupId(group), term: Term(group + 1), broker, standing };
         let said = [news(1, Standing::Leads), news(2, Standing::Serves), news(3, Standing::GaveUp)];
-        assert_eq!(decode(broker, encode(true, &said)), Some((true, said.to_vec())));
-        assert_eq!(decode(broker, encode(false, &[])), Some((false, Vec::new())));
+        for told in [
+            Told { all: true, news: said.to_vec(), asks: Vec::new() },
+            Told { all: false, news: Vec::new(), asks: vec![GroupId(0), GroupId(7)] },
+            Told::default(),
+        ] {
+            assert_eq!(decode(broker, encode(&told)), Some(told));
+        }
         assert_eq!(decode(broker, Bytes::from_static(b"\xff\xff\xff")), None);
-        let unknown = Message { all: false, said: vec![Said { group: 1, term: 1, standing: 9 }] };
+        let unknown = Message { said: vec![Said { group: 1, term: 1, standing: 9 }], ..Message::default() };
         assert_eq!(decode(broker, unknown.encode_to_vec().into()), None);
     }
 }

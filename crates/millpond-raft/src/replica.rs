@@ -239,6 +239,24 @@ impl Replica {
         self.state.serves.load(Ordering::Acquire) != 0
     }
 
+    /// Whether this replica leads, as it believes.
+    pub(crate) fn leads(&self) -> bool {
+        self.role().leader.is_some_and(|(leader, _)| leader == self.id())
+    }
+
+    /// Whether it has entries of which it does not know whether they are committed.
+    pub(crate) fn is_uncertain(&self) -> bool {
+        let frontiers = self.state.log.frontiers();
+        frontiers.last.map(|last| last.index) > frontiers.committed.map(|committed| committed.index)
+    }
+
+    /// Tells the other replicas how far the group is committed. For the leader.
+    pub(crate) async fn tell_committed(&self) {
+        if let Err(error) = self.raft.trigger().heartbeat().await {
+            tracing::debug!(group = self.group().0, %error, "nobody is told what is committed");
+        }
+    }
+
     /// The role by openraft's figures of this moment.
     fn look(&self) -> Role {
         let metrics = self.raft.server_metrics();

@@ -9,18 +9,21 @@ use bytes::Bytes;
 use millpond_record::{BrokerId, GroupId, RaftIndex, ReplicaId, Term};
 use millpond_runtime::Runtime;
 use millpond_storage::DataDir;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::catch_up::{Receiver, Shipments};
 use crate::failover::{Failover, GRACE};
-use crate::gossip;
+use crate::gossip::{self, Told};
 use crate::leaders::{Leaders, News, Standing};
 use crate::peers::{Candidate, Peers};
 use crate::replica::{Replica, Role};
 
 /// How often everybody is told everything again.
 const REPEAT: Duration = Duration::from_secs(5);
+/// How often leaders are asked at most how far they are committed, while replicas here do not know.
+const ASK_AGAIN: Duration = Duration::from_millis(200);
 /// How long votes for the replica that leadership is handed to are granted although the old leader lives.
 const TRANSFER_TIME: Duration = Duration::from_secs(1);
 
@@ -43,6 +46,8 @@ pub(crate) struct Shared {
     transfers: Mutex<BTreeMap<GroupId, (ReplicaId, Instant)>>,
     /// Held while something is learnt and told.
     saying: Mutex<()>,
+    /// Replicas were started: they may have something to ask.
+    opened: Notify,
 }
 
 impl Shared {
@@ -64,6 +69,7 @@ impl Shared {
             running: RwLock::default(),
             transfers: Mutex::default(),
             saying: Mutex::default(),
+            opened: Notify::new(),
         }
     }
 
@@ -79,6 +85,7 @@ impl Shared {
     pub(crate) fn add(&self, replica: &Replica) {
         self.running.write().unwrap_or_else(PoisonError::into_inner).insert(replica.group(), replica.clone());
         self.failover.look_at([replica.group()]);
+        self.opened.notify_one();
     }
 
     pub(crate) fn remove(&self, group: GroupId) -> Option<Replica> {
@@ -117,7 +124,7 @@ impl Shared {
             return;
         }
         self.failover.look_at(changed);
-        let message = gossip::encode(false, news);
+        let message = gossip::encode(&Told { news: news.to_vec(), ..Told::default() });
         for broker in self.others() {
             self.peers.tell(broker, message.clone());
         }
@@ -129,7 +136,7 @@ impl Shared {
 
     /// Another broker says something.
     pub(crate) fn told(&self, from: BrokerId, message: Bytes) {
-        let Some((all, news)) = gossip::decode(from, message) else {
+        let Some(Told { all, news, asks }) = gossip::decode(from, message) else {
             tracing::warn!(broker = from.0, "a message of another broker cannot be read");
             return;
         };
@@ -150,6 +157,7 @@ impl Shared {
             };
             changed.extend(self.leaders.learn(believed));
         }
+        self.tell_committed(&asks);
         for news in &news {
             self.depose(news);
         }
@@ -166,27 +174,77 @@ impl Shared {
         }
     }
 
+    /// The leaders here of these groups say how far they are committed, to all replicas.
+    fn tell_committed(&self, groups: &[GroupId]) {
+        let asked: Vec<Replica> = {
+            let running = self.running();
+            groups.iter().filter_map(|group| running.get(group)).filter(|replica| replica.leads()).cloned().collect()
+        };
+        if !asked.is_empty() {
+            self.runtime.spawn(async move {
+                for replica in asked {
+                    replica.tell_committed().await;
+                }
+            });
+        }
+    }
+
+    /// The groups with replicas here that have entries of which they do not know whether they are committed, by the
+    /// broker of the leader. A replica that was restarted knows of none: without heartbeats it is told with the next
+    /// entry, which may never come.
+    fn uncertain(&self) -> BTreeMap<BrokerId, Vec<GroupId>> {
+        let running = self.running();
+        let mut asks: BTreeMap<BrokerId, Vec<GroupId>> = BTreeMap::new();
+        for (group, replica) in running.iter() {
+            let leader = replica.role().leader.map(|(_, broker)| broker);
+            let leader = leader.or_else(|| self.leaders.last(*group).map(|said| said.broker));
+            if let Some(leader) = leader.filter(|leader| *leader != self.broker && replica.is_uncertain()) {
+                asks.entry(leader).or_default().push(*group);
+            }
+        }
+        asks
+    }
+
     /// Tells brokers that have come all that is led here, and everybody now and then, for as long as the groups run: a
-    /// message may have been lost with a connection that was there again before anybody looked.
+    /// message may have been lost with a connection that was there again before anybody looked. Asks leaders how far
+    /// they are committed where replicas here do not know.
     pub(crate) async fn greet(self: Arc<Self>) {
         let mut alive = self.peers.alive();
         let mut known = BTreeSet::from([self.broker]);
+        let (mut repeat, mut ask) = (self.runtime.now() + REPEAT, self.runtime.now());
         loop {
             let brokers = Arc::clone(&alive.borrow_and_update());
+            let now = self.runtime.now();
+            if now >= repeat {
+                (known, repeat) = (BTreeSet::from([self.broker]), now + REPEAT);
+            }
             let come: Vec<BrokerId> = brokers.difference(&known).copied().collect();
             if !come.is_empty() {
                 let _in_order = self.saying.lock().unwrap_or_else(PoisonError::into_inner);
-                let message = gossip::encode(true, &self.leaders.led_by(self.broker));
+                let led = Told { all: true, news: self.leaders.led_by(self.broker), asks: Vec::new() };
+                let message = gossip::encode(&led);
                 for broker in come {
                     self.peers.tell(broker, message.clone());
                 }
             }
             known.clone_from(&brokers);
+            if known.len() > 1 && now >= ask {
+                let uncertain = self.uncertain();
+                ask = now + if uncertain.is_empty() { REPEAT } else { ASK_AGAIN };
+                for (leader, asks) in uncertain {
+                    self.peers.tell(leader, gossip::encode(&Told { asks, ..Told::default() }));
+                }
+            }
+            let next = repeat.min(ask);
             tokio::select! {
                 biased;
                 () = self.stopped.cancelled() => return,
-                changed = alive.changed() => if changed.is_err() { return },
-                () = self.runtime.sleep(REPEAT), if known.len() > 1 => known = BTreeSet::from([self.broker]),
+                changed = alive.changed() => match changed {
+                    Ok(()) => ask = now,
+                    Err(_) => return,
+                },
+                () = self.opened.notified() => ask = ask.min(now + ASK_AGAIN),
+                () = self.runtime.sleep_until(next), if known.len() > 1 => {}
             }
         }
     }

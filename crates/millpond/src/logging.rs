@@ -7,8 +7,9 @@ use tracing_subscriber::EnvFilter;
 
 use crate::arguments::LogFormat;
 
-/// openraft tells its whole state at every start; what it says below a warning is for who works on it.
-const QUIET: &str = "openraft=warn";
+/// openraft warns, once for each group, of what is the daily life of a cluster: votes that come late, connections that
+/// break, groups that stop. What ends a group the group says itself.
+const QUIET: &str = "openraft=off";
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
 /// Sends the log of the whole process to standard error.
@@ -46,7 +47,7 @@ mod tests {
 
     #[test]
     fn a_level_quiets_openraft_unless_it_is_named() {
-        assert_eq!(directives("info").expect("a level"), "info,openraft=warn");
+        assert_eq!(directives("info").expect("a level"), "info,openraft=off");
         assert_eq!(directives("warn,openraft=debug").expect("two levels"), "warn,openraft=debug");
     }
 

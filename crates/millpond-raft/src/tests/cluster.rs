@@ -309,12 +309,33 @@ fn leadership_is_handed_over_without_losing_a_write() {
             let leader = cluster.leader(1).await;
             let (partition, runtime) = (leader.partition(1), leader.runtime.clone());
             let handed = runtime.spawn(async move { partition.transfer(BrokerId(to)).await });
+            let before = leader.groups.leaders().of(GroupId(1)).expect("a leader").epoch;
             handed.await.expect("the task").expect("handed over");
-            assert_eq!(cluster.leader(1).await.broker, BrokerId(to));
+            let leader = cluster.leader(1).await;
+            assert_eq!(leader.broker, BrokerId(to));
+            // One election is enough.
+            let now = leader.groups.leaders().of(GroupId(1)).expect("a leader").epoch;
+            assert_eq!(now.0, before.0 + 1);
         }
         for broker in BROKERS {
             cluster.has(broker, 1, &expected).await;
         }
+    });
+}
+
+#[test]
+fn a_restarted_follower_learns_what_is_committed_though_nothing_is_written_any_more() {
+    clustered(15, |mut cluster| async move {
+        cluster.create(1).await;
+        cluster.write(1, "the last").await;
+        let leader = cluster.leader(1).await.broker;
+        for follower in BROKERS.into_iter().filter(|broker| BrokerId(*broker) != leader) {
+            cluster.has(follower, 1, &["the last".to_owned()]).await;
+            cluster.kill(follower).await;
+            cluster.restart(follower).await;
+            cluster.has(follower, 1, &["the last".to_owned()]).await;
+        }
+        assert_eq!(cluster.leader(1).await.broker, leader);
     });
 }
 
