@@ -1,5 +1,4 @@
 //! Before a broker stops it hands what it leads to brokers that go on: clients need not wait until it is missed.
-//! noticed.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -13,10 +12,10 @@ use tracing::{debug, info};
 
 use crate::broker::Shared;
 
-/// What all of it may take.
-const HAND_OVER_TIME: Duration = Duration::from_millis(2500);
-/// Partitions that are handed over at once.
-const AT_ONCE: usize = 64;
+/// What all of it may take. What is left then is missed when the broker is gone.
+const HAND_OVER_TIME: Duration = Duration::from_secs(10);
+/// Partitions that are handed over at once: each takes no writes meanwhile, and they share disks and cores.
+const AT_ONCE: usize = 16;
 
 /// Hands over the partitions that this broker leads, and the office of the controller, as far as others can take them.
 pub(crate) async fn hand_over(shared: &Arc<Shared>) {
