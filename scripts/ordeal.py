@@ -1,0 +1,271 @@
+#!/usr/bin/env python3
+"""Troubles three brokers under the load of ordinary clients, and tells what these saw.
+
+    ordeal.py restart|pause|cut --port P --dir FOLDER --start 'COMMAND with {node} {kafka} {peers} {dir}' [--rounds 3]
+
+restart  each broker is stopped and started again, one after the other
+pause    one broker, or two, stand still for up to three seconds (SIGSTOP)
+cut      brokers are cut off from one another: one from both others, one way, two of them, or on and off; each runs in a
+         network namespace of its own, which needs root and Linux
+
+Broker N serves clients at the port P + N - 1 and brokers at P + N + 2. Needs confluent-kafka. Fails if a client saw an
+error, if a record was lost, came twice or out of order, and, for restarts, if a partition took no writes for longer
+than --longest-ms.
+"""
+import argparse, collections, os, random, shlex, signal, socket, subprocess, sys, threading, time
+from confluent_kafka import Consumer, KafkaError, Producer
+from confluent_kafka.admin import AdminClient, NewTopic
+
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument('trouble', choices=['restart', 'pause', 'cut'])
+parser.add_argument('--port', type=int, required=True)
+parser.add_argument('--dir', required=True)
+parser.add_argument('--start', required=True)
+parser.add_argument('--rounds', type=int, default=1)
+parser.add_argument('--partitions', type=int, default=6)
+parser.add_argument('--rate', type=int, default=600, help='records a second, over all partitions')
+parser.add_argument('--longest-ms', type=float, default=1000)
+parser.add_argument('--seed', type=int, default=None)
+a = parser.parse_args()
+
+NODES = (1, 2, 3)
+seed = a.seed if a.seed is not None else random.randrange(1 << 30)
+rng = random.Random(seed)
+topic = f'ordeal-{time.time_ns()}'
+# A namespace for each broker, and a bridge between them in the namespace of the clients.
+bridge, net = f'mpb{os.getpid()}', f'10.{128 + os.getpid() % 64}.{os.getpid() // 64 % 256}'
+
+
+def host(node):
+    return f'{net}.{node}' if a.trouble == 'cut' else '127.0.0.1'
+
+
+kafka = {node: f'{host(node)}:{a.port + node - 1}' for node in NODES}
+peers = ','.join(f'{node}@{host(node)}:{a.port + node + 2}' for node in NODES)
+bootstrap = ','.join(kafka.values())
+errors, processes = [], {}
+
+
+def start(node):
+    folder = os.path.join(a.dir, str(node))
+    os.makedirs(folder, exist_ok=True)
+    command = a.start.format(node=node, kafka=kafka[node], peers=peers, dir=folder)
+    if a.trouble == 'cut':
+        command = f'ip netns exec {bridge}-{node} {command}'
+    log = open(os.path.join(folder, 'broker.log'), 'ab')
+    processes[node] = subprocess.Popen(shlex.split(command), stdout=log, stderr=log)
+
+
+def wait_for(what, done, seconds=60):
+    end = time.monotonic() + seconds
+    while not done():
+        if time.monotonic() > end:
+            sys.exit(f'FAIL {what}: not within {seconds} s')
+        time.sleep(0.02)
+
+
+def serves(node):
+    try:
+        socket.create_connection((host(node), a.port + node - 1), 1).close()
+        return True
+    except OSError:
+        return False
+
+
+def all_in_sync():
+    partitions = admin.list_topics(topic, timeout=10).topics[topic].partitions.values()
+    return len(partitions) == a.partitions and all(len(p.isrs) == 3 and p.leader in NODES for p in partitions)
+
+
+def ip(command, node=None):
+    where = ['ip', '-n', f'{bridge}-{node}'] if node else ['ip']
+    subprocess.run(where + command.split(), check=True, stdout=subprocess.DEVNULL)
+
+
+def lay_network():
+    ip(f'link add {bridge} type bridge')
+    ip(f'addr add {net}.254/24 dev {bridge}')
+    ip(f'link set {bridge} up')
+    for node in NODES:
+        ip(f'netns add {bridge}-{node}')
+        ip(f'link add {bridge}v{node} type veth peer name eth0 netns {bridge}-{node}')
+        ip(f'link set {bridge}v{node} master {bridge} up')
+        ip(f'addr add {host(node)}/24 dev eth0', node)
+        ip('link set eth0 up', node)
+        ip('link set lo up', node)
+
+
+def remove_network():
+    for node in NODES:
+        subprocess.run(['ip', 'netns', 'del', f'{bridge}-{node}'], stderr=subprocess.DEVNULL)
+    subprocess.run(['ip', 'link', 'del', bridge], stderr=subprocess.DEVNULL)
+
+
+def cut(ways, seconds):
+    """What the first of a pair sends to the second is lost. Clients reach all brokers all the time."""
+    for sender, receiver in ways:
+        ip(f'route add blackhole {host(receiver)}/32', sender)
+    time.sleep(seconds)
+    for sender, receiver in ways:
+        ip(f'route del blackhole {host(receiver)}/32', sender)
+
+
+def both(one, other):
+    return [(one, other), (other, one)]
+
+
+def some_cut():
+    one, two, three = rng.sample(NODES, 3)
+    kind = rng.choice(['alone', 'sends nothing', 'hears nothing', 'one way', 'a pair', 'on and off'])
+    if kind == 'alone':
+        cut(both(one, two) + both(one, three), rng.uniform(0.5, 6))
+    elif kind == 'sends nothing':
+        cut([(one, two), (one, three)], rng.uniform(0.5, 6))
+    elif kind == 'hears nothing':
+        cut([(two, one), (three, one)], rng.uniform(0.5, 6))
+    elif kind == 'one way':
+        cut([(one, two)], rng.uniform(0.5, 6))
+    elif kind == 'a pair':
+        cut(both(one, two), rng.uniform(0.5, 6))
+    else:
+        for _ in range(10):
+            cut(both(one, two) + both(one, three), rng.uniform(0.05, 0.7))
+            time.sleep(rng.uniform(0.05, 0.7))
+    return f'{kind}: {one}, {two}'
+
+
+def some_pause():
+    paused = rng.sample(NODES, rng.choice([1, 1, 2]))
+    for node in paused:
+        processes[node].send_signal(signal.SIGSTOP)
+        time.sleep(rng.uniform(0, 0.3))
+    time.sleep(rng.uniform(0.1, 3))
+    for node in paused:
+        processes[node].send_signal(signal.SIGCONT)
+    return f'paused {paused}'
+
+
+def restart(node):
+    processes[node].send_signal(signal.SIGTERM)
+    if processes[node].wait(60) != 0:
+        errors.append(f'broker {node} ended with {processes[node].returncode}')
+    start(node)
+    wait_for(f'broker {node} serves again', lambda: serves(node))
+    return f'restarted {node}'
+
+
+def client_error(who):
+    # That one broker's connection broke is not an error of the application: the client goes on with the others.
+    transport = (KafkaError._TRANSPORT, KafkaError._RESOLVE)
+    transport += (KafkaError._ALL_BROKERS_DOWN, KafkaError._TIMED_OUT) if a.trouble != 'restart' else ()
+    return lambda error: error.code() in transport or errors.append(f'{who}: {error}')
+
+
+def stop_all():
+    for process in processes.values():
+        if process.poll() is None:
+            process.send_signal(signal.SIGCONT)
+            process.send_signal(signal.SIGTERM)
+    for process in processes.values():
+        process.wait()
+
+
+def produce():
+    number, begin = 0, time.monotonic()
+    while not stopping.is_set():
+        due = int((time.monotonic() - begin) * a.rate)
+        while number < due:
+            partition, sent = number % a.partitions, time.monotonic()
+            producer.produce(topic, str(number // a.partitions).encode(), partition=partition,
+                             on_delivery=lambda error, message, sent=sent: delivered(error, message, sent))
+            number += 1
+        producer.poll(0.005)
+    producer.flush(60)
+    total.append(number)
+
+
+def delivered(error, message, sent):
+    if error is not None:
+        errors.append(f'not delivered: {error}')
+        return
+    now, partition = time.monotonic(), message.partition()
+    took = (now - sent) * 1000
+    if took > slowest[0]:
+        slowest[:] = [took, partition]
+    if partition in last:
+        gaps[partition] = max(gaps[partition], (now - last[partition]) * 1000)
+    last[partition] = now
+
+
+def consume():
+    while not (consumed_all.is_set()):
+        message = consumer.poll(0.1)
+        if message is None:
+            continue
+        if message.error():
+            errors.append(f'consumer: {message.error()}')
+        else:
+            seen[message.partition()].append(int(message.value()))
+            if total and sum(map(len, seen.values())) >= total[0]:
+                return
+
+
+try:
+    if a.trouble == 'cut':
+        lay_network()
+    for node in NODES:
+        start(node)
+    for node in NODES:
+        wait_for(f'broker {node} serves', lambda: serves(node))
+    admin = AdminClient({'bootstrap.servers': bootstrap})
+    wait_for('all brokers are known', lambda: len(admin.list_topics(timeout=10).brokers) == 3)
+    admin.create_topics([NewTopic(topic, a.partitions, 3, config={'min.insync.replicas': '2'})])[topic].result(30)
+    wait_for('the topic is replicated', all_in_sync)
+
+    stopping, consumed_all, total = threading.Event(), threading.Event(), []
+    last, gaps, slowest, seen = {}, collections.Counter(), [0.0, None], collections.defaultdict(list)
+    producer = Producer({'bootstrap.servers': bootstrap, 'enable.idempotence': True, 'linger.ms': 5,
+                         'error_cb': client_error('producer')})
+    consumer = Consumer({'bootstrap.servers': bootstrap, 'group.id': topic, 'auto.offset.reset': 'earliest',
+                         'error_cb': client_error('consumer')})
+    consumer.subscribe([topic])
+    threads = [threading.Thread(target=produce), threading.Thread(target=consume)]
+    for thread in threads:
+        thread.start()
+    wait_for('records arrive', lambda: sum(map(len, seen.values())) > a.rate)
+    for step in range(3 * a.rounds):
+        begin = time.monotonic()
+        did = {'restart': lambda: restart(NODES[step % 3]), 'pause': some_pause, 'cut': some_cut}[a.trouble]()
+        took = time.monotonic() - begin
+        wait_for(f'all replicas are in sync ({did})', all_in_sync)
+        enough = sum(map(len, seen.values())) + a.rate
+        wait_for('records arrive', lambda: sum(map(len, seen.values())) > enough)
+        whole = time.monotonic() - begin - took
+        print(f'{step + 1}: {did}, {took:.1f} s; in sync and a second of records {whole:.1f} s later', flush=True)
+        for node, process in processes.items():
+            if process.poll() is not None:
+                sys.exit(f'FAIL broker {node} ended by itself with {process.returncode}')
+    stopping.set()
+    threads[0].join()
+    threads[1].join(60)
+    consumed_all.set()
+    threads[1].join()
+    consumer.close()
+finally:
+    stop_all()
+    if a.trouble == 'cut':
+        remove_network()
+
+lost = total[0] - sum(len(set(values)) for values in seen.values())
+twice = sum(len(values) - len(set(values)) for values in seen.values())
+disordered = sum(1 for values in seen.values() for x, y in zip(values, values[1:]) if y < x)
+longest = max(gaps.values())
+for error in errors[:10]:
+    print('FAIL', error)
+good = not (errors or lost or twice or disordered)
+good = good and (longest <= a.longest_ms or a.trouble != 'restart')
+print(f'{3 * a.rounds} times {a.trouble}, seed {seed}, under {total[0]} records: {len(errors)} client errors, '
+      f'lost {lost}, twice {twice}, out of order {disordered}; '
+      f'longest pause of a partition {longest:.0f} ms, slowest write {slowest[0]:.0f} ms')
+print('1 passed, 0 failed' if good else '0 passed, 1 failed')
+sys.exit(0 if good else 1)
