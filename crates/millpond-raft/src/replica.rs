@@ -82,6 +82,9 @@ pub(crate) trait Owner: Send + Sync {
     fn ended(&self, why: &str);
 }
 
+/// The last entry of a replica, and the last one that it knows to be committed.
+pub(crate) type Uncertain = (Option<LogId>, Option<LogId>);
+
 /// What the parts of a replica share.
 pub(crate) struct ReplicaState {
     pub(crate) group: GroupId,
@@ -244,10 +247,10 @@ impl Replica {
         self.role().leader.is_some_and(|(leader, _)| leader == self.id())
     }
 
-    /// Whether it has entries of which it does not know whether they are committed.
-    pub(crate) fn is_uncertain(&self) -> bool {
-        let frontiers = self.state.log.frontiers();
-        frontiers.last.map(|last| last.index) > frontiers.committed.map(|committed| committed.index)
+    /// The last entry and the last one that is known to be committed, if they differ.
+    pub(crate) fn uncertain(&self) -> Option<Uncertain> {
+        let Frontiers { last, committed, .. } = self.state.log.frontiers();
+        (last.map(|last| last.index) > committed.map(|committed| committed.index)).then_some((last, committed))
     }
 
     /// Tells the other replicas how far the group is committed. For the leader.

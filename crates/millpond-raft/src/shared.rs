@@ -18,12 +18,13 @@ use crate::failover::{Failover, GRACE};
 use crate::gossip::{self, Told};
 use crate::leaders::{Leaders, News, Standing};
 use crate::peers::{Candidate, Peers};
-use crate::replica::{Replica, Role};
+use crate::replica::{Replica, Role, Uncertain};
 
 /// How often everybody is told everything again.
 const REPEAT: Duration = Duration::from_secs(5);
-/// How often leaders are asked at most how far they are committed, while replicas here do not know.
-const ASK_AGAIN: Duration = Duration::from_millis(200);
+/// How soon leaders are asked again how far they are committed, while replicas here do not know. Each time takes twice
+/// as long as the one before, up to [`REPEAT`]: one that is no member any more is never told.
+const ASK_AGAIN: Duration = Duration::from_millis(50);
 /// How long votes for the replica that leadership is handed to are granted although the old leader lives.
 const TRANSFER_TIME: Duration = Duration::from_secs(1);
 
@@ -190,16 +191,22 @@ impl Shared {
     }
 
     /// The groups with replicas here that have entries of which they do not know whether they are committed, by the
-    /// broker of the leader. A replica that was restarted knows of none: without heartbeats it is told with the next
-    /// entry, which may never come.
-    fn uncertain(&self) -> BTreeMap<BrokerId, Vec<GroupId>> {
+    /// broker of the leader, if that was so at the last look, too: under load there is always some entry on its way. A
+    /// replica that was restarted knows of none: without heartbeats it is told with the next entry, which may never
+    /// come.
+    fn uncertain(&self, seen: &mut BTreeMap<GroupId, Uncertain>) -> BTreeMap<BrokerId, Vec<GroupId>> {
         let running = self.running();
         let mut asks: BTreeMap<BrokerId, Vec<GroupId>> = BTreeMap::new();
+        let before = std::mem::take(seen);
         for (group, replica) in running.iter() {
+            let Some(uncertain) = replica.uncertain() else { continue };
             let leader = replica.role().leader.map(|(_, broker)| broker);
             let leader = leader.or_else(|| self.leaders.last(*group).map(|said| said.broker));
-            if let Some(leader) = leader.filter(|leader| *leader != self.broker && replica.is_uncertain()) {
-                asks.entry(leader).or_default().push(*group);
+            if let Some(leader) = leader.filter(|leader| *leader != self.broker) {
+                seen.insert(*group, uncertain);
+                if before.get(group) == Some(&uncertain) {
+                    asks.entry(leader).or_default().push(*group);
+                }
             }
         }
         asks
@@ -211,7 +218,8 @@ impl Shared {
     pub(crate) async fn greet(self: Arc<Self>) {
         let mut alive = self.peers.alive();
         let mut known = BTreeSet::from([self.broker]);
-        let (mut repeat, mut ask) = (self.runtime.now() + REPEAT, self.runtime.now());
+        let (mut repeat, mut ask, mut pause) = (self.runtime.now() + REPEAT, self.runtime.now(), ASK_AGAIN);
+        let mut seen = BTreeMap::new();
         loop {
             let brokers = Arc::clone(&alive.borrow_and_update());
             let now = self.runtime.now();
@@ -229,21 +237,21 @@ impl Shared {
             }
             known.clone_from(&brokers);
             if known.len() > 1 && now >= ask {
-                let uncertain = self.uncertain();
-                ask = now + if uncertain.is_empty() { REPEAT } else { ASK_AGAIN };
-                for (leader, asks) in uncertain {
+                for (leader, asks) in self.uncertain(&mut seen) {
                     self.peers.tell(leader, gossip::encode(&Told { asks, ..Told::default() }));
                 }
+                ask = now + if seen.is_empty() { REPEAT } else { pause };
+                pause = (pause * 2).min(REPEAT);
             }
             let next = repeat.min(ask);
             tokio::select! {
                 biased;
                 () = self.stopped.cancelled() => return,
                 changed = alive.changed() => match changed {
-                    Ok(()) => ask = now,
+                    Ok(()) => (ask, pause) = (now, ASK_AGAIN),
                     Err(_) => return,
                 },
-                () = self.opened.notified() => ask = ask.min(now + ASK_AGAIN),
+                () = self.opened.notified() => (ask, pause) = (ask.min(now + ASK_AGAIN), ASK_AGAIN),
                 () = self.runtime.sleep_until(next), if known.len() > 1 => {}
             }
         }
