@@ -9,6 +9,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use millpond_record::{BrokerId, GroupId, LogId, RaftIndex, ReplicaId, Term};
+use millpond_runtime::{PlantedFault, planted};
 use millpond_storage::{Frontiers, Hold, Log, Proposal};
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, Fatal, RaftError as OpenraftError};
@@ -205,6 +206,12 @@ impl Replica {
     ) -> Result<Replica, RaftError> {
         let group = state.group;
         let fatal = |why: String| RaftError::Fatal { group, why: why.into() };
+        if applier.is_none() && planted(PlantedFault::DropsTail) {
+            let (log, after) =
+                (Arc::clone(&state.log), state.log.frontiers().committed.map_or(RaftIndex(0), |c| c.index));
+            let dropped = shared.runtime.blocking(move || log.truncate_after(Some(after))).await;
+            dropped.map_err(|error| fatal(error.to_string()))?;
+        }
         let config = raft_config(group).validate().map_err(|error| fatal(error.to_string()))?;
         let state_machine = StateMachine::new(shared.runtime.clone(), Arc::clone(&state), applier)
             .map_err(|what| RaftError::BadMembership { group, what })?;

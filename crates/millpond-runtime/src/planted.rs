@@ -18,17 +18,20 @@ pub enum PlantedFault {
     AcknowledgeAlone,
     /// A replica tells its leader that it has flushed what it has only appended.
     ReportsUnflushed,
+    /// A replica comes back without the last entries of its log.
+    DropsTail,
 }
 
 impl PlantedFault {
     /// All of them.
-    pub const ALL: [PlantedFault; 6] = [
+    pub const ALL: [PlantedFault; 7] = [
         PlantedFault::AcknowledgeBeforeSync,
         PlantedFault::StaleJournalRecord,
         PlantedFault::UnclampedApplied,
         PlantedFault::ForgottenVote,
         PlantedFault::AcknowledgeAlone,
         PlantedFault::ReportsUnflushed,
+        PlantedFault::DropsTail,
     ];
 
     /// The name on the simulator's command line.
@@ -40,6 +43,7 @@ impl PlantedFault {
             PlantedFault::ForgottenVote => "forgotten-vote",
             PlantedFault::AcknowledgeAlone => "acknowledge-alone",
             PlantedFault::ReportsUnflushed => "reports-unflushed",
+            PlantedFault::DropsTail => "drops-tail",
         }
     }
 }

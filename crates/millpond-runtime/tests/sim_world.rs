@@ -95,6 +95,37 @@ fn a_crash_resets_the_peers_and_frees_the_address() {
 }
 
 #[test]
+fn broken_connections_are_reset_on_both_sides_and_others_go_on() {
+    block_on(1, async {
+        let (world, c) = (World::new(1), NodeId(3));
+        let listener = world.runtime_for(A).listen(world.address(A, 9092)).await.unwrap();
+        let mut broken = world.runtime_for(B).connect(world.address(A, 9092)).await.unwrap();
+        let (mut accepted, _) = listener.accept().await.unwrap();
+        let mut whole = world.runtime_for(c).connect(world.address(A, 9092)).await.unwrap();
+        world.break_connections(A, B, 50);
+        whole.write_all(b"x").await.unwrap();
+        for side in [&mut broken, &mut accepted] {
+            assert_eq!(side.read_u8().await.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+        }
+        assert_eq!(listener.accept().await.unwrap().0.read_u8().await.unwrap(), b'x');
+        world.runtime_for(B).connect(world.address(A, 9092)).await.unwrap();
+    });
+}
+
+#[test]
+fn a_new_disk_is_empty_and_the_node_that_had_the_old_one_is_dead() {
+    block_on(1, async {
+        let (world, path) = (World::new(1), std::path::Path::new("/data"));
+        let old = world.runtime_for(A).disk();
+        old.create_dir_all(path).unwrap();
+        assert!(old.exists(path).unwrap());
+        world.replace_disk(A);
+        assert!(old.exists(path).is_err());
+        assert!(!world.restart(A).disk().exists(path).unwrap());
+    });
+}
+
+#[test]
 fn a_blocked_direction_holds_bytes_back_and_delivers_them_when_it_is_unblocked() {
     block_on(1, async {
         let world = World::new(1);

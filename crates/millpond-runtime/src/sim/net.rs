@@ -92,6 +92,22 @@ impl Network {
         }
     }
 
+    /// Breaks all connections between two nodes. Gives how many there were.
+    pub(super) fn break_between(&mut self, one: NodeId, other: NodeId, within_ms: u64) -> u64 {
+        let (now, mut broken) = (now(), 0);
+        for connection in self.connections.values().filter_map(Weak::upgrade) {
+            let nodes = connection.ends.map(|end| end.node);
+            if nodes == [one, other] || nodes == [other, one] {
+                for side in [0, 1] {
+                    let delay = self.rng.between(0, within_ms);
+                    connection.reset(side, now + Duration::from_millis(delay));
+                }
+                broken += 1;
+            }
+        }
+        broken
+    }
+
     fn is_blocked(&self, from: NodeId, to: NodeId) -> bool {
         !self.blocked.is_empty() && self.blocked.contains(&(from, to))
     }

@@ -47,6 +47,8 @@ pub(super) struct Shared {
 struct Node {
     incarnation: Arc<Incarnation>,
     disk: Arc<NodeDisk>,
+    /// How often the disk was replaced.
+    disks: u64,
     clock_skew_ms: i64,
 }
 
@@ -64,6 +66,14 @@ impl World {
             #[cfg(feature = "planted-faults")]
             planted: Mutex::default(),
         }))
+    }
+
+    /// The node whose program calls this, and the milliseconds since its world began. `None` outside of a node's tasks.
+    pub fn here() -> Option<(NodeId, u64)> {
+        match Runtime::current()?.0 {
+            Inner::Simulated(node) => Some((node.node(), node.world.elapsed_ms())),
+            Inner::Real(..) => None,
+        }
     }
 
     /// The runtime of a node's present incarnation; a node that is new gets an empty disk.
@@ -103,6 +113,18 @@ impl World {
         let image = disk.fingerprint();
         self.0.record(node, "left", &[image], format_args!("disk {image:016x}"));
         incarnation.announce_death();
+    }
+
+    /// Gives a node a new disk, which is empty. One that lives is killed before.
+    pub fn replace_disk(&self, node: NodeId) {
+        self.crash(node, Crash::Kill);
+        let number = self.with_node(node, |slot| {
+            slot.disks += 1;
+            let rng = self.0.rng.fork("disk", u64::from(node.0)).fork("new", slot.disks);
+            slot.disk = Arc::new(NodeDisk::new(rng));
+            slot.disks
+        });
+        self.0.record(node, "new disk", &[number], format_args!("{number}"));
     }
 
     /// Whether a node's present incarnation lives.
@@ -190,6 +212,13 @@ impl World {
         locked(&self.0.network).unblock(from, to);
     }
 
+    /// Breaks all connections between two nodes. Each side hears of it within so many milliseconds, in its own time:
+    /// what one still sends meanwhile may be lost, and what was on its way too. New connections are as good as ever.
+    pub fn break_connections(&self, one: NodeId, other: NodeId, within_ms: u64) {
+        let broken = locked(&self.0.network).break_between(one, other, within_ms);
+        self.0.record(one, "break", &[u64::from(other.0), broken], format_args!("{broken} to {other}"));
+    }
+
     /// Sets the delays of all connections made from now on.
     pub fn set_network_delays(&self, delays: NetworkDelays) {
         locked(&self.0.network).set_delays(delays);
@@ -255,7 +284,7 @@ impl World {
         f(nodes.entry(node).or_insert_with(|| {
             let disk = Arc::new(NodeDisk::new(self.0.rng.fork("disk", u64::from(node.0))));
             let incarnation = Arc::new(Incarnation::new(node, 0, &disk, &self.0.rng));
-            Node { incarnation, disk, clock_skew_ms: 0 }
+            Node { incarnation, disk, disks: 0, clock_skew_ms: 0 }
         }))
     }
 }

@@ -47,8 +47,11 @@ pub async fn fetch(
         rack_id: Str::from(if asks == Asks::AReplica { "anywhere" } else { "" }),
         ..FetchRequest::default()
     };
+    // The epoch that each is asked with, and what its leader must have by then.
+    let mut asked = Vec::new();
     for (target, offset) in wanted {
         let epoch = router.place(target.partition).map_or(-1, |place| place.epoch);
+        asked.push((epoch, router.cluster.least_watermark(target.partition, epoch)));
         let partition = FetchPartition {
             partition: target.partition.index,
             current_leader_epoch: if asks == Asks::TheLeader { epoch } else { -1 },
@@ -70,7 +73,7 @@ pub async fn fetch(
         return None;
     }
     let mut found = Vec::new();
-    for (target, offset) in wanted {
+    for ((target, offset), (epoch, least)) in wanted.iter().zip(asked) {
         let partition = target.partition;
         let mut topics = response.responses.iter().filter(|topic| {
             if version >= 13 { topic.topic_id == partition.topic } else { topic.topic.as_str() == target.topic }
@@ -86,6 +89,9 @@ pub async fn fetch(
         if code == ErrorCode::OFFSET_OUT_OF_RANGE {
             // Nothing is ever deleted, and the offset was given by an answer: a consumer would start all over.
             router.fail(format!("{partition}: broker {broker} says that {offset} is out of range"));
+        }
+        if code == ErrorCode::NONE && asks == Asks::TheLeader && epoch >= 0 {
+            router.cluster.watermark(partition, epoch, broker, least, data.high_watermark);
         }
         let result = if code == ErrorCode::NONE {
             let records = data.records.as_ref().map(Records::to_bytes).unwrap_or_default();
@@ -106,7 +112,6 @@ pub async fn fetch(
 /// Follows all partitions until the run winds down.
 pub async fn consume(mut router: Router) {
     let mut positions: BTreeMap<Partition, i64> = BTreeMap::new();
-    let mut watermarks: BTreeMap<Partition, i64> = BTreeMap::new();
     while !router.cluster.shared.is_winding_down() {
         router.pause(0, 100).await;
         let asks = if router.rng.chance(0.2) { Asks::AReplica } else { Asks::TheLeader };
@@ -133,15 +138,6 @@ pub async fn consume(mut router: Router) {
                 lost = true;
                 continue;
             };
-            let before = watermarks.get(&target.partition).copied().unwrap_or_default();
-            if asks == Asks::TheLeader {
-                // The epoch that was asked with is the newest that this consumer knows, and older leaders refuse it.
-                if read.high_watermark < before {
-                    let (partition, now) = (target.partition, read.high_watermark);
-                    router.fail(format!("{partition}: the high watermark went back from {before} to {now}"));
-                }
-                watermarks.insert(target.partition, read.high_watermark);
-            }
             let again = router.rng.chance(0.03);
             let next = if again { router.rng.between(0, read.next as u64) as i64 } else { read.next };
             positions.insert(target.partition, next);

@@ -1,8 +1,8 @@
 //! The machines that the brokers run on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use millpond_broker::{Broker, BrokerConfig};
@@ -50,12 +50,18 @@ pub struct Machines {
     cluster: Cluster,
     scenario: ClusterScenario,
     lives: std::sync::Mutex<BTreeMap<i32, Life>>,
+    may_end: Arc<std::sync::Mutex<BTreeSet<i32>>>,
 }
 
 impl Machines {
     /// Machines that are off.
     pub fn new(cluster: &Cluster, scenario: &ClusterScenario) -> Machines {
-        Machines { cluster: cluster.clone(), scenario: scenario.clone(), lives: std::sync::Mutex::default() }
+        Machines {
+            cluster: cluster.clone(),
+            scenario: scenario.clone(),
+            lives: std::sync::Mutex::default(),
+            may_end: Arc::default(),
+        }
     }
 
     /// The world.
@@ -66,6 +72,16 @@ impl Machines {
     /// A runtime that does not die with any broker.
     pub fn runtime(&self) -> Runtime {
         self.world().runtime_for(NodeId(0))
+    }
+
+    /// Whether a broker may end by itself, because its disk fails.
+    pub fn may_end(&self, broker: i32, may: bool) {
+        let mut all = self.may_end.lock().unwrap_or_else(PoisonError::into_inner);
+        if may {
+            all.insert(broker);
+        } else {
+            all.remove(&broker);
+        }
     }
 
     fn config(&self, broker: i32) -> BrokerConfig {
@@ -84,7 +100,7 @@ impl Machines {
     }
 
     fn lives(&self) -> std::sync::MutexGuard<'_, BTreeMap<i32, Life>> {
-        self.lives.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.lives.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Starts a broker on its machine, which is off or dead.
@@ -95,11 +111,22 @@ impl Machines {
         let (sender, state) = watch::channel(State::Starting);
         let stop = Arc::new(Notify::new());
         let (config, cluster, stopping) = (self.config(broker), self.cluster.clone(), Arc::clone(&stop));
+        let may_end = Arc::clone(&self.may_end);
+        let ends = move |why: String| {
+            let world = &cluster.shared.world;
+            if may_end.lock().unwrap_or_else(PoisonError::into_inner).contains(&broker) {
+                world.note(node(broker), &why);
+                // Whoever runs it sees its process end.
+                world.crash(node(broker), Crash::Kill);
+            } else {
+                cluster.shared.history().fail(why);
+            }
+        };
         runtime.clone().spawn(async move {
             let running = match Broker::start(runtime, config).await {
                 Ok(running) => running,
                 Err(error) => {
-                    cluster.shared.history().fail(format!("broker {broker} does not start: {error}"));
+                    ends(format!("broker {broker} does not start: {error}"));
                     let _ = sender.send(State::Ended);
                     return;
                 }
@@ -108,12 +135,12 @@ impl Machines {
             tokio::select! {
                 biased;
                 why = running.fatal() => {
-                    cluster.shared.history().fail(format!("broker {broker} ends without a fault of its disk: {why}"));
+                    ends(format!("broker {broker} ends: {why}"));
                 }
                 () = stopping.notified() => {}
             }
             if let Err(error) = running.shutdown().await {
-                cluster.shared.history().fail(format!("broker {broker}: a stop is not clean: {error}"));
+                ends(format!("broker {broker}: a stop is not clean: {error}"));
             }
             let _ = sender.send(State::Ended);
         });

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use millpond_runtime::sim::{DiskFaults, NodeId};
+use millpond_runtime::sim::{Crash, DiskFaults, NodeId, Rng};
 
 use super::machines::{Machines, node};
 use super::scenario::{BROKERS, Blow, ClusterScenario, Trouble};
@@ -10,13 +10,25 @@ use super::scenario::{BROKERS, Blow, ClusterScenario, Trouble};
 /// The nodes that clients may be on.
 pub const CLIENTS: std::ops::Range<u16> = 10..30;
 
+/// How long all brokers are waited for before one loses its disk, and how long it takes until all vote on the metadata.
+const STARTED: Duration = Duration::from_secs(30);
+const SETTLED: Duration = Duration::from_secs(5);
+
+/// How long a broker of a rolling restart is waited for.
+const ROLLED: Duration = Duration::from_secs(20);
+
+/// Within how many milliseconds each side hears of a broken connection.
+const BREAK_MS: u64 = 200;
+
 /// Times that a way is closed and opened while it flaps.
 const FLAPS: u64 = 6;
 
 /// Lets all troubles of a run happen. Not everything is whole afterwards: see [`heal`].
 pub async fn torment(machines: &Machines, scenario: &ClusterScenario) {
     let mut rng = machines.world().rng("nemesis");
-    for _ in 0..scenario.rounds {
+    // Not in the first round: by then the cluster may have one copy of its metadata.
+    let loss = scenario.loses_disk.then(|| rng.between(1, u64::from(scenario.rounds) - 1));
+    for round in 0..u64::from(scenario.rounds) {
         let calm = rng.between(0, 2_500);
         machines.runtime().sleep(Duration::from_millis(calm)).await;
         let blows = Blow::draw(&mut rng);
@@ -27,7 +39,26 @@ pub async fn torment(machines: &Machines, scenario: &ClusterScenario) {
             }
             _ => strike(machines, scenario, blows[0]).await,
         }
+        if loss == Some(round) {
+            lose_disk(machines, scenario, &mut rng).await;
+        }
     }
+}
+
+/// One broker loses its disk while the others have every record.
+async fn lose_disk(machines: &Machines, scenario: &ClusterScenario, rng: &mut Rng) {
+    let deadline = machines.runtime().now() + STARTED;
+    for broker in 1..=BROKERS {
+        let left = deadline.saturating_duration_since(machines.runtime().now());
+        if !machines.started(broker, left).await {
+            return;
+        }
+    }
+    machines.runtime().sleep(SETTLED).await;
+    let broker = rng.between(1, BROKERS as u64) as i32;
+    let blow = Blow { trouble: Trouble::LosesDisk, broker, hold_ms: rng.pick(&[1_000, 4_000]) };
+    machines.world().note(NodeId(0), &format!("{blow:?}"));
+    strike(machines, scenario, blow).await;
 }
 
 /// Puts everything right: every way open, every disk well, every broker started.
@@ -36,6 +67,7 @@ pub fn heal(machines: &Machines) {
     for broker in 1..=BROKERS {
         world.cancel_disk_crash(node(broker));
         world.set_disk_faults(node(broker), DiskFaults::default());
+        world.set_clock_skew(node(broker), 0);
         world.resume(node(broker));
         for other in (1..=BROKERS).filter(|other| *other != broker) {
             world.unblock(node(broker), node(other));
@@ -127,6 +159,41 @@ async fn strike(machines: &Machines, scenario: &ClusterScenario, blow: Blow) {
             hold().await;
             world.unblock(node(broker), node(other));
             world.unblock(node(other), node(broker));
+        }
+        Trouble::Breaks => {
+            for _ in 0..FLAPS {
+                others.clone().for_each(|other| world.break_connections(node(broker), node(other), BREAK_MS));
+                CLIENTS.for_each(|client| world.break_connections(node(broker), NodeId(client), BREAK_MS));
+                runtime.sleep(Duration::from_millis(hold_ms / FLAPS)).await;
+            }
+        }
+        Trouble::ClockJumps(skew_ms) => {
+            world.set_clock_skew(node(broker), skew_ms);
+            hold().await;
+            world.set_clock_skew(node(broker), 0);
+        }
+        Trouble::SyncsFail => {
+            machines.may_end(broker, true);
+            world.set_disk_faults(node(broker), DiskFaults { sync_error: 1.0, ..scenario.faults });
+            hold().await;
+            world.set_disk_faults(node(broker), scenario.faults);
+            // It may have ended, or be about to. What was written and not synced is in nobody's memory afterwards.
+            machines.crash(broker, Crash::PowerCut);
+            machines.may_end(broker, false);
+            machines.start(broker);
+        }
+        Trouble::LosesDisk => {
+            machines.crash(broker, Crash::PowerCut);
+            world.replace_disk(node(broker));
+            hold().await;
+            machines.start(broker);
+        }
+        Trouble::RollingRestart => {
+            for broker in 1..=BROKERS {
+                machines.stop(broker).await;
+                machines.start(broker);
+                machines.started(broker, ROLLED).await;
+            }
         }
     }
 }

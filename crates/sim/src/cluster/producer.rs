@@ -100,7 +100,7 @@ impl Producer {
                     left.push_back(batch);
                     continue;
                 };
-                match self.settle(target, &batch, &answer, sent[number], left.is_empty()) {
+                match self.settle(target, place.leader, &batch, &answer, sent[number], left.is_empty()) {
                     Fate::Done => {}
                     Fate::Again => left.push_back(batch),
                     Fate::SessionOver => {
@@ -207,6 +207,7 @@ impl Producer {
     fn settle(
         &mut self,
         target: &Target,
+        broker: i32,
         batch: &Batch,
         answer: &ProduceResponse,
         version: i16,
@@ -225,6 +226,10 @@ impl Producer {
         let begins_session = matches!(batch.delivery.first(), Some(Delivery::Idempotent { number: 0, .. }));
         match ErrorCode(found.error_code) {
             ErrorCode::NONE => {
+                if self.kind == Kind::All {
+                    // Each sending of it is a batch of its own, and this is the one that was acknowledged.
+                    self.router.cluster.acknowledged(partition, found.base_offset, broker);
+                }
                 let mut history = self.router.cluster.shared.history();
                 match self.kind {
                     // It may be gone with its leader.

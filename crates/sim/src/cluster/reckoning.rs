@@ -8,6 +8,7 @@ use millpond_runtime::sim::NodeId;
 use super::claims::Cluster;
 use super::consumer::{Asks, fetch};
 use super::machines::Machines;
+use super::operator::settled;
 use super::producer::Producer;
 use super::router::Router;
 use super::scenario::BROKERS;
@@ -41,6 +42,17 @@ pub async fn makes_progress(machines: &Machines, cluster: &Cluster, name: &str) 
     true
 }
 
+/// Every replica is where the metadata says that it should be. False when not.
+pub async fn comes_to_rest(machines: &Machines, cluster: &Cluster, name: &str) -> bool {
+    let mut router = Router::new(cluster, NodeId(32), format!("{name}-operator"));
+    if machines.runtime().timeout(PROGRESS, settled(&mut router)).await.is_err() {
+        let seconds = PROGRESS.as_secs();
+        cluster.shared.history().fail(format!("replicas are on the move after {seconds} s of calm"));
+        return false;
+    }
+    true
+}
+
 /// Compares all that there is with all that was promised, on every replica.
 pub async fn reckon(machines: &Machines, cluster: &Cluster, name: &str) {
     let mut router = Router::new(cluster, NodeId(31), name.to_owned());
@@ -54,6 +66,7 @@ pub async fn reckon(machines: &Machines, cluster: &Cluster, name: &str) {
             continue;
         };
         cluster.shared.history().read_whole(partition, 0, end);
+        cluster.compare_acknowledged(partition);
         for broker in router.replicas(partition) {
             let reading = read_replica(&mut router, &target, broker, end);
             if machines.runtime().timeout(PROGRESS, reading).await.is_err() {
@@ -94,7 +107,14 @@ async fn read_replica(router: &mut Router, target: &Target, broker: i32, end: i6
         let found = fetch(router, broker, Asks::AReplica, &wanted, 100).await;
         match found.and_then(|mut found| found.pop()) {
             Some((_, Ok(read))) if read.next > position => position = read.next,
-            _ => router.pause(10, 100).await,
+            _ => {
+                router.pause(10, 100).await;
+                router.refresh().await;
+                // The metadata that it was found in may have been old.
+                if !router.replicas(target.partition).contains(&broker) {
+                    return;
+                }
+            }
         }
     }
 }

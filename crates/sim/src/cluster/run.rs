@@ -10,8 +10,9 @@ use super::claims::Cluster;
 use super::consumer::consume;
 use super::machines::{Machines, kafka_address};
 use super::nemesis::{CLIENTS, heal, torment};
+use super::operator::operate;
 use super::producer::Producer;
-use super::reckoning::{makes_progress, reckon};
+use super::reckoning::{comes_to_rest, makes_progress, reckon};
 use super::router::Router;
 use super::scenario::{BROKERS, ClusterScenario};
 use crate::client::Shared;
@@ -73,6 +74,9 @@ async fn play(cluster: &Cluster, scenario: &ClusterScenario) {
         cluster.shared.history().fail(format!("clients do not finish within {seconds} s of calm"));
         return;
     }
+    if !comes_to_rest(&machines, cluster, "first").await {
+        return;
+    }
     reckon(&machines, cluster, "reader-1").await;
     if has_failed(cluster) {
         return;
@@ -95,6 +99,8 @@ fn start_clients(cluster: &Cluster, scenario: &ClusterScenario) -> Vec<JoinHandl
     let mut handles = Vec::new();
     let admin = router("admin".to_owned());
     handles.push(admin.runtime.clone().spawn(create_topics(admin, scenario.topics.clone())));
+    let operator = router("operator".to_owned());
+    handles.push(operator.runtime.clone().spawn(operate(operator, scenario.chores)));
     for (number, (kind, volume)) in scenario.producers.iter().enumerate() {
         let router = router(format!("producer-{number}"));
         handles.push(router.runtime.clone().spawn(Producer::new(router, *kind, *volume).run()));

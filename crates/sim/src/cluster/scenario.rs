@@ -47,6 +47,17 @@ pub enum Trouble {
     Flaps,
     /// The way between it and one other is closed; both reach the third.
     Estranged,
+    /// Its connections to the other brokers and to the clients break, again and again: what is on its way is dropped,
+    /// and what is sent on the next connection may arrive before what was sent on the last.
+    Breaks,
+    /// Its wall clock is wrong by so many milliseconds, and then right again.
+    ClockJumps(i64),
+    /// Its syncs fail, so that it ends.
+    SyncsFail,
+    /// It dies and comes back with an empty disk.
+    LosesDisk,
+    /// All brokers are stopped and started, one after the other.
+    RollingRestart,
 }
 
 /// A trouble with its place and time.
@@ -58,6 +69,17 @@ pub struct Blow {
     pub broker: i32,
     /// For how many milliseconds.
     pub hold_ms: u64,
+}
+
+/// What an operator does while the cluster is in trouble.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Chores {
+    /// Nothing.
+    None,
+    /// Partitions are handed to their preferred brokers, and the order of preference is changed.
+    Elections,
+    /// Replicas are moved, added and taken away as well.
+    Moves,
 }
 
 /// One run.
@@ -73,6 +95,10 @@ pub struct ClusterScenario {
     pub rounds: u32,
     /// Whether it begins before the cluster is founded.
     pub early: bool,
+    /// Whether one broker loses its disk, once.
+    pub loses_disk: bool,
+    /// What an operator does meanwhile.
+    pub chores: Chores,
     /// The network's delays.
     pub delays: NetworkDelays,
     /// What the disks do between the troubles.
@@ -86,9 +112,10 @@ pub struct ClusterScenario {
 impl ClusterScenario {
     /// Draws a run.
     pub fn draw(rng: &mut Rng) -> ClusterScenario {
-        // At least one topic whose every record is on all brokers.
+        let loses_disk = rng.chance(0.2);
+        // At least one topic whose every record is on all brokers; all of them if a disk is lost.
         let topics = (0..rng.between(1, 3)).map(|number| {
-            let replicas = if number == 0 { 3 } else { rng.pick(&[1, 2, 3, 3]) };
+            let replicas = if number == 0 || loses_disk { 3 } else { rng.pick(&[1, 2, 3, 3]) };
             ClusterTopic {
                 name: format!("topic-{number}"),
                 partitions: rng.between(1, 3) as i32,
@@ -110,7 +137,15 @@ impl ClusterScenario {
             producers: producers.collect(),
             consumers: rng.between(1, 2) as usize,
             rounds: rng.between(2, 6) as u32,
-            early: rng.chance(0.15),
+            early: !loses_disk && rng.chance(0.15),
+            loses_disk,
+            chores: match rng.below(4) {
+                0 => Chores::None,
+                1 => Chores::Elections,
+                // With a replica less a lost disk may be the last that has a record.
+                _ if loses_disk => Chores::Elections,
+                _ => Chores::Moves,
+            },
             delays: NetworkDelays {
                 usual_ms: rng.between(0, 5),
                 slow_ms: rng.pick(&[20, 100, 400]),
@@ -133,11 +168,11 @@ impl Blow {
         let first = rng.between(1, BROKERS as u64) as i32;
         let blow = Blow { trouble: Trouble::draw(rng), broker: first, hold_ms: rng.pick(&[100, 700, 2_000, 6_000]) };
         let mut blows = vec![blow];
-        let touches_all = matches!(blow.trouble, Trouble::AllDie(_));
-        if !touches_all && rng.chance(0.3) {
+        let touches_all = |trouble| matches!(trouble, Trouble::AllDie(_) | Trouble::RollingRestart);
+        if !touches_all(blow.trouble) && rng.chance(0.3) {
             let broker = 1 + (first - 1 + rng.between(1, 2) as i32) % BROKERS;
             let trouble = Trouble::draw(rng);
-            if !matches!(trouble, Trouble::AllDie(_)) {
+            if !touches_all(trouble) {
                 blows.push(Blow { trouble, broker, hold_ms: rng.between(50, 4_000) });
             }
         }
@@ -148,7 +183,7 @@ impl Blow {
 impl Trouble {
     fn draw(rng: &mut Rng) -> Trouble {
         let crash = if rng.chance(0.6) { Crash::PowerCut } else { Crash::Kill };
-        match rng.below(16) {
+        match rng.below(20) {
             0..3 => Trouble::Dies(crash),
             3..5 => Trouble::DiesAtOperation(rng.between(1, 300), crash),
             5 => Trouble::AllDie(crash),
@@ -160,7 +195,11 @@ impl Trouble {
             12 => Trouble::Mute,
             13 => Trouble::Deaf,
             14 => Trouble::Flaps,
-            _ => Trouble::Estranged,
+            15 => Trouble::Estranged,
+            16 => Trouble::Breaks,
+            17 => Trouble::ClockJumps(rng.pick(&[-3_600_000, -5_000, 5_000, 86_400_000])),
+            18 => Trouble::SyncsFail,
+            _ => Trouble::RollingRestart,
         }
     }
 }

@@ -1,0 +1,101 @@
+//! Moves leaders and replicas about while everything else goes wrong.
+
+use millpond_wire::alter_partition_reassignments::{
+    AlterPartitionReassignmentsRequest, ReassignablePartition, ReassignableTopic,
+};
+use millpond_wire::elect_leaders::{ElectLeadersRequest, TopicPartitions};
+use millpond_wire::list_partition_reassignments::ListPartitionReassignmentsRequest;
+use millpond_wire::{ErrorCode, Str};
+
+use super::router::Router;
+use super::scenario::{BROKERS, Chores};
+use crate::consumer::{Target, targets};
+
+/// `kafka-leader-election --election-type preferred`.
+const PREFERRED: i8 = 0;
+
+/// Does chores until the run winds down.
+pub async fn operate(mut router: Router, chores: Chores) {
+    while chores != Chores::None && !router.cluster.shared.is_winding_down() {
+        router.pause(100, 3_000).await;
+        let all = targets(&router.cluster.shared.history());
+        if all.is_empty() {
+            continue;
+        }
+        let target = all[router.rng.index(all.len())].clone();
+        if router.rng.chance(0.5) {
+            elect(&mut router, &target).await;
+        } else {
+            reassign(&mut router, &target, chores).await;
+        }
+    }
+}
+
+async fn elect(router: &mut Router, target: &Target) {
+    let topic = TopicPartitions { topic: Str::from(target.topic.as_str()), partitions: vec![target.partition.index] };
+    let request =
+        ElectLeadersRequest { election_type: PREFERRED, topic_partitions: Some(vec![topic]), timeout_ms: 3_000 };
+    let (broker, version) = (router.any(), router.rng.pick(&[1, 2]));
+    let Some(response) = router.call(broker, version, &request).await else { return };
+    for result in response.replica_election_results.iter().flat_map(|topic| &topic.partition_result) {
+        judge(router, "an election", target, ErrorCode(result.error_code));
+    }
+}
+
+/// Gives a partition other replicas, or the same in another order; now and then takes the last such wish back.
+async fn reassign(router: &mut Router, target: &Target, chores: Chores) {
+    let replicas = (!router.rng.chance(0.15)).then(|| {
+        let mut all: Vec<i32> = (1..=BROKERS).collect();
+        let first = router.rng.index(all.len());
+        all.rotate_left(first);
+        if router.rng.chance(0.5) {
+            all[1..].reverse();
+        }
+        if chores == Chores::Moves {
+            all.truncate(router.rng.between(1, BROKERS as u64) as usize);
+        }
+        all
+    });
+    router.note(&format!("{}: replicas {replicas:?} are asked for", target.partition));
+    let partition = ReassignablePartition { partition_index: target.partition.index, replicas };
+    let topic = ReassignableTopic { name: Str::from(target.topic.as_str()), partitions: vec![partition] };
+    let request = AlterPartitionReassignmentsRequest { timeout_ms: 3_000, topics: vec![topic], ..Default::default() };
+    let (broker, version) = (router.any(), router.rng.pick(&[0, 1]));
+    let Some(response) = router.call(broker, version, &request).await else { return };
+    judge(router, "a reassignment", target, ErrorCode(response.error_code));
+    for result in response.responses.iter().flat_map(|topic| &topic.partitions) {
+        judge(router, "a reassignment", target, ErrorCode(result.error_code));
+    }
+}
+
+/// What may be answered while brokers come and go.
+fn judge(router: &Router, what: &str, target: &Target, code: ErrorCode) {
+    let expected = [
+        ErrorCode::NONE,
+        ErrorCode::ELECTION_NOT_NEEDED,
+        ErrorCode::PREFERRED_LEADER_NOT_AVAILABLE,
+        ErrorCode::NO_REASSIGNMENT_IN_PROGRESS,
+        // Not all brokers are registered yet.
+        ErrorCode::INVALID_REPLICA_ASSIGNMENT,
+    ];
+    if !expected.contains(&code) && !code.is_retriable() {
+        router.fail(format!("{}: {what} is answered with {code}", target.partition));
+    } else if code != ErrorCode::NONE {
+        router.note(&format!("{}: {what} is answered with {code}", target.partition));
+    }
+}
+
+/// Waits until no replica is on the move.
+pub async fn settled(router: &mut Router) {
+    loop {
+        let request = ListPartitionReassignmentsRequest { timeout_ms: 3_000, topics: None };
+        let broker = router.any();
+        if let Some(response) = router.call(broker, 0, &request).await
+            && ErrorCode(response.error_code) == ErrorCode::NONE
+            && response.topics.is_empty()
+        {
+            return;
+        }
+        router.pause(50, 200).await;
+    }
+}
