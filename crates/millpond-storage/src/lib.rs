@@ -55,5 +55,5 @@ pub use types::{
     Done, EpochStart, FlushMode, GroupRow, GroupSpec, Hold, LogOptions, LogPosition, Newest, PartitionSize, Retained,
     SegmentPosition, Vote,
 };
-pub use verify::{Finding, Severity, VerifySummary, verify};
+pub use verify::{CompareSummary, Difference, Finding, Severity, VerifySummary, compare, verify};
 pub use writer::WriteTroubles;

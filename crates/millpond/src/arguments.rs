@@ -86,22 +86,28 @@ pub(crate) struct DumpArguments {
 }
 
 const VERIFY_EXAMPLES: &str = "\
-Example:
+Examples:
   millpond verify --data-dir /var/lib/millpond
+  millpond verify --cluster --data-dir broker-1 --data-dir broker-2 --data-dir broker-3
+      verifies each directory, then compares the replicas of each partition, entry by entry
 
 Every file is read: meta.properties, groups.table, the journal, and of each partition its segments batch by batch, its
 indexes and producer snapshots. Nothing is written. Each finding is one line with the file, the byte and the offset:
   damage           something is not as it was written; the exit status is 1
   needs recovery   a crash left it so, and the next start mends it without loss
   note             worth knowing, and right as it is
+With --cluster the first difference of each two replicas is one line more, and makes the exit status 1, too.
 A broker that is running has its directory locked, and is refused.";
 
 #[derive(Args, Debug)]
 #[command(after_help = VERIFY_EXAMPLES)]
 pub(crate) struct VerifyArguments {
-    /// The data directory of a stopped broker
-    #[arg(long, value_name = "DIR")]
-    pub(crate) data_dir: PathBuf,
+    /// The data directory of a stopped broker; with --cluster once for each broker
+    #[arg(long, value_name = "DIR", required = true)]
+    pub(crate) data_dir: Vec<PathBuf>,
+    /// Compare the replicas in the directories of a cluster's brokers, too
+    #[arg(long)]
+    pub(crate) cluster: bool,
 }
 
 const EXAMPLES: &str = "\

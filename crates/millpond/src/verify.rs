@@ -3,24 +3,48 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use millpond_runtime::RealDisk;
-use millpond_storage::{Finding, Severity, VerifySummary, verify};
+use millpond_storage::{CompareSummary, Finding, Severity, VerifySummary, compare, verify};
 
 use crate::arguments::VerifyArguments;
 use crate::output::{Output, quiet};
 
-/// Verifies the data directory. It fails when there is none, or it is in use; damage is an exit status of 1.
+/// Verifies the data directory, or those of a cluster, which are then compared. It fails when there is none, or it is in
+/// use; damage and differences are an exit status of 1.
 pub(crate) fn run(arguments: &VerifyArguments) -> Result<ExitCode> {
-    let mut out = Output::stdout();
-    let mut printed = Ok(());
-    let summary = verify(&*RealDisk::shared(), &arguments.data_dir, &mut |finding| {
-        if printed.is_ok() {
-            printed = out.line(&line(finding));
-        }
-    })?;
-    quiet(printed.and_then(|()| end(&mut out, &summary)))?;
-    Ok(if summary.damages == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let directories = &arguments.data_dir;
+    if !arguments.cluster && directories.len() > 1 {
+        bail!("verify takes one --data-dir; with --cluster it takes those of a cluster's brokers and compares them");
+    }
+    if arguments.cluster && directories.len() < 2 {
+        bail!("verify --cluster compares the directories of two or more brokers: give --data-dir once for each");
+    }
+    let (disk, mut out) = (RealDisk::shared(), Output::stdout());
+    let mut is_right = true;
+    for directory in directories {
+        let mut printed = Ok(());
+        let summary = verify(&*disk, directory, &mut |finding| {
+            if printed.is_ok() {
+                printed = out.line(&line(finding));
+            }
+        })?;
+        let sentences = sentences(&summary);
+        let sentences = if arguments.cluster { format!("{}: {sentences}", directory.display()) } else { sentences };
+        quiet(printed.and_then(|()| end(&mut out, &sentences)))?;
+        is_right &= summary.damages == 0;
+    }
+    if arguments.cluster {
+        let mut printed = Ok(());
+        let summary = compare(&*disk, directories, &mut |difference| {
+            if printed.is_ok() {
+                printed = out.line(&format!("difference: {difference}"));
+            }
+        })?;
+        quiet(printed.and_then(|()| end(&mut out, &compared(&summary))))?;
+        is_right &= summary.differences == 0;
+    }
+    Ok(if is_right { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn line(finding: &Finding) -> String {
@@ -32,8 +56,8 @@ fn line(finding: &Finding) -> String {
     format!("{severity}: {finding}")
 }
 
-fn end(out: &mut Output, summary: &VerifySummary) -> io::Result<()> {
-    out.line(&sentences(summary))?;
+fn end(out: &mut Output, sentences: &str) -> io::Result<()> {
+    out.line(sentences)?;
     out.flush()
 }
 
@@ -60,6 +84,29 @@ fn sentences(summary: &VerifySummary) -> String {
     format!("{read} {verdict}")
 }
 
+fn compared(summary: &CompareSummary) -> String {
+    let CompareSummary { groups, replicas, alone, left_out, entries, bytes, not_compared, differences } = summary;
+    let mut said =
+        format!("{replicas} replicas of {groups} partitions were compared: {entries} entries, {bytes} bytes.");
+    let mut tell = |number: &u64, what: &str| {
+        if *number > 0 {
+            said.push_str(&format!(" {number} {what}"));
+        }
+    };
+    tell(alone, "partitions are in one directory only.");
+    tell(left_out, "replicas were left out: they are set aside, or not started since they were filled.");
+    tell(
+        not_compared,
+        "entries were not compared: a replica lacks them, or does not know yet that they are committed.",
+    );
+    match differences {
+        0 => said.push_str(" All that was compared is equal."),
+        1 => said.push_str(" 1 replica DIFFERS."),
+        _ => said.push_str(&format!(" {differences} replicas DIFFER.")),
+    }
+    said
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -72,5 +119,20 @@ mod tests {
         assert!(sentences(&killed).contains("the next start recovers"));
         let damaged = VerifySummary { damages: 2, ..clean };
         assert!(sentences(&damaged).ends_with("2 places are DAMAGED."));
+    }
+
+    #[test]
+    fn the_comparison_says_what_was_left_out_and_whether_anything_differs() {
+        let equal = CompareSummary { groups: 2, replicas: 6, entries: 9, bytes: 700, ..CompareSummary::default() };
+        let said = compared(&equal);
+        assert_eq!(
+            said,
+            "6 replicas of 2 partitions were compared: 9 entries, 700 bytes. All that was compared is equal."
+        );
+        let other = CompareSummary { not_compared: 4, differences: 1, ..equal };
+        assert!(
+            compared(&other).contains(" 4 entries were not compared")
+                && compared(&other).ends_with("1 replica DIFFERS.")
+        );
     }
 }

@@ -9,6 +9,9 @@
 //! recovery* and is no damage. Memory: the table, one window of a file, and per group with news in the
 //! journal a few numbers.
 
+mod compare;
+#[cfg(test)]
+mod compare_tests;
 mod course;
 mod journal;
 mod partition;
@@ -22,7 +25,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use millpond_record::{GroupId, Offset};
-use millpond_runtime::Disk;
+use millpond_runtime::{Disk, DiskLock};
 
 use crate::OpenError;
 use crate::data_dir::{LOCK_FILE, lock};
@@ -32,9 +35,11 @@ use crate::partition_folder::FolderName;
 use crate::table::{TABLE_FILE, Table};
 use crate::types::GroupRow;
 
+pub use compare::{CompareSummary, Difference, compare};
 pub(crate) use segment::{IndexFile, WalkedBatch, walk};
 
 use course::Course;
+use journal::Outline;
 
 /// What a finding means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,6 +116,14 @@ pub struct VerifySummary {
 /// When there is nothing to verify: the directory is missing, is no data directory, is in use, or cannot be listed.
 /// Damage is not an error but a finding.
 pub fn verify(disk: &dyn Disk, root: &Path, found: &mut dyn FnMut(&Finding)) -> Result<VerifySummary, OpenError> {
+    let _lock = open_stopped(disk, root)?;
+    let mut verifier = Verifier { disk, root, found, summary: VerifySummary::default() };
+    verifier.run();
+    Ok(verifier.summary)
+}
+
+/// Sees to it that a data directory is there and nobody uses it while the lock is held.
+fn open_stopped(disk: &dyn Disk, root: &Path) -> Result<Option<Box<dyn DiskLock>>, OpenError> {
     let list_error = |error: io::Error| match error.kind() {
         io::ErrorKind::NotADirectory => not_a_data_dir(root, "it is not a folder"),
         io::ErrorKind::NotFound => not_a_data_dir(root, "there is no such folder"),
@@ -122,10 +135,7 @@ pub fn verify(disk: &dyn Disk, root: &Path, found: &mut dyn FnMut(&Finding)) -> 
         return Err(not_a_data_dir(root, "it has neither meta.properties nor groups.table"));
     }
     // Every opener makes this file before anything else; to make it here would be a change.
-    let _lock = if has(LOCK_FILE) { Some(lock(disk, root)?) } else { None };
-    let mut verifier = Verifier { disk, root, found, summary: VerifySummary::default() };
-    verifier.run();
-    Ok(verifier.summary)
+    if has(LOCK_FILE) { lock(disk, root).map(Some) } else { Ok(None) }
 }
 
 fn not_a_data_dir(root: &Path, why: &'static str) -> OpenError {
@@ -193,18 +203,7 @@ impl Verifier<'_> {
             return;
         };
         let outline = self.outline(&table, clean);
-        let mut rows: Vec<GroupRow> =
-            table.rows.values().filter(|row| !outline.deleted.contains(&row.group)).cloned().collect();
-        let unknown = |group: &GroupId| !table.rows.contains_key(group) && !outline.deleted.contains(group);
-        let created = outline.created.iter().filter(|(group, _)| unknown(group));
-        rows.extend(created.map(|(_, (sequence, spec))| GroupRow::new(spec, sequence + 1)));
-        rows.retain(|row| !outline.installed.contains_key(&row.group) || row.set_aside);
-        let in_force = |group: &GroupId| {
-            !outline.deleted.contains(group) && !table.rows.get(group).is_some_and(|row| row.set_aside)
-        };
-        let installed = outline.installed.iter().filter(|(group, _)| in_force(group));
-        rows.extend(installed.map(|(_, (sequence, installed))| installed.row_at(*sequence)));
-        rows.sort_by_key(|row| row.group);
+        let rows = Self::rows(&table, &outline);
         let mut folders = BTreeSet::new();
         let mut courses = BTreeMap::new();
         for row in &rows {
@@ -233,6 +232,23 @@ impl Verifier<'_> {
         }
         let groups = rows.iter().map(|row| row.group).collect();
         self.other_folders(&folders, &groups);
+    }
+
+    /// The groups as the table and the journal have them.
+    fn rows(table: &Table, outline: &Outline) -> Vec<GroupRow> {
+        let mut rows: Vec<GroupRow> =
+            table.rows.values().filter(|row| !outline.deleted.contains(&row.group)).cloned().collect();
+        let unknown = |group: &GroupId| !table.rows.contains_key(group) && !outline.deleted.contains(group);
+        let created = outline.created.iter().filter(|(group, _)| unknown(group));
+        rows.extend(created.map(|(_, (sequence, spec))| GroupRow::new(spec, sequence + 1)));
+        rows.retain(|row| !outline.installed.contains_key(&row.group) || row.set_aside);
+        let in_force = |group: &GroupId| {
+            !outline.deleted.contains(group) && !table.rows.get(group).is_some_and(|row| row.set_aside)
+        };
+        let installed = outline.installed.iter().filter(|(group, _)| in_force(group));
+        rows.extend(installed.map(|(_, (sequence, installed))| installed.row_at(*sequence)));
+        rows.sort_by_key(|row| row.group);
+        rows
     }
 
     /// Checks `meta.properties` and tells whether the last stop was clean.

@@ -35,7 +35,7 @@ fn log_spec(group: u64) -> GroupSpec {
     }
 }
 
-fn body(at: i64) -> Body {
+pub(super) fn body(at: i64) -> Body {
     if at % 9 == 4 {
         let payload = vec![at as u8; 30].into();
         return Body::RaftOnly { kind: RaftOnlyKind::Blank, payload, time: Timestamp(at) };
@@ -53,7 +53,7 @@ fn body(at: i64) -> Body {
     Body::Proposed(Proposal { frame_bytes: batch.len(), header, append_time: Timestamp(at * 10), batch })
 }
 
-async fn lead(world: &World, log: &Log, term: u64) {
+pub(super) async fn lead(world: &World, log: &Log, term: u64) {
     let told = Told::default();
     vote(log, term, told.done());
     assert!(told.wait(world).await);
