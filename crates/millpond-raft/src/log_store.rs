@@ -113,14 +113,17 @@ impl LogStore {
 
     /// The entries from `from` on, up to `to`, exclusive, or to the limit of bytes, at least one.
     async fn read(&self, from: u64, to: u64) -> Result<Vec<Entry>, io::Error> {
-        let stored = match self.log.entries(RaftIndex(from), RaftIndex(to), READ_BYTES).map_err(io_error)? {
-            Entries::Ready(stored) => stored,
-            Entries::Cold(cold) => self.runtime.blocking(move || cold.run()).await.map_err(io_error)?,
+        let (stored, time) = match self.log.entries(RaftIndex(from), RaftIndex(to), READ_BYTES).map_err(io_error)? {
+            Entries::Ready(stored) => (stored, None),
+            Entries::Cold(cold) => {
+                let (stored, time) = self.runtime.blocking(move || cold.run_with_time()).await.map_err(io_error)?;
+                (stored, Some(time))
+            }
         };
         let mut times = self.log.append_times(RaftIndex(from), stored.len()).into_iter();
         let with_time = |(id, batch): (LogId, StampedBatch)| {
             let stored = Stored::from(batch);
-            let append_time = times.next().unwrap_or(stored.append_time);
+            let append_time = times.next().or(time).unwrap_or(stored.append_time);
             entry_from_store(id, Stored { append_time, ..stored })
         };
         stored.into_iter().map(with_time).collect()
@@ -141,13 +144,15 @@ impl LogStore {
 
     fn to_store(&self, entry: Entry) -> AppendEntry {
         let id = from_raft(&entry.log_id());
-        let raft_only = |kind, payload| Body::RaftOnly { kind, payload, time: Timestamp(self.runtime.wall_clock()) };
+        let raft_only = |kind, payload, time| Body::RaftOnly { kind, payload, time };
+        // The engine has no room for a time in these, and each replica makes its own: with none, all have the same.
+        let own = |kind, payload| raft_only(kind, payload, Timestamp(0));
         let body = match entry.payload {
-            EntryPayload::Blank => raft_only(RaftOnlyKind::Blank, Bytes::new()),
-            EntryPayload::Membership(members) => raft_only(RaftOnlyKind::Membership, membership::encode(&members)),
+            EntryPayload::Blank => own(RaftOnlyKind::Blank, Bytes::new()),
+            EntryPayload::Membership(members) => own(RaftOnlyKind::Membership, membership::encode(&members)),
             EntryPayload::Normal(Payload::Proposed(proposal, _)) => Body::Proposed(proposal),
             EntryPayload::Normal(Payload::LogStart(offset, _)) => {
-                raft_only(RaftOnlyKind::LogStart, log_start_payload(offset))
+                raft_only(RaftOnlyKind::LogStart, log_start_payload(offset), Timestamp(self.runtime.wall_clock()))
             }
             EntryPayload::Normal(Payload::Stored(stored)) => Body::Stored(stored),
         };

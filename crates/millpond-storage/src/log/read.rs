@@ -418,6 +418,16 @@ impl ColdEntries {
     ///
     /// As there.
     pub fn run(self) -> Result<Vec<StoredEntry>, StorageError> {
+        self.run_with_time().map(|(entries, _)| entries)
+    }
+
+    /// Reads. Tells also when the first of them was appended by its leader, as far as the index tells: that, or the
+    /// time of one shortly before it; none was appended earlier.
+    ///
+    /// # Errors
+    ///
+    /// As for [`ColdEntries::run`].
+    pub fn run_with_time(self) -> Result<(Vec<StoredEntry>, Timestamp), StorageError> {
         let mut cold = self;
         for _ in 0..TRUNCATED_READS {
             match cold.log.with_index(&cold.plan.segment, || cold.read()) {
@@ -435,17 +445,21 @@ impl ColdEntries {
             }
             let log = cold.log.clone();
             cold = match log.entries(cold.from, cold.to, cold.max_bytes)? {
-                Entries::Ready(entries) => return Ok(entries),
+                Entries::Ready(entries) => {
+                    let time = log.append_times(cold.from, 1).first().copied().unwrap_or(Timestamp::NONE);
+                    return Ok((entries, time));
+                }
                 Entries::Cold(again) => again,
             };
         }
         Err(cold.log.corrupt("entries were truncated under every attempt to read them"))
     }
 
-    fn read(&self) -> Result<Vec<StoredEntry>, SegmentError> {
+    fn read(&self) -> Result<(Vec<StoredEntry>, Timestamp), SegmentError> {
         let view = self.plan.open()?;
         self.log.opened(&self.plan);
         let number = view.floor(|entry| entry.index <= self.from)?.unwrap_or(0);
+        let time = view.index.entry(number).map_err(|error| view.segment.index_error(error))?.append_time;
         let block = view.load(number, self.max_bytes)?;
         let (mut entries, mut bytes) = (Vec::new(), 0);
         for batch in block.batches.iter().filter(|batch| batch.index >= self.from && batch.index < self.to) {
@@ -462,6 +476,6 @@ impl ColdEntries {
         if entries.is_empty() {
             return Err(view.segment.damaged(view.end.into(), "an entry that should be in it is missing"));
         }
-        Ok(entries)
+        Ok((entries, time))
     }
 }
