@@ -260,6 +260,7 @@ impl Groups {
         if let Some(replica) = self.0.shared.remove(group) {
             replica.shutdown().await;
         }
+        self.0.shared.shipments.forget(group);
         let data_dir = self.0.shared.data_dir.clone();
         self.durable(group, move |done| data_dir.delete_group(group, done)).await
     }

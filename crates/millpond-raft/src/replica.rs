@@ -10,11 +10,12 @@ use std::time::Duration;
 
 use millpond_record::{BrokerId, GroupId, LogId, RaftIndex, ReplicaId, Term};
 use millpond_runtime::{PlantedFault, planted};
-use millpond_storage::{Frontiers, Hold, Log, Proposal};
+use millpond_storage::{Frontiers, Hold, Log, Proposal, StorageError};
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, Fatal, RaftError as OpenraftError};
 use openraft::{ChangeMembers, Config, Raft, RaftMetrics, ServerState, SnapshotPolicy};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::catch_up::{self, CatchUpError, Filling, Gathered};
 use crate::error::{ProposeError, RaftError};
@@ -93,7 +94,9 @@ pub(crate) struct ReplicaState {
     pub(crate) log: Arc<Log>,
     pub(crate) flights: Flights,
     /// Segments that were gathered for the next snapshot.
-    pub(crate) gathered: Gathered,
+    pub(crate) gathered: Arc<Gathered>,
+    /// The replica is about to stop, or has.
+    pub(crate) ending: CancellationToken,
     /// The last term whose first entry is applied.
     blank: watch::Sender<Term>,
     /// The term in which it serves; 0 when it does not.
@@ -122,7 +125,8 @@ impl ReplicaState {
             id,
             log,
             flights: Flights::default(),
-            gathered: Gathered::default(),
+            gathered: Arc::default(),
+            ending: CancellationToken::new(),
             blank: watch::Sender::new(Term(0)),
             serves: AtomicU64::new(0),
             role: watch::Sender::default(),
@@ -297,6 +301,7 @@ impl Replica {
             drop((metrics.borrow_and_update(), blank.borrow_and_update()));
             self.state.set_role(self.look());
         }
+        self.state.ending.cancel();
         let why = match self.ended() {
             RaftError::Closed(_) => return self.state.flights.fail(&ProposeError::Closed),
             error => error.to_string(),
@@ -477,16 +482,19 @@ impl Replica {
     /// again after a break, and goes on where it was. What it gives is to be held until the snapshot is installed.
     pub(crate) async fn gather_snapshot(&self, from: BrokerId, p: LogId) -> Result<Filling, CatchUpError> {
         let log = &self.state.log;
-        let turn = Arc::clone(&self.state.gathered.turn).lock_owned().await;
-        let has_it = log.frontiers().committed.is_some_and(|committed| committed.index >= p.index);
-        if has_it || self.state.gathered.is_as_of(p) {
-            return Ok(turn);
+        let filling = Filling::begin(Arc::clone(&self.state.gathered)).await;
+        if log.frontiers().committed.is_some_and(|committed| committed.index >= p.index) {
+            return Ok(filling);
         }
         let peers = &self.shared.peers;
         let ask = |body| peers.call(from, catch_up::CATCH_UP_SERVICE, body, catch_up::ANSWER_TIME);
-        let gathered = self.shared.receiver.gather(Arc::clone(log), p, ask).await?;
+        let gathered = tokio::select! {
+            biased;
+            () = self.state.ending.cancelled() => return Err(StorageError::LogClosed(self.group()).into()),
+            gathered = self.shared.receiver.gather(Arc::clone(log), p, ask) => gathered?,
+        };
         self.state.gathered.put(gathered);
-        Ok(turn)
+        Ok(filling)
     }
 
     /// Moves P up to the last end of a closed segment that every live voter has, so that what a new replica gets by
@@ -642,6 +650,8 @@ impl Replica {
 
     /// Stops it. What was proposed before is durable or refused when this returns.
     pub(crate) async fn shutdown(&self) {
+        // A switch that waits for a full disk would hold it up.
+        self.state.ending.cancel();
         let raft = self.raft.clone();
         let stopped = self.shared.runtime.spawn(async move { raft.shutdown().await }).await;
         if let Ok(Err(error)) = stopped {

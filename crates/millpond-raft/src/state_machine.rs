@@ -147,7 +147,9 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             Some(_) if self.applier.is_some() => {
                 return Err(io::Error::other("the metadata is not purged, so nothing of it can be missing"));
             }
-            Some(gathered) => catch_up::install(&self.runtime, gathered).await.map_err(io::Error::other)?,
+            Some(gathered) => {
+                catch_up::install(&self.runtime, gathered, &self.replica.ending).await.map_err(io::Error::other)?
+            }
             None if lacks_nothing || self.log.purged().map(|purged| purged.log_id()) == p => {}
             None => {
                 let what = format!("the segments of the snapshot as of {p:?} were not gathered before");

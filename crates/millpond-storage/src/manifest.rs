@@ -15,9 +15,10 @@
 //! what it gives fits together.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use millpond_record::{LogId, Offset, RaftIndex, Term};
+use millpond_record::{HEADER_BYTES, LogId, Offset, RaftIndex, Term};
 
 use crate::fields::{FieldError, FieldReader, put_bytes};
+use crate::index::entry_position;
 use crate::producer::read_snapshot;
 use crate::segment::SegmentName;
 use crate::types::{EpochStart, LogPosition};
@@ -32,6 +33,9 @@ const _: () = assert!(CRC_AT == MAGIC.len() + 4 && COVERED_FROM == CRC_AT + 4);
 pub const MAX_MANIFEST_BYTES: u64 = 64 << 20;
 
 const EPOCH_BYTES: usize = 24;
+/// Beyond what any log comes to, and far from where numbers end.
+const LAST_INDEX: RaftIndex = RaftIndex(1 << 62);
+const LAST_OFFSET: Offset = Offset(1 << 62);
 /// Bytes of a [`ManifestSegment`] on disk and on the wire.
 pub(crate) const SEGMENT_BYTES: usize = 8 + 8 + 8 + 4 + 8 + 8;
 
@@ -76,6 +80,12 @@ impl ManifestSegment {
             hash: fields.u64()?,
         })
     }
+}
+
+/// The longest index that a segment can have: an entry for each batch, and its trailer.
+fn most_index_bytes(log_bytes: u32) -> u64 {
+    let batches = log_bytes / HEADER_BYTES as u32;
+    entry_position(batches.saturating_add(1))
 }
 
 /// Reads a count and as many segments.
@@ -136,7 +146,8 @@ impl From<FieldError> for ManifestError {
 impl Manifest {
     /// Bytes of all the files that it names.
     pub fn bytes(&self) -> u64 {
-        self.segments.iter().map(|segment| u64::from(segment.log_bytes).saturating_add(segment.index_bytes)).sum()
+        let bytes = |segment: &ManifestSegment| u64::from(segment.log_bytes).saturating_add(segment.index_bytes);
+        self.segments.iter().map(bytes).fold(0, u64::saturating_add)
     }
 
     /// The bytes that [`Manifest::decode`] reads.
@@ -205,7 +216,7 @@ impl Manifest {
     /// Whether all of it fits together.
     pub(crate) fn check(&self) -> Result<(), &'static str> {
         let LogPosition { term, index, offset } = self.position;
-        if term > Term::MAX || index.0 == u64::MAX {
+        if term > Term::MAX || index > LAST_INDEX || offset > LAST_OFFSET {
             return Err("P is beyond what a log can have");
         }
         if self.log_start < Offset(0) || self.log_start > offset {
@@ -244,7 +255,7 @@ impl Manifest {
                 && segment.next_index == next_index
                 && segment.base_offset <= next_offset
                 && segment.log_bytes > 0
-                && segment.index_bytes > 0
+                && (1..=most_index_bytes(segment.log_bytes)).contains(&segment.index_bytes)
         });
         if continues { Ok(()) } else { Err("its segments do not lead up to P one after the other") }
     }

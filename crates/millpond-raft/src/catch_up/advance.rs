@@ -46,7 +46,7 @@ pub(crate) async fn advance(
     let (done, durable) = oneshot::channel();
     let moving = Arc::clone(log);
     let moved = runtime.blocking(move || {
-        let membership = moving.row().membership;
+        let membership = moving.membership_as_of(boundary);
         moving.advance_p(boundary, membership, Box::new(move |result| drop(done.send(result))))
     });
     let position = match moved.await {

@@ -3,7 +3,8 @@
 //! ```text
 //! Request { 1: version, 2: group, 3: term and 4: index of P, one of: 5 manifest, 6 piece, 7 done }    (protobuf)
 //! Stretch { 1: position u64, 2: length u32 }                                       of the manifest
-//! Piece   { 1: segment u32, 2: index bool, 3: position u64, 4: length u32 }        of a segment's log, or its index
+//! Piece   { 1: segment u32, 2: index bool, 3: position u64, 4: length u32, 5: hash fixed64 }
+//!                                                             of a segment's log, or its index; its hash names it
 //! ```
 //!
 //! The answer to a stretch is the length of the whole manifest (8 bytes, little-endian) and the bytes; to a piece the
@@ -61,6 +62,8 @@ pub(super) struct Piece {
     pub(super) position: u64,
     #[prost(uint32, tag = "4")]
     pub(super) length: u32,
+    #[prost(fixed64, tag = "5")]
+    pub(super) hash: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, prost::Message)]
@@ -102,7 +105,7 @@ mod tests {
         let p = LogId { term: Term(3), index: RaftIndex(70) };
         let wishes = [
             Wish::Manifest(Stretch { position: 5, length: 6 }),
-            Wish::Piece(Piece { segment: 2, index: true, position: 1 << 33, length: 9 }),
+            Wish::Piece(Piece { segment: 2, index: true, position: 1 << 33, length: 9, hash: 1 << 63 }),
             Wish::Done(Done {}),
         ];
         for wish in wishes {

@@ -49,16 +49,10 @@ pub(crate) struct Gathered {
     installation: Mutex<Option<Installation>>,
     /// Held from the first look to the end of the installation: a leader that hears nothing offers its snapshot again,
     /// and what is being put in place must not be begun anew.
-    pub(crate) turn: Arc<tokio::sync::Mutex<()>>,
+    turn: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Gathered {
-    /// Whether there is a log as of P.
-    pub(crate) fn is_as_of(&self, p: LogId) -> bool {
-        let gathered = self.installation.lock().unwrap_or_else(PoisonError::into_inner);
-        gathered.as_ref().is_some_and(|gathered| gathered.manifest().position.log_id() == p)
-    }
-
     pub(crate) fn put(&self, installation: Installation) {
         *self.installation.lock().unwrap_or_else(PoisonError::into_inner) = Some(installation);
     }
@@ -70,8 +64,27 @@ impl Gathered {
     }
 }
 
-/// Held by who fills a replica until that is done.
-pub(crate) type Filling = tokio::sync::OwnedMutexGuard<()>;
+/// Held by who fills a replica until that is done. What was gathered and is not installed by then is let go: its files
+/// stay, and are found again.
+pub(crate) struct Filling {
+    gathered: Arc<Gathered>,
+    _turn: tokio::sync::OwnedMutexGuard<()>,
+}
+
+impl Filling {
+    /// Resolves when nobody else fills the replica.
+    pub(crate) async fn begin(gathered: Arc<Gathered>) -> Filling {
+        let turn = Arc::clone(&gathered.turn).lock_owned().await;
+        Filling { gathered, _turn: turn }
+    }
+}
+
+impl Drop for Filling {
+    fn drop(&mut self) {
+        let left = self.gathered.installation.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(left);
+    }
+}
 
 /// Why a replica was not filled. It is tried again; what was received is found again.
 #[derive(Debug, thiserror::Error)]

@@ -1,5 +1,6 @@
 //! Receiving side: asks for the manifest and for what the log lacks of it, and switches the log over.
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,9 +11,12 @@ use millpond_record::{GroupId, LogId};
 use millpond_runtime::Runtime;
 use millpond_storage::{Installation, Log, MAX_MANIFEST_BYTES, Manifest, SegmentPart, StorageError, Wanted};
 use tokio::sync::{Semaphore, oneshot};
+use tokio_util::sync::CancellationToken;
 
 use super::messages::{Done, Piece, Request, Stretch, Wish};
+use super::sending::IDLE;
 use super::{CatchUpError, PIECE_BYTES, Throttle};
+use crate::membership;
 use crate::peers::CallError;
 
 /// Pieces of one replica that are asked for ahead.
@@ -21,9 +25,14 @@ const AHEAD: usize = 8;
 const AT_ONCE: usize = 4;
 /// How often a segment may turn out not to be what the manifest says before the filling is given up.
 const MOST_DAMAGED: u32 = 3;
-/// How often, and after what pause each time, a switch is tried that could not be begun or finished yet.
-const TRIES: u32 = 200;
+/// How often a switch is tried that failed in a way that need not pass.
+const TRIES: u32 = 8;
+/// The first pause before what failed is tried again, each longer than the one before, and the longest.
 const PAUSE: Duration = Duration::from_millis(25);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// How often the other broker is told that its files are in use still: proving what is here, or the limit, may take
+/// long.
+const KEPT_EVERY: Duration = Duration::from_secs(IDLE.as_secs() / 4);
 
 /// Fills replicas of this broker.
 pub(crate) struct Receiver {
@@ -60,6 +69,37 @@ impl Receiver {
         if manifest.position.log_id() != p {
             return Err(CatchUpError::Answer(format!("its manifest is as of {}", manifest.position.log_id())));
         }
+        tokio::select! {
+            biased;
+            gathered = self.fill(log, manifest, &ask) => gathered,
+            never = self.keep(group, p, &ask) => match never {},
+        }
+    }
+
+    /// Has the other broker keep its files.
+    async fn keep<F>(&self, group: GroupId, p: LogId, ask: &impl Fn(Bytes) -> F) -> Infallible
+    where
+        F: Future<Output = Result<Bytes, CallError>>,
+    {
+        loop {
+            self.runtime.sleep(KEPT_EVERY).await;
+            let wish = Wish::Manifest(Stretch { position: 0, length: 0 });
+            // If it cannot, asking for pieces fails, too.
+            let _ = ask(Request { group, p, wish }.encode()).await;
+        }
+    }
+
+    /// Gathers what a manifest names.
+    async fn fill<F>(
+        &self,
+        log: Arc<Log>,
+        manifest: Manifest,
+        ask: &impl Fn(Bytes) -> F,
+    ) -> Result<Installation, CatchUpError>
+    where
+        F: Future<Output = Result<Bytes, CallError>>,
+    {
+        let (group, p) = (log.group(), manifest.position.log_id());
         let (bytes, segments) = (manifest.bytes(), manifest.segments.len());
         let beginning = Arc::clone(&log);
         let mut installation = self.runtime.blocking(move || beginning.begin_install(manifest)).await?;
@@ -67,8 +107,8 @@ impl Receiver {
         tracing::info!(group = group.0, p = %p, segments, bytes, missing, "the replica is being filled by segments");
         let mut damaged = 0;
         while !installation.is_complete() {
-            let pieces = pieces(&installation.wanted());
-            let (returned, failed) = self.receive(group, p, installation, pieces, &ask).await?;
+            let pieces = pieces(&installation);
+            let (returned, failed) = self.receive(group, p, installation, pieces, ask).await?;
             installation = returned;
             if let Some(why) = failed {
                 damaged += 1;
@@ -104,7 +144,12 @@ impl Receiver {
             total = whole;
             bytes.extend_from_slice(&answer);
             if bytes.len() as u64 == total {
-                return Manifest::decode(&bytes).map_err(|error| CatchUpError::Answer(error.to_string()));
+                let manifest = Manifest::decode(&bytes).map_err(|error| CatchUpError::Answer(error.to_string()))?;
+                let members = membership::decode(manifest.membership.clone()).map_err(CatchUpError::Answer)?;
+                if members.voter_ids().next().is_none() {
+                    return Err(CatchUpError::Answer("nobody votes in the group as of its manifest".to_owned()));
+                }
+                return Ok(manifest);
             }
         }
     }
@@ -133,16 +178,21 @@ impl Receiver {
         while let Some(answer) = received.next().await {
             let (piece, bytes) = answer?;
             let part = if piece.index { SegmentPart::Index } else { SegmentPart::Log };
-            let taken = self.runtime.blocking(move || {
-                let taken = installation.write(piece.segment as usize, part, piece.position, &bytes);
-                (installation, taken)
-            });
-            let (returned, taken) = taken.await;
-            installation = returned;
-            match taken {
-                Ok(()) => {}
-                Err(why @ StorageError::NotInstallable { .. }) => return Ok((installation, Some(why))),
-                Err(error) => return Err(error.into()),
+            for attempt in 1.. {
+                let bytes = bytes.clone();
+                let taken = self.runtime.blocking(move || {
+                    let taken = installation.write(piece.segment as usize, part, piece.position, &bytes);
+                    (installation, taken)
+                });
+                let (returned, taken) = taken.await;
+                installation = returned;
+                match taken {
+                    Ok(()) => break,
+                    Err(why @ StorageError::NotInstallable { .. }) => return Ok((installation, Some(why))),
+                    // A full disk: to begin again would be to prove again all that is here.
+                    Err(error) if error.is_passing() => pause(&self.runtime, group, &error, attempt).await,
+                    Err(error) => return Err(error.into()),
+                }
             }
         }
         Ok((installation, None))
@@ -150,10 +200,12 @@ impl Receiver {
 }
 
 /// The pieces to ask for, in order.
-fn pieces(wanted: &[Wanted]) -> impl Iterator<Item = Piece> + use<> {
-    let wanted = wanted.to_vec();
-    wanted.into_iter().flat_map(|Wanted { segment, part, from, to }| {
+fn pieces(installation: &Installation) -> impl Iterator<Item = Piece> + use<> {
+    let with_hash = |wanted: Wanted| (wanted, installation.manifest().segments[wanted.segment].hash);
+    let wanted: Vec<(Wanted, u64)> = installation.wanted().into_iter().map(with_hash).collect();
+    wanted.into_iter().flat_map(|(Wanted { segment, part, from, to }, hash)| {
         (from..to).step_by(PIECE_BYTES).map(move |position| Piece {
+            hash,
             segment: segment as u32,
             index: part == SegmentPart::Index,
             position,
@@ -162,18 +214,41 @@ fn pieces(wanted: &[Wanted]) -> impl Iterator<Item = Piece> + use<> {
     })
 }
 
-/// Whether what failed may do better in a moment: a truncation is on its way to the disk, files are short.
-fn passes(error: &StorageError) -> bool {
+/// Before what failed for the `attempt`th time is tried again.
+async fn pause(runtime: &Runtime, group: GroupId, error: &StorageError, attempt: u32) {
+    if attempt == TRIES {
+        tracing::warn!(group = group.0, %error, "the replica waits to be filled");
+    }
+    runtime.sleep((PAUSE * (1 << attempt.min(10))).min(LONGEST_PAUSE)).await;
+}
+
+/// Whether what failed is to be tried again, in a moment.
+fn passes(error: &StorageError, attempt: u32) -> bool {
     match error {
-        StorageError::TruncationPending(_) => true,
-        StorageError::Io { operation, .. } => !matches!(*operation, "sync"),
+        // A truncation is on its way to the disk; the segments that the log has cannot be written for now.
+        StorageError::TruncationPending(_) | StorageError::Stalled { .. } => true,
+        error if error.is_passing() => true,
+        StorageError::Io { operation, .. } => *operation != "sync" && attempt < TRIES,
         _ => false,
     }
 }
 
-/// Switches a log over to what was gathered; it is durable when this returns.
-pub(crate) async fn install(runtime: &Runtime, installation: Installation) -> Result<(), StorageError> {
-    let mut installation = installation;
+/// Switches a log over to what was gathered; it is durable when this returns. Ends with an error when the replica does.
+pub(crate) async fn install(
+    runtime: &Runtime,
+    installation: Installation,
+    ending: &CancellationToken,
+) -> Result<(), StorageError> {
+    let group = installation.group();
+    tokio::select! {
+        biased;
+        () = ending.cancelled() => Err(StorageError::LogClosed(group)),
+        switched = switch_over(runtime, installation) => switched,
+    }
+}
+
+async fn switch_over(runtime: &Runtime, mut installation: Installation) -> Result<(), StorageError> {
+    let group = installation.group();
     for attempt in 1.. {
         let (done, durable) = oneshot::channel();
         let submitted = runtime.blocking(move || {
@@ -185,11 +260,10 @@ pub(crate) async fn install(runtime: &Runtime, installation: Installation) -> Re
         installation = returned;
         match submitted {
             Ok(()) => {
-                let group = installation.group();
                 durable.await.map_err(|_| StorageError::LogClosed(group))??;
                 break;
             }
-            Err(error) if passes(&error) && attempt < TRIES => runtime.sleep(PAUSE).await,
+            Err(error) if passes(&error, attempt) => pause(runtime, group, &error, attempt).await,
             Err(error) => return Err(error),
         }
     }
@@ -201,7 +275,7 @@ pub(crate) async fn install(runtime: &Runtime, installation: Installation) -> Re
         let (returned, switched) = switched.await;
         installation = returned;
         match switched {
-            Err(error) if passes(&error) && attempt < TRIES => runtime.sleep(PAUSE).await,
+            Err(error) if error.is_passing() => pause(runtime, group, &error, attempt).await,
             switched => return switched,
         }
     }

@@ -13,8 +13,8 @@ use tokio::time::Instant;
 use super::PIECE_BYTES;
 use super::messages::{Piece, Request, Stretch, Wish};
 
-/// A manifest that nobody has asked for pieces of for so long is let go, and its files with it.
-const IDLE: Duration = Duration::from_secs(60);
+/// A manifest that nobody has asked for so long is let go, and its files with it.
+pub(super) const IDLE: Duration = Duration::from_secs(60);
 /// Manifests in use at a time; each may have megabytes.
 const MOST: usize = 64;
 
@@ -25,7 +25,14 @@ pub(crate) struct Shipments(Arc<Inner>);
 struct Inner {
     runtime: Runtime,
     data_dir: DataDir,
-    open: Mutex<BTreeMap<(GroupId, BrokerId), Open>>,
+    open: Mutex<InUse>,
+}
+
+#[derive(Default)]
+struct InUse {
+    all: BTreeMap<(GroupId, BrokerId), Open>,
+    /// A task looks after those that nobody asks for any more.
+    watched: bool,
 }
 
 struct Open {
@@ -40,14 +47,14 @@ impl Shipments {
         Shipments(Arc::new(Inner { runtime, data_dir, open: Mutex::default() }))
     }
 
-    fn open(&self) -> MutexGuard<'_, BTreeMap<(GroupId, BrokerId), Open>> {
+    fn open(&self) -> MutexGuard<'_, InUse> {
         self.0.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How many manifests are in use.
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
-        self.open().len()
+        self.open().all.len()
     }
 
     /// Answers another broker. The error is a sentence for it.
@@ -57,16 +64,24 @@ impl Shipments {
             Wish::Manifest(stretch) => self.manifest(from, group, p, stretch).await,
             Wish::Piece(piece) => self.piece(from, group, p, piece).await,
             Wish::Done(_) => {
-                self.open().remove(&(group, from));
+                let (mut open, key) = (self.open(), (group, from));
+                if open.all.get(&key).is_some_and(|found| found.p == p) {
+                    open.all.remove(&key);
+                }
                 Ok(Bytes::new())
             }
         }
     }
 
+    /// The group is deleted here.
+    pub(crate) fn forget(&self, group: GroupId) {
+        self.open().all.retain(|(of, _), _| *of != group);
+    }
+
     /// What is in use, if it is as of P.
     fn find<T>(&self, key: (GroupId, BrokerId), p: LogId, look: impl FnOnce(&Open) -> T) -> Option<T> {
         let mut open = self.open();
-        let found = open.get_mut(&key).filter(|found| found.p == p)?;
+        let found = open.all.get_mut(&key).filter(|found| found.p == p)?;
         found.used = self.0.runtime.now();
         Some(look(found))
     }
@@ -91,7 +106,7 @@ impl Shipments {
 
     /// Takes a log's manifest into use.
     async fn begin(&self, from: BrokerId, group: GroupId, p: LogId) -> Result<Bytes, String> {
-        if self.open().keys().filter(|key| **key != (group, from)).count() >= MOST {
+        if self.open().all.keys().filter(|key| **key != (group, from)).count() >= MOST {
             return Err(format!("{MOST} replicas are being filled from this broker already; try again"));
         }
         let data_dir = self.0.data_dir.clone();
@@ -107,13 +122,12 @@ impl Shipments {
         }
         let manifest = manifest.encode();
         let (used, shipment) = (self.0.runtime.now(), Arc::new(shipment));
-        let was_empty = {
+        let watched = {
             let mut open = self.open();
-            let was_empty = open.is_empty();
-            open.insert((group, from), Open { p, manifest: manifest.clone(), shipment, used });
-            was_empty
+            open.all.insert((group, from), Open { p, manifest: manifest.clone(), shipment, used });
+            std::mem::replace(&mut open.watched, true)
         };
-        if was_empty {
+        if !watched {
             let shipments = self.clone();
             self.0.runtime.spawn(async move { shipments.let_go_of_idle().await });
         }
@@ -125,6 +139,9 @@ impl Shipments {
         let shipment = shipment.ok_or_else(|| format!("the manifest of group {group} is no longer in use here"))?;
         if piece.length as usize > PIECE_BYTES {
             return Err(format!("a piece has {PIECE_BYTES} bytes at most"));
+        }
+        if shipment.hash_of(piece.segment as usize) != Some(piece.hash) {
+            return Err(format!("the manifest of group {group} names other segments now"));
         }
         let part = if piece.index { SegmentPart::Index } else { SegmentPart::Log };
         let read = self
@@ -140,8 +157,9 @@ impl Shipments {
             self.0.runtime.sleep(IDLE / 2).await;
             let now = self.0.runtime.now();
             let mut open = self.open();
-            open.retain(|_, open| now.saturating_duration_since(open.used) < IDLE);
-            if open.is_empty() {
+            open.all.retain(|_, open| now.saturating_duration_since(open.used) < IDLE);
+            if open.all.is_empty() {
+                open.watched = false;
                 return;
             }
         }

@@ -8,12 +8,17 @@ use std::time::Duration;
 use bytes::Bytes;
 use millpond_record::{BrokerId, LogId, RaftIndex, ReplicaId, Term};
 use millpond_runtime::Runtime;
-use millpond_runtime::sim::{self, NodeId, World};
+use millpond_runtime::sim::{self, DiskFaults, NodeId, World};
 use millpond_storage::{AppendEntry, Body, DataDir, Log, LogOptions, Vote};
 
+use tokio_util::sync::CancellationToken;
+
+use super::messages::{Done, Request, Wish};
 use super::{CatchUpError, PIECE_BYTES, Receiver, Shipments, install};
+use crate::membership;
 use crate::peers::CallError;
 use crate::tests::world::{open, proposal, spec};
+use crate::types::Member;
 
 const FOLLOWER: BrokerId = BrokerId(2);
 
@@ -38,15 +43,23 @@ fn entry(log: &Log, number: u8) -> AppendEntry {
     AppendEntry { index: log.next_index(), term: Term(1), body: Body::Proposed(proposal(&value)) }
 }
 
+fn members() -> Bytes {
+    membership::voters([(ReplicaId(1), Member::default()), (ReplicaId(2), Member::default())].into_iter())
+}
+
 /// A log of about 20 MB with P behind most of it.
 async fn leader(world: &World) -> (Side, LogId) {
+    leader_with(world, members()).await
+}
+
+async fn leader_with(world: &World, members: Bytes) -> (Side, LogId) {
     let side = side(world, 1).await;
     for number in 0..30 {
         side.log.append(vec![entry(&side.log, number)], Box::new(|_| {})).expect("appended");
     }
     side.log.commit(RaftIndex(u64::MAX));
     let boundary = side.log.boundary_at_or_below(RaftIndex(u64::MAX)).expect("a closed segment");
-    let p = side.log.advance_p(boundary, Bytes::from_static(b"members"), Box::new(|_| {})).expect("P");
+    let p = side.log.advance_p(boundary, members, Box::new(|_| {})).expect("P");
     (side, p.log_id())
 }
 
@@ -98,10 +111,10 @@ fn a_log_is_filled_by_pieces_also_when_the_way_breaks_in_between() {
         let asked = calls.load(Ordering::Relaxed) - 3;
         assert!(asked + 4 < all, "what had come was asked for again: {asked} of {all} pieces");
         assert!(follower.log.is_filling());
-        install(&follower.runtime, gathered).await.expect("installed");
+        install(&follower.runtime, gathered, &CancellationToken::new()).await.expect("installed");
         assert!(!follower.log.is_filling());
         assert_eq!(follower.log.frontiers().last, Some(p));
-        assert_eq!(follower.log.membership_at_p(), Bytes::from_static(b"members"));
+        assert_eq!(follower.log.membership_at_p(), members());
         follower.log.append(vec![entry(&follower.log, 7)], Box::new(|_| {})).expect("it goes on behind P");
         assert_eq!(shipments.len(), 0, "the leader was told that it is done");
     });
@@ -142,5 +155,107 @@ fn a_manifest_that_nobody_asks_for_is_let_go_and_another_p_is_refused() {
         leader.runtime.sleep(Duration::from_secs(120)).await;
         assert_eq!(shipments.len(), 0);
         assert!(shipments.answer(FOLLOWER, Bytes::from_static(b"?")).await.is_err());
+    });
+}
+
+#[test]
+fn files_stay_in_use_while_what_is_filled_waits_longer_than_they_would_be_kept() {
+    run(4, |world| async move {
+        let (leader, p) = leader(&world).await;
+        let follower = side(&world, 2).await;
+        let shipments = Shipments::new(leader.runtime.clone(), leader.data_dir.clone());
+        let receiver = Receiver::new(follower.runtime.clone());
+        // A piece in 100 seconds.
+        receiver.set_limit(PIECE_BYTES as u64 / 100);
+        let calls = Arc::new(AtomicU64::new(0));
+        let gathered = receiver.gather(follower.log.clone(), p, asking(&shipments, &calls, u64::MAX)).await;
+        assert!(gathered.expect("gathered").is_complete());
+    });
+}
+
+#[test]
+fn the_end_of_one_shipment_does_not_end_the_next_one() {
+    run(5, |world| async move {
+        let (leader, p) = leader(&world).await;
+        let follower = side(&world, 2).await;
+        let shipments = Shipments::new(leader.runtime.clone(), leader.data_dir.clone());
+        let receiver = Receiver::new(follower.runtime.clone());
+        let calls = Arc::new(AtomicU64::new(0));
+        let broken = receiver.gather(follower.log.clone(), p, asking(&shipments, &calls, 5)).await;
+        assert!(broken.is_err() && shipments.len() == 1);
+        let earlier = LogId { index: RaftIndex(p.index.0 - 1), ..p };
+        for (p, left) in [(earlier, 1), (p, 0)] {
+            let done = Request { group: follower.log.group(), p, wish: Wish::Done(Done {}) };
+            shipments.answer(FOLLOWER, done.encode()).await.expect("answered");
+            assert_eq!(shipments.len(), left);
+        }
+        let broken = receiver.gather(follower.log.clone(), p, asking(&shipments, &calls, 0)).await;
+        assert!(broken.is_err());
+        shipments.forget(leader.log.group());
+        assert_eq!(shipments.len(), 0);
+    });
+}
+
+#[test]
+fn a_manifest_whose_membership_cannot_be_read_or_has_no_voter_is_not_believed() {
+    for members in [Bytes::from_static(b"members"), Bytes::new()] {
+        run(6, |world| async move {
+            let (leader, p) = leader_with(&world, members).await;
+            let follower = side(&world, 2).await;
+            let shipments = Shipments::new(leader.runtime.clone(), leader.data_dir.clone());
+            let receiver = Receiver::new(follower.runtime.clone());
+            let calls = Arc::new(AtomicU64::new(0));
+            let refused = receiver.gather(follower.log.clone(), p, asking(&shipments, &calls, u64::MAX)).await;
+            assert!(matches!(refused, Err(CatchUpError::Answer(_))), "{refused:?}");
+        });
+    }
+}
+
+#[test]
+fn a_full_disk_makes_the_filling_and_the_switch_wait_and_ends_neither() {
+    run(7, |world| async move {
+        let (leader, p) = leader(&world).await;
+        let follower = side(&world, 2).await;
+        let shipments = Shipments::new(leader.runtime.clone(), leader.data_dir.clone());
+        let receiver = Receiver::new(follower.runtime.clone());
+        let full = DiskFaults { capacity_bytes: 0, full_in: ".part", ..DiskFaults::default() };
+        let waits = async |ms: u64| {
+            world.set_disk_faults(NodeId(2), full);
+            follower.runtime.sleep(Duration::from_millis(ms)).await;
+            world.set_disk_faults(NodeId(2), DiskFaults::default());
+        };
+        let calls = Arc::new(AtomicU64::new(0));
+        let gathering = receiver.gather(follower.log.clone(), p, asking(&shipments, &calls, u64::MAX));
+        let (gathered, ()) = futures::future::join(gathering, waits(30_000)).await;
+        let asked = calls.load(Ordering::Relaxed);
+        assert!(asked < 40, "nothing is asked for twice: {asked}");
+        let (gathered, ending) = (gathered.expect("gathered"), CancellationToken::new());
+        let begin = follower.runtime.now();
+        let switching = install(&follower.runtime, gathered, &ending);
+        let (switched, ()) = futures::future::join(switching, waits(30_000)).await;
+        switched.expect("switched");
+        assert!(follower.runtime.now() - begin >= Duration::from_secs(30));
+        assert_eq!(follower.log.frontiers().last, Some(p));
+    });
+}
+
+#[test]
+fn a_replica_that_ends_does_not_wait_for_a_switch_that_cannot_be_made() {
+    run(8, |world| async move {
+        let (leader, p) = leader(&world).await;
+        let follower = side(&world, 2).await;
+        let shipments = Shipments::new(leader.runtime.clone(), leader.data_dir.clone());
+        let receiver = Receiver::new(follower.runtime.clone());
+        let calls = Arc::new(AtomicU64::new(0));
+        let gathered = receiver.gather(follower.log.clone(), p, asking(&shipments, &calls, u64::MAX)).await;
+        let (gathered, ending) = (gathered.expect("gathered"), CancellationToken::new());
+        world.set_disk_faults(NodeId(2), DiskFaults { open_files: 0, ..DiskFaults::default() });
+        let ends = async {
+            follower.runtime.sleep(Duration::from_secs(40)).await;
+            ending.cancel();
+        };
+        let (switched, ()) = futures::future::join(install(&follower.runtime, gathered, &ending), ends).await;
+        assert!(switched.is_err());
+        assert!(!follower.log.is_filling(), "nothing of it is left");
     });
 }

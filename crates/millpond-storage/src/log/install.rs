@@ -4,20 +4,19 @@
 use std::collections::BTreeSet;
 use std::io::IoSlice;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, MutexGuard, PoisonError};
 
 use millpond_record::RaftIndex;
 use millpond_runtime::{File, OpenMode, write_atomically};
 
 use super::Log;
-use super::switch::{Installed, part_path, remove_parts, retained};
+use super::switch::{Installed, Switching, part_path, remove_parts, retained};
 use crate::StorageError;
 use crate::index::IndexSource;
 use crate::index::{INDEX_HEADER_BYTES, IndexHeader, SegmentCursor, Trailer, check_closed};
 use crate::journal::JournalEntry;
 use crate::manifest::{Manifest, ManifestSegment, SegmentPart};
-use crate::producer::read_snapshot;
 use crate::segment::{Expected, Segment, SegmentError, SegmentFile, scan};
 use crate::types::{Done, GroupRow, SegmentPosition};
 
@@ -40,7 +39,7 @@ pub struct Installation {
     log: Arc<Log>,
     manifest: Manifest,
     segments: Vec<Receiving>,
-    installed: Option<Installed>,
+    switching: Option<Arc<Switching>>,
 }
 
 impl std::fmt::Debug for Installation {
@@ -84,13 +83,17 @@ impl Log {
             log: self.arc()?,
             segments: manifest.segments.iter().map(|_| Receiving::default()).collect(),
             manifest,
-            installed: None,
+            switching: None,
         };
         self.filling.fetch_add(1, Ordering::AcqRel);
         installation.find_own()?;
-        let parts = installation.parts();
-        remove_parts(&*self.context.disk, &self.folder, |path| parts.contains(path))?;
+        {
+            let _receiving = self.receives()?;
+            let parts = installation.parts();
+            remove_parts(&*self.context.disk, &self.folder, |path| parts.contains(path))?;
+        }
         for at in 0..installation.segments.len() {
+            let _receiving = self.receives()?;
             installation.resume(at)?;
         }
         Ok(installation)
@@ -108,7 +111,7 @@ impl Log {
         }
         let state = self.state();
         self.check_open(&state)?;
-        if state.installing {
+        if state.installing.is_some() {
             return refused("another installation is being finished".to_owned());
         }
         let p = manifest.position;
@@ -119,6 +122,39 @@ impl Log {
         Ok(())
     }
 
+    /// Held by who touches the files of received segments.
+    pub(super) fn receiving(&self) -> MutexGuard<'_, ()> {
+        self.receiving.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The same, for as long as the folder is this log's.
+    fn receives(&self) -> Result<MutexGuard<'_, ()>, StorageError> {
+        let receiving = self.receiving();
+        if self.retired.load(Ordering::Acquire) {
+            return Err(StorageError::LogClosed(self.identity.group));
+        }
+        Ok(receiving)
+    }
+
+    /// Removes received segments that nobody will take up: the log has come by itself to where they lead.
+    pub(super) fn remove_leftover(&self) {
+        let until = self.leftover.load(Ordering::Acquire);
+        let is_of_use = || {
+            let state = self.state();
+            let behind = state.committed.map_or(0, |committed| committed.index.0 + 1) < until;
+            behind || state.installing.is_some() || self.is_filling()
+        };
+        if until == 0 || is_of_use() {
+            return;
+        }
+        let Ok(_receiving) = self.receives() else { return };
+        // Files that cannot be removed now are tried again with the next checkpoint.
+        if !is_of_use() && remove_parts(&*self.context.disk, &self.folder, |_| false).is_ok() {
+            // Whoever begins to fill the log now has received nothing yet.
+            self.leftover.store(0, Ordering::Release);
+        }
+    }
+
     fn log_error(&self, path: &std::path::Path, what: &'static str) -> impl FnOnce(std::io::Error) -> StorageError {
         let path = path.to_path_buf();
         move |error| StorageError::io(what, &path, error)
@@ -127,6 +163,9 @@ impl Log {
 
 impl Drop for Installation {
     fn drop(&mut self) {
+        if self.switching.is_none() {
+            self.log.leftover.store(self.manifest.position.index.0 + 1, Ordering::Release);
+        }
         self.log.filling.fetch_sub(1, Ordering::AcqRel);
     }
 }
@@ -183,6 +222,8 @@ impl Installation {
         if position.checked_add(bytes.len() as u64).is_none_or(|end| end > total(&facts, part)) {
             return Err(no_such);
         }
+        let log = Arc::clone(&self.log);
+        let _receiving = log.receives()?;
         let path = part_path(&self.log.folder, &facts, kind_of(part));
         let incoming = match receiving.incoming(part) {
             Some(incoming) => incoming,
@@ -222,13 +263,14 @@ impl Installation {
     pub fn submit(&mut self, done: Done) -> Result<(), StorageError> {
         let (log, disk) = (self.log.clone(), self.log.context.disk.clone());
         let group = log.identity.group;
-        if !self.is_complete() || self.installed.is_some() {
+        if !self.is_complete() || self.switching.is_some() {
             let what = "it is not complete, or was submitted before".to_owned();
             return Err(StorageError::NotInstallable { group, what });
         }
         log.may_install(&self.manifest)?;
         // Segments that the log keeps must be on the disk, and so must the folder that holds everything.
         log.sync_segments()?;
+        let _receiving = log.receives()?;
         let parts = self.parts();
         remove_parts(&*disk, &log.folder, |path| parts.contains(path))?;
         let mut files = log.files();
@@ -265,11 +307,19 @@ impl Installation {
         installed.row.vote = state.vote;
         installed.row.options = state.options;
         let record = JournalEntry::Install { installed: Box::new(installed.clone()) };
+        let switching = Switching::new(installed, self.manifest.producers.clone());
+        let pending = Arc::clone(&switching);
+        let done: Done = Box::new(move |result| {
+            if result.is_ok() {
+                pending.became_durable();
+            }
+            done(result);
+        });
         log.context.journal.submit(vec![record], Some(done))?;
-        state.installing = true;
+        state.installing = Some(Arc::clone(&switching));
         drop(state);
         files.forget_all();
-        self.installed = Some(installed);
+        self.switching = Some(switching);
         Ok(())
     }
 
@@ -278,30 +328,16 @@ impl Installation {
     ///
     /// # Errors
     ///
-    /// What a rename or sync says. If it may do better later it may be called again, and until then the log takes
-    /// nothing; otherwise the copy is set aside. Either way the next start finishes it.
+    /// What a rename or sync says. If it may do better later ([`StorageError::is_passing`]) it may be called again, and
+    /// until then the log takes nothing; each checkpoint tries it, too. Otherwise the copy is set aside. Either way the
+    /// next start finishes it.
     pub fn switch(&mut self) -> Result<(), StorageError> {
         let log = self.log.clone();
-        let Some(installed) = &self.installed else {
+        if self.switching.is_none() {
             let what = "it was not submitted".to_owned();
             return Err(StorageError::NotInstallable { group: log.identity.group, what });
-        };
-        let producers = read_snapshot(&self.manifest.producers).map(|snapshot| snapshot.producers);
-        let producers = producers.map_err(|_| log.corrupt("the producers of a manifest cannot be read twice"))?;
-        let waiting = {
-            let mut files = log.files();
-            if log.retired.load(Ordering::Acquire) {
-                return Err(StorageError::LogClosed(log.identity.group));
-            }
-            for segment in &log.state().segments {
-                segment.release();
-            }
-            let done = installed.carry_out(&*log.context.disk, &log.folder);
-            done.map_err(|error| if error.is_passing() { error } else { log.sync_failed(error) })?;
-            files.become_of(installed.segments.iter().map(ManifestSegment::name), installed.active_name());
-            log.recent().clear();
-            log.state().install(installed, producers, &log.context.cache)
-        };
+        }
+        let waiting = log.finish_switch(&mut log.files())?;
         log.write_succeeded();
         for done in waiting {
             // What they wait for is part of the log that was installed, or no longer part of any.

@@ -37,7 +37,7 @@ pub(crate) mod tests;
 
 use std::collections::VecDeque;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use bytes::Bytes;
@@ -98,6 +98,11 @@ pub struct Log {
     recent: Mutex<VecDeque<Arc<Segment>>>,
     /// Installations that were begun and not dropped.
     filling: AtomicUsize,
+    /// Held, and taken before `files`, by who touches the files of received segments.
+    receiving: Mutex<()>,
+    /// Behind the entry up to which the log must be committed for received segments beside it to be of no use; 0 when
+    /// there are none.
+    leftover: AtomicU64,
     /// Taken last.
     pins: Mutex<Pins>,
     /// Whether it waits in the writer's queues: of urgent logs, of dirty ones.
@@ -140,7 +145,10 @@ impl Log {
     }
 
     fn check_not_installing(&self, state: &LogState) -> Result<(), StorageError> {
-        if state.installing { Err(StorageError::Installing(self.identity.group)) } else { Ok(()) }
+        match state.installing {
+            Some(_) => Err(StorageError::Installing(self.identity.group)),
+            None => Ok(()),
+        }
     }
 
     fn corrupt(&self, what: impl Into<String>) -> StorageError {
@@ -222,6 +230,12 @@ impl Log {
         self.state().latest_membership()
     }
 
+    /// The membership in force at a committed entry at or behind P, as far as the log remembers: where it changed between
+    /// P and what was committed at the last start, the one of then.
+    pub fn membership_as_of(&self, index: RaftIndex) -> Bytes {
+        self.state().membership_as_of(index)
+    }
+
     /// The membership in force at the last committed entry; empty while there is none.
     pub fn committed_membership(&self) -> Bytes {
         self.state().membership.1.clone()
@@ -242,7 +256,9 @@ impl Log {
     /// themselves when they are committed.
     pub fn set_membership(&self, membership: Bytes) {
         let mut state = self.state();
-        state.membership = (state.committed, membership);
+        let at = state.committed;
+        state.memberships.extend(at.map(|at| (at.index, membership.clone())));
+        state.membership = (at, membership);
     }
 
     /// The longest batch that can be appended, in bytes.

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ffi::OsStr;
 use std::io::IoSlice;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex};
 
 use millpond_record::{LogId, RaftIndex, StampedBatch, Term};
@@ -22,6 +22,7 @@ use millpond_runtime::File;
 use super::cold::ColdPlan;
 use super::file_state::FileState;
 use super::state::{LogState, Place, Recovery, SegmentMaker, SegmentWork};
+use super::switch::{first_index_of_part, is_part};
 use super::{Entries, Identity, Log, LogContext};
 use crate::StorageError;
 use crate::index::{self, IndexEntry, SegmentCursor};
@@ -50,6 +51,8 @@ pub(super) struct Folder {
     pub(super) logs: BTreeMap<SegmentName, u64>,
     pub(super) indexes: BTreeSet<SegmentName>,
     snapshots: BTreeSet<SegmentName>,
+    /// The last of the first entries of segments that were received and not taken up.
+    received: Option<RaftIndex>,
 }
 
 impl Log {
@@ -243,6 +246,7 @@ impl Log {
             purged: row.purged,
             membership_at_p: row.membership_at_p.clone(),
             membership: (None, row.membership.clone()),
+            memberships: row.committed.map(|at| (at.index, row.membership.clone())).into_iter().collect(),
             log_start: row.log_start,
             high_watermark: row.log_start,
             log_end: row.log_end,
@@ -276,7 +280,7 @@ impl Log {
             stall: None,
             failed: None,
             still_read: None,
-            installing: false,
+            installing: None,
         };
         let files = FileState::new(found.logs.keys().copied().collect(), found.snapshots.iter().copied().collect());
         let identity = Identity {
@@ -298,6 +302,8 @@ impl Log {
             mending: Mutex::default(),
             recent: Mutex::default(),
             filling: AtomicUsize::new(0),
+            receiving: Mutex::default(),
+            leftover: AtomicU64::new(found.received.map_or(0, |first| first.0 + 1)),
             pins: Mutex::default(),
             queued: AtomicBool::new(false),
             listed: AtomicBool::new(false),
@@ -676,6 +682,7 @@ fn list(context: &LogContext, path: &Path) -> Result<Folder, StorageError> {
             None if Path::new(&entry.name).extension() == Some(OsStr::new("tmp")) => {
                 let _ = context.disk.remove_file(&path.join(&entry.name));
             }
+            None if is_part(&entry.name) => folder.received = folder.received.max(first_index_of_part(&entry.name)),
             None => {}
         }
     }

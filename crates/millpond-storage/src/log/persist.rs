@@ -77,7 +77,7 @@ pub(crate) fn end_of(state: &LogState) -> Option<SegmentPosition> {
 
 impl LogState {
     fn next_step(&self) -> Step {
-        if self.installing {
+        if self.installing.is_some() {
             return Step::Blocked;
         }
         match self.cut {
@@ -378,6 +378,7 @@ impl Log {
     /// or a write failed for good. What a write says that may do better later: nothing is lost, the batches are in
     /// the tail cache still.
     pub(crate) fn sync_segments(&self) -> Result<GroupRow, StorageError> {
+        self.remove_leftover();
         self.syncing.fetch_add(1, Ordering::SeqCst);
         let result = self.sync_ahead().and_then(|()| self.sync_steps(&mut self.files()));
         self.syncing.fetch_sub(1, Ordering::SeqCst);
@@ -392,13 +393,14 @@ impl Log {
     }
 
     fn sync_steps(&self, files: &mut FileState) -> Result<(GroupRow, Vec<Done>), StorageError> {
+        let mut switched = self.finish_switch(files)?;
         loop {
             let (row, truncations, snapshot) = {
                 let state = self.state();
                 if state.set_aside {
                     return Err(StorageError::SetAside(self.identity.group));
                 }
-                if state.installing || state.cut.is_some_and(|cut| !cut.durable) {
+                if state.installing.is_some() || state.cut.is_some_and(|cut| !cut.durable) {
                     return Err(StorageError::TruncationPending(self.identity.group));
                 }
                 (self.capture(&state), state.truncations, self.snapshot_due(&state))
@@ -418,7 +420,8 @@ impl Log {
             state.next_unsynced = row.last.map_or(RaftIndex(0), |last| RaftIndex(last.index.0 + 1));
             let next_unsynced = state.next_unsynced;
             state.unjournaled = state.unjournaled.filter(|index| *index >= next_unsynced);
-            return Ok((row, state.take_acks()));
+            switched.extend(state.take_acks());
+            return Ok((row, switched));
         }
     }
 
@@ -537,6 +540,8 @@ impl Log {
     /// refused. Appends that were waiting for the writer are told so.
     pub(crate) fn retire(&self) {
         self.retired.store(true, Ordering::Release);
+        // Who puts received segments beside it looks at that first.
+        drop(self.receiving());
         let mut files = self.files();
         // Somebody may hold on to the log for long, and an open file keeps its disk space.
         files.unsynced.clear();

@@ -162,7 +162,7 @@ impl Log {
             if state.purged.is_some_and(|purged| purged.index >= index) {
                 return Ok(Freeing::AwaitsCheckpoint);
             }
-            (index, state.membership.1.clone())
+            (index, state.membership_as_of(index))
         };
         match self.advance_p(index, membership, Box::new(|_| {})) {
             // A relaxed log must be synced up to there first: by the checkpoint that is awaited. Or P moved meanwhile.
@@ -187,7 +187,7 @@ impl Log {
         let (doomed, snapshots) = {
             let mut files = self.files();
             let mut state = self.state();
-            if self.check_readable(&state).is_err() || state.installing {
+            if self.check_readable(&state).is_err() || state.installing.is_some() {
                 return;
             }
             let Some((first, name)) = first_kept(&state.segments, row, state.still_read) else {

@@ -162,6 +162,11 @@ impl Log {
 }
 
 impl Shipment {
+    /// The running hash of the manifest's `segment`th segment, which names its content.
+    pub fn hash_of(&self, segment: usize) -> Option<u64> {
+        self.segments.get(segment).map(|(facts, _)| facts.hash)
+    }
+
     /// Reads a piece of a file: exactly `length` bytes from `position` on of a part of the manifest's `segment`th
     /// segment. Blocks.
     ///

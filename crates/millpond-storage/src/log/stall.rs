@@ -36,7 +36,7 @@ impl Stall {
 impl StorageError {
     /// Whether the same operation may do better later, though nothing but this process or its operator changes: no
     /// room, too many open files, no permission.
-    pub(crate) fn is_passing(&self) -> bool {
+    pub fn is_passing(&self) -> bool {
         let StorageError::Io { source, .. } = self else { return false };
         is_passing(source)
     }

@@ -13,6 +13,7 @@ use millpond_record::{
 use millpond_runtime::Disk;
 
 use super::stall::Stall;
+use super::switch::Switching;
 use crate::cache::CachedBatch;
 use crate::index::{IndexEntry, SegmentCursor, Trailer, running_hash};
 use crate::producer::Producers;
@@ -141,6 +142,8 @@ pub(crate) struct LogState {
     pub(crate) membership_at_p: Bytes,
     /// The membership in force at `committed`, and the entry it came from if that is known.
     pub(crate) membership: (Option<LogId>, Bytes),
+    /// The memberships that are known to be in force at an entry and behind it, oldest first.
+    pub(crate) memberships: VecDeque<(RaftIndex, Bytes)>,
     pub(crate) log_start: Offset,
     pub(crate) high_watermark: Offset,
     pub(crate) log_end: Offset,
@@ -202,7 +205,7 @@ pub(crate) struct LogState {
     /// Segments with entries from this one on stay although they are below P and the log start.
     pub(crate) still_read: Option<RaftIndex>,
     /// The journal was handed what the log is switched over to; until it is, nothing is appended and no file touched.
-    pub(crate) installing: bool,
+    pub(crate) installing: Option<Arc<Switching>>,
 }
 
 impl LogState {
@@ -286,7 +289,7 @@ impl LogState {
             && self.cut.is_none()
             && self.recovery.is_none()
             && self.failed.is_none()
-            && !self.installing
+            && self.installing.is_none()
             && !self.set_aside
             && self.log_id_at(last.index) == Some(last)
     }
@@ -409,6 +412,7 @@ impl LogState {
         if let (Some(Effect::Membership(founding)), RaftIndex(0)) = (&effect, index) {
             // Every replica has the same one from the first: it needs no majority.
             self.membership = (Some(LogId { term: Term(0), index }), founding.clone());
+            self.memberships = VecDeque::from([(index, founding.clone())]);
         }
         self.pending.push_back(Pending { next_offset: header.next_offset(), producer, effect: effect.map(Box::new) });
     }
@@ -431,12 +435,31 @@ impl LogState {
                 self.producers.committed(id);
             }
             match pending.effect.map(|effect| *effect) {
-                Some(Effect::Membership(membership)) => self.membership = (at, membership),
+                Some(Effect::Membership(membership)) => {
+                    self.memberships.extend(at.map(|at| (at.index, membership.clone())));
+                    self.membership = (at, membership);
+                }
                 Some(Effect::LogStart(offset)) => {
                     self.log_start = self.log_start.max(offset.min(self.high_watermark));
                 }
                 None => {}
             }
+        }
+    }
+
+    /// The membership in force at a committed entry. After a start it is known from the row's committed entry on; where
+    /// it was changed between P and there, it is the one of there, which is committed, too.
+    pub(crate) fn membership_as_of(&self, index: RaftIndex) -> Bytes {
+        let known = self.memberships.iter().rev().find(|(from, _)| *from <= index);
+        known
+            .or(self.memberships.front())
+            .map_or_else(|| self.membership.1.clone(), |(_, membership)| membership.clone())
+    }
+
+    /// P is at `index`: what was in force before need not be known any more.
+    pub(crate) fn forget_memberships_before(&mut self, index: RaftIndex) {
+        while self.memberships.get(1).is_some_and(|(from, _)| *from <= index) {
+            self.memberships.pop_front();
         }
     }
 

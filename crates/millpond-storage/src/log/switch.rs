@@ -11,23 +11,30 @@
 //!
 //! So `….snap.part` tells a start whether the files are still to be put right. Where it is gone the row that the record
 //! holds describes the files as a checkpoint's row would, and what lies behind P was appended afterwards.
+//!
+//! A switch that a full disk or the like interrupts is tried again by whoever installs, and by each checkpoint: until it
+//! is through, the journal must keep its record.
 
 use std::collections::VecDeque;
 use std::ffi::OsStr;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use bytes::{BufMut, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use millpond_record::{RaftIndex, Timestamp};
 use millpond_runtime::{Disk, OpenMode};
 
+use super::Log;
+use super::file_state::FileState;
 use super::state::{LogState, SegmentWork};
 use crate::StorageError;
 use crate::cache::TailCache;
 use crate::fields::{FieldError, FieldReader};
 use crate::index::{SegmentCursor, check_closed};
 use crate::manifest::{ManifestSegment, read_segments};
-use crate::producer::Producers;
+use crate::producer::{Producers, read_snapshot};
 use crate::segment::{Segment, SegmentFile, SegmentName};
 use crate::table::{put_row, read_row};
 use crate::types::{Done, GroupRow, Retained};
@@ -42,6 +49,25 @@ pub(crate) struct Installed {
     pub(crate) row: GroupRow,
     /// The closed segments, oldest first.
     pub(crate) segments: Vec<ManifestSegment>,
+}
+
+/// A switch whose record the journal was handed.
+pub(crate) struct Switching {
+    installed: Installed,
+    /// The producers as of P, as a snapshot file.
+    producers: Bytes,
+    durable: AtomicBool,
+}
+
+impl Switching {
+    pub(super) fn new(installed: Installed, producers: Bytes) -> Arc<Switching> {
+        Arc::new(Switching { installed, producers, durable: AtomicBool::new(false) })
+    }
+
+    /// The record is durable.
+    pub(super) fn became_durable(&self) {
+        self.durable.store(true, Ordering::Release);
+    }
 }
 
 impl Installed {
@@ -67,10 +93,6 @@ impl Installed {
     }
 
     /// The segment that begins behind P.
-    pub(super) fn active_name(&self) -> SegmentName {
-        self.active()
-    }
-
     fn active(&self) -> SegmentName {
         let at = self.row.durable.expect("checked where it was read, set where it was made");
         SegmentName { base_offset: at.base_offset, first_index: at.first_index }
@@ -96,6 +118,13 @@ impl Installed {
         let error = |what| move |error| StorageError::io(what, folder, error);
         let marker = self.marker(folder);
         if !disk.exists(&marker).map_err(error("list"))? {
+            for segment in &self.segments {
+                let part = part_path(folder, segment, SegmentFile::Log);
+                let own = folder.join(segment.name().file(SegmentFile::Log));
+                if disk.exists(&part).map_err(error("list"))? && !disk.exists(&own).map_err(error("list"))? {
+                    return Err(self.lost_marker(&marker));
+                }
+            }
             return Ok(());
         }
         for entry in disk.read_dir(folder).map_err(error("list"))?.iter().filter(|entry| !entry.is_dir) {
@@ -116,7 +145,7 @@ impl Installed {
                     disk.rename(&part, &path).map_err(|error| StorageError::io("rename", &part, error))?;
                 }
             }
-            if let Some(what) = differs(disk, folder, segment) {
+            if let Some(what) = differs(disk, folder, segment)? {
                 return Err(StorageError::Corrupt { group, what });
             }
         }
@@ -125,6 +154,71 @@ impl Installed {
         let snapshot = folder.join(self.active().file(SegmentFile::Snapshot));
         disk.rename(&marker, &snapshot).map_err(error("rename"))?;
         disk.sync_dir(folder).map_err(error("sync"))
+    }
+
+    /// As [`Installed::carry_out`], where it is known that it was not done to its end.
+    fn finish(&self, disk: &dyn Disk, folder: &Path) -> Result<(), StorageError> {
+        let error = |what| move |error| StorageError::io(what, folder, error);
+        let marker = self.marker(folder);
+        if disk.exists(&marker).map_err(error("list"))? {
+            return self.carry_out(disk, folder);
+        }
+        // An earlier try may have come as far as the last sync.
+        if !disk.exists(&folder.join(self.active().file(SegmentFile::Snapshot))).map_err(error("list"))? {
+            return Err(self.lost_marker(&marker));
+        }
+        disk.sync_dir(folder).map_err(error("sync"))
+    }
+
+    fn lost_marker(&self, marker: &Path) -> StorageError {
+        let what = format!(
+            "{} is missing, without which the switch to the segments received of another broker cannot be finished",
+            marker.display()
+        );
+        StorageError::Corrupt { group: self.row.group, what }
+    }
+}
+
+impl Log {
+    /// Switches the log over if the record of that is durable and it was not done. Gives the appends of the old log
+    /// that waited for the writer. The caller holds the mutex of the files. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError::TruncationPending`] while the record is not durable; what passes ([`StorageError::is_passing`]);
+    /// [`StorageError::SetAside`] for anything else.
+    pub(super) fn finish_switch(&self, files: &mut FileState) -> Result<Vec<Done>, StorageError> {
+        let group = self.identity.group;
+        let switching = {
+            let state = self.state();
+            if state.set_aside {
+                return Err(StorageError::SetAside(group));
+            }
+            let Some(switching) = state.installing.clone() else { return Ok(Vec::new()) };
+            if self.retired.load(Ordering::Acquire) {
+                return Err(StorageError::LogClosed(group));
+            }
+            if !switching.durable.load(Ordering::Acquire) {
+                return Err(StorageError::TruncationPending(group));
+            }
+            for segment in &state.segments {
+                segment.release();
+            }
+            switching
+        };
+        let installed = &switching.installed;
+        let switched = read_snapshot(&switching.producers)
+            .map_err(|_| self.corrupt("the producers of a manifest cannot be read twice"))
+            .and_then(|snapshot| {
+                installed.finish(&*self.context.disk, &self.folder)?;
+                Ok(snapshot.producers)
+            });
+        let producers = switched.map_err(|error| if error.is_passing() { error } else { self.sync_failed(error) })?;
+        files.become_of(installed.segments.iter().map(ManifestSegment::name), installed.active());
+        self.recent().clear();
+        let waiting = self.state().install(installed, producers, &self.context.cache);
+        self.leftover.store(0, Ordering::Release);
+        Ok(waiting)
     }
 }
 
@@ -153,27 +247,46 @@ pub(super) fn remove_parts(disk: &dyn Disk, folder: &Path, stays: impl Fn(&Path)
     Ok(())
 }
 
+/// The first entry of the segment that a received file is of.
+pub(super) fn first_index_of_part(name: &OsStr) -> Option<RaftIndex> {
+    // As `part_path` makes it: offset, index, hash.
+    name.to_str()?.split('.').nth(1)?.parse().ok().map(RaftIndex)
+}
+
 /// What of a segment's files in `folder` is not as it should be, as far as their ends tell.
-pub(crate) fn differs(disk: &dyn Disk, folder: &Path, segment: &ManifestSegment) -> Option<String> {
+///
+/// # Errors
+///
+/// I/O, but for a file that is missing or too short.
+fn differs(disk: &dyn Disk, folder: &Path, segment: &ManifestSegment) -> Result<Option<String>, StorageError> {
     let name = segment.name();
-    let length = disk.open(&folder.join(name.file(SegmentFile::Log)), OpenMode::Read).and_then(|file| file.len());
-    let length = match length {
-        Ok(length) => length,
-        Err(error) => return Some(format!("the received segment {name} cannot be read: {error}")),
+    let damaged = |error: &std::io::Error| {
+        matches!(error.kind(), ErrorKind::NotFound | ErrorKind::UnexpectedEof | ErrorKind::InvalidData)
     };
-    let trailer = disk.map(&folder.join(name.file(SegmentFile::Index))).map_err(|error| error.to_string());
-    let trailer = trailer.and_then(|map| {
-        let checked = check_closed(map.bytes(), name.base_offset, name.first_index);
-        checked.map(|(_, trailer)| trailer).map_err(|error| error.to_string())
-    });
-    match trailer {
+    let (log, index) = (folder.join(name.file(SegmentFile::Log)), folder.join(name.file(SegmentFile::Index)));
+    let length = match disk.open(&log, OpenMode::Read).and_then(|file| file.len()) {
+        Ok(length) => length,
+        Err(error) if damaged(&error) => {
+            return Ok(Some(format!("the received segment {name} cannot be read: {error}")));
+        }
+        Err(error) => return Err(StorageError::io("read", &log, error)),
+    };
+    let trailer = match disk.map(&index) {
+        Ok(map) => {
+            let checked = check_closed(map.bytes(), name.base_offset, name.first_index);
+            checked.map(|(_, trailer)| trailer).map_err(|error| error.to_string())
+        }
+        Err(error) if damaged(&error) => Err(error.to_string()),
+        Err(error) => return Err(StorageError::io("read", &index, error)),
+    };
+    Ok(match trailer {
         Err(why) => Some(format!("the index of the received segment {name} is damaged: {why}")),
         Ok(trailer) => {
             let found = (length, trailer.log_bytes, trailer.next_index, trailer.hash);
             let expected = (segment.log_bytes.into(), segment.log_bytes, segment.next_index, segment.hash);
             (found != expected).then(|| format!("the received segment {name} is not the one that was proven"))
         }
-    }
+    })
 }
 
 impl LogState {
@@ -197,6 +310,7 @@ impl LogState {
         self.purged = row.purged;
         self.membership_at_p = row.membership_at_p.clone();
         self.membership = (row.last, row.membership.clone());
+        self.memberships = row.last.map(|at| (at.index, row.membership.clone())).into_iter().collect();
         (self.log_start, self.high_watermark, self.log_end) = (row.log_start, row.log_end, row.log_end);
         (self.committed, self.last) = (row.committed, row.last);
         self.epochs = row.epochs.clone();
@@ -213,7 +327,7 @@ impl LogState {
         self.next_unsynced = next;
         self.bytes_since_snapshot = 0;
         self.snapshot_due = false;
-        self.installing = false;
+        self.installing = None;
         self.frontiers().assert_ordered();
         self.relaxed_acks.drain(..).map(|ack| ack.done).collect()
     }

@@ -157,6 +157,7 @@ impl Log {
         }
         state.purged = Some(position);
         state.membership_at_p = membership;
+        state.forget_memberships_before(index);
         Ok(position)
     }
 

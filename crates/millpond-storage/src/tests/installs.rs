@@ -18,7 +18,7 @@ const SOURCE: NodeId = NodeId(2);
 const PIECE_BYTES: usize = 1_500;
 
 /// The entry that every replica has at an index, if no other leader put another one there.
-fn body(index: u64) -> Body {
+pub(super) fn body(index: u64) -> Body {
     if index % 4 == 3 {
         return Body::Proposed(proposal(idempotent(9, 0, (index / 4 * 2) as i32, 2)));
     }
@@ -26,7 +26,7 @@ fn body(index: u64) -> Body {
     Body::RaftOnly { kind: RaftOnlyKind::Blank, payload, time: Timestamp(1_000) }
 }
 
-fn put(log: &Log, term: u64, body: Body, done: Done) -> Result<(), StorageError> {
+pub(super) fn put(log: &Log, term: u64, body: Body, done: Done) -> Result<(), StorageError> {
     log.append(vec![AppendEntry { index: log.next_index(), term: Term(term), body }], done).map(drop)
 }
 
@@ -36,7 +36,7 @@ fn term_of(index: u64) -> u64 {
 }
 
 /// A log with `count` entries, all committed, and P at the end of the last closed segment.
-fn source(world: &World, count: u64) -> (DataDir, Arc<Log>) {
+pub(super) fn source(world: &World, count: u64) -> (DataDir, Arc<Log>) {
     let (data_dir, _) = open(&world.runtime_for(SOURCE)).unwrap();
     let log = data_dir.create_group(spec(1, "events"), Box::new(|_| {})).unwrap();
     vote(&log, 3, Box::new(|_| {}));
@@ -49,12 +49,16 @@ fn source(world: &World, count: u64) -> (DataDir, Arc<Log>) {
     (data_dir, log)
 }
 
-fn begin(log: &Log, manifest: &Manifest) -> Result<Installation, StorageError> {
+pub(super) fn begin(log: &Log, manifest: &Manifest) -> Result<Installation, StorageError> {
     log.begin_install(Manifest::decode(&manifest.encode()).unwrap())
 }
 
 /// Ships what is wanted, up to so many pieces.
-fn ship(shipment: &Shipment, installation: &mut Installation, mut pieces: usize) -> Result<(), StorageError> {
+pub(super) fn ship(
+    shipment: &Shipment,
+    installation: &mut Installation,
+    mut pieces: usize,
+) -> Result<(), StorageError> {
     while let Some(wanted) = installation.wanted().first().copied()
         && pieces > 0
     {
@@ -77,7 +81,7 @@ async fn install(world: &World, shipment: &Shipment, mut installation: Installat
 }
 
 /// Every entry that a log has: index, term, bytes.
-fn all(log: &Log) -> Vec<(u64, u64, Bytes)> {
+pub(super) fn all(log: &Log) -> Vec<(u64, u64, Bytes)> {
     let found = crate::log::tests::entries_from(log, log.first_index());
     found.into_iter().map(|(id, batch)| (id.index.0, id.term.0, batch.to_bytes())).collect()
 }
@@ -86,14 +90,14 @@ fn up_to(entries: Vec<(u64, u64, Bytes)>, from: u64, last: u64) -> Vec<(u64, u64
     entries.into_iter().filter(|(index, _, _)| (from..=last).contains(index)).collect()
 }
 
-fn parts(world: &World) -> Vec<PathBuf> {
+pub(super) fn parts(world: &World) -> Vec<PathBuf> {
     let entries = world.runtime_for(NODE).disk().read_dir(&root().join("events-0")).unwrap_or_default();
     let names = entries.into_iter().map(|entry| PathBuf::from(entry.name));
     names.filter(|name| name.extension().is_some_and(|found| found == PART)).collect()
 }
 
 /// The log is the source's up to P, and goes on behind it.
-fn assert_installed(log: &Log, source: &Log, manifest: &Manifest, context: &str) {
+pub(super) fn assert_installed(log: &Log, source: &Log, manifest: &Manifest, context: &str) {
     let p = manifest.position;
     assert_eq!(log.purged(), Some(p), "{context}");
     assert_eq!(log.membership_at_p(), manifest.membership, "{context}");

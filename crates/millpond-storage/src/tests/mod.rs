@@ -1,6 +1,7 @@
 mod crashes;
 mod data_dir;
 mod faults;
+mod install_faults;
 mod installs;
 mod layouts;
 mod meta;

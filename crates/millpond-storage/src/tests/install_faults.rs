@@ -1,0 +1,219 @@
+//! Filling a log where something is in the way: a full disk, too many open files, a deletion, what was left over.
+
+use millpond_record::{GroupId, RaftIndex, Term};
+use millpond_runtime::OpenMode;
+use millpond_runtime::sim::{DiskFaults, World, block_on};
+
+use super::installs::{all, assert_installed, begin, body, parts, put, ship, source};
+use super::*;
+use crate::{Installation, Manifest, Shipment};
+
+/// What a log is filled from, and the log.
+struct Filled {
+    _source_dir: DataDir,
+    theirs: Arc<Log>,
+    manifest: Manifest,
+    shipment: Shipment,
+    data_dir: DataDir,
+    log: Arc<Log>,
+}
+
+async fn filled(world: &World) -> Filled {
+    let (source_dir, theirs) = source(world, 60);
+    let (manifest, shipment) = theirs.manifest().unwrap().unwrap();
+    let (data_dir, _) = open(&world.runtime_for(NODE)).unwrap();
+    let log = data_dir.create_group(spec(1, "events"), Box::new(|_| {})).unwrap();
+    let voted = Told::default();
+    vote(&log, 3, voted.done());
+    assert!(voted.wait(world).await);
+    Filled { _source_dir: source_dir, theirs, manifest, shipment, data_dir, log }
+}
+
+impl Filled {
+    /// All of it received, and the record of the switch durable.
+    async fn submitted(&self, world: &World) -> Installation {
+        let mut installation = begin(&self.log, &self.manifest).unwrap();
+        ship(&self.shipment, &mut installation, usize::MAX).unwrap();
+        let told = Told::default();
+        installation.submit(told.done()).unwrap();
+        assert!(told.wait(world).await);
+        installation
+    }
+}
+
+fn too_many_files() -> DiskFaults {
+    DiskFaults { open_files: 0, ..DiskFaults::default() }
+}
+
+#[test]
+fn a_switch_that_meets_too_many_open_files_is_tried_again() {
+    block_on(1, async {
+        let world = World::new(1);
+        let filled = filled(&world).await;
+        let mut installation = filled.submitted(&world).await;
+        world.set_disk_faults(NODE, too_many_files());
+        let error = installation.switch().unwrap_err();
+        assert!(error.is_passing(), "{error}");
+        assert!(put(&filled.log, 3, body(0), Box::new(|_| {})).is_err(), "nothing is appended meanwhile");
+        world.set_disk_faults(NODE, DiskFaults::default());
+        installation.switch().unwrap();
+        assert_installed(&filled.log, &filled.theirs, &filled.manifest, "switched");
+        installation.switch().expect("what is done need not be done again");
+    });
+}
+
+#[test]
+fn a_switch_that_nobody_goes_on_with_is_finished_by_a_checkpoint_which_frees_the_journal() {
+    block_on(2, async {
+        let world = World::new(2);
+        let filled = filled(&world).await;
+        let mut installation = filled.submitted(&world).await;
+        world.set_disk_faults(NODE, too_many_files());
+        installation.switch().unwrap_err();
+        drop(installation);
+        world.set_disk_faults(NODE, DiskFaults::default());
+        filled.data_dir.checkpoint().unwrap();
+        assert_installed(&filled.log, &filled.theirs, &filled.manifest, "by the checkpoint");
+        assert!(parts(&world).is_empty());
+        let p = filled.manifest.position.index.0;
+        put(&filled.log, 3, body(p + 1), Box::new(|_| {})).expect("appends go on");
+        // The journal is not held back: a start replays nothing of before the next checkpoint.
+        filled.data_dir.checkpoint().unwrap();
+        world.crash(NODE, millpond_runtime::sim::Crash::PowerCut);
+        let (data_dir, report) = open(&world.restart(NODE)).unwrap();
+        assert_eq!(report.journal_records, 0, "{report:?}");
+        let log = data_dir.log(GroupId(1)).unwrap().unwrap();
+        assert_installed(&log, &filled.theirs, &filled.manifest, "after a power cut");
+        assert_eq!(log.next_index().0, p + 2);
+    });
+}
+
+#[test]
+fn a_switch_whose_marker_is_missing_sets_the_copy_aside_and_says_why() {
+    block_on(3, async {
+        let world = World::new(3);
+        let filled = filled(&world).await;
+        let mut installation = filled.submitted(&world).await;
+        let marker = parts(&world).into_iter().find(|name| name.to_string_lossy().ends_with(".snap.part"));
+        let marker = root().join("events-0").join(marker.expect("the marker of the switch"));
+        world.runtime_for(NODE).disk().remove_file(&marker).unwrap();
+        assert!(matches!(installation.switch(), Err(StorageError::SetAside(_))));
+        let troubles = filled.data_dir.retry_writes();
+        let told = format!("{troubles:?}");
+        assert!(told.contains(".snap.part is missing"), "{told}");
+        drop((installation, filled.log));
+        // A start that finds it so says the same.
+        world.crash(NODE, millpond_runtime::sim::Crash::Kill);
+        let (_data_dir, report) = open(&world.restart(NODE)).unwrap();
+        assert!(report.damaged.iter().any(|damaged| damaged.what.contains(".snap.part is missing")), "{report:?}");
+    });
+}
+
+#[test]
+fn received_segments_stay_while_they_are_of_use_and_go_when_the_log_has_come_by_itself() {
+    for restarted in [false, true] {
+        block_on(4, async {
+            let world = World::new(4);
+            let Filled { _source_dir, theirs, manifest, shipment, data_dir, log } = filled(&world).await;
+            let mut installation = begin(&log, &manifest).unwrap();
+            ship(&shipment, &mut installation, 20).unwrap();
+            drop(installation);
+            data_dir.checkpoint().unwrap();
+            let left = parts(&world).len();
+            assert!(left > 1, "it goes on where it was");
+            let (data_dir, log) = if restarted {
+                data_dir.close().unwrap();
+                drop((log, data_dir));
+                let (data_dir, _) = open(&world.restart(NODE)).unwrap();
+                let log = data_dir.log(GroupId(1)).unwrap().unwrap();
+                (data_dir, log)
+            } else {
+                (data_dir, log)
+            };
+            for (id, batch) in crate::log::tests::entries_from(&theirs, RaftIndex(0)) {
+                let body = Body::Stored(batch.into());
+                log.append(vec![AppendEntry { index: id.index, term: id.term, body }], Box::new(|_| {})).unwrap();
+            }
+            data_dir.checkpoint().unwrap();
+            assert_eq!(parts(&world).len(), left, "it is not committed yet");
+            log.commit(RaftIndex(u64::MAX));
+            data_dir.checkpoint().unwrap();
+            assert!(parts(&world).is_empty(), "{:?}", parts(&world));
+            assert!(all(&log) == all(&theirs));
+        });
+    }
+}
+
+#[test]
+fn a_log_that_was_deleted_is_not_filled_any_more_and_the_next_of_its_name_is_left_alone() {
+    block_on(5, async {
+        let world = World::new(5);
+        let filled = filled(&world).await;
+        let mut installation = begin(&filled.log, &filled.manifest).unwrap();
+        ship(&filled.shipment, &mut installation, 3).unwrap();
+        filled.data_dir.delete_group(GroupId(1), Box::new(|_| {})).unwrap();
+        filled.data_dir.create_group(spec(2, "events"), Box::new(|_| {})).unwrap();
+        let theirs = root().join("events-0").join("00000000000000000000.0000000000.0000000000000001.log.part");
+        world.runtime_for(NODE).disk().open(&theirs, OpenMode::Create).unwrap();
+        let refused = ship(&filled.shipment, &mut installation, 1).unwrap_err();
+        assert!(matches!(refused, StorageError::LogClosed(_)), "{refused}");
+        assert!(installation.submit(Box::new(|_| {})).is_err());
+        assert!(begin(&filled.log, &filled.manifest).is_err());
+        assert_eq!(parts(&world).len(), 1, "what the next log receives");
+    });
+}
+
+#[test]
+fn a_manifest_with_numbers_beyond_what_a_log_has_is_refused_before_anything_is_made_of_it() {
+    block_on(6, async {
+        let world = World::new(6);
+        let filled = filled(&world).await;
+        let changes: [fn(&mut Manifest); 5] = [
+            |manifest| manifest.segments[0].index_bytes = u64::MAX,
+            |manifest| manifest.segments[0].index_bytes = 1 << 40,
+            |manifest| manifest.position.index = RaftIndex(u64::MAX - 1),
+            |manifest| manifest.position.offset.0 = i64::MAX,
+            |manifest| manifest.position.term = Term(1 << 40),
+        ];
+        for (number, change) in changes.into_iter().enumerate() {
+            let mut changed = filled.manifest.clone();
+            change(&mut changed);
+            assert!(Manifest::decode(&changed.encode()).is_err(), "change {number}");
+            assert!(filled.log.begin_install(changed).is_err(), "change {number}");
+        }
+        let mut most = filled.manifest.clone();
+        most.segments.iter_mut().for_each(|segment| segment.index_bytes = u64::MAX);
+        assert_eq!(most.bytes(), u64::MAX, "no sum runs over");
+    });
+}
+
+#[test]
+fn p_has_the_membership_that_was_in_force_there_and_not_a_later_one() {
+    block_on(7, async {
+        let world = World::new(7);
+        let (data_dir, _) = open(&world.runtime_for(NODE)).unwrap();
+        let log = data_dir.create_group(spec(1, "events"), Box::new(|_| {})).unwrap();
+        vote(&log, 3, Box::new(|_| {}));
+        let members = |name: &'static [u8]| Body::RaftOnly {
+            kind: RaftOnlyKind::Membership,
+            payload: Bytes::from_static(name),
+            time: Timestamp(0),
+        };
+        let mut boundaries = Vec::new();
+        for name in [b"first", b"later", b"third"] {
+            put(&log, 3, members(name), Box::new(|_| {})).unwrap();
+            for _ in 0..20 {
+                put(&log, 3, body(0), Box::new(|_| {})).unwrap();
+            }
+            log.commit(RaftIndex(u64::MAX));
+            boundaries.push(log.boundary_at_or_below(RaftIndex(u64::MAX)).unwrap());
+        }
+        assert_eq!(log.committed_membership(), Bytes::from_static(b"third"));
+        for (boundary, name) in boundaries.into_iter().zip([b"first", b"later"]) {
+            assert_eq!(log.membership_as_of(boundary), Bytes::from_static(name));
+            log.advance_p(boundary, log.membership_as_of(boundary), Box::new(|_| {})).unwrap();
+        }
+        assert_eq!(log.membership_at_p(), Bytes::from_static(b"later"));
+        assert_eq!(log.membership_as_of(log.next_index()), Bytes::from_static(b"third"));
+    });
+}
