@@ -498,12 +498,13 @@ impl Replica {
     }
 
     /// Moves P up to the last end of a closed segment that every live voter has, so that what a new replica gets by
-    /// Raft is little. For the leader. Tells where P is then, if it moved.
-    pub(crate) async fn advance_p(&self) -> Result<Option<LogId>, RaftError> {
+    /// Raft is little; of the voters only those that stay. For the leader. Tells where P is then, if it moved.
+    pub(crate) async fn advance_p(&self, stays: impl Fn(ReplicaId) -> bool) -> Result<Option<LogId>, RaftError> {
         let alive = self.shared.peers.alive();
         let alive = Arc::clone(&alive.borrow());
         let members = self.members();
-        let mut voters = members.iter().filter(|member| member.voter && alive.contains(&member.broker));
+        let asked = |member: &&GroupMember| member.voter && alive.contains(&member.broker) && stays(member.replica);
+        let mut voters = members.iter().filter(asked);
         let least = voters.try_fold(RaftIndex(u64::MAX), |least, voter| Some(least.min(voter.matched?)));
         let Some(up_to) = least else { return Ok(None) };
         let Shared { runtime, .. } = &*self.shared;
@@ -604,7 +605,7 @@ impl Replica {
         }
         if target.keys().any(|id| !self.members().iter().any(|member| member.replica == *id)) {
             // What it is filled with are closed segments; without this it would get all of the log by Raft.
-            self.advance_p().await?;
+            self.advance_p(|replica| target.contains_key(&replica)).await?;
         }
         for (&replica, &member) in &target {
             self.add_learner(replica, member).await?;

@@ -1,6 +1,7 @@
 //! Replicas that cannot be brought up by entries alone.
 
-use millpond_storage::{Limits, Log, LogOptions};
+use millpond_record::RaftIndex;
+use millpond_storage::{Entries, Limits, Log, LogOptions};
 
 use super::*;
 
@@ -13,6 +14,25 @@ impl Host {
         let partition = self.partition(GROUP);
         let log = self.runtime.spawn(async move { partition.log().await });
         log.await.expect("the task").expect("open")
+    }
+
+    /// Every entry that it has: index, term, bytes.
+    async fn entries(&self) -> Vec<(u64, u64, Bytes)> {
+        let log = self.log().await;
+        let reading = self.runtime.clone();
+        let read = self.runtime.spawn(async move {
+            let (mut all, mut next) = (Vec::new(), RaftIndex(0));
+            loop {
+                let read = match log.entries(next, RaftIndex(u64::MAX), 1 << 20).expect("readable") {
+                    Entries::Ready(entries) => entries,
+                    Entries::Cold(cold) => reading.blocking(move || cold.run()).await.expect("readable"),
+                };
+                let Some((last, _)) = read.last() else { return all };
+                next = RaftIndex(last.index.0 + 1);
+                all.extend(read.into_iter().map(|(id, batch)| (id.index.0, id.term.0, batch.to_bytes())));
+            }
+        });
+        read.await.expect("read")
     }
 
     async fn checkpoint(&self) {
@@ -73,7 +93,7 @@ fn a_replica_that_was_away_while_retention_took_what_it_lacks_is_filled_by_segme
                 host.free().await;
                 let log = host.log().await;
                 assert!(log.purged().is_some_and(|p| p.offset > Offset(20)), "{:?}", log.purged());
-                assert!(log.log_id_at(millpond_record::RaftIndex(20)).is_none(), "the entries are gone");
+                assert!(log.log_id_at(RaftIndex(20)).is_none(), "the entries are gone");
             }
             cluster.write_all(120..130).await;
             cluster.restart(3).await;
@@ -125,5 +145,30 @@ fn a_new_replica_gets_closed_segments_as_files_and_the_rest_by_raft() {
         cluster.restart(1).await;
         cluster.restart(3).await;
         cluster.has(3, GROUP, &numbers(0..110)).await;
+    });
+}
+
+#[test]
+fn the_entries_of_all_replicas_are_the_same_bytes_those_of_the_engine_too() {
+    clustered(12, |mut cluster| async move {
+        cluster.create_with_small_segments().await;
+        cluster.write_all(0..10).await;
+        // Blanks of later terms, and memberships that are not the founding one.
+        cluster.kill(1).await;
+        cluster.write_all(10..20).await;
+        cluster.restart(1).await;
+        let leader = cluster.leader(GROUP).await;
+        let (partition, same) = (leader.partition(GROUP), members(GROUP));
+        let changed = leader.runtime.spawn(async move { partition.change_members(&same, 2).await });
+        changed.await.expect("the task").expect("changed");
+        cluster.write_all(20..30).await;
+        for broker in BROKERS {
+            cluster.has(broker, GROUP, &numbers(0..30)).await;
+        }
+        let first = cluster.hosts[&1].entries().await;
+        assert!(first.len() >= 30 + 4, "{} entries", first.len());
+        for broker in [2, 3] {
+            assert!(cluster.hosts[&broker].entries().await == first, "broker {broker} has other bytes");
+        }
     });
 }
