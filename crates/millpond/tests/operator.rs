@@ -101,6 +101,8 @@ fn mistakes_are_answered_in_one_sentence_and_explain_knows_every_setting() {
         &["verify", "--dta-dir", "x"],
         &["dump", "/nowhere/at/all.log"],
         &["verify", "--data-dir", "/nowhere"],
+        &["verify", "--data-dir", "/nowhere", "--data-dir", "/elsewhere"],
+        &["verify", "--cluster", "--data-dir", "/nowhere"],
         &["broker", "--set", "num.partition=3"],
     ] {
         let (out, err, success) = told(line);
