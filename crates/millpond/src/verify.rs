@@ -10,8 +10,8 @@ use millpond_storage::{CompareSummary, Finding, Severity, VerifySummary, compare
 use crate::arguments::VerifyArguments;
 use crate::output::{Output, quiet};
 
-/// Verifies the data directory, or those of a cluster, which are then compared. It fails when there is none, or it is in
-/// use; damage and differences are an exit status of 1.
+/// Verifies the data directory, or those of a cluster, which are then compared. It fails when there is none, or it is
+/// in use; damage and differences are an exit status of 1.
 pub(crate) fn run(arguments: &VerifyArguments) -> Result<ExitCode> {
     let directories = &arguments.data_dir;
     if !arguments.cluster && directories.len() > 1 {

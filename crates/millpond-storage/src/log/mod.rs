@@ -230,8 +230,8 @@ impl Log {
         self.state().latest_membership()
     }
 
-    /// The membership in force at a committed entry at or behind P, as far as the log remembers: where it changed between
-    /// P and what was committed at the last start, the one of then.
+    /// The membership in force at a committed entry at or behind P, as far as the log remembers: where it changed
+    /// between P and what was committed at the last start, the one of then.
     pub fn membership_as_of(&self, index: RaftIndex) -> Bytes {
         self.state().membership_as_of(index)
     }

@@ -12,8 +12,8 @@
 //! So `….snap.part` tells a start whether the files are still to be put right. Where it is gone the row that the record
 //! holds describes the files as a checkpoint's row would, and what lies behind P was appended afterwards.
 //!
-//! A switch that a full disk or the like interrupts is tried again by whoever installs, and by each checkpoint: until it
-//! is through, the journal must keep its record.
+//! A switch that a full disk or the like interrupts is tried again by whoever installs, and by each checkpoint: until
+//! it is through, the journal must keep its record.
 
 use std::collections::VecDeque;
 use std::ffi::OsStr;
