@@ -1,10 +1,13 @@
 //! A `millpond` process and a minimal client for it, made of nothing but the wire and record crates.
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
-use std::io::{BufRead, BufReader, Read, Write};
+pub mod cluster;
+
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -87,18 +90,8 @@ impl Broker {
     }
 
     /// Starts a broker with a command that ends in one.
-    pub fn run(mut command: Command) -> Broker {
-        let mut child = command.stderr(Stdio::inherit()).spawn().expect("the binary runs");
-        let mut ready = String::new();
-        let stdout = child.stdout.take().expect("it is piped");
-        BufReader::new(stdout).read_line(&mut ready).expect("a line or the end");
-        let ready = ready.trim_end().to_owned();
-        let address = |name: &str| -> SocketAddr {
-            let word = ready.split(' ').find_map(|word| word.strip_prefix(name));
-            word.unwrap_or_else(|| panic!("{name} in {ready:?}")).parse().expect("an address")
-        };
-        let (kafka, http) = (address("kafka="), address("http="));
-        Broker { child, ready, kafka, http }
+    pub fn run(command: Command) -> Broker {
+        Starting::begin(command).ready(PATIENCE).unwrap_or_else(|_| panic!("the broker is not ready"))
     }
 
     /// kill -9.
@@ -115,11 +108,14 @@ impl Broker {
         (wait(&mut self.child), start.elapsed())
     }
 
+    /// Sends a signal to a process that goes on.
+    pub fn send(&self, name: &str) {
+        let sent = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status();
+        assert!(sent.expect("kill runs").success());
+    }
+
     pub fn client(&self) -> Client {
-        let stream = TcpStream::connect(self.kafka).expect("it accepts");
-        stream.set_read_timeout(Some(PATIENCE)).expect("a time limit");
-        stream.set_nodelay(true).expect("no delay");
-        Client { stream, correlation: 0 }
+        Client::connect(self.kafka, PATIENCE).expect("it accepts")
     }
 
     /// What it has in memory and did not read from files, in KiB.
@@ -161,6 +157,48 @@ impl Drop for Broker {
     }
 }
 
+/// A broker that may not be ready yet, killed when dropped.
+pub struct Starting {
+    /// Until it is ready.
+    child: Option<Child>,
+    ready: mpsc::Receiver<String>,
+}
+
+impl Starting {
+    pub fn begin(mut command: Command) -> Starting {
+        let mut child = command.stderr(Stdio::inherit()).spawn().expect("the binary runs");
+        let stdout = child.stdout.take().expect("it is piped");
+        let (tell, ready) = mpsc::channel();
+        std::thread::spawn(move || {
+            let mut line = String::new();
+            BufReader::new(stdout).read_line(&mut line).expect("a line or the end");
+            drop(tell.send(line.trim_end().to_owned()));
+        });
+        Starting { child: Some(child), ready }
+    }
+
+    /// The broker, if it is ready within this time.
+    pub fn ready(mut self, within: Duration) -> Result<Broker, Starting> {
+        let Ok(ready) = self.ready.recv_timeout(within) else { return Err(self) };
+        let address = |name: &str| -> SocketAddr {
+            let word = ready.split(' ').find_map(|word| word.strip_prefix(name));
+            word.unwrap_or_else(|| panic!("{name} in {ready:?}")).parse().expect("an address")
+        };
+        let (kafka, http) = (address("kafka="), address("http="));
+        let child = self.child.take().expect("it is not ready twice");
+        Ok(Broker { child, ready, kafka, http })
+    }
+}
+
+impl Drop for Starting {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.child {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
 /// A connection that sends one request at a time.
 pub struct Client {
     stream: TcpStream,
@@ -168,28 +206,50 @@ pub struct Client {
 }
 
 impl Client {
+    /// Connects, and waits so long for each answer.
+    pub fn connect(address: SocketAddr, patience: Duration) -> io::Result<Client> {
+        let stream = TcpStream::connect_timeout(&address, patience)?;
+        stream.set_read_timeout(Some(patience))?;
+        stream.set_nodelay(true)?;
+        Ok(Client { stream, correlation: 0 })
+    }
+
     pub fn call<R: Request>(&mut self, version: i16, request: &R) -> R::Response {
         self.send(version, request);
         self.receive::<R>(version)
     }
 
+    /// As [`Client::call`], where the broker may be gone.
+    pub fn try_call<R: Request>(&mut self, version: i16, request: &R) -> io::Result<R::Response> {
+        self.try_send(version, request)?;
+        self.try_receive::<R>(version)
+    }
+
     pub fn send<R: Request>(&mut self, version: i16, request: &R) {
+        self.try_send(version, request).expect("the broker reads");
+    }
+
+    pub fn try_send<R: Request>(&mut self, version: i16, request: &R) -> io::Result<()> {
         self.correlation += 1;
         let frame = encode_request(self.correlation, Some("test".into()), version, request).expect("it encodes");
-        self.stream.write_all(&frame.to_bytes()).expect("the broker reads");
+        self.stream.write_all(&frame.to_bytes())
     }
 
     pub fn receive<R: Request>(&mut self, version: i16) -> R::Response {
+        self.try_receive::<R>(version).expect("an answer")
+    }
+
+    pub fn try_receive<R: Request>(&mut self, version: i16) -> io::Result<R::Response> {
         let mut length = [0; 4];
-        self.stream.read_exact(&mut length).expect("an answer");
+        self.stream.read_exact(&mut length)?;
         let mut frame = vec![0; u32::from_be_bytes(length) as usize];
-        self.stream.read_exact(&mut frame).expect("a whole answer");
+        self.stream.read_exact(&mut frame)?;
         let mut decoder = Decoder::new(Bytes::from(frame));
         let header = ResponseHeader::decode(&mut decoder, R::KEY, version).expect("a header");
         assert_eq!(header.correlation_id, self.correlation);
         let response = R::Response::decode(&mut decoder, version).expect("a body");
         decoder.finish().expect("nothing behind it");
-        response
+        Ok(response)
     }
 
     pub fn create_topic(&mut self, name: &str, partitions: i32) {
@@ -205,28 +265,46 @@ impl Client {
 
     /// Produces one batch; the error code and its base offset.
     pub fn produce(&mut self, topic: &str, partition: i32, acks: i16, batch: Bytes) -> (i16, i64) {
+        self.try_produce(topic, partition, acks, batch).expect("an answer")
+    }
+
+    pub fn try_produce(&mut self, topic: &str, partition: i32, acks: i16, batch: Bytes) -> io::Result<(i16, i64)> {
         let data = PartitionProduceData { index: partition, records: Some(Records::from(batch)) };
         let topic =
             TopicProduceData { name: topic.to_owned().into(), partition_data: vec![data], ..Default::default() };
         let request = ProduceRequest { acks, timeout_ms: 10_000, topic_data: vec![topic], ..Default::default() };
-        let response = self.call(9, &request);
+        let response = self.try_call(9, &request)?;
         let answer = &response.responses[0].partition_responses[0];
-        (answer.error_code, answer.base_offset)
+        Ok((answer.error_code, answer.base_offset))
     }
 
     /// Every record of a partition: offset and value.
     pub fn read_all(&mut self, topic: &str, partition: i32) -> Vec<(i64, Vec<u8>)> {
+        let read = self.try_read_all(topic, partition).expect("an answer");
+        read.unwrap_or_else(|code| panic!("error code {code}"))
+    }
+
+    /// One fetch that waits for nothing: the error code, the high watermark, and batches.
+    pub fn fetch(&mut self, topic: &str, partition: i32, offset: i64) -> io::Result<(i16, i64, Bytes)> {
+        let wanted =
+            FetchPartition { partition, fetch_offset: offset, partition_max_bytes: 1 << 20, ..Default::default() };
+        let topic = FetchTopic { topic: topic.to_owned().into(), partitions: vec![wanted], ..Default::default() };
+        let request = FetchRequest { max_bytes: 1 << 20, topics: vec![topic], ..Default::default() };
+        let response = self.try_call(12, &request)?;
+        let answer = &response.responses[0].partitions[0];
+        let bytes = answer.records.as_ref().map_or_else(Bytes::new, |records| records.to_bytes());
+        Ok((answer.error_code, answer.high_watermark, bytes))
+    }
+
+    /// As [`Client::read_all`], or the error code of an answer that has one.
+    pub fn try_read_all(&mut self, topic: &str, partition: i32) -> io::Result<Result<Vec<(i64, Vec<u8>)>, i16>> {
         let mut found = Vec::new();
         let mut offset = 0;
         loop {
-            let wanted =
-                FetchPartition { partition, fetch_offset: offset, partition_max_bytes: 1 << 20, ..Default::default() };
-            let topic = FetchTopic { topic: topic.to_owned().into(), partitions: vec![wanted], ..Default::default() };
-            let request = FetchRequest { max_bytes: 1 << 20, topics: vec![topic], ..Default::default() };
-            let response = self.call(12, &request);
-            let answer = &response.responses[0].partitions[0];
-            assert_eq!(answer.error_code, 0);
-            let bytes = answer.records.as_ref().expect("never null").to_bytes();
+            let (code, high_watermark, bytes) = self.fetch(topic, partition, offset)?;
+            if code != 0 {
+                return Ok(Err(code));
+            }
             let mut rest = &bytes[..];
             while !rest.is_empty() {
                 let batch = millpond_record::BatchView::first_of(rest).expect("a whole batch");
@@ -239,8 +317,8 @@ impl Client {
                 offset = batch.header().next_offset().0;
                 rest = &rest[batch.size_bytes()..];
             }
-            if offset >= answer.high_watermark {
-                return found;
+            if offset >= high_watermark {
+                return Ok(Ok(found));
             }
         }
     }

@@ -1,0 +1,232 @@
+//! Three brokers in three processes, and what must hold whatever happens to them.
+
+#![expect(clippy::disallowed_methods, reason = "drives real processes")]
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use millpond_wire::delete_topics::{DeleteTopicState, DeleteTopicsRequest};
+use millpond_wire::elect_leaders::{ElectLeadersRequest, TopicPartitions};
+use support::cluster::{Cluster, IDS, throughout, until};
+use support::{Client, batch};
+
+const OFFSET_OUT_OF_RANGE: i16 = 1;
+
+/// For so long nothing that must not happen happens. An election takes tenths of a second.
+const WATCHED: Duration = Duration::from_secs(4);
+
+/// The folders of partitions of a topic in a broker's data directory.
+fn folders(cluster: &Cluster, id: i32, topic: &str) -> Vec<String> {
+    let found = std::fs::read_dir(cluster.path(id)).expect("a data directory");
+    let names = found.map(|entry| entry.expect("an entry").file_name().into_string().expect("text"));
+    names.filter(|name| name.starts_with(topic)).collect()
+}
+
+#[test]
+fn a_wiped_broker_makes_no_leader_of_one_that_lacks_what_was_acknowledged() {
+    let mut cluster = Cluster::start("wiped-one", &[]);
+    cluster.create_topic("logs", 1, &IDS);
+    let writer = cluster.writer("logs", 0);
+    writer.more(50);
+    // The third misses what the first two acknowledge; then the second loses it, and the first is not there.
+    cluster.kill(3);
+    writer.more(50);
+    let acknowledged = writer.stop();
+    cluster.kill(2);
+    cluster.wipe(2);
+    cluster.kill(1);
+    let (second, third) = (cluster.begin(2), cluster.begin(3));
+    // Under its old id the emptied one would vote for the third, and two of three are a majority.
+    let second = second.ready(WATCHED).err().expect("it has no controller to register with");
+    let third = third.ready(Duration::ZERO).err().expect("it has no controller either");
+    assert!(folders(&cluster, 2, "logs").is_empty());
+
+    cluster.restart(&[1]);
+    for (id, starting) in [(2, second), (3, third)] {
+        cluster.joined(id, starting.ready(support::PATIENCE).unwrap_or_else(|_| panic!("broker {id} is not ready")));
+    }
+    cluster.assert_kept("logs", 0, &acknowledged);
+    // The emptied one is filled under a new replica id, and may lead then: with everything.
+    let filled = || (folders(&cluster, 2, "logs").len() == 1).then_some(());
+    until("the emptied broker has a replica again", filled);
+    let writer = cluster.writer("logs", 0);
+    writer.more(20);
+    let more = writer.stop();
+    cluster.assert_kept("logs", 0, &more);
+    cluster.assert_kept("logs", 0, &acknowledged);
+}
+
+#[test]
+fn two_wiped_brokers_of_three_found_no_cluster_and_lead_nothing() {
+    let mut cluster = Cluster::start("wiped-two", &[]);
+    cluster.create_topic("logs", 1, &IDS);
+    let leader = cluster.leader("logs", 0);
+    assert!(until("it is written", || cluster.takes(leader, "logs", 0, "x").then_some(true)));
+    IDS.iter().for_each(|id| cluster.kill(*id));
+    // The first of the list, who would found, and another.
+    cluster.wipe(1);
+    cluster.wipe(2);
+    let wiped = [cluster.begin(1), cluster.begin(2)].map(|starting| starting.ready(WATCHED).err());
+    assert!(wiped.iter().all(Option::is_some), "they wait for the third");
+    assert!(folders(&cluster, 1, "__cluster_metadata").is_empty());
+    let third = cluster.begin(3);
+    assert!(third.ready(WATCHED).is_err(), "one of three votes makes no controller");
+    for id in [1, 2] {
+        assert!(folders(&cluster, id, "__cluster_metadata").is_empty(), "broker {id}");
+    }
+    assert_eq!(folders(&cluster, 3, "logs").len(), 1);
+}
+
+#[test]
+fn a_broker_that_was_away_serves_only_the_new_topic_of_a_name() {
+    let mut cluster = Cluster::start("made-again", &[]);
+    // The third leads the old one, and is to lead the new one.
+    cluster.create_topic("logs", 1, &[3, 1, 2]);
+    let writer = cluster.writer("logs", 0);
+    writer.more(30);
+    drop(writer.stop());
+    cluster.kill(3);
+    let old = DeleteTopicState { name: Some("logs".into()), ..Default::default() };
+    let delete = DeleteTopicsRequest { topics: vec![old], timeout_ms: 20_000, ..Default::default() };
+    until("the topic is deleted", || {
+        let code = cluster.client(1).call(6, &delete).responses[0].error_code;
+        matches!(code, 0 | 3).then_some(())
+    });
+    cluster.create_topic("logs", 1, &[3, 1, 2]);
+    let writer = cluster.writer("logs", 0);
+    writer.more(10);
+    let new = writer.stop();
+    cluster.restart(&[3]);
+    // From its start on: nothing of the old topic, whoever is asked.
+    let mut third = cluster.client(3);
+    let mine = || third.try_read_all("logs", 0).expect("it answers").ok();
+    until("the third leads again", || {
+        elect_preferred(&mut cluster.client(1), "logs", 0);
+        (cluster.leader("logs", 0) == 3).then_some(())
+    });
+    let read = until("the third serves", mine);
+    assert!(read.len() >= new.len() && read.len() < 30, "{} records", read.len());
+    cluster.assert_kept("logs", 0, &new);
+    assert_eq!(folders(&cluster, 3, "logs").len(), 1, "the old one is gone");
+}
+
+fn elect_preferred(client: &mut Client, topic: &str, partition: i32) {
+    let wanted = TopicPartitions { topic: topic.to_owned().into(), partitions: vec![partition] };
+    let request = ElectLeadersRequest {
+        election_type: 0,
+        topic_partitions: Some(vec![wanted]),
+        timeout_ms: 5000,
+        ..Default::default()
+    };
+    drop(client.try_call(2, &request));
+}
+
+#[test]
+fn writes_go_on_when_the_broker_that_takes_over_dies_at_that_moment() {
+    let mut cluster = Cluster::start("taken-and-dead", &[]);
+    cluster.create_topic("logs", 1, &[3, 1, 2]);
+    let mut acknowledged = None;
+    for delay_ms in [0, 1, 3, 10] {
+        // It is preferred, but another leads because it was away.
+        cluster.kill(3);
+        assert_ne!(cluster.leader("logs", 0), 3);
+        cluster.restart(&[3]);
+        let writer = cluster.writer("logs", 0);
+        writer.more(100);
+        let before = writer.longest_pause();
+        let mut client = cluster.client(1);
+        let transfer = std::thread::spawn(move || elect_preferred(&mut client, "logs", 0));
+        std::thread::park_timeout(Duration::from_millis(delay_ms));
+        cluster.kill(3);
+        writer.more(100);
+        let pause = writer.longest_pause();
+        println!("killed after {delay_ms} ms: writes paused for {pause:?} (for {before:?} before)");
+        assert!(pause < Duration::from_secs(3), "writes paused for {pause:?}");
+        transfer.join().expect("it ends");
+        acknowledged = Some(writer.stop());
+        cluster.restart(&[3]);
+        cluster.assert_kept("logs", 0, acknowledged.as_ref().expect("just written"));
+    }
+    cluster.assert_kept("logs", 0, &acknowledged.expect("four rounds"));
+}
+
+#[test]
+fn a_leader_that_is_cut_off_never_has_a_consumer_start_again() {
+    let cluster = Cluster::behind_proxies("deposed");
+    cluster.create_topic("logs", 1, &IDS);
+    let old = cluster.leader("logs", 0);
+    let mut before = cluster.client(old);
+    for number in 0..5 {
+        let value = format!("value {number}");
+        until("it is written", || cluster.takes(old, "logs", 0, &value).then_some(()));
+    }
+    let network = cluster.network.clone().expect("it has proxies");
+    network.isolate(old);
+    let cut = Instant::now();
+    let mut codes = BTreeSet::new();
+    let mut ask = |client: &mut Client, offset: i64| {
+        let (code, ..) = client.fetch("logs", 0, offset).expect("it answers");
+        assert_ne!(code, OFFSET_OUT_OF_RANGE, "offset {offset}, {:?} after the cut", cut.elapsed());
+        codes.insert(code);
+    };
+    let others: Vec<i32> = IDS.into_iter().filter(|id| *id != old).collect();
+    let new = until("the others have a leader", || {
+        ask(&mut before, 6);
+        let named = cluster.leader_by(others[0], "logs", 0);
+        named.filter(|leader| *leader != old && cluster.takes(*leader, "logs", 0, "more"))
+    });
+    let end = {
+        let (code, end, _) = cluster.client(new).fetch("logs", 0, 0).expect("it answers");
+        assert_eq!(code, 0);
+        end
+    };
+    assert!(end > 5);
+    throughout(Duration::from_secs(3), || ask(&mut before, end));
+    // It takes nothing that could not survive.
+    assert_ne!(before.produce("logs", 0, -1, batch(&["lost"])).0, 0);
+    network.heal();
+    until("all know the new leader", || {
+        ask(&mut before, end);
+        (cluster.leader_by(old, "logs", 0) == Some(new)).then_some(())
+    });
+    throughout(Duration::from_secs(1), || ask(&mut before, end));
+    println!("the leader that was cut off answered {codes:?}");
+    let read = cluster.read("logs", 0);
+    assert!((0..5).all(|number| read[&number] == format!("value {number}")) && read[&5] == "more");
+}
+
+#[test]
+fn all_partitions_take_writes_soon_after_all_brokers_were_restarted() {
+    const PARTITIONS: i32 = 300;
+    let mut cluster = Cluster::start("restarted", &[]);
+    cluster.create_topic("logs", PARTITIONS, &IDS);
+    let mut acknowledged = Vec::new();
+    for partition in 0..PARTITIONS {
+        acknowledged.push(until("it is written", || {
+            let leader = cluster.leader_by(1, "logs", partition)?;
+            let (code, offset) = cluster.client(leader).produce("logs", partition, -1, batch(&["before"]));
+            (code == 0).then_some(offset)
+        }));
+    }
+    IDS.iter().for_each(|id| cluster.kill(*id));
+    let start = Instant::now();
+    cluster.restart(&IDS);
+    let ready = start.elapsed();
+    let mut clients = IDS.map(|id| (id, cluster.client(id)));
+    for partition in 0..PARTITIONS {
+        until("it takes a write", || {
+            let leader = cluster.leader_by(1, "logs", partition)?;
+            let (_, client) = clients.iter_mut().find(|(id, _)| *id == leader)?;
+            (client.produce("logs", partition, -1, batch(&["after"])).0 == 0).then_some(())
+        });
+    }
+    let writable = start.elapsed();
+    println!("{PARTITIONS} partitions: brokers ready after {ready:?}, all written to after {writable:?}");
+    assert!(writable < Duration::from_secs(30), "{writable:?}");
+    for partition in [0, PARTITIONS / 2, PARTITIONS - 1] {
+        let read = cluster.read("logs", partition);
+        assert_eq!(read[&acknowledged[partition as usize]], "before");
+    }
+}
