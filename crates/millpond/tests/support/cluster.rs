@@ -12,7 +12,9 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use millpond_wire::create_topics::{CreatableReplicaAssignment, CreatableTopic, CreateTopicsRequest};
+use millpond_wire::create_topics::{
+    CreatableReplicaAssignment, CreatableTopic, CreatableTopicConfig, CreateTopicsRequest,
+};
 use millpond_wire::metadata::{MetadataRequest, MetadataRequestTopic};
 
 use super::{Broker, Client, Folder, PATIENCE, Starting, batch, command};
@@ -100,12 +102,7 @@ impl Cluster {
         cluster
     }
 
-    fn planned(
-        name: &str,
-        listeners: &[(i32, u16)],
-        known: &[(i32, u16)],
-        network: Option<Arc<Network>>,
-    ) -> Cluster {
+    fn planned(name: &str, listeners: &[(i32, u16)], known: &[(i32, u16)], network: Option<Arc<Network>>) -> Cluster {
         let peers: Vec<String> = known.iter().map(|(id, port)| format!("{id}@127.0.0.1:{port}")).collect();
         Cluster {
             folder: Folder::new(name),
@@ -166,15 +163,15 @@ impl Cluster {
 
     /// Creates a topic whose partitions have replicas on these brokers, the preferred one first.
     pub fn create_topic(&self, name: &str, partitions: i32, brokers: &[i32]) {
-        let assignments = (0..partitions).map(|partition_index| CreatableReplicaAssignment {
-            partition_index,
-            broker_ids: brokers.to_vec(),
-        });
+        let assignments = (0..partitions)
+            .map(|partition_index| CreatableReplicaAssignment { partition_index, broker_ids: brokers.to_vec() });
         let topic = CreatableTopic {
             name: name.to_owned().into(),
             num_partitions: -1,
             replication_factor: -1,
             assignments: assignments.collect(),
+            // The tests' records are of another year.
+            configs: vec![CreatableTopicConfig { name: "retention.ms".into(), value: Some("-1".into()) }],
             ..Default::default()
         };
         let request = CreateTopicsRequest { topics: vec![topic], ..Default::default() };
@@ -194,8 +191,7 @@ impl Cluster {
     /// The broker that leads a partition, once it takes a write and all that are up name it.
     pub fn leader(&self, topic: &str, partition: i32) -> i32 {
         until("all know the same leader", || {
-            let named: BTreeSet<Option<i32>> =
-                self.up.keys().map(|id| self.leader_by(*id, topic, partition)).collect();
+            let named: BTreeSet<Option<i32>> = self.up.keys().map(|id| self.leader_by(*id, topic, partition)).collect();
             match (named.len(), named.first()) {
                 (1, Some(&Some(leader))) if self.up.contains_key(&leader) => Some(leader),
                 _ => None,
