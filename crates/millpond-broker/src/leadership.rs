@@ -249,6 +249,7 @@ mod tests {
             replicas: replicas.collect(),
             adding: Vec::new(),
             removing: Vec::new(),
+            founding: Vec::new(),
             assignment_version: 1,
         }
     }

@@ -368,19 +368,25 @@ impl Reconciler {
         partition: &millpond_cluster::Partition,
         settings: &TopicSettings,
     ) -> Option<ReplicaPlace> {
+        let replica = self.replica_here(partition)?;
+        // One that the group may still be to be founded with was perhaps never made, whatever was decided since.
+        let founders = partition.founders();
+        let founds = founders.iter().any(|founder| founder.id == replica);
+        let (members, assignment_version) =
+            if founds { (founders, 1) } else { (&partition.replicas[..], partition.assignment_version) };
         let spec = GroupSpec {
             group: partition.group,
             topic: topic.name.to_string(),
             partition: partition.index,
             topic_id: topic.id,
-            replica: self.replica_here(partition)?,
+            replica,
             options: log_options(settings),
         };
         Some(ReplicaPlace {
             name: Arc::clone(&topic.name),
             spec,
-            members: partition.replicas.iter().map(|member| (member.id, member.broker)).collect(),
-            assignment_version: partition.assignment_version,
+            members: members.iter().map(|member| (member.id, member.broker)).collect(),
+            assignment_version,
             min_insync: settings.min_insync_replicas,
             known: None,
             in_the_way: self.undeleted.iter().any(|old| old.group == partition.group),
@@ -410,7 +416,8 @@ struct ReplicaPlace {
     /// The topic's.
     name: Arc<str>,
     spec: GroupSpec,
-    /// All replicas that the partition is to have, in order of preference.
+    /// The replicas that the partition is founded with, in order of preference; those that it is to have for one that
+    /// is filled by others.
     members: Vec<(ReplicaId, BrokerId)>,
     assignment_version: u64,
     /// How many replicas must have a batch that is acknowledged by all.

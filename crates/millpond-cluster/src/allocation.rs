@@ -22,7 +22,16 @@ impl<'a> Allocation<'a> {
         let group = self.next_group;
         self.next_group = GroupId(group.0 + 1);
         let replicas = brokers.iter().map(|&broker| self.replica(broker)).collect();
-        Partition { topic, index, group, replicas, adding: vec![], removing: vec![], assignment_version: 1 }
+        Partition {
+            topic,
+            index,
+            group,
+            replicas,
+            adding: vec![],
+            removing: vec![],
+            founding: vec![],
+            assignment_version: 1,
+        }
     }
 
     /// A new replica on a registered broker, in the data directory that the broker has now.

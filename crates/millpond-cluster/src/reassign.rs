@@ -173,10 +173,13 @@ impl<'a> Moves<'a> {
         }
         // Another order of preference moves nothing.
         let assignment_version = before.assignment_version + u64::from(!same);
+        // Not all of them may have been made.
+        let founding = if same { before.founding.clone() } else { before.founders().to_vec() };
         self.changed.push(MetadataRecord::Partition(Partition {
             replicas,
             adding,
             removing,
+            founding,
             assignment_version,
             ..before.clone()
         }));
@@ -210,8 +213,15 @@ fn brokers_of(partition: &Partition) -> Vec<BrokerId> {
 }
 
 /// Moves replicas off brokers that are being decommissioned, so that at most `limit` partitions of those move at a
-/// time. `usable` are the brokers that are alive. Empty when nothing is left to move, or nothing can be now.
-pub fn drain(image: &Image, usable: &BTreeSet<BrokerId>, limit: usize) -> Vec<MetadataRecord> {
+/// time. `usable` are the brokers that are alive. A move that is under way is given another target where it goes to a
+/// broker that is being decommissioned, or to one of `lost`: those that have been dead for long. Empty when nothing is
+/// left to move, or nothing can be now.
+pub fn drain(
+    image: &Image,
+    usable: &BTreeSet<BrokerId>,
+    lost: &BTreeSet<BrokerId>,
+    limit: usize,
+) -> Vec<MetadataRecord> {
     let draining: BTreeSet<BrokerId> = image.brokers().filter(|b| b.draining).map(|b| b.id).collect();
     if draining.is_empty() {
         return Vec::new();
@@ -219,23 +229,35 @@ pub fn drain(image: &Image, usable: &BTreeSet<BrokerId>, limit: usize) -> Vec<Me
     let leaves = |replica: &Replica| draining.contains(&replica.broker);
     let partitions = || image.topics().flat_map(|topic| &topic.partitions);
     let under_way = partitions().filter(|partition| partition.removing.iter().any(leaves)).count();
+    let mut free = limit.saturating_sub(under_way);
     let mut placement = Placement::new(image, usable);
     let mut moves = Moves::new(image);
-    let waiting = partitions().filter(|partition| !partition.is_moving() && partition.replicas.iter().any(leaves));
-    for partition in waiting.take(limit.saturating_sub(under_way)) {
+    for partition in partitions() {
+        let leaving = partition.removing.iter().any(leaves);
+        // Nothing of a new replica on a lost broker is missed: it was never filled.
+        let stuck =
+            |replica: &Replica| leaving && lost.contains(&replica.broker) && partition.adding.contains(&replica.id);
+        let from: Vec<BrokerId> =
+            partition.replicas.iter().filter(|one| leaves(one) || stuck(one)).map(|one| one.broker).collect();
+        if from.is_empty() || (!leaving && free == 0) {
+            continue;
+        }
         let mut brokers = brokers_of(partition);
         for at in 0..brokers.len() {
-            let from = brokers[at];
-            if !draining.contains(&from) {
-                continue;
-            }
+            let from = match brokers[at] {
+                broker if from.contains(&broker) => broker,
+                _ => continue,
+            };
             let staying: Vec<BrokerId> = brokers.iter().copied().filter(|broker| *broker != from).collect();
             if let Some(to) = placement.next(&staying, 0) {
                 placement.move_replica(from, to, at == 0);
                 brokers[at] = to;
             }
         }
-        moves.retarget(partition, &brokers);
+        if brokers != brokers_of(partition) {
+            free = free.saturating_sub(usize::from(!leaving));
+            moves.retarget(partition, &brokers);
+        }
     }
     moves.records()
 }
@@ -320,7 +342,12 @@ pub fn settle_partition(
         partition.group == group && partition.assignment_version == assignment_version && partition.is_moving()
     });
     let record = |partition: &Partition| {
-        MetadataRecord::Partition(Partition { adding: Vec::new(), removing: Vec::new(), ..partition.clone() })
+        MetadataRecord::Partition(Partition {
+            adding: Vec::new(),
+            removing: Vec::new(),
+            founding: Vec::new(),
+            ..partition.clone()
+        })
     };
     settled.map(record).into_iter().collect()
 }

@@ -101,6 +101,9 @@ pub struct Partition {
     pub adding: Vec<ReplicaId>,
     /// What the group may still have and is to lose. None of them is in `replicas`.
     pub removing: Vec<Replica>,
+    /// The replicas that the group is founded with, kept while it may still be to be founded: from the first change of
+    /// `replicas` on until that is complete. See [`Partition::founders`].
+    pub founding: Vec<Replica>,
     /// Grows with every change of which replicas there are to be, so that a stale controller can be told from the
     /// current one.
     pub assignment_version: u64,
@@ -110,6 +113,12 @@ impl Partition {
     /// The group is not known to have just the replicas that it should have.
     pub fn is_moving(&self) -> bool {
         !self.adding.is_empty() || !self.removing.is_empty()
+    }
+
+    /// The replicas whose logs all begin with the same first entry, which names them as voters, if the group may still
+    /// be to be founded. Every other replica begins empty, and is filled by these.
+    pub fn founders(&self) -> &[Replica] {
+        if self.assignment_version == 1 { &self.replicas } else { &self.founding }
     }
 
     /// The replicas that the group has or should have, those that are to go last.
@@ -223,6 +232,8 @@ struct PartitionBody {
     adding: Vec<u64>,
     #[prost(message, repeated, tag = "5")]
     removing: Vec<ReplicaBody>,
+    #[prost(message, repeated, tag = "6")]
+    founding: Vec<ReplicaBody>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -392,13 +403,23 @@ fn decode_body(kind: u32, id: &[u8], body: Bytes) -> Result<MetadataRecord, Reco
             let of = |bodies: &[ReplicaBody]| bodies.iter().map(replica).collect::<Option<Vec<_>>>();
             let replicas = of(&body.replicas).ok_or(malformed("directory id is not 16 bytes"))?;
             let removing = of(&body.removing).ok_or(malformed("directory id is not 16 bytes"))?;
+            let founding = of(&body.founding).ok_or(malformed("directory id is not 16 bytes"))?;
             if replicas.is_empty() {
                 return Err(malformed("a partition without replicas"));
             }
             let assignment_version = body.assignment_version;
             let group = GroupId(body.group);
             let adding = body.adding.into_iter().map(ReplicaId).collect();
-            MetadataRecord::Partition(Partition { topic, index, group, replicas, adding, removing, assignment_version })
+            MetadataRecord::Partition(Partition {
+                topic,
+                index,
+                group,
+                replicas,
+                adding,
+                removing,
+                founding,
+                assignment_version,
+            })
         }
         KIND_NEXT_GROUP => MetadataRecord::NextGroup(GroupId(counter(body)?)),
         KIND_NEXT_REPLICA => MetadataRecord::NextReplica(ReplicaId(counter(body)?)),
@@ -444,6 +465,7 @@ fn partition_body(partition: &Partition) -> Vec<u8> {
         assignment_version: partition.assignment_version,
         adding: partition.adding.iter().map(|id| id.0).collect(),
         removing: partition.removing.iter().map(replica_body).collect(),
+        founding: partition.founding.iter().map(replica_body).collect(),
     }
     .encode_to_vec()
 }

@@ -211,7 +211,7 @@ fn a_move_names_what_comes_and_what_goes_and_is_over_when_it_is_settled() {
     let Partition { topic, index, group, .. } = during;
     assert_eq!(settle_partition(&image, topic, index, group, 1), [], "an older version");
     let image = settled(&image);
-    assert_eq!(first(&image), &Partition { adding: vec![], removing: vec![], ..during });
+    assert_eq!(first(&image), &Partition { adding: vec![], removing: vec![], founding: vec![], ..during });
     assert_eq!(reassign(&image, None), Err(ReassignError::NotMoving { topic: "t".to_owned(), partition: index }));
 }
 
@@ -274,13 +274,13 @@ fn a_broker_that_leaves_hands_every_replica_on_and_only_then_may_be_forgotten() 
     let mut image = applied(&image, &decommission(&image, BrokerId(4), &all(&image)).expect("three are left"));
     let mut rounds = 0;
     loop {
-        let records = drain(&image, &all(&image), 4);
+        let records = drain(&image, &all(&image), &brokers(&[]), 4);
         if records.is_empty() {
             break;
         }
         image = applied(&image, &records);
         assert!(moving(&image).count() <= 4, "few at a time");
-        assert_eq!(drain(&image, &all(&image), 4), [], "no more than that before some are settled");
+        assert_eq!(drain(&image, &all(&image), &brokers(&[]), 4), [], "no more than that before some are settled");
         image = settled(&image);
         rounds += 1;
         assert!(rounds <= had, "it comes to an end");
@@ -291,6 +291,39 @@ fn a_broker_that_leaves_hands_every_replica_on_and_only_then_may_be_forgotten() 
     }
     let image = applied(&image, &unregister_broker(&image, BrokerId(4), false).expect("it has nothing"));
     assert_eq!(image.broker(BrokerId(4)), None);
+}
+
+#[test]
+fn a_partition_keeps_who_founds_it_until_its_first_move_is_over() {
+    let image = with_topic(&cluster(&[None; 5]), "t", 1, 3);
+    let before = first(&image).replicas.clone();
+    assert_eq!(first(&image).founders(), before);
+    // Whoever has not made its replica when the record changes must found the group with those that did, or will.
+    let image = reassign(&image, Some(&[4, 2, 3])).expect("good");
+    assert_eq!(first(&image).founders(), before);
+    let image = reassign(&image, Some(&[4, 5, 3])).expect("good");
+    assert_eq!((first(&image).assignment_version, first(&image).founders()), (3, &before[..]));
+    assert_eq!(first(&settled(&image)).founders(), [], "who comes later is filled");
+}
+
+#[test]
+fn a_move_off_a_leaving_broker_that_cannot_end_goes_elsewhere() {
+    let image = with_topic(&cluster(&[None; 5]), "t", 1, 3);
+    let lost = brokers(&[4]);
+    let image = applied(&image, &decommission(&image, BrokerId(1), &all(&image)).expect("four are left"));
+    let image = reassign(&image, Some(&[4, 2, 3])).expect("good");
+    let usable = brokers(&[1, 2, 3, 5]);
+    assert_eq!(drain(&image, &usable, &brokers(&[]), 4), [], "it may come back soon");
+    let image = applied(&image, &drain(&image, &usable, &lost, 4));
+    assert_eq!(on(first(&image)), [5, 2, 3]);
+    assert_eq!(drain(&image, &usable, &lost, 4), []);
+    // Nor does anything go on to a broker that is to leave itself.
+    let image = with_topic(&cluster(&[None; 5]), "t", 1, 3);
+    let image = reassign(&image, Some(&[4, 2, 3])).expect("good");
+    let image = applied(&image, &decommission(&image, BrokerId(4), &all(&image)).expect("four are left"));
+    let image = applied(&image, &drain(&image, &brokers(&[1, 2, 3, 5]), &brokers(&[]), 4));
+    assert!(!on(first(&image)).contains(&4), "{:?}", on(first(&image)));
+    assert_eq!(replicas_on(&settled(&image), BrokerId(4)), 0);
 }
 
 #[test]

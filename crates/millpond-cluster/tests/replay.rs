@@ -75,7 +75,7 @@ fn decide(image: &Image, request: &Request, ids: &mut u128) -> Vec<MetadataRecor
             None => Vec::new(),
         },
         Request::Decommission { id } => decommission(image, BrokerId(*id), &alive(image)).unwrap_or_default(),
-        Request::Drain => drain(image, &alive(image), 3),
+        Request::Drain => drain(image, &alive(image), &BTreeSet::new(), 3),
         Request::Rebalance => rebalance(image, &alive(image), 100),
         Request::Create { names, partitions, replication_factor, retention_ms } => {
             let configs = retention_ms.map(|ms| ("retention.ms".to_owned(), Some(ms.to_string())));

@@ -30,6 +30,8 @@ const PREFERRED_PER_ROUND: usize = 200;
 const PREFERRED_AT_ONCE: usize = 8;
 /// How long one may take.
 const TRANSFER_TIME: Duration = Duration::from_secs(5);
+/// After so long without a sign of life a broker is not waited for where something moves to it.
+const LOST_AFTER: Duration = Duration::from_secs(60);
 /// Partitions that move off leaving brokers at a time.
 const DRAINED_AT_ONCE: usize = 20;
 /// Partitions whose lost replicas are replaced in one batch.
@@ -43,7 +45,7 @@ pub(crate) async fn run(shared: Weak<Shared>, group: MetadataGroup) {
     let (runtime, stopping) = (broker.runtime.clone(), broker.stopping.clone());
     let (mut follow, mut leadership) = (broker.controller.follow(), group.leadership());
     drop(broker);
-    let mut keeper = Keeper { group, alive_since: BTreeMap::new(), preferred_at: None };
+    let mut keeper = Keeper { group, alive_since: BTreeMap::new(), dead_since: BTreeMap::new(), preferred_at: None };
     loop {
         tokio::select! {
             biased;
@@ -55,6 +57,7 @@ pub(crate) async fn run(shared: Weak<Shared>, group: MetadataGroup) {
         let Some(broker) = shared.upgrade() else { return };
         if !broker.controller.is_here() {
             keeper.alive_since.clear();
+            keeper.dead_since.clear();
             keeper.preferred_at = None;
             continue;
         }
@@ -68,6 +71,8 @@ struct Keeper {
     group: MetadataGroup,
     /// Since when the controller has seen each broker alive.
     alive_since: BTreeMap<BrokerId, Instant>,
+    /// Since when it has missed each of the others.
+    dead_since: BTreeMap<BrokerId, Instant>,
     preferred_at: Option<Instant>,
 }
 
@@ -80,15 +85,21 @@ impl Keeper {
             self.alive_since.entry(*id).or_insert(now);
         }
         let image = broker.controller.image();
+        self.dead_since.retain(|broker, _| !alive.contains(broker));
+        for dead in image.brokers().filter(|broker| !alive.contains(&broker.id)) {
+            self.dead_since.entry(dead.id).or_insert(now);
+        }
         if self.lay_down(&image, &alive, broker.node).await? {
             return Ok(());
         }
         self.keep_members(&image, &alive, broker.controller.applied_index()).await?;
         let at_work = Arc::clone(&alive);
+        let lost = self.dead_since.iter().filter(|(_, since)| now >= **since + LOST_AFTER);
+        let lost: BTreeSet<BrokerId> = lost.map(|(broker, _)| *broker).collect();
         let decided = broker.controller.change(move |image| {
             let mut records = replace_replicas(image, REPLACED_AT_ONCE);
             if records.is_empty() {
-                records = drain(image, &at_work, DRAINED_AT_ONCE);
+                records = drain(image, &at_work, &lost, DRAINED_AT_ONCE);
             }
             ((), records)
         });
