@@ -228,8 +228,13 @@ impl Broker {
         look_at_disk(&runtime, &data_dir, &disk).await;
         let metadata = Arc::new(Metadata::new());
         let node = config.node_id;
-        let coordinators = Coordinators::new(&runtime, Arc::clone(&metadata), stopping.clone(), config.groups.clone());
-        let coordinators = Arc::new(coordinators);
+        let coordinators = Arc::new(Coordinators::new(
+            &runtime,
+            Arc::clone(&metadata),
+            controller.clone(),
+            stopping.clone(),
+            config.groups.clone(),
+        ));
         let mut reconciler = Reconciler::new(
             applied.clone(),
             Arc::clone(&metadata),

@@ -63,7 +63,7 @@ pub(crate) async fn alter(
 ) -> Vec<Result<(), Fault>> {
     let changes: ConfigChanges = wanted.iter().filter_map(|entry| entry.as_ref().ok()).cloned().collect();
     let resources: Vec<ConfigResource> = changes.iter().map(|(resource, _)| resource.clone()).collect();
-    let controller: &Controller = &call.shared.controller;
+    let controller: &Controller = &call.controller();
     let made = match validate_only {
         true => Ok(controller.validate_configs(&call.snapshot.image, &changes).results),
         false => match controller.alter_configs(changes).await {

@@ -20,12 +20,12 @@ use millpond_cluster::{
     encode_batch,
 };
 use millpond_raft::{CallError, MetadataGroup, MetadataLeadership, Peers};
-use millpond_record::{BrokerId, RaftIndex, Timestamp};
+use millpond_record::{BrokerId, RaftIndex, Term, Timestamp};
 use millpond_runtime::Runtime;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use crate::cluster::messages::{self, Answered, Topics, WantedTopic};
+use crate::cluster::messages::{self, Answered, Confirmed, Topics, WantedTopic};
 use crate::disk_space::DiskWatch;
 use crate::dispatch::by;
 use crate::errors::ControllerError;
@@ -103,6 +103,8 @@ pub(crate) struct Controller {
     rules: Arc<TopicRules>,
     leadership: watch::Receiver<MetadataLeadership>,
     applied: Arc<Applied>,
+    /// See [`Controller::without_answer`].
+    gave_no_answer: bool,
 }
 
 /// How long the controller is looked for before a request is answered that there is none.
@@ -143,7 +145,14 @@ impl Controller {
         };
         runtime.spawn(task.run(mailbox));
         let handed_in = Arc::new(Semaphore::new(HANDED_IN));
-        Controller { runtime: runtime.clone(), commands, handed_in, rules, leadership, applied }
+        let runtime = runtime.clone();
+        Controller { runtime, commands, handed_in, rules, leadership, applied, gave_no_answer: false }
+    }
+
+    /// One that refuses everything, for a request that the controller on another broker was given and may have carried
+    /// out: this broker must not do it once more, even if it has become the controller since.
+    pub(crate) fn without_answer(&self) -> Controller {
+        Controller { gave_no_answer: true, ..self.clone() }
     }
 
     /// Whether this broker is the controller.
@@ -184,7 +193,8 @@ impl Controller {
     /// Has the controller do something, wherever it is; this broker knows of the change when this returns.
     ///
     /// # Errors
-    /// [`ControllerError::Elsewhere`] when none was found in time, and what the controller says.
+    /// [`ControllerError::Elsewhere`] when none was found in time, [`ControllerError::NoAnswer`] when one was asked and
+    /// may have done it, and what the controller says.
     pub(crate) async fn ask_controller(&self, service: u16, body: Bytes) -> Result<Bytes, ControllerError> {
         let (runtime, peers) = (&self.runtime, &self.rules.peers);
         let deadline = runtime.now() + LOOK_FOR_CONTROLLER;
@@ -203,8 +213,9 @@ impl Controller {
                         }
                     }
                     Err(CallError::Refused(why)) => return Err(ControllerError::Said(why)),
-                    Err(error @ CallError::NoAnswer(_)) => return Err(ControllerError::Said(error.to_string())),
-                    Err(_) => {}
+                    // Asked again it might do it twice.
+                    Err(CallError::NoAnswer(_)) => return Err(ControllerError::NoAnswer),
+                    Err(CallError::NoLink(_) | CallError::NoPeer { .. }) => {}
                 }
             }
             if runtime.now() >= deadline {
@@ -216,6 +227,32 @@ impl Controller {
                 () = runtime.sleep(LOOK_AGAIN) => {}
             }
         }
+    }
+
+    /// The metadata as of a moment after this was called, however far behind this broker was: the controller writes
+    /// something that changes nothing, and this broker has applied it.
+    ///
+    /// # Errors
+    /// As of [`Controller::ask_controller`].
+    pub(crate) async fn latest_image(&self) -> Result<Image, ControllerError> {
+        let index = if self.is_here() {
+            self.confirm().await?
+        } else {
+            let body = self.ask_controller(messages::CONFIRM, Bytes::new()).await?;
+            let Confirmed { index } = messages::read(body).map_err(ControllerError::Said)?;
+            Some(RaftIndex(index))
+        };
+        if index.is_none() || self.applied.index() < index {
+            return Err(ControllerError::NoAnswer);
+        }
+        Ok(self.applied.image())
+    }
+
+    /// Writes something that changes nothing, on the controller: no other broker is the controller until then. Gives
+    /// the index of it.
+    pub(crate) async fn confirm(&self) -> Result<Option<RaftIndex>, ControllerError> {
+        let same = |image: &Image| image.feature_level().map(MetadataRecord::FeatureLevel).into_iter().collect();
+        Ok(self.change(move |image| ((), same(image))).await?.index)
     }
 
     /// Writes what `decide` says; it is applied when this returns.
@@ -327,6 +364,9 @@ impl Controller {
         &self,
         command: impl FnOnce(oneshot::Sender<Result<T, ControllerError>>) -> Command,
     ) -> Result<T, ControllerError> {
+        if self.gave_no_answer {
+            return Err(ControllerError::NoAnswer);
+        }
         let (reply, answer) = oneshot::channel();
         self.commands.send(command(reply)).await.map_err(|_| ControllerError::Stopped)?;
         answer.await.map_err(|_| ControllerError::Stopped)?
@@ -339,6 +379,9 @@ impl Controller {
         patience: Patience,
         command: impl FnOnce(oneshot::Sender<Result<T, ControllerError>>) -> Command,
     ) -> Option<Result<T, ControllerError>> {
+        if self.gave_no_answer {
+            return Some(Err(ControllerError::NoAnswer));
+        }
         let (reply, answer) = oneshot::channel();
         let (command, commands) = (command(reply), self.commands.clone());
         let place = Arc::clone(&self.handed_in).acquire_owned().await.expect("nobody closes it");
@@ -406,17 +449,19 @@ impl Task {
     async fn run(self, mut mailbox: mpsc::Receiver<Command>) {
         // A reply that nobody waits for any more (the client left) is dropped.
         while let Some(command) = mailbox.recv().await {
-            if !self.leadership.borrow().here {
+            // What is decided on the image of one term is not written in another.
+            let MetadataLeadership { term, here, .. } = *self.leadership.borrow();
+            if !here {
                 command.refuse();
                 continue;
             }
             match command {
-                Command::CreateTopics { topics, reply } => drop(reply.send(self.create_topics(topics).await)),
-                Command::DeleteTopics { topics, reply } => drop(reply.send(self.delete_topics(&topics).await)),
+                Command::CreateTopics { topics, reply } => drop(reply.send(self.create_topics(topics, term).await)),
+                Command::DeleteTopics { topics, reply } => drop(reply.send(self.delete_topics(&topics, term).await)),
                 Command::CreatePartitions { topics, reply } => {
                     let decision = self.rules.decide_partitions(&self.applied.image(), &topics);
                     let written = match self.take_room(&decision.records) {
-                        Ok(()) => self.write(&decision.records).await,
+                        Ok(()) => self.write(&decision.records, term).await,
                         Err(error) => Err(error),
                     };
                     drop(reply.send(written.map(|index| Decided { decision, index })));
@@ -424,32 +469,32 @@ impl Task {
                 Command::AlterConfigs { changes, reply } => {
                     let image = self.applied.image();
                     let decision = alter_configs(&image, &self.rules.defaults(&image), &changes);
-                    let written = self.write(&decision.records).await;
+                    let written = self.write(&decision.records, term).await;
                     drop(reply.send(written.map(|index| Decided { decision, index })));
                 }
                 Command::AlterClientQuotas { changes, reply } => {
                     let decision = alter_client_quotas(&self.applied.image(), &changes);
-                    let written = self.write(&decision.records).await;
+                    let written = self.write(&decision.records, term).await;
                     drop(reply.send(written.map(|index| Decided { decision, index })));
                 }
                 Command::Change { decide, reply } => {
                     let records = decide(&self.applied.image());
-                    drop(reply.send(self.write(&records).await));
+                    drop(reply.send(self.write(&records, term).await));
                 }
             }
         }
     }
 
-    async fn create_topics(&self, topics: Vec<NewTopic>) -> Result<Decided<CreateTopics>, ControllerError> {
+    async fn create_topics(&self, topics: Vec<NewTopic>, term: Term) -> Result<Decided<CreateTopics>, ControllerError> {
         let decision = self.rules.decide(&self.runtime, &self.applied.image(), &topics);
         self.take_room(&decision.records)?;
-        let index = self.write(&decision.records).await?;
+        let index = self.write(&decision.records, term).await?;
         Ok(Decided { decision, index })
     }
 
-    async fn delete_topics(&self, topics: &[TopicReference]) -> Result<TopicsDeleted, ControllerError> {
+    async fn delete_topics(&self, topics: &[TopicReference], term: Term) -> Result<TopicsDeleted, ControllerError> {
         let decision = delete_topics(&self.applied.image(), topics);
-        let index = self.write(&decision.records).await?;
+        let index = self.write(&decision.records, term).await?;
         Ok(TopicsDeleted { results: decision.results, index })
     }
 
@@ -463,20 +508,22 @@ impl Task {
     }
 
     /// Writes records to group 0 as one batch; they are applied when this returns.
-    async fn write(&self, records: &[MetadataRecord]) -> Result<Option<RaftIndex>, ControllerError> {
-        write(&self.runtime, &self.group, records).await
+    async fn write(&self, records: &[MetadataRecord], term: Term) -> Result<Option<RaftIndex>, ControllerError> {
+        write(&self.runtime, &self.group, records, term).await
     }
 }
 
-/// Writes records to group 0 as one batch; they are applied when this returns. `None` when there are none.
+/// Writes records to group 0 as one batch, if this broker still leads it in the term in which they were decided on; they
+/// are applied when this returns. `None` when there are none.
 pub(crate) async fn write(
     runtime: &Runtime,
     group: &MetadataGroup,
     records: &[MetadataRecord],
+    decided_in: Term,
 ) -> Result<Option<RaftIndex>, ControllerError> {
     if records.is_empty() {
         return Ok(None);
     }
     let batch = encode_batch(records, Timestamp(runtime.wall_clock()))?;
-    Ok(Some(group.propose(batch).await?))
+    Ok(Some(group.propose(batch, decided_in).await?))
 }

@@ -30,6 +30,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::controller::Controller;
 use crate::memory::AnswerShare;
 use crate::metadata::{Metadata, Snapshot};
 use actor::{Actor, Message};
@@ -55,6 +56,7 @@ pub(crate) const GROUPS_AT_ONCE: usize = 64;
 struct Context {
     runtime: Runtime,
     metadata: Arc<Metadata>,
+    controller: Controller,
     stopping: CancellationToken,
     settings: GroupSettings,
     /// What the shards' monotonic time counts from.
@@ -101,13 +103,23 @@ impl Coordinators {
     pub(crate) fn new(
         runtime: &Runtime,
         metadata: Arc<Metadata>,
+        controller: Controller,
         stopping: CancellationToken,
         settings: GroupSettings,
     ) -> Coordinators {
         let (runtime, start) = (runtime.clone(), runtime.now());
         let (loaded, state_bytes) = (AtomicU64::new(0), AtomicU64::new(0));
         Coordinators {
-            context: Arc::new(Context { runtime, metadata, stopping, settings, start, loaded, state_bytes }),
+            context: Arc::new(Context {
+                runtime,
+                metadata,
+                controller,
+                stopping,
+                settings,
+                start,
+                loaded,
+                state_bytes,
+            }),
             mailboxes: Mutex::default(),
             next_ticket: AtomicU64::new(0),
         }
@@ -181,7 +193,7 @@ impl Coordinators {
         }
         for mailbox in self.lock().values() {
             for (topic, id) in topics {
-                // Gone when the broker stops; the next start looks at which topics there are.
+                // Gone when the broker stops; who loads it next looks at which topics there are.
                 let _ = mailbox.send(Message::TopicDeleted(Arc::clone(topic), *id));
             }
         }

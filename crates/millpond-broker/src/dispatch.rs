@@ -16,8 +16,8 @@ use tokio::time::Instant;
 
 use crate::api;
 use crate::broker::Shared;
-use crate::cluster::forward::forward;
-use crate::controller::Patience;
+use crate::cluster::forward::{Passed, forward};
+use crate::controller::{Controller, Patience};
 use crate::coordinator::Unavailable;
 use crate::frame::Frame;
 use crate::memory::{AnswerShare, Share, held_bytes};
@@ -185,6 +185,8 @@ pub(crate) struct Call {
     api: usize,
     /// Stands behind the header.
     body: Decoder,
+    /// The controller was given the request, and has not answered.
+    unanswered: bool,
     /// The whole request, if it goes to the controller and that is elsewhere.
     forwarded: Option<Bytes>,
 }
@@ -233,6 +235,7 @@ impl Call {
             correlation_id: i32::from_be_bytes(correlation),
             api,
             body: Decoder::new(Bytes::new()),
+            unanswered: false,
             forwarded: None,
         };
         if !(APIS[api].served_from..=APIS[api].advertised.1).contains(&version) {
@@ -255,6 +258,12 @@ impl Call {
             }
             Err(error) => refused(format!("the header of its {key} {version} request is bad: {error}")),
         }
+    }
+
+    /// What decides on the cluster's metadata for this request.
+    pub(crate) fn controller(&self) -> Controller {
+        let controller = &self.shared.controller;
+        if self.unanswered { controller.without_answer() } else { controller.clone() }
     }
 
     /// The client's id; empty if it has none.
@@ -391,11 +400,12 @@ impl Call {
     }
 }
 
-/// Has the controller carry a request out. If there is none, or it does not answer, this broker says so.
+/// Has the controller carry a request out. If there is none this broker says so, and if it does not answer that it is
+/// not known whether it was done.
 async fn forward_to_controller(mut call: Call, frame: Bytes) -> Step {
     call.shared.answer_memory.room().await;
     match forward(&call.shared.controller, call.peer, frame).await {
-        Some(response) => {
+        Passed::Answered(response) => {
             // It holds the request no longer.
             call.body = Decoder::new(Bytes::new());
             let chunk = Chunk::Here(response);
@@ -403,7 +413,11 @@ async fn forward_to_controller(mut call: Call, frame: Bytes) -> Step {
             share.grow(held_bytes(&chunk));
             Step::Reply(Reply::Ready(vec![chunk], Some(share)))
         }
-        None => handle(call),
+        Passed::NotDone => handle(call),
+        Passed::Unknown => {
+            call.unanswered = true;
+            handle(call)
+        }
     }
 }
 

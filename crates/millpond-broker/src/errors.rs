@@ -51,6 +51,9 @@ pub(crate) enum ControllerError {
     Stopped,
     #[error("the cluster has no controller now, or it is another broker")]
     Elsewhere,
+    /// It was asked, and may have done it.
+    #[error("the controller did not answer; it may have done what it was asked for")]
+    NoAnswer,
     /// What another broker says that is the controller.
     #[error("{0}")]
     Said(String),
@@ -74,6 +77,7 @@ impl ControllerError {
 pub(crate) fn controller(error: &ControllerError) -> Fault {
     let code = match error {
         ControllerError::Stopped | ControllerError::Elsewhere => ErrorCode::NOT_CONTROLLER,
+        ControllerError::NoAnswer => ErrorCode::REQUEST_TIMED_OUT,
         ControllerError::Group(RaftError::NotLeader(_)) => ErrorCode::NOT_CONTROLLER,
         ControllerError::Group(error) => return raft(error),
         ControllerError::DiskFull(error) => return disk_full(error),
@@ -81,6 +85,15 @@ pub(crate) fn controller(error: &ControllerError) -> Fault {
         ControllerError::ProducerIds(_) | ControllerError::Said(_) => ErrorCode::UNKNOWN_SERVER_ERROR,
     };
     Fault::new(code, error.to_string())
+}
+
+/// Why there is no producer id. Clients ask this broker again where the controller gave none (as in Kafka).
+pub(crate) fn producer_ids(error: &ControllerError) -> ErrorCode {
+    match error {
+        ControllerError::Elsewhere | ControllerError::NoAnswer => ErrorCode::COORDINATOR_LOAD_IN_PROGRESS,
+        ControllerError::Stopped => ErrorCode::COORDINATOR_NOT_AVAILABLE,
+        error => controller(error).code,
+    }
 }
 
 pub(crate) fn topic_name(error: &TopicNameError) -> Fault {

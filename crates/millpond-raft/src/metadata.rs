@@ -6,7 +6,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use millpond_record::{BatchHeader, BatchView, BrokerId, RaftIndex, ReplicaId, Term, Timestamp};
 use millpond_storage::{Frontiers, Log, Proposal};
-use openraft::errors::{ClientWriteError, RaftError as OpenraftError};
+use openraft::errors::ClientWriteError;
+use openraft::impls::ProgressResponder;
+use openraft::vote::leader_id_std::CommittedLeaderId;
 use tokio::sync::watch;
 
 use crate::error::RaftError;
@@ -116,14 +118,16 @@ impl MetadataGroup {
         Ok(metadata)
     }
 
-    /// Proposes one batch and waits until it is durable and applied. Gives the entry's index.
+    /// Proposes one batch and waits until it is durable and applied. Gives the entry's index. `decided_in`: the term in
+    /// which this broker led when it decided on it. What it decided on may have changed if it has lost leadership since,
+    /// even where it leads again: such a batch is refused.
     ///
     /// # Errors
     ///
     /// [`RaftError::TooLarge`], [`RaftError::BadBatch`] and [`RaftError::NotLeader`], when nothing was written as far
     /// as this replica knows: one that has just lost leadership may have written it all the same. All others may end
     /// the group.
-    pub async fn propose(&self, batch: Bytes) -> Result<RaftIndex, RaftError> {
+    pub async fn propose(&self, batch: Bytes, decided_in: Term) -> Result<RaftIndex, RaftError> {
         // Inside the append it would be too late: what Raft proposes must go into the log.
         let (bytes, limit) = (batch.len() as u64, self.log().max_batch_bytes());
         if bytes > limit {
@@ -136,14 +140,21 @@ impl MetadataGroup {
         let payload = Payload::Proposed(Proposal { batch, header, append_time, frame_bytes }, None);
         let raft = self.replica.raft.clone();
         // In a task of its own: a caller that gives up must not take the write with it halfway.
-        let written = runtime.spawn(async move { raft.client_write(payload).await }).await;
         let group = self.replica.group();
         let fatal = |why: String| RaftError::Fatal { group, why: why.into() };
-        match written.map_err(|error| fatal(error.to_string()))? {
-            Ok(response) => Ok(response.data.index),
-            Err(OpenraftError::APIError(ClientWriteError::ForwardToLeader(_))) => Err(RaftError::NotLeader(group)),
-            Err(OpenraftError::APIError(error)) => Err(fatal(error.to_string())),
-            Err(OpenraftError::Fatal(error)) => Err(self.replica.fatal(&error)),
+        let written = runtime.spawn(async move {
+            let (responder, written) = ProgressResponder::complete_only();
+            let write = raft.write(payload).with_leader(CommittedLeaderId::new(decided_in.0));
+            write.responder(responder).await.map(|()| written)
+        });
+        let written = written.await.map_err(|error| fatal(error.to_string()))?;
+        let written = written.map_err(|error| self.replica.fatal(&error))?;
+        match written.await {
+            Ok(Ok(response)) => Ok(response.data.index),
+            Ok(Err(ClientWriteError::ForwardToLeader(_))) => Err(RaftError::NotLeader(group)),
+            Ok(Err(error)) => Err(fatal(error.to_string())),
+            // Nothing else lets go of a write without an answer.
+            Err(_) => Err(self.failed().await),
         }
     }
 

@@ -447,7 +447,8 @@ impl Replica {
         }
     }
 
-    /// Hands leadership to another replica, which has all of the log by then. The caller holds back proposals.
+    /// Hands leadership to another replica, which has all of the log by then. The caller holds back proposals: one
+    /// whose broker dies meanwhile is not waited for any longer.
     pub(crate) async fn transfer(&self, to: ReplicaId) -> Result<(), RaftError> {
         let began = self.role();
         if !began.serves {
@@ -457,23 +458,38 @@ impl Replica {
             let matched = metrics.replication.as_ref().and_then(|all| all.get(&to.0)?.as_ref().map(|id| id.index()));
             metrics.replication.is_none() || matched == metrics.last_log_index
         };
-        let runtime = &self.shared.runtime;
-        if runtime.timeout(HAND_OVER, self.until(has_all)).await.is_err() {
-            return Err(RaftError::Behind { group: self.group(), by: to });
-        }
-        let raft = self.raft.clone();
+        let caught_up = self.unless_dead(to, HAND_OVER, self.until(has_all));
+        caught_up.await.ok_or(RaftError::Behind { group: self.group(), by: to })??;
+        let (raft, runtime) = (self.raft.clone(), &self.shared.runtime);
         let handed = runtime.spawn(async move { raft.trigger().transfer_leader(to.0).await });
         self.done(handed.await)?;
         let mut roles = self.roles();
         let taken = roles.wait_for(|role| role.term > began.term && role.leader.is_some_and(|(id, _)| id != self.id()));
-        match runtime.timeout(TAKE_OVER, taken).await {
-            Ok(_) => Ok(()),
+        match self.unless_dead(to, TAKE_OVER, taken).await {
+            Some(_) => Ok(()),
             // openraft never takes a failed transfer back: somebody else must be elected.
-            Err(_) => {
+            None => {
                 self.step_back();
                 self.shared.gave_up(self.group(), began.term);
                 Err(RaftError::NotTaken { group: self.group(), by: to })
             }
+        }
+    }
+
+    /// What comes of something that another replica does, unless that takes too long or its broker dies.
+    async fn unless_dead<T>(
+        &self,
+        replica: ReplicaId,
+        limit: Duration,
+        done: impl Future<Output = T> + Send,
+    ) -> Option<T> {
+        let broker = self.members().into_iter().find(|member| member.replica == replica).map(|member| member.broker);
+        let mut alive = self.shared.peers.alive();
+        let done = self.shared.runtime.timeout(limit, done);
+        tokio::select! {
+            biased;
+            done = done => done.ok(),
+            _ = alive.wait_for(|alive| broker.is_none_or(|broker| !alive.contains(&broker))) => None,
         }
     }
 

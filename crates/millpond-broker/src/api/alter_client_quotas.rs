@@ -24,7 +24,7 @@ fn handle(mut call: Call) -> Step {
         return Step::Reply(call.answer(&respond(&request, Ok(decision.results))));
     }
     Step::Stage(Box::pin(async move {
-        let results = match call.shared.controller.alter_client_quotas(wanted).await {
+        let results = match call.controller().alter_client_quotas(wanted).await {
             Ok(decided) => {
                 if let Some(index) = decided.index {
                     call.shared.metadata.settled(index).await;

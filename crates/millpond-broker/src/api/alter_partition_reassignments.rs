@@ -23,7 +23,8 @@ fn handle(mut call: Call) -> Step {
     Step::Stage(Box::pin(async move {
         let wanted: Vec<Reassignment> = wanted(&request);
         let allow = request.allow_replication_factor_change;
-        let decided = call.shared.controller.change(move |image| {
+        let controller = call.controller();
+        let decided = controller.change(move |image| {
             let decision = reassign_partitions(image, &wanted, allow);
             (decision.results, decision.records)
         });

@@ -28,7 +28,7 @@ fn handle(mut call: Call) -> Step {
     Step::Stage(Box::pin(async move {
         let Call { shared, .. } = &call;
         let deadline = shared.runtime.now() + patience(request.timeout_ms);
-        let response = match shared.controller.create_partitions_by(call.patience(deadline), wanted).await {
+        let response = match call.controller().create_partitions_by(call.patience(deadline), wanted).await {
             Some(Ok(decided)) => {
                 let results = decided.decision.results;
                 match decided.index {

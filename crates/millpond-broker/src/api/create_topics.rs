@@ -32,7 +32,7 @@ fn handle(mut call: Call) -> Step {
     Step::Stage(Box::pin(async move {
         let Call { shared, .. } = &call;
         let deadline = shared.runtime.now() + patience(request.timeout_ms);
-        let response = match shared.controller.create_topics_by(call.patience(deadline), wanted).await {
+        let response = match call.controller().create_topics_by(call.patience(deadline), wanted).await {
             Some(Ok(created)) => {
                 let results = created.decision.results;
                 match created.index {

@@ -26,7 +26,7 @@ fn handle(mut call: Call) -> Step {
     Step::Stage(Box::pin(async move {
         let Call { shared, .. } = &call;
         let deadline = shared.runtime.now() + patience(request.timeout_ms);
-        let deleted = shared.controller.delete_topics_by(call.patience(deadline), references.clone()).await;
+        let deleted = call.controller().delete_topics_by(call.patience(deadline), references.clone()).await;
         let late = deleted.is_none();
         // What is known of it without the controller is told all the same.
         let known = || TopicsDeleted { results: delete_topics(&call.snapshot.image, &references).results, index: None };

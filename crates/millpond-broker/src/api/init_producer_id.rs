@@ -20,7 +20,7 @@ fn handle(mut call: Call) -> Step {
     Step::Stage(Box::pin(async move {
         let response = match call.shared.producer_ids.next().await {
             Ok(id) => InitProducerIdResponse { producer_id: id.0, producer_epoch: 0, ..Default::default() },
-            Err(error) => failed(errors::controller(&error).code),
+            Err(error) => failed(errors::producer_ids(&error)),
         };
         Step::Reply(call.answer(&response))
     }))

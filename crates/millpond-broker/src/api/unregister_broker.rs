@@ -20,7 +20,8 @@ fn handle(mut call: Call) -> Step {
     Step::Stage(Box::pin(async move {
         let id = BrokerId(request.broker_id);
         let running = call.shared.controller.alive().contains(&id);
-        let decided = call.shared.controller.change(move |image| match unregister_broker(image, id, running) {
+        let controller = call.controller();
+        let decided = controller.change(move |image| match unregister_broker(image, id, running) {
             Ok(records) => (Ok(()), records),
             Err(error) => (Err(error), Vec::new()),
         });

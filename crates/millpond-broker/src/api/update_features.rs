@@ -38,7 +38,8 @@ fn handle(mut call: Call) -> Step {
     let updates: Vec<FeatureUpdate> = updates.collect();
     Step::Stage(Box::pin(async move {
         let validate_only = request.validate_only;
-        let decided = call.shared.controller.change(move |image| {
+        let controller = call.controller();
+        let decided = controller.change(move |image| {
             let decision = update_features(image, &FEATURES, &updates);
             (decision.results, if validate_only { Vec::new() } else { decision.records })
         });

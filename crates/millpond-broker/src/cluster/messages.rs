@@ -10,6 +10,7 @@
 //! | 6 SETTLED | [`Settled`]: a partition has the replicas that it should have | [`Answered`] |
 //! | 7 TRANSFER | [`Transfer`]: hand the lead of a partition to another broker | nothing |
 //! | 8 ADMIN | [`Admin`]: what an operator asks for over HTTP | [`Answered`], with an [`AdminAnswer`] |
+//! | 9 CONFIRM | nothing | [`Answered`], with [`Confirmed`]: how far the metadata is, by what was just written |
 //!
 //! All but HELLO and TRANSFER are for the controller; a JOIN is passed on to it.
 
@@ -29,6 +30,7 @@ pub(crate) const PRODUCER_IDS: u16 = 5;
 pub(crate) const SETTLED: u16 = 6;
 pub(crate) const TRANSFER: u16 = 7;
 pub(crate) const ADMIN: u16 = 8;
+pub(crate) const CONFIRM: u16 = 9;
 
 /// A broker and where its peers reach it.
 #[derive(Clone, PartialEq, Message)]
@@ -200,6 +202,13 @@ pub(crate) struct Block {
     pub(crate) first: i64,
     #[prost(uint32, tag = "2")]
     pub(crate) count: u32,
+}
+
+/// Everything that was decided before the question is at or below this index of group 0.
+#[derive(Clone, Copy, PartialEq, Message)]
+pub(crate) struct Confirmed {
+    #[prost(uint64, tag = "1")]
+    pub(crate) index: u64,
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -7,16 +7,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use millpond_cluster::{DirectoryId, Registration, allocate_producer_ids, register_broker, settle_partition};
+use millpond_cluster::{DirectoryId, Image, Registration, allocate_producer_ids, register_broker, settle_partition};
 use millpond_raft::{PeerServices, Peers};
 use millpond_record::{BrokerId, GroupId, PartitionIndex, RaftIndex, TopicId};
 use millpond_runtime::HostPort;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::admin::{Said, Wish, carry_out};
 use super::messages::{
-    self, ADMIN, Accepted, Admin, AdminAnswer, Answered, Block, Forwarded, HELLO, Hello, JOIN, Join, JoinAnswer, KAFKA,
-    PRODUCER_IDS, Place, SETTLED, Settled, TOPICS, TRANSFER, Topics, Transfer, read, write,
+    self, ADMIN, Accepted, Admin, AdminAnswer, Answered, Block, CONFIRM, Confirmed, Forwarded, HELLO, Hello, JOIN,
+    Join, JoinAnswer, KAFKA, PRODUCER_IDS, Place, SETTLED, Settled, TOPICS, TRANSFER, Topics, Transfer, read, write,
 };
 use crate::broker::Shared;
 use crate::controller::Controller;
@@ -247,6 +247,15 @@ impl Services {
         }
     }
 
+    async fn confirm(self) -> Result<Bytes, String> {
+        let controller = self.controller().ok_or("the broker is starting or stopping")?;
+        match controller.confirm().await {
+            Ok(Some(index)) => Ok(answered(&controller, write(&Confirmed { index: index.0 }))),
+            Ok(None) => Err("the cluster has no metadata yet".to_owned()),
+            Err(error) => not_done(&error),
+        }
+    }
+
     async fn settled(self, body: Bytes) -> Result<Bytes, String> {
         let Settled { topic, partition, group, assignment_version } = read(body)?;
         let controller = self.controller().ok_or("the broker is starting or stopping")?;
@@ -314,6 +323,9 @@ async fn register(controller: &Controller, peers: &Peers, registration: &Registr
             Ok(replica) => {
                 if decided.index.is_some() {
                     info!(broker = id.0, peer = registration.peer, "broker registered");
+                    if before.is_some_and(|before| before != registration.directory) {
+                        warn_of_lost(&controller.image(), id);
+                    }
                 }
                 let brokers = super::places(&controller.image());
                 let accepted = Accepted {
@@ -329,6 +341,27 @@ async fn register(controller: &Controller, peers: &Peers, registration: &Registr
     }
 }
 
+/// Partitions that are named when their only replica was lost.
+const NAMED: usize = 10;
+
+/// Tells of partitions whose only replica was on the disk that a broker has lost. Nobody can fill the new one.
+fn warn_of_lost(image: &Image, broker: BrokerId) {
+    let partitions = image.topics().flat_map(|topic| topic.partitions.iter().map(move |one| (&topic.name, one)));
+    let lost: Vec<String> = partitions
+        .filter(|(_, partition)| matches!(&partition.replicas[..], [only] if only.broker == broker))
+        .map(|(topic, partition)| format!("{topic}-{}", partition.index.0))
+        .collect();
+    if !lost.is_empty() {
+        let (count, named) = (lost.len(), lost[..lost.len().min(NAMED)].join(", "));
+        warn!(
+            broker = broker.0,
+            "the broker has lost the only replica of {count} partitions, {named}{}: they have no leader any more; delete \
+             the topics, and create them again",
+            if count > NAMED { ", …" } else { "" }
+        );
+    }
+}
+
 /// The data directory that the broker runs on which answers under this id. It may be the very one that registers:
 /// at the address of the old one.
 async fn directory_of(peers: &Peers, broker: BrokerId) -> Option<DirectoryId> {
@@ -338,6 +371,12 @@ async fn directory_of(peers: &Peers, broker: BrokerId) -> Option<DirectoryId> {
 }
 
 impl PeerServices for Services {
+    /// Those that wait for what others ask for, or for other brokers. What keeps the cluster going does not wait behind
+    /// them.
+    fn takes_long(&self, service: u16) -> bool {
+        matches!(service, KAFKA | TOPICS | TRANSFER | ADMIN)
+    }
+
     fn call(&self, from: BrokerId, service: u16, body: Bytes) -> BoxFuture<'static, Result<Bytes, String>> {
         let here = self.clone();
         match service {
@@ -349,6 +388,7 @@ impl PeerServices for Services {
             SETTLED => here.settled(body).boxed(),
             TRANSFER => here.transfer(body).boxed(),
             ADMIN => here.admin(body).boxed(),
+            CONFIRM => here.confirm().boxed(),
             unknown => async move { Err(format!("service {unknown} is not known to this version")) }.boxed(),
         }
     }

@@ -283,9 +283,10 @@ impl Outset<'_> {
     /// Writes who this broker is and where it is reached into the metadata that it alone leads, unless it is there
     /// already. On a new cluster this is the first batch, which begins with the feature level.
     async fn register(&self, member: &Member) -> Result<(), StartError> {
+        let term = member.group.leadership().borrow().term;
         // It runs: whoever comes with another data directory is not this one.
         let registered = register_broker(&member.applied.image(), &self.registration(&member.data_dir), true)?;
-        let written = controller::write(self.runtime, &member.group, &registered.records).await;
+        let written = controller::write(self.runtime, &member.group, &registered.records, term).await;
         written.map(drop).map_err(|error| match error {
             ControllerError::Group(error) => StartError::Metadata(error),
             error => StartError::NotRegistered(error.to_string()),

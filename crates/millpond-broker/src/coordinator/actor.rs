@@ -24,6 +24,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
+use millpond_cluster::Image;
 use millpond_coordinator::{Effects, Now, Reply, Shard, Ticket};
 use millpond_raft::{Acks, Partition, ProposeError, Receipt};
 use millpond_record::{LeaderEpoch, PartitionIndex, TopicId};
@@ -31,7 +33,7 @@ use millpond_storage::Hold;
 use millpond_wire::Str;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Sleep;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::batches::Batches;
 use super::loading::{LoadError, Loaded, load};
@@ -43,6 +45,8 @@ use crate::memory::AnswerShare;
 const LOAD_PATIENCE: Duration = Duration::from_millis(500);
 /// After a failure nothing is tried for this long.
 const PAUSE: Duration = Duration::from_secs(1);
+/// After a failure to learn which topics there are nothing is tried for this long.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// Requests of one turn.
 const TURN: usize = 512;
 
@@ -289,8 +293,8 @@ impl<'a> Serving<'a> {
         let now = context.now();
         let mut turn = Turn::new(now, self.max_batch_bytes);
         turn.add(self.shard.loaded(now));
-        self.forget_missing_topics(&mut turn);
         self.end(turn);
+        let mut latest = self.look_for_deleted();
         let mut inbox: Vec<Message> = held.into();
         loop {
             if !inbox.is_empty() {
@@ -298,6 +302,12 @@ impl<'a> Serving<'a> {
             }
             self.arm();
             let Serving { actor, flights, timer, armed_ms, .. } = &mut self;
+            let looked = async {
+                match &mut latest {
+                    Some(latest) => latest.await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 biased;
                 () = context.stopping.cancelled() => return self.stop().await,
@@ -308,6 +318,10 @@ impl<'a> Serving<'a> {
                 } else {
                     self.land();
                 },
+                image = looked => {
+                    latest = None;
+                    self.forget_missing_topics(&image);
+                }
                 // Before the mailbox, in which there may always be something. What is there already has its turn first:
                 // after a standstill of the process the heartbeats that wait are older than the deadlines.
                 () = timer, if armed_ms.is_some() => {
@@ -324,23 +338,40 @@ impl<'a> Serving<'a> {
         }
     }
 
-    /// Forgets offsets of topics that were deleted while the shard was not loaded.
-    fn forget_missing_topics(&mut self, turn: &mut Turn) {
-        let snapshot = self.actor.context.metadata.snapshot();
-        if snapshot.image.broker_count() > 1 {
-            // What this broker knows of the topics may be older than what was committed through the coordinator before.
-            return;
-        }
-        let exists =
-            |topic: &str, id| snapshot.image.topic(topic).is_some_and(|found| id == TopicId::ZERO || found.id == id);
+    /// Topics that offsets were committed of, and that the metadata does not have.
+    fn missing_topics(&self, image: &Image) -> BTreeSet<(Str, TopicId)> {
+        let exists = |topic: &str, id| image.topic(topic).is_some_and(|found| id == TopicId::ZERO || found.id == id);
         let groups = self.shard.summaries().map(|group| group.group_id);
         let committed = groups.flat_map(|group| self.shard.committed_offsets(group));
         let topics = committed.map(|(topic, _, committed)| (topic, committed.topic_id));
-        let missing: BTreeSet<(Str, TopicId)> =
-            topics.filter(|(topic, id)| !exists(topic, *id)).map(|(topic, id)| (topic.clone(), id)).collect();
-        for (topic, id) in missing {
+        topics.filter(|(topic, id)| !exists(topic, *id)).map(|(topic, id)| (topic.clone(), id)).collect()
+    }
+
+    /// Forgets offsets of topics that were deleted while the shard was not loaded. `image`: the metadata as of a time
+    /// when it was, so that a topic that is not there was deleted, and is not one that this broker has not heard of.
+    fn forget_missing_topics(&mut self, image: &Image) {
+        let mut turn = Turn::new(self.actor.context.now(), self.max_batch_bytes);
+        for (topic, id) in self.missing_topics(image) {
             turn.add(self.shard.on_topic_deleted(&topic, id));
         }
+        self.end(turn);
+    }
+
+    /// The metadata as of a time after now, if some of it is of use.
+    fn look_for_deleted(&self) -> Option<BoxFuture<'static, Image>> {
+        let context = Arc::clone(&self.actor.context);
+        if self.missing_topics(&context.metadata.snapshot().image).is_empty() {
+            return None;
+        }
+        Some(Box::pin(async move {
+            loop {
+                match context.controller.latest_image().await {
+                    Ok(image) => return image,
+                    Err(error) => debug!("it is not known yet which topics were deleted: {error}"),
+                }
+                context.runtime.sleep(LOOK_AGAIN).await;
+            }
+        }))
     }
 
     /// Does what is due.

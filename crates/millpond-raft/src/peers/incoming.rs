@@ -31,7 +31,8 @@ const MAX_KNOWN: usize = 10_000;
 /// A connection on which nothing arrives for this long, and for which nothing is done, is closed. Beats arrive.
 const IDLE_LIMIT: Duration = Duration::from_secs(10);
 
-/// Calls that are carried out at a time for one connection, and those that wait besides.
+/// Calls that are carried out at a time for one connection, of each kind (see `PeerServices::takes_long`), and those
+/// that wait besides.
 const MAX_RUNNING_CALLS: usize = 64;
 const MAX_WAITING_CALLS: usize = 1024;
 
@@ -50,6 +51,7 @@ pub(super) struct Incoming {
     other: Standing,
     outbox: Arc<Outbox>,
     running: Arc<Semaphore>,
+    running_long: Arc<Semaphore>,
     calls: Arc<Load>,
     appends: Arc<Load>,
     requests: Arc<Load>,
@@ -120,6 +122,7 @@ async fn serve_one(inner: &Arc<Inner>, stream: Stream) -> Result<(), End> {
         other,
         outbox,
         running: Arc::new(Semaphore::new(MAX_RUNNING_CALLS)),
+        running_long: Arc::new(Semaphore::new(MAX_RUNNING_CALLS)),
         calls: Arc::default(),
         appends: Arc::default(),
         requests: Arc::default(),
@@ -225,7 +228,8 @@ impl Incoming {
             return Err(End::Greedy);
         }
         let (from, id, body) = (self.other.broker, frame.id, frame.body);
-        let (inner, outbox, running) = (Arc::clone(&self.inner), Arc::clone(&self.outbox), Arc::clone(&self.running));
+        let running = if self.inner.takes_long(service) { &self.running_long } else { &self.running };
+        let (inner, outbox, running) = (Arc::clone(&self.inner), Arc::clone(&self.outbox), Arc::clone(running));
         self.inner.runtime.spawn(async move {
             let _held = held;
             // The semaphore is never closed.

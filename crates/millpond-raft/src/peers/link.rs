@@ -36,7 +36,7 @@ pub(super) const DIAL_LIMIT: Duration = Duration::from_secs(2);
 const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// Calls that wait for one peer's answer at most; more wait to be sent.
+/// Calls that wait for one peer's answer at most, of each kind (see `PeerServices::takes_long`); more wait to be sent.
 const MAX_CALLS: usize = 256;
 
 /// The bytes of those calls.
@@ -52,8 +52,11 @@ pub(super) struct Peer {
     pub(super) address: watch::Sender<Option<HostPort>>,
     /// The connection to it, while there is one and it answers.
     pub(super) link: watch::Sender<Option<Arc<Link>>>,
-    pub(super) calls: Semaphore,
-    pub(super) call_bytes: Semaphore,
+    calls: Semaphore,
+    call_bytes: Semaphore,
+    /// The same for calls that may take long.
+    long_calls: Semaphore,
+    long_call_bytes: Semaphore,
     pub(super) budget: Budget,
     pub(super) counters: Counters,
     /// How many connections it has made to this broker.
@@ -71,12 +74,19 @@ impl Peer {
             link: watch::Sender::new(None),
             calls: Semaphore::new(MAX_CALLS),
             call_bytes: Semaphore::new(MAX_BYTES_CALLED),
+            long_calls: Semaphore::new(MAX_CALLS),
+            long_call_bytes: Semaphore::new(MAX_BYTES_CALLED),
             budget: Budget::new(MAX_BYTES_IN_FLIGHT),
             counters: Counters::default(),
             accepted: Arc::default(),
             dialled: AtomicBool::new(false),
             impatient: broadcast::Sender::new(IMPATIENT_GROUPS),
         }
+    }
+
+    /// What a call needs of before it is sent: a place, and room for its bytes.
+    pub(super) fn places(&self, takes_long: bool) -> (&Semaphore, &Semaphore) {
+        if takes_long { (&self.long_calls, &self.long_call_bytes) } else { (&self.calls, &self.call_bytes) }
     }
 
     /// Resolves when the leader of a group wants its streams not to wait for a connection any longer.

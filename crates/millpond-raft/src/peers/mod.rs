@@ -84,6 +84,12 @@ pub enum CallError {
 pub trait PeerServices: Send + Sync + 'static {
     /// Carries out a call. The error is a sentence for the caller.
     fn call(&self, from: BrokerId, service: u16, body: Bytes) -> BoxFuture<'static, Result<Bytes, String>>;
+
+    /// Whether calls of a service may wait for something for long. They have places of their own, so that all others
+    /// find some. It must be the same on each broker.
+    fn takes_long(&self, _service: u16) -> bool {
+        false
+    }
 }
 
 /// What this broker's groups do for others.
@@ -291,7 +297,8 @@ impl Peers {
         check_size(&body)?;
         let (peer, link) = inner.linked(to).ok_or(CallError::NoLink(to))?;
         let bytes = body.len() as u32;
-        let turn = async { (peer.calls.acquire().await, peer.call_bytes.acquire_many(bytes).await) };
+        let (calls, call_bytes) = peer.places(inner.takes_long(service));
+        let turn = async { (calls.acquire().await, call_bytes.acquire_many(bytes).await) };
         let _turn = inner.runtime.timeout_at(deadline, turn).await.map_err(|_| CallError::NoLink(to))?;
         let answered = inner.runtime.timeout_at(deadline, call_over(&link, to, service, body));
         answered.await.unwrap_or(Err(CallError::NoAnswer(to)))
@@ -464,6 +471,10 @@ impl Inner {
             *brokers = Arc::new(changed);
             true
         });
+    }
+
+    fn takes_long(&self, service: u16) -> bool {
+        self.services.as_ref().is_some_and(|services| services.takes_long(service))
     }
 
     async fn carry_out(&self, from: BrokerId, service: u16, body: Bytes) -> Result<Bytes, String> {

@@ -474,32 +474,50 @@ fn the_metadata_group_grows_from_its_founder_to_three_voters_and_survives_it() {
         }
         let founder = metadata[&1].clone();
         let grown = cluster.hosts[&1].runtime.spawn(async move {
-            let batch = || super::world::proposal("a").batch;
-            founder.propose(batch()).await.expect("written");
+            let term = founder.leadership().borrow().term;
+            founder.propose(super::world::proposal("a").batch, term).await.expect("written");
             for broker in [2, 3] {
                 founder.add_learner(ReplicaId(broker), BrokerId(broker as i32)).await.expect("added");
             }
             founder.set_voters([1, 2, 3].map(ReplicaId).into()).await.expect("voters");
-            founder.propose(super::world::proposal("b").batch).await.expect("written");
+            founder.propose(super::world::proposal("b").batch, term).await.expect("written");
             founder.members()
         });
         let members = grown.await.expect("grown");
         assert_eq!(members.iter().filter(|member| member.voter).count(), 3);
         cluster.kill(1).await;
-        let led = async {
-            loop {
-                if let Some(leader) = [2, 3].iter().find(|broker| metadata[broker].leadership().borrow().here) {
-                    return *leader;
+        let led = async |brokers: &[i32]| {
+            let leader = async {
+                loop {
+                    if let Some(leader) = brokers.iter().find(|broker| metadata[broker].leadership().borrow().here) {
+                        return *leader;
+                    }
+                    cluster.client.sleep(Duration::from_millis(10)).await;
                 }
-                cluster.client.sleep(Duration::from_millis(10)).await;
-            }
+            };
+            cluster.client.timeout(Duration::from_secs(2), leader).await.expect("a new controller")
         };
-        let leader = cluster.client.timeout(Duration::from_secs(2), led).await.expect("a new controller");
+        let leader = led(&[2, 3]).await;
         assert_eq!(applied[&leader].values(), ["a", "b"]);
-        let group = metadata[&leader].clone();
-        let written =
-            cluster.hosts[&leader].runtime.spawn(async move { group.propose(super::world::proposal("c").batch).await });
-        written.await.expect("the task").expect("written");
+        let term = metadata[&leader].leadership().borrow().term;
+        let propose = async |value: &str| {
+            let (group, batch) = (metadata[&leader].clone(), super::world::proposal(value).batch);
+            let written = cluster.hosts[&leader].runtime.spawn(async move { group.propose(batch, term).await });
+            written.await.expect("the task")
+        };
+        propose("c").await.expect("written");
+        assert_eq!(applied[&leader].values(), ["a", "b", "c"]);
+
+        // It loses the office and gets it back: what it decided before may not be true any more.
+        let other = 5 - leader;
+        for (from, to) in [(leader, other), (other, leader)] {
+            let group = metadata[&from].clone();
+            let handed = cluster.hosts[&from].runtime.spawn(async move { group.transfer(BrokerId(to)).await });
+            handed.await.expect("the task").expect("handed over");
+            led(&[to]).await;
+        }
+        let late = propose("late").await;
+        assert!(matches!(late, Err(crate::RaftError::NotLeader(_))), "{late:?}");
         assert_eq!(applied[&leader].values(), ["a", "b", "c"]);
     });
 }

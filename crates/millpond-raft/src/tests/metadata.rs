@@ -14,6 +14,12 @@ fn batch(value: &str) -> Bytes {
     BatchBuilder::new().record(Timestamp(1), Some(b"key"), Some(value.as_bytes())).build()
 }
 
+/// Proposes what is decided now.
+async fn propose(group: &MetadataGroup, batch: Bytes) -> Result<RaftIndex, RaftError> {
+    let term = group.leadership().borrow().term;
+    group.propose(batch, term).await
+}
+
 async fn metadata(runtime: &Runtime, applier: &Remembered) -> (Groups, MetadataGroup) {
     let groups = groups(runtime).await;
     let metadata = groups.metadata(MetadataStart::Found(ReplicaId(1)), Arc::new(applier.clone())).await;
@@ -28,9 +34,9 @@ fn a_proposal_is_applied_when_it_returns() {
                 let applied = Remembered::default();
                 let (_groups, group) = metadata(&runtime, &applied).await;
                 // 0 is the membership, 1 the leader's blank.
-                assert_eq!(group.propose(batch("a")).await.expect("applied"), RaftIndex(2));
+                assert_eq!(propose(&group, batch("a")).await.expect("applied"), RaftIndex(2));
                 assert_eq!(applied.values(), ["a"]);
-                assert_eq!(group.propose(batch("b")).await.expect("applied"), RaftIndex(3));
+                assert_eq!(propose(&group, batch("b")).await.expect("applied"), RaftIndex(3));
                 assert_eq!(applied.values(), ["a", "b"]);
                 assert_eq!(group.log().frontiers().high_watermark.0, 2);
             })
@@ -72,7 +78,7 @@ fn it_survives_restarts_under_its_first_replica_id_and_in_a_higher_epoch_each_ti
                         groups.metadata(MetadataStart::Found(ReplicaId(1 + round)), applier).await.expect("reopened");
                     let before: Vec<String> = (0..round).map(|round| format!("round {round}")).collect();
                     assert_eq!(applied.values(), before, "everything is applied before it serves");
-                    group.propose(batch(&format!("round {round}"))).await.expect("applied");
+                    propose(&group, batch(&format!("round {round}"))).await.expect("applied");
                     assert_eq!(applied.values().len() as u64, round + 1);
                     assert_eq!(group.log().vote().replica, ReplicaId(1));
                     group.log().vote().term.leader_epoch()
@@ -97,7 +103,7 @@ fn what_was_acknowledged_before_a_power_cut_in_the_middle_of_writes_is_applied_a
                         let (_groups, group) = metadata(&runtime, &Remembered::default()).await;
                         for number in 0.. {
                             let value = format!("{life}.{number}");
-                            let Ok(index) = group.propose(batch(&value)).await else { return };
+                            let Ok(index) = propose(&group, batch(&value)).await else { return };
                             let stamped = StampedBatch::from_bytes(batch(&value)).expect("a batch");
                             acknowledged.apply(index, &stamped).expect("remembered");
                         }
@@ -130,7 +136,7 @@ fn a_record_that_cannot_be_applied_stops_the_group_and_says_why() {
                 let groups = groups(&runtime).await;
                 let group =
                     groups.metadata(MetadataStart::Found(ReplicaId(1)), Arc::new(Refuses)).await.expect("founded");
-                let refused = group.propose(batch("x")).await.expect_err("not applied");
+                let refused = propose(&group, batch("x")).await.expect_err("not applied");
                 assert!(matches!(refused, RaftError::Fatal { .. }), "{refused}");
                 let failed = group.failed().await.to_string();
                 assert!(failed.contains("unknown record type 99"), "{failed}");
@@ -147,7 +153,7 @@ fn it_takes_proposals_after_minutes_of_silence() {
         let late = runtime.spawn(async move {
             let (_groups, group) = metadata(&in_task, &Remembered::default()).await;
             in_task.sleep(Duration::from_secs(300)).await;
-            group.propose(batch("late")).await
+            propose(&group, batch("late")).await
         });
         assert_eq!(late.await.expect("the process").expect("it has nobody's lease to lose"), RaftIndex(2));
     });
@@ -161,7 +167,7 @@ fn a_shutdown_closes_it_and_is_no_failure() {
                 let (groups, group) = metadata(&runtime, &Remembered::default()).await;
                 groups.shutdown().await;
                 assert!(matches!(group.failed().await, RaftError::Closed(_)));
-                let refused = group.propose(batch("late")).await.expect_err("closed");
+                let refused = propose(&group, batch("late")).await.expect_err("closed");
                 assert!(matches!(refused, RaftError::Closed(_)), "{refused}");
             })
             .await;
@@ -175,7 +181,7 @@ fn bytes_that_are_no_batch_are_refused_before_the_log_sees_them() {
             .live(|runtime| async move {
                 let (_groups, group) = metadata(&runtime, &Remembered::default()).await;
                 let last = group.log().frontiers().last;
-                let refused = group.propose(Bytes::from_static(b"not a batch")).await.expect_err("refused");
+                let refused = propose(&group, Bytes::from_static(b"not a batch")).await.expect_err("refused");
                 assert!(matches!(refused, RaftError::BadBatch(_)), "{refused}");
                 assert_eq!(group.log().frontiers().last, last);
             })
@@ -191,9 +197,9 @@ fn a_batch_that_fits_into_no_journal_file_is_refused_and_the_group_goes_on() {
                 let remembered = Remembered::default();
                 let (_groups, group) = metadata(&runtime, &remembered).await;
                 let refused =
-                    group.propose(batch(&"x".repeat(1 << 20))).await.expect_err("the journal's files have 1 MiB");
+                    propose(&group, batch(&"x".repeat(1 << 20))).await.expect_err("the journal's files have 1 MiB");
                 assert!(matches!(refused, RaftError::TooLarge { .. }), "{refused}");
-                group.propose(batch("small")).await.expect("applied");
+                propose(&group, batch("small")).await.expect("applied");
                 assert_eq!(remembered.values(), ["small"]);
             })
             .await;

@@ -86,6 +86,22 @@ fn a_thousand_calls_at_once_are_all_answered_some_at_a_time() {
 }
 
 #[test]
+fn calls_that_take_long_leave_the_others_their_places() {
+    simulated(7, |world| async move {
+        let nodes = cluster(&world, &[1, 2]).await;
+        for _ in 0..1000 {
+            let peers = nodes[0].peers.clone();
+            nodes[0].runtime.spawn(async move { drop(peers.call(BrokerId(2), 6, Bytes::new(), LIMIT).await) });
+        }
+        // They are all on their way when this is.
+        nodes[0].runtime.sleep(Duration::from_millis(100)).await;
+        let before = nodes[0].runtime.now();
+        nodes[0].peers.call(BrokerId(2), 1, "what".into(), LIMIT).await.expect("answered");
+        assert!(nodes[0].runtime.now() - before < Duration::from_millis(500));
+    });
+}
+
+#[test]
 fn messages_arrive_in_order_and_are_dropped_without_a_connection() {
     simulated(5, |world| async move {
         let nodes = cluster(&world, &[1, 2]).await;

@@ -138,7 +138,7 @@ impl RaftServices for Ears {
     }
 }
 
-/// Service 1 says who asked what; 2 refuses; 3 never answers; 4 answers with as many bytes as it is asked for; 5 takes
+/// Service 1 says who asked what; 2 refuses; 3 never answers, and nor does 6, which takes long; 4 answers with as many bytes as it is asked for; 5 takes
 /// ten milliseconds and counts how many are at it.
 pub(super) struct Services {
     runtime: Runtime,
@@ -152,7 +152,7 @@ impl PeerServices for Services {
             match service {
                 1 => Ok(Bytes::from([from.to_string().as_bytes(), b" asked ", &body[..]].concat())),
                 2 => Err("this broker does not feel like it".to_owned()),
-                3 => std::future::pending().await,
+                3 | 6 => std::future::pending().await,
                 4 => Ok(Bytes::from(vec![9; String::from_utf8_lossy(&body).parse().expect("a number")])),
                 _ => {
                     {
@@ -166,6 +166,10 @@ impl PeerServices for Services {
                 }
             }
         })
+    }
+
+    fn takes_long(&self, service: u16) -> bool {
+        service == 6
     }
 }
 
