@@ -70,6 +70,12 @@ pub enum StartError {
          folder back from where it was copied, or start on an empty one"
     )]
     MetadataLost(PathBuf),
+    /// The directory is of another time: the cluster has replaced what was in it.
+    #[error(
+        "{0} is not what the cluster has of this broker any more: the broker was unregistered, or came back with another \
+         directory meanwhile, and its replicas were replaced. Start on an empty one; the other brokers fill it"
+    )]
+    Replaced(PathBuf),
     /// The metadata group does not start.
     #[error("the cluster's metadata cannot be read: {0}")]
     Metadata(#[from] RaftError),

@@ -59,6 +59,27 @@ fn a_wiped_broker_makes_no_leader_of_one_that_lacks_what_was_acknowledged() {
 }
 
 #[test]
+fn a_directory_that_was_replaced_meanwhile_is_refused_with_a_sentence() {
+    let mut cluster = Cluster::start("put-back", &[]);
+    cluster.create_topic("logs", 1, &IDS);
+    cluster.kill(3);
+    let aside = cluster.path(4);
+    std::fs::rename(cluster.path(3), &aside).expect("it is moved aside");
+    cluster.restart(&[3]);
+    cluster.kill(3);
+    cluster.wipe(3);
+    std::fs::rename(&aside, cluster.path(3)).expect("it is moved back");
+    let output = cluster.refused(3);
+    let said = String::from_utf8(output.stderr).expect("text");
+    assert!(!output.status.success());
+    assert!(said.contains("is not what the cluster has of this broker any more"), "{said}");
+    // As it says.
+    cluster.wipe(3);
+    cluster.restart(&[3]);
+    until("it has a replica again", || (folders(&cluster, 3, "logs").len() == 1).then_some(()));
+}
+
+#[test]
 fn two_wiped_brokers_of_three_found_no_cluster_and_lead_nothing() {
     let mut cluster = Cluster::start("wiped-two", &[]);
     cluster.create_topic("logs", 1, &IDS);

@@ -129,10 +129,15 @@ impl Outset<'_> {
         let services = network.services.clone().expect("who enters a cluster offers services");
         if let Some(data_dir) = opened.clone().filter(|_| holds) {
             let id = data_dir.meta().cluster_id.clone();
+            let row = data_dir.groups().into_iter().find(|row| row.group == METADATA_GROUP);
             let member = self.begin(data_dir, network, MetadataStart::Join(FIRST_METADATA_REPLICA)).await?;
             services.controlled_by(member.controller.clone());
             services.belongs_to(&id, true);
             let accepted = entry.join(&self.registration(&member.data_dir), &id, Some(&member.group)).await?;
+            if row.is_none_or(|row| row.replica != accepted.replica()) {
+                // Nobody sends the replica here anything any more.
+                return Err(StartError::Replaced(self.config.data_dir.clone()));
+            }
             entry.follow(&member.applied, accepted.registered_at()).await;
             return Ok(member);
         }

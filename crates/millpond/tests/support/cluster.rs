@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
+use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -122,12 +123,21 @@ impl Cluster {
 
     /// Starts a broker, and waits for nothing.
     pub fn begin(&self, id: i32) -> Starting {
+        Starting::begin(self.command(id))
+    }
+
+    /// Starts a broker that is expected not to start: its exit and its output.
+    pub fn refused(&self, id: i32) -> Output {
+        super::refused(self.command(id))
+    }
+
+    fn command(&self, id: i32) -> Command {
         let path = self.path(id);
         std::fs::create_dir_all(&path).expect("a folder for the broker");
         let node = id.to_string();
         let mut words = vec!["--node-id", &node, "--peer", &self.listeners[&id], "--peers", &self.peers];
         words.extend(self.more.iter().map(String::as_str));
-        Starting::begin(command(&path, &words))
+        command(&path, &words)
     }
 
     /// Starts brokers at the same time, and waits until all are ready.
