@@ -72,8 +72,8 @@ pub enum StartError {
     MetadataLost(PathBuf),
     /// The directory is of another time: the cluster has replaced what was in it.
     #[error(
-        "{0} is not what the cluster has of this broker any more: the broker was unregistered, or came back with another \
-         directory meanwhile, and its replicas were replaced. Start on an empty one; the other brokers fill it"
+        "{0} is not what the cluster has of this broker any more: the broker was unregistered, or came back with \
+         another directory meanwhile, and its replicas were replaced. Start on an empty one; the other brokers fill it"
     )]
     Replaced(PathBuf),
     /// The metadata group does not start.

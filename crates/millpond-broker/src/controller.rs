@@ -513,8 +513,8 @@ impl Task {
     }
 }
 
-/// Writes records to group 0 as one batch, if this broker still leads it in the term in which they were decided on; they
-/// are applied when this returns. `None` when there are none.
+/// Writes records to group 0 as one batch, if this broker still leads it in the term in which they were decided on;
+/// they are applied when this returns. `None` when there are none.
 pub(crate) async fn write(
     runtime: &Runtime,
     group: &MetadataGroup,

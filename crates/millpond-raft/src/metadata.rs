@@ -119,8 +119,8 @@ impl MetadataGroup {
     }
 
     /// Proposes one batch and waits until it is durable and applied. Gives the entry's index. `decided_in`: the term in
-    /// which this broker led when it decided on it. What it decided on may have changed if it has lost leadership since,
-    /// even where it leads again: such a batch is refused.
+    /// which this broker led when it decided on it. What it decided on may have changed if it has lost leadership
+    /// since, even where it leads again: such a batch is refused.
     ///
     /// # Errors
     ///

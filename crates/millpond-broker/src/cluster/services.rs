@@ -355,8 +355,8 @@ fn warn_of_lost(image: &Image, broker: BrokerId) {
         let (count, named) = (lost.len(), lost[..lost.len().min(NAMED)].join(", "));
         warn!(
             broker = broker.0,
-            "the broker has lost the only replica of {count} partitions, {named}{}: they have no leader any more; delete \
-             the topics, and create them again",
+            "the broker has lost the only replica of {count} partitions, {named}{}: they have no leader any more; \
+             delete the topics, and create them again",
             if count > NAMED { ", …" } else { "" }
         );
     }
