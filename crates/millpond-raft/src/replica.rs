@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use millpond_record::{BrokerId, GroupId, LogId, RaftIndex, ReplicaId, Term};
 use millpond_runtime::{PlantedFault, planted};
-use millpond_storage::{Frontiers, Hold, Log, Proposal, StorageError};
+use millpond_storage::{FlushMode, Frontiers, Hold, Log, Proposal, StorageError};
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, Fatal, RaftError as OpenraftError};
 use openraft::{ChangeMembers, Config, Raft, RaftMetrics, ServerState, SnapshotPolicy};
@@ -40,7 +40,7 @@ const HAND_OVER: Duration = Duration::from_millis(1000);
 const TAKE_OVER: Duration = Duration::from_millis(300);
 
 /// How openraft is configured for every group.
-pub(crate) fn raft_config(group: GroupId) -> Config {
+pub(crate) fn raft_config(group: GroupId, flush: FlushMode) -> Config {
     Config {
         cluster_name: format!("group {group}"),
         // The time limit of what goes to a peer.
@@ -54,6 +54,8 @@ pub(crate) fn raft_config(group: GroupId) -> Config {
         // By default a restarted leader resumes its term although entries that its followers committed may never have
         // been flushed by it, and overwrites them.
         enable_leader_restore: Some(false),
+        // A relaxed follower may have lost in a power cut what it has reported: it gets that again.
+        allow_log_reversion: Some(flush == FlushMode::Relaxed),
         // The owner drives P; a snapshot is a manifest.
         snapshot_policy: SnapshotPolicy::Never,
         max_in_snapshot_log_to_keep: u64::MAX,
@@ -216,7 +218,8 @@ impl Replica {
             let dropped = shared.runtime.blocking(move || log.truncate_after(Some(after))).await;
             dropped.map_err(|error| fatal(error.to_string()))?;
         }
-        let config = raft_config(group).validate().map_err(|error| fatal(error.to_string()))?;
+        let config =
+            raft_config(group, state.log.options().flush).validate().map_err(|error| fatal(error.to_string()))?;
         let state_machine = StateMachine::new(shared.runtime.clone(), Arc::clone(&state), applier)
             .map_err(|what| RaftError::BadMembership { group, what })?;
         let log_store = LogStore::new(shared.runtime.clone(), shared.data_dir.clone(), Arc::clone(&state));

@@ -24,6 +24,8 @@ use node::{Node, Ready};
 
 /// How long the brokers may take to stop; a broker gives itself less.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
+/// How often the brokers are looked at without being asked to.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Runs brokers until a signal, or until none is left.
 pub(crate) fn run(arguments: &DevArguments) -> Result<ExitCode> {
@@ -67,6 +69,8 @@ async fn serve(arguments: &DevArguments) -> Result<()> {
             _ = terminate.recv() => break Signal::TERM,
             _ = interrupt.recv() => break Signal::INT,
             _ = ended.recv() => tell_of_the_dead(&runtime, &mut nodes).await?,
+            // Whatever becomes of a signal, a dead broker does not go unnoticed.
+            () = runtime.sleep(LOOK_AGAIN) => tell_of_the_dead(&runtime, &mut nodes).await?,
             Some((id, ready)) = readies.recv() => {
                 if let Some(node) = nodes.iter_mut().find(|node| node.id == id) {
                     node.ready = Some(ready);

@@ -135,12 +135,7 @@ fn a_broker_that_was_away_serves_only_the_new_topic_of_a_name() {
 
 fn elect_preferred(client: &mut Client, topic: &str, partition: i32) {
     let wanted = TopicPartitions { topic: topic.to_owned().into(), partitions: vec![partition] };
-    let request = ElectLeadersRequest {
-        election_type: 0,
-        topic_partitions: Some(vec![wanted]),
-        timeout_ms: 5000,
-        ..Default::default()
-    };
+    let request = ElectLeadersRequest { election_type: 0, topic_partitions: Some(vec![wanted]), timeout_ms: 5000 };
     drop(client.try_call(2, &request));
 }
 

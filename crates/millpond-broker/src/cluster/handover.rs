@@ -13,7 +13,7 @@ use tracing::{debug, info};
 use crate::broker::Shared;
 
 /// What all of it may take. What is left then is missed when the broker is gone.
-const HAND_OVER_TIME: Duration = Duration::from_secs(10);
+const HAND_OVER_TIME: Duration = Duration::from_secs(5);
 /// Partitions that are handed over at once: each takes no writes meanwhile, and they share disks and cores.
 const AT_ONCE: usize = 16;
 

@@ -13,7 +13,7 @@ use std::time::Duration;
 use millpond_record::{BrokerId, GroupId, RaftIndex, RaftOnlyKind, Term, Timestamp};
 use millpond_runtime::Runtime;
 use millpond_runtime::sim::{self, Crash, DiskFaults, NodeId, World};
-use millpond_storage::{AppendEntry, Body, DataDir, Entries, Log};
+use millpond_storage::{AppendEntry, Body, DataDir, Entries, FlushMode, Log};
 use openraft::alias::{SnapshotOf, VoteOf};
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Unreachable};
@@ -193,7 +193,7 @@ async fn acknowledged_writes_lost(world: &World, client: &Runtime, restore: Opti
         heartbeat_interval: 500,
         election_timeout_min: 2500,
         election_timeout_max: 5000,
-        ..raft_config(GROUP)
+        ..raft_config(GROUP, FlushMode::Durable)
     };
     let router = Router::default();
     let mut nodes = Vec::new();
@@ -257,7 +257,7 @@ fn a_restarted_leader_that_resumes_its_term_loses_acknowledged_writes() {
 
 #[test]
 fn a_restarted_leader_that_does_not_resume_its_term_loses_nothing() {
-    assert_eq!(raft_config(GROUP).enable_leader_restore, Some(false));
+    assert_eq!(raft_config(GROUP, FlushMode::Durable).enable_leader_restore, Some(false));
     for seed in 1..6 {
         let lost = scenario(seed, Some(false));
         assert_eq!(lost, 0, "seed {seed}");

@@ -182,7 +182,6 @@ impl Cluster {
             assignments: assignments.collect(),
             // The tests' records are of another year.
             configs: vec![CreatableTopicConfig { name: "retention.ms".into(), value: Some("-1".into()) }],
-            ..Default::default()
         };
         let request = CreateTopicsRequest { topics: vec![topic], ..Default::default() };
         let any = *self.up.keys().next().expect("one is up");

@@ -76,6 +76,9 @@ fn wait(child: &mut Child) -> ExitStatus {
     }
 }
 
+/// Records by their offsets.
+pub type ReadRecords = Vec<(i64, Vec<u8>)>;
+
 /// A running broker, killed when dropped.
 pub struct Broker {
     child: Child,
@@ -279,7 +282,7 @@ impl Client {
     }
 
     /// Every record of a partition: offset and value.
-    pub fn read_all(&mut self, topic: &str, partition: i32) -> Vec<(i64, Vec<u8>)> {
+    pub fn read_all(&mut self, topic: &str, partition: i32) -> ReadRecords {
         let read = self.try_read_all(topic, partition).expect("an answer");
         read.unwrap_or_else(|code| panic!("error code {code}"))
     }
@@ -297,7 +300,7 @@ impl Client {
     }
 
     /// As [`Client::read_all`], or the error code of an answer that has one.
-    pub fn try_read_all(&mut self, topic: &str, partition: i32) -> io::Result<Result<Vec<(i64, Vec<u8>)>, i16>> {
+    pub fn try_read_all(&mut self, topic: &str, partition: i32) -> io::Result<Result<ReadRecords, i16>> {
         let mut found = Vec::new();
         let mut offset = 0;
         loop {

@@ -138,8 +138,8 @@ impl RaftServices for Ears {
     }
 }
 
-/// Service 1 says who asked what; 2 refuses; 3 never answers, nor does 6, which takes long; 4 answers with as many bytes
-/// as it is asked for; 5 takes ten milliseconds and counts how many are at it.
+/// Service 1 says who asked what; 2 refuses; 3 never answers, nor does 6, which takes long; 4 answers with as many
+/// bytes as it is asked for; 5 takes ten milliseconds and counts how many are at it.
 pub(super) struct Services {
     runtime: Runtime,
     ears: Arc<Ears>,

@@ -80,7 +80,7 @@ async fn replica(node: &Node, broker: i32) -> Replica {
         let store = LogStore::new(in_task.runtime.clone(), data_dir.clone(), Arc::clone(&state));
         let machine = StateMachine::new(in_task.runtime.clone(), state, Some(Arc::new(applied.clone())))
             .expect("a state machine");
-        let config = Arc::new(raft_config(GroupId(1)).validate().expect("valid"));
+        let config = Arc::new(raft_config(GroupId(1), millpond_storage::FlushMode::Durable).validate().expect("valid"));
         let raft = Raft::new(replica_of(broker).0, config, network, store, machine).await.expect("started");
         in_task.ears.serve(GroupId(1), replica_of(broker), Ok(raft.clone()));
         (raft, log, applied, data_dir)
