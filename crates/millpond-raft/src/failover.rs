@@ -3,9 +3,9 @@
 //! One task per broker. A group is *orphaned* when no leader of its newest term is known, has not given up, and is on a
 //! live broker. Candidates take turns: the live voters in the order of their replica ids (the order of preference when
 //! the group was made), each for [`TURN`] or longer where many groups are without leader, or somebody was a candidate
-//! before. The first begins at once, so a failover takes one round of votes; a
-//! candidate whose log is too short loses, and who refuses it for that (see [`Failover::challenge`]) begins at once
-//! itself. Nobody begins an election without a majority of voters alive: it would win nothing and cost a term.
+//! before. The first begins at once, so a failover takes one round of votes; a candidate whose log is too short loses,
+//! and who refuses it for that (see [`Failover::challenge`]) begins at once itself. Nobody begins an election without a
+//! majority of voters alive: it would win nothing and cost a term.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -127,7 +127,11 @@ pub(crate) async fn run(shared: Arc<Shared>) {
                         known => {
                             let since = known.filter(|known| known.term == term).map_or(now, |known| known.since);
                             let contested = asked || known.is_some_and(|known| known.term != term);
-                            let contests = known.map_or(0, |known| known.contests) + u32::from(contested);
+                            // Each term is one: that brokers come and go meanwhile makes it no more.
+                            let contests = match known {
+                                Some(known) => known.contests + u32::from(known.term != term),
+                                None => u32::from(asked),
+                            };
                             let span = span(many, contests);
                             let turn = if contested {
                                 next_turn(&replica, &brokers, since, span)

@@ -9,6 +9,8 @@
 //! to a broker that has just come, and what is not in it the sender leads no more. In `asks` are groups whose leader
 //! the receiver has: replicas of the sender do not know how far what they have is committed.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use millpond_record::{BrokerId, GroupId, Term};
 use prost::Message as _;
@@ -32,7 +34,7 @@ pub(crate) struct Told {
     pub(crate) all: bool,
     pub(crate) news: Vec<News>,
     /// The leaders of these groups are to say how far they are committed.
-    pub(crate) asks: Vec<GroupId>,
+    pub(crate) asks: BTreeSet<GroupId>,
 }
 
 #[derive(Clone, Copy, PartialEq, prost::Message)]
@@ -85,8 +87,8 @@ mod tests {
         let news = |group, standing| News { group: GroupId(group), term: Term(group + 1), broker, standing };
         let said = [news(1, Standing::Leads), news(2, Standing::Serves), news(3, Standing::GaveUp)];
         for told in [
-            Told { all: true, news: said.to_vec(), asks: Vec::new() },
-            Told { all: false, news: Vec::new(), asks: vec![GroupId(0), GroupId(7)] },
+            Told { all: true, news: said.to_vec(), asks: BTreeSet::new() },
+            Told { all: false, news: Vec::new(), asks: BTreeSet::from([GroupId(0), GroupId(7)]) },
             Told::default(),
         ] {
             assert_eq!(decode(broker, encode(&told)), Some(told));

@@ -176,7 +176,7 @@ impl Shared {
     }
 
     /// The leaders here of these groups say how far they are committed, to all replicas.
-    fn tell_committed(&self, groups: &[GroupId]) {
+    fn tell_committed(&self, groups: &BTreeSet<GroupId>) {
         let asked: Vec<Replica> = {
             let running = self.running();
             groups.iter().filter_map(|group| running.get(group)).filter(|replica| replica.leads()).cloned().collect()
@@ -194,9 +194,9 @@ impl Shared {
     /// broker of the leader, if that was so at the last look, too: under load there is always some entry on its way. A
     /// replica that was restarted knows of none: without heartbeats it is told with the next entry, which may never
     /// come.
-    fn uncertain(&self, seen: &mut BTreeMap<GroupId, Uncertain>) -> BTreeMap<BrokerId, Vec<GroupId>> {
+    fn uncertain(&self, seen: &mut BTreeMap<GroupId, Uncertain>) -> BTreeMap<BrokerId, BTreeSet<GroupId>> {
         let running = self.running();
-        let mut asks: BTreeMap<BrokerId, Vec<GroupId>> = BTreeMap::new();
+        let mut asks: BTreeMap<BrokerId, BTreeSet<GroupId>> = BTreeMap::new();
         let before = std::mem::take(seen);
         for (group, replica) in running.iter() {
             let Some(uncertain) = replica.uncertain() else { continue };
@@ -205,7 +205,7 @@ impl Shared {
             if let Some(leader) = leader.filter(|leader| *leader != self.broker) {
                 seen.insert(*group, uncertain);
                 if before.get(group) == Some(&uncertain) {
-                    asks.entry(leader).or_default().push(*group);
+                    asks.entry(leader).or_default().insert(*group);
                 }
             }
         }
@@ -229,7 +229,7 @@ impl Shared {
             let come: Vec<BrokerId> = brokers.difference(&known).copied().collect();
             if !come.is_empty() {
                 let _in_order = self.saying.lock().unwrap_or_else(PoisonError::into_inner);
-                let led = Told { all: true, news: self.leaders.led_by(self.broker), asks: Vec::new() };
+                let led = Told { all: true, news: self.leaders.led_by(self.broker), asks: BTreeSet::new() };
                 let message = gossip::encode(&led);
                 for broker in come {
                     self.peers.tell(broker, message.clone());
