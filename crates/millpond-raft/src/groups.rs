@@ -147,8 +147,8 @@ impl Groups {
         let shared = Arc::new(Shared::new(runtime, data_dir, peers));
         let partitions: BTreeMap<GroupId, Partition> = rows
             .iter()
-            // One without any entry is still to be created.
-            .filter(|row| row.group != METADATA && (row.last.is_some() || row.purged.is_some()))
+            // One without any entry is still to be created, unless it cannot be any more.
+            .filter(|row| row.group != METADATA && (row.last.is_some() || row.purged.is_some() || row.set_aside))
             .map(|row| (row.group, Partition::asleep(Arc::clone(&shared), row)))
             .collect();
         let replicated: Vec<Partition> =
@@ -220,7 +220,7 @@ impl Groups {
     }
 
     /// Creates this broker's replica of a partition. It is durable when this returns; may be called again when it
-    /// fails.
+    /// fails. One whose copy is damaged, or could not be synced, is given as a partition that has failed.
     ///
     /// `members`: all replicas of the partition, in order of preference. With an `assignment_version` of 1 they found
     /// the group; with a later one this replica begins empty and is filled by the others.
@@ -231,23 +231,40 @@ impl Groups {
         assignment_version: u64,
     ) -> Result<Partition, RaftError> {
         let (group, replica) = (spec.group, spec.replica);
-        let shared = &self.0.shared;
+        let replicated = members.len() > 1 || assignment_version > 1;
+        let founders = (assignment_version == 1).then_some(members);
+        let shared = Arc::clone(&self.0.shared);
+        let partition = match self.create_log(spec, founders).await {
+            Ok(log) => Partition::open(shared, replica, group, log, replicated),
+            Err(RaftError::Storage(error @ (StorageError::SetAside(_) | StorageError::Corrupt { .. }))) => {
+                Partition::failed(shared, replica, group, replicated, &error)
+            }
+            Err(error) => return Err(error),
+        };
+        self.0.partitions.write().unwrap_or_else(PoisonError::into_inner).insert(group, partition.clone());
+        Ok(partition)
+    }
+
+    /// The log of a partition's replica; with the membership of its founders, where they are given, as first entry.
+    async fn create_log(
+        &self,
+        spec: GroupSpec,
+        founders: Option<&[(ReplicaId, BrokerId)]>,
+    ) -> Result<Arc<Log>, RaftError> {
+        let group = spec.group;
         let log = match self.create_group(spec).await {
             // An earlier attempt came as far as that.
             Err(RaftError::Storage(StorageError::GroupExists(_))) => {
-                let data_dir = shared.data_dir.clone();
-                let log = shared.runtime.blocking(move || data_dir.log(group)).await?;
+                let data_dir = self.0.shared.data_dir.clone();
+                let log = self.0.shared.runtime.blocking(move || data_dir.log(group)).await?;
                 log.ok_or(RaftError::NoSuchGroup(group))?
             }
             created => created?,
         };
-        if log.frontiers().last.is_none() && assignment_version == 1 {
-            self.append_founding_membership(group, members, &log).await?;
+        if let Some(founders) = founders.filter(|_| log.frontiers().last.is_none()) {
+            self.append_founding_membership(group, founders, &log).await?;
         }
-        let replicated = members.len() > 1 || assignment_version > 1;
-        let partition = Partition::open(Arc::clone(shared), replica, group, log, replicated);
-        self.0.partitions.write().unwrap_or_else(PoisonError::into_inner).insert(group, partition.clone());
-        Ok(partition)
+        Ok(log)
     }
 
     /// Deletes a partition with its data. What is queued for it is refused. Durable when this returns; may be called

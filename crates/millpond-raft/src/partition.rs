@@ -171,6 +171,20 @@ impl Partition {
         partition
     }
 
+    /// A partition whose copy here cannot be used.
+    pub(crate) fn failed(
+        shared: Arc<Shared>,
+        replica: ReplicaId,
+        group: GroupId,
+        replicated: bool,
+        why: &StorageError,
+    ) -> Partition {
+        let kind = if replicated { Kind::Replicated } else { Kind::Solo };
+        let partition = Self::new(shared, group, replica, Vote::default(), kind);
+        partition.0.fail(&why.to_string());
+        partition
+    }
+
     fn new(shared: Arc<Shared>, group: GroupId, replica: ReplicaId, vote: Vote, kind: Kind) -> Partition {
         Partition(Arc::new(Inner {
             shared,

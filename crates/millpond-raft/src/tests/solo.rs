@@ -44,6 +44,40 @@ fn a_partition_whose_making_was_interrupted_is_made_by_the_next_attempt() {
     simulated(1, finishes_what_an_earlier_attempt_began);
 }
 
+#[test]
+fn a_copy_that_cannot_be_used_is_a_partition_that_has_failed_and_hinders_no_attempt_to_make_it() {
+    with_crashes(1, |machine: Machine| async move {
+        let world = machine.world.clone();
+        machine
+            .live(|runtime| async move {
+                let data_dir = open(&runtime, Path::new("/data")).await;
+                let groups = super::world::start(&runtime, data_dir.clone());
+                let folder = DiskFaults { sync_error: 1.0, sync_error_in: "/topic-1-0", ..DiskFaults::default() };
+                world.set_disk_faults(NODE, folder);
+                let partition = super::world::create(&groups, spec(1)).await.expect("made, as far as it goes");
+                runtime.blocking(move || data_dir.checkpoint()).await.expect("of all the others");
+                let refused = partition.propose(proposal("a"), Acks::All, None).await.expect_err("it is set aside");
+                assert!(matches!(refused, ProposeError::Fatal(_)) && partition.has_failed(), "{refused}");
+                world.set_disk_faults(NODE, DiskFaults::default());
+                let again = super::world::create(&groups, spec(1)).await.expect("it is there, such as it is");
+                assert!(again.has_failed());
+                super::world::create(&groups, spec(2)).await.expect("another");
+            })
+            .await;
+        machine.cut_power();
+        machine
+            .live(|runtime| async move {
+                let groups = groups(&runtime).await;
+                for partition in [groups.partition(GroupId(1)), super::world::create(&groups, spec(1)).await.ok()] {
+                    assert!(partition.expect("it is known").has_failed());
+                }
+                let whole = groups.partition(GroupId(2)).expect("it is known");
+                whole.propose(proposal("b"), Acks::All, None).await.expect("written");
+            })
+            .await;
+    });
+}
+
 async fn keeps_the_order_across_waking(runtime: Runtime, path: std::path::PathBuf) {
     let data_dir = open(&runtime, &path).await;
     let groups = super::world::start(&runtime, data_dir.clone());
