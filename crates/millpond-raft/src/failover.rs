@@ -5,17 +5,21 @@
 //! the group was made), each for [`TURN`] or longer where many groups are without leader, or somebody was a candidate
 //! before. The first begins at once, so a failover takes one round of votes; a candidate whose log is too short loses,
 //! and who refuses it for that (see [`Failover::challenge`]) begins at once itself. Nobody begins an election without a
-//! majority of voters alive: it would win nothing and cost a term.
+//! majority of voters alive: it would win nothing and cost a term. For the same reason a candidate first asks the others
+//! whether they would vote for it (section 9.6 of the Raft dissertation): a broker that alone has lost its connection to
+//! the leader deposes nobody.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use millpond_record::{BrokerId, GroupId, Term};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::leaders::Standing;
+use crate::metadata::GroupMember;
 use crate::replica::{Replica, Role};
 use crate::shared::Shared;
 
@@ -83,6 +87,7 @@ impl Failover {
 pub(crate) async fn run(shared: Arc<Shared>) {
     let mut alive = shared.peers.alive();
     let mut orphans: BTreeMap<GroupId, Orphan> = BTreeMap::new();
+    let mut brokers = Arc::clone(&alive.borrow_and_update());
     loop {
         let next = orphans.values().filter_map(|orphan| orphan.turn).min();
         let turn = async {
@@ -91,20 +96,20 @@ pub(crate) async fn run(shared: Arc<Shared>) {
                 None => std::future::pending().await,
             }
         };
-        let mut all = false;
         tokio::select! {
             biased;
             () = shared.stopped.cancelled() => return,
-            changed = alive.changed() => match changed {
-                Ok(()) => all = true,
-                Err(_) => return,
-            },
+            changed = alive.changed() => if changed.is_err() { return },
             () = shared.failover.notify.notified() => {}
             () = turn => {}
         }
-        let brokers = Arc::clone(&alive.borrow_and_update());
+        // Whatever woke this: a broker that died meanwhile must not be missed.
+        let now_alive = Arc::clone(&alive.borrow_and_update());
+        let all = now_alive != brokers;
+        brokers = now_alive;
         let asked = shared.failover.take();
         let mut look = asked.look;
+        look.extend(&asked.challenge);
         if all {
             look.extend(shared.running().keys());
         }
@@ -153,34 +158,63 @@ pub(crate) async fn run(shared: Arc<Shared>) {
                 orphan.turn = Some(shared.runtime.now().max(shared.elections_from));
             }
         }
-        take_turns(&shared, &mut orphans, &brokers).await;
+        take_turns(&shared, &mut orphans, &brokers);
     }
 }
 
 /// Begins the elections that are due.
-async fn take_turns(shared: &Arc<Shared>, orphans: &mut BTreeMap<GroupId, Orphan>, brokers: &BTreeSet<BrokerId>) {
+fn take_turns(shared: &Arc<Shared>, orphans: &mut BTreeMap<GroupId, Orphan>, brokers: &Arc<BTreeSet<BrokerId>>) {
     let (now, many) = (shared.runtime.now(), orphans.len());
     let due = |orphan: &Orphan| orphan.turn.is_some_and(|turn| turn <= now);
     let due: Vec<GroupId> = orphans.iter().filter(|(_, orphan)| due(orphan)).map(|(group, _)| *group).collect();
-    for groups in due.chunks(AT_ONCE) {
-        let elections = groups.iter().filter_map(|group| {
-            let orphan = orphans.get_mut(group)?;
-            let replica = shared.replica(*group).filter(|replica| is_orphan(shared, replica, brokers));
-            let (Some(replica), Some(live)) = (&replica, replica.as_ref().and_then(|r| live_voters(r, brokers))) else {
-                orphans.remove(group);
-                return None;
-            };
-            orphan.turn = Some(now + span(many, orphan.contests) * u32::try_from(live.len()).unwrap_or(u32::MAX));
-            let replica = replica.clone();
-            Some(async move {
-                if let Err(error) = replica.elect().await {
-                    tracing::debug!(group = replica.group().0, %error, "no election");
-                }
-            })
-        });
-        let elections: Vec<_> = elections.collect();
-        futures::future::join_all(elections).await;
+    let mut candidates = Vec::with_capacity(due.len());
+    for group in due {
+        let replica = shared.replica(group).filter(|replica| is_orphan(shared, replica, brokers));
+        let live = replica.as_ref().and_then(|replica| live_voters(replica, brokers));
+        let (Some(orphan), Some(replica), Some(live)) = (orphans.get_mut(&group), replica, live) else {
+            orphans.remove(&group);
+            continue;
+        };
+        orphan.turn = Some(now + span(many, orphan.contests) * u32::try_from(live.len()).unwrap_or(u32::MAX));
+        candidates.push(replica);
     }
+    if candidates.is_empty() {
+        return;
+    }
+    // Answers are waited for elsewhere: here it is noticed who else dies.
+    let (electing, brokers) = (Arc::clone(shared), Arc::clone(brokers));
+    shared.runtime.spawn(async move {
+        let elections = candidates.into_iter().map(|replica| stand(&electing, replica, &brokers));
+        futures::stream::iter(elections).buffer_unordered(AT_ONCE).collect::<()>().await;
+    });
+}
+
+/// Begins an election if a majority would vote for this replica.
+async fn stand(shared: &Shared, replica: Replica, brokers: &BTreeSet<BrokerId>) {
+    if !would_win(shared, &replica, brokers).await || !is_orphan(shared, &replica, brokers) {
+        return;
+    }
+    if let Err(error) = replica.elect().await {
+        tracing::debug!(group = replica.group().0, %error, "no election");
+    }
+}
+
+/// Asks the other voters on live brokers.
+async fn would_win(shared: &Shared, replica: &Replica, brokers: &BTreeSet<BrokerId>) -> bool {
+    let voters: Vec<GroupMember> = replica.members().into_iter().filter(|member| member.voter).collect();
+    let (term, last) = (replica.role().term, replica.last());
+    let network = shared.peers.network(replica.group(), replica.id());
+    let others = voters.iter().filter(|one| one.replica != replica.id() && brokers.contains(&one.broker));
+    let mut answers: FuturesUnordered<_> =
+        others.map(|other| network.would_vote(other.replica, other.broker, term, last)).collect();
+    let mut votes = 1;
+    while votes * 2 <= voters.len() {
+        match answers.next().await {
+            Some(vote) => votes += usize::from(vote),
+            None => return false,
+        }
+    }
+    true
 }
 
 /// How long a candidate has when so many groups are without leader, and so many were candidates before.
@@ -194,14 +228,10 @@ fn is_orphan(shared: &Shared, replica: &Replica, brokers: &BTreeSet<BrokerId>) -
     let Role { term, leader, .. } = replica.role();
     let said = shared.leaders.last(replica.group());
     let leads = match (leader, said) {
-        (None, Some(said)) if said.term == term => (said.standing != Standing::GaveUp).then_some(said.broker),
+        (None, Some(said)) if said.term == term => said.leads(),
         // What is said of this broker its own replica knows better.
-        (_, Some(said)) if said.term > term && said.broker != shared.broker => {
-            (said.standing != Standing::GaveUp).then_some(said.broker)
-        }
-        (Some((_, broker)), Some(said)) if said.term == term && said.broker == broker => {
-            (said.standing != Standing::GaveUp).then_some(broker)
-        }
+        (_, Some(said)) if said.term > term && said.broker != shared.broker => said.leads(),
+        (Some((_, broker)), Some(said)) if said.term == term && said.broker == broker => said.leads(),
         (Some((_, broker)), _) => Some(broker),
         (None, _) => None,
     };

@@ -17,6 +17,9 @@ use prost::Message as _;
 
 use crate::leaders::{News, Standing};
 
+/// The longest message, with half a million groups. Decoded it takes a multiple of its bytes.
+const MAX_BYTES: usize = 8 << 20;
+
 #[derive(Clone, PartialEq, prost::Message)]
 struct Message {
     #[prost(bool, tag = "1")]
@@ -54,7 +57,8 @@ pub(crate) fn encode(told: &Told) -> Bytes {
         standing: match news.standing {
             Standing::Leads => 1,
             Standing::Serves => 2,
-            Standing::GaveUp => 3,
+            // The latter is what nobody says of himself.
+            Standing::GaveUp | Standing::Unnamed => 3,
         },
     });
     let asks = told.asks.iter().map(|group| group.0);
@@ -63,6 +67,9 @@ pub(crate) fn encode(told: &Told) -> Bytes {
 
 /// What a broker says; `None` for what is not such a message.
 pub(crate) fn decode(from: BrokerId, message: Bytes) -> Option<Told> {
+    if message.len() > MAX_BYTES {
+        return None;
+    }
     let message = Message::decode(message).ok()?;
     let news = message.said.into_iter().map(|said| {
         let standing = match said.standing {
@@ -94,6 +101,8 @@ mod tests {
             assert_eq!(decode(broker, encode(&told)), Some(told));
         }
         assert_eq!(decode(broker, Bytes::from_static(b"\xff\xff\xff")), None);
+        let long = Message { asks: vec![u64::MAX; MAX_BYTES / 8], ..Message::default() };
+        assert_eq!(decode(broker, long.encode_to_vec().into()), None);
         let unknown = Message { said: vec![Said { group: 1, term: 1, standing: 9 }], ..Message::default() };
         assert_eq!(decode(broker, unknown.encode_to_vec().into()), None);
     }

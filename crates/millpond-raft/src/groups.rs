@@ -321,6 +321,12 @@ impl Groups {
         }
     }
 
+    /// Whether no Raft object runs for the group.
+    #[cfg(test)]
+    pub(crate) fn runs_no_replica(&self, group: GroupId) -> bool {
+        self.0.shared.replica(group).is_none()
+    }
+
     async fn create_group(&self, spec: GroupSpec) -> Result<Arc<Log>, RaftError> {
         let data_dir = self.0.shared.data_dir.clone();
         self.durable(spec.group, move |done| data_dir.create_group(spec, done)).await

@@ -21,6 +21,9 @@ pub struct Leader {
 /// What a leader is in its term. It goes from one to the next and never back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Standing {
+    /// It did not name the group among all that it leads: it may lead it no more, or not have said so yet. Nobody says
+    /// this; whatever the broker says of the same term counts for more.
+    Unnamed,
     /// It was elected.
     Leads,
     /// It has applied all that was committed before, and serves clients.
@@ -36,6 +39,17 @@ pub(crate) struct News {
     pub(crate) term: Term,
     pub(crate) broker: BrokerId,
     pub(crate) standing: Standing,
+}
+
+impl News {
+    /// The broker that leads, unless it does no more.
+    pub(crate) fn leads(&self) -> Option<BrokerId> {
+        (!self.is_over()).then_some(self.broker)
+    }
+
+    fn is_over(&self) -> bool {
+        matches!(self.standing, Standing::GaveUp | Standing::Unnamed)
+    }
 }
 
 /// The leaders of all groups of the cluster.
@@ -78,10 +92,11 @@ impl Leaders {
                     // A term has one leader.
                     let same = news.term == last.term && news.broker == last.broker;
                     // Whoever gave it up may not have led it: it says what it believed.
-                    let other = news.term == last.term && last.standing == Standing::GaveUp;
+                    let other = news.term == last.term && last.is_over();
                     news.term > last.term
                         || (same && news.standing > last.standing)
-                        || (other && news.broker != last.broker && news.standing != Standing::GaveUp)
+                        || (same && news.standing == Standing::Unnamed && !last.is_over())
+                        || (other && news.broker != last.broker && !news.is_over())
                 });
                 if newer {
                     known.insert(news.group, news);
@@ -95,12 +110,12 @@ impl Leaders {
         changed
     }
 
-    /// A broker says that these are all groups that it leads: it has given up any other. Gives what that changes.
+    /// A broker says that these are all groups that it leads. Gives what that changes of any other.
     pub(crate) fn leads_only(&self, broker: BrokerId, groups: &BTreeSet<GroupId>) -> Vec<GroupId> {
         let given_up: Vec<News> = {
             let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
             let of_broker = known.values().filter(|news| news.broker == broker && !groups.contains(&news.group));
-            of_broker.map(|news| News { standing: Standing::GaveUp, ..*news }).collect()
+            of_broker.map(|news| News { standing: Standing::Unnamed, ..*news }).collect()
         };
         self.learn(given_up)
     }
@@ -110,10 +125,16 @@ impl Leaders {
         self.known.write().unwrap_or_else(PoisonError::into_inner).remove(&group);
     }
 
+    /// Forgets the groups that nobody leads, but for those `here`: they may be no more.
+    pub(crate) fn forget_ended(&self, here: &BTreeSet<GroupId>) {
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|group, news| !news.is_over() || here.contains(group));
+    }
+
     /// All that is known of groups that `broker` leads, in order.
     pub(crate) fn led_by(&self, broker: BrokerId) -> Vec<News> {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        let leads = |news: &&News| news.broker == broker && news.standing != Standing::GaveUp;
+        let leads = |news: &&News| news.leads() == Some(broker);
         known.values().filter(leads).copied().collect()
     }
 }
@@ -143,9 +164,39 @@ mod tests {
         assert_eq!(leaders.leads_only(one, &BTreeSet::new()), []);
         assert_eq!(leaders.leads_only(two, &BTreeSet::from([group])), []);
         assert_eq!(leaders.leads_only(two, &BTreeSet::new()), [group]);
+        assert_eq!(leaders.leads_only(two, &BTreeSet::new()), []);
         assert_eq!(leaders.of(group), None);
         assert_eq!(*leaders.changed().borrow(), 5);
         leaders.forget(group);
         assert_eq!(leaders.last(group), None);
+    }
+
+    #[test]
+    fn a_list_of_all_that_a_broker_leads_does_not_bury_what_it_says_of_the_same_term_afterwards() {
+        let leaders = Leaders::default();
+        let (group, one) = (GroupId(7), BrokerId(1));
+        let news = |standing| News { group, term: Term(3), broker: one, standing };
+        // A replica here has heard of the leader before its broker has said so, and the list was made in between.
+        assert_eq!(leaders.learn([news(Standing::Unnamed)]), [group]);
+        assert_eq!(leaders.last(group).and_then(|said| said.leads()), None);
+        assert_eq!(leaders.learn([news(Standing::Leads)]), [group]);
+        assert_eq!(leaders.learn([news(Standing::Serves)]), [group]);
+        assert_eq!(leaders.of(group).map(|leader| leader.broker), Some(one));
+        // What it gives up in so many words it does not take back.
+        assert_eq!(leaders.learn([news(Standing::GaveUp)]), [group]);
+        assert_eq!(leaders.leads_only(one, &BTreeSet::new()), []);
+        assert_eq!(leaders.learn([news(Standing::Serves)]), []);
+    }
+
+    #[test]
+    fn groups_that_nobody_leads_are_forgotten_where_they_have_no_replica() {
+        let leaders = Leaders::default();
+        let news = |group, standing| News { group: GroupId(group), term: Term(3), broker: BrokerId(1), standing };
+        leaders.learn([news(1, Standing::GaveUp), news(2, Standing::Serves), news(3, Standing::GaveUp)]);
+        leaders.forget_ended(&BTreeSet::from([GroupId(3)]));
+        assert_eq!([1, 2, 3].map(|group| leaders.last(GroupId(group)).is_some()), [false, true, true]);
+        leaders.leads_only(BrokerId(1), &BTreeSet::new());
+        leaders.forget_ended(&BTreeSet::new());
+        assert!([1, 2, 3].iter().all(|group| leaders.last(GroupId(*group)).is_none()));
     }
 }

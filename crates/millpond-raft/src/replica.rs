@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use millpond_record::{BrokerId, GroupId, LogId, RaftIndex, ReplicaId, Term};
@@ -104,6 +104,8 @@ pub(crate) struct ReplicaState {
     /// The term in which it serves; 0 when it does not.
     serves: AtomicU64,
     role: watch::Sender<Role>,
+    /// Held from the look at the engine's figures until the role is what they say.
+    looking: Mutex<()>,
     /// The last term in which it leads without serving any more.
     given_up: AtomicU64,
     /// How many replicas must have a batch before it is acknowledged, if that is more than a majority.
@@ -132,6 +134,7 @@ impl ReplicaState {
             blank: watch::Sender::new(Term(0)),
             serves: AtomicU64::new(0),
             role: watch::Sender::default(),
+            looking: Mutex::new(()),
             given_up: AtomicU64::new(0),
             min_insync,
             insync: AtomicU64::new(0),
@@ -229,7 +232,7 @@ impl Replica {
         // Its figures are there when it answers for the first time.
         raft.with_raft_state(|_| ()).await.map_err(|error| fatal(error.to_string()))?;
         let replica = Replica { shared, state, raft };
-        replica.state.set_role(replica.look());
+        replica.update_role(|role| role);
         let followed = replica.clone();
         replica.shared.runtime.spawn(async move { followed.follow_role().await });
         Ok(replica)
@@ -293,6 +296,13 @@ impl Replica {
         }
     }
 
+    /// Takes the role from openraft's figures of this moment. Two tasks do so, and what one saw before the other must
+    /// not be what stays.
+    fn update_role(&self, become_of: impl FnOnce(Role) -> Role) {
+        let _looking = self.state.looking.lock().unwrap_or_else(PoisonError::into_inner);
+        self.state.set_role(become_of(self.look()));
+    }
+
     async fn follow_role(self) {
         let (mut metrics, mut blank) = (self.raft.server_metrics(), self.state.blank.subscribe());
         loop {
@@ -302,14 +312,14 @@ impl Replica {
                 changed = blank.changed() => if changed.is_err() { break },
             }
             drop((metrics.borrow_and_update(), blank.borrow_and_update()));
-            self.state.set_role(self.look());
+            self.update_role(|role| role);
         }
         self.state.ending.cancel();
         let why = match self.ended() {
             RaftError::Closed(_) => return self.state.flights.fail(&ProposeError::Closed),
             error => error.to_string(),
         };
-        self.state.set_role(Role { leader: None, serves: false, ..self.role() });
+        self.update_role(|role| Role { leader: None, serves: false, ..role });
         self.state.flights.fail(&ProposeError::Fatal(why.as_str().into()));
         if let Some(owner) = self.state.owner.upgrade() {
             owner.ended(&why);
@@ -349,9 +359,8 @@ impl Replica {
 
     /// Another replica is known to lead a later term, or this one is to take no more proposals.
     pub(crate) fn step_back(&self) {
-        let role = self.role();
-        self.state.given_up.fetch_max(role.term.0, Ordering::AcqRel);
-        self.state.set_role(Role { serves: false, ..role });
+        self.state.given_up.fetch_max(self.role().term.0, Ordering::AcqRel);
+        self.update_role(|role| role);
         self.state.flights.fail(&ProposeError::NotLeader);
     }
 

@@ -153,7 +153,7 @@ impl Shared {
                     role.leader.is_some_and(|(_, broker)| broker == from) && !named.contains(group)
                 });
                 of_it
-                    .map(|(group, role)| News { group, term: role.term, broker: from, standing: Standing::GaveUp })
+                    .map(|(group, role)| News { group, term: role.term, broker: from, standing: Standing::Unnamed })
                     .collect()
             };
             changed.extend(self.leaders.learn(believed));
@@ -225,6 +225,8 @@ impl Shared {
             let now = self.runtime.now();
             if now >= repeat {
                 (known, repeat) = (BTreeSet::from([self.broker]), now + REPEAT);
+                let here: BTreeSet<GroupId> = self.running().keys().copied().collect();
+                self.leaders.forget_ended(&here);
             }
             let come: Vec<BrokerId> = brokers.difference(&known).copied().collect();
             if !come.is_empty() {
@@ -307,7 +309,7 @@ impl Shared {
         }
         let role = replica.role();
         let leads = match self.leaders.last(group) {
-            Some(said) if said.term >= role.term => (said.standing != Standing::GaveUp).then_some(said.broker),
+            Some(said) if said.term >= role.term => said.leads(),
             _ => role.leader.map(|(_, broker)| broker),
         };
         if leads.is_some_and(|leader| leader != broker && self.peers.is_alive(leader)) {

@@ -210,10 +210,22 @@ impl Inner {
         let min_insync = Arc::clone(&self.replication.min_insync);
         let state = ReplicaState::new(self.group, self.replica, Arc::clone(&log), min_insync, owner);
         let replica = Replica::start(&self.shared, state, None).await?;
-        // A partition is opened once; were it twice, the data directory would give the same log.
-        let _ = self.log.set(log);
-        self.shared.add(&replica);
-        let _ = self.replication.replica.set(replica);
+        let closed = {
+            let gate = self.lock_gate();
+            // Who closes the partition takes out what is there then, and nobody would what comes later.
+            let closed = gate.phase == Phase::Closed;
+            if !closed {
+                // A partition is opened once; were it twice, the data directory would give the same log.
+                let _ = self.log.set(log);
+                self.shared.add(&replica);
+                let _ = self.replication.replica.set(replica.clone());
+            }
+            closed
+        };
+        if closed {
+            replica.shutdown().await;
+            return Err(RaftError::Closed(self.group));
+        }
         self.publish(self.open_log().frontiers());
         Ok(())
     }

@@ -40,6 +40,10 @@ pub(super) const MAX_FRAME_BYTES: usize = 66 << 20;
 /// The longest frame of a handshake, where it is not yet known who talks.
 pub(super) const MAX_HANDSHAKE_BYTES: usize = 4 << 10;
 
+/// The longest head. The longest of honest ones, with the heads of 300 entries (`max_payload_entries` of openraft), has
+/// 11 KiB; decoded, one of small messages takes a multiple of its bytes.
+const MAX_HEAD_BYTES: usize = 128 << 10;
+
 /// Bytes that are read at a time. A longer frame has an allocation of its own, in which it is read.
 const READ_BYTES: usize = 64 << 10;
 
@@ -196,6 +200,9 @@ impl Frame {
 
     /// The head, as a message of the kind.
     pub(super) fn head<M: prost::Message + Default>(&self) -> Result<M, FrameError> {
+        if self.head.len() > MAX_HEAD_BYTES {
+            return Err(self.malformed(format_args!("a head of {} bytes", self.head.len())));
+        }
         M::decode(self.head.clone()).map_err(|error| self.malformed(error))
     }
 

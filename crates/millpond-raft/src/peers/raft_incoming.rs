@@ -10,7 +10,7 @@ use openraft::alias::SnapshotOf;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::Fatal;
 use openraft::raft::{
-    AppendEntriesRequest, TransferLeaderError, TransferLeaderRequest, TransferLeaderResponse, VoteResponse,
+    AppendEntriesRequest, TransferLeaderError, TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::{EntryPayload, Raft};
 use tokio::sync::mpsc;
@@ -153,25 +153,29 @@ impl Inner {
     async fn try_answer(&self, from: BrokerId, route: Route, request: RaftRequest) -> Result<AnswerHead, NoReplica> {
         let failed = |why: String| NoReplica::Failed(why);
         let raft = self.replica(&route).await?;
+        let candidate = |request: &VoteRequest<TypeConfig>, by_leader| Candidate {
+            group: route.group(),
+            replica: route.sender(),
+            broker: from,
+            term: Term(request.vote.leader_id.term),
+            last: request.last_log_id.as_ref().map(from_raft),
+            by_leader,
+        };
+        let may_vote = |candidate| self.raft().is_some_and(|raft| raft.may_vote(&candidate));
         match request {
             RaftRequest::Vote(request, by_leader) => {
-                let candidate = Candidate {
-                    group: route.group(),
-                    replica: route.sender(),
-                    broker: from,
-                    term: Term(request.vote.leader_id.term),
-                    last: request.last_log_id.as_ref().map(from_raft),
-                    by_leader,
-                };
-                if !self.raft().is_some_and(|raft| raft.may_vote(&candidate)) {
-                    return Ok(no_vote(&raft));
+                if !may_vote(candidate(&request, by_leader)) {
+                    return Ok(voted(&raft, false));
                 }
                 let answer = raft.vote(request).await.map_err(|error| failed(error.to_string()))?;
                 Ok(AnswerHead::voted(&answer))
             }
             RaftRequest::PreVote(request) => {
-                let answer = raft.pre_vote(request).await.map_err(|error| failed(error.to_string()))?;
-                Ok(AnswerHead::voted(&answer))
+                // The engine would refuse by its lease, which never runs out. Terms do not matter: the candidate takes
+                // one that is high enough when it hears of this replica's.
+                let last = raft.data_metrics().borrow_watched().last_log;
+                let would = may_vote(candidate(&request, false)) && request.last_log_id >= last;
+                Ok(voted(&raft, would))
             }
             RaftRequest::Transfer(request) => {
                 let (to, term) = (ReplicaId(*request.to_node_id()), request.from_leader().leader_id.term);
@@ -201,8 +205,8 @@ impl Inner {
     }
 }
 
-/// A refusal that changes nothing: here, or at the candidate, whose vote is not lower than the one that it answers.
-fn no_vote(raft: &GroupRaft) -> AnswerHead {
+/// An answer that changes nothing: here, or at the candidate, whose vote is not lower than the one that it answers.
+fn voted(raft: &GroupRaft, granted: bool) -> AnswerHead {
     let vote = raft.metrics().borrow_watched().vote;
-    AnswerHead::voted(&VoteResponse::new(vote, None, false))
+    AnswerHead::voted(&VoteResponse::new(vote, None, granted))
 }

@@ -9,11 +9,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::Stream;
-use millpond_record::{GroupId, ReplicaId};
+use millpond_record::{BrokerId, GroupId, LogId, ReplicaId, Term};
 use openraft::OptionalSend;
 use openraft::alias::{SnapshotOf, VoteOf};
 use openraft::base::{BoxFuture, BoxStream};
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
+use openraft::impls::leader_id_std::LeaderId;
 use openraft::network::{Backoff, RPCOption, RaftNetworkFactory, RaftNetworkV2};
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult, TransferLeaderRequest,
@@ -27,7 +28,7 @@ use super::link::Peer;
 use super::outbox::Urgency;
 use super::raft_messages::{AnswerHead, NoReplica, RaftRequest, Route};
 use crate::snapshot::Manifest;
-use crate::types::{Member, TypeConfig};
+use crate::types::{Member, RaftVote, TypeConfig, to_raft};
 
 /// How long a replica that is gone, or has failed, is not asked again.
 const GONE_PAUSE: Duration = Duration::from_millis(500);
@@ -47,19 +48,40 @@ impl GroupNetwork {
     pub(super) fn new(inner: Arc<Inner>, group: GroupId, replica: ReplicaId) -> GroupNetwork {
         GroupNetwork { inner, group, replica }
     }
+
+    fn client(&self, target: ReplicaId, broker: BrokerId) -> ReplicaClient {
+        ReplicaClient {
+            inner: Arc::clone(&self.inner),
+            peer: self.inner.peer(broker),
+            group: self.group,
+            replica: self.replica,
+            target,
+        }
+    }
+
+    /// Whether a replica elsewhere would vote for the one here, whose log ends with `last`, if that were a candidate in
+    /// the term behind `term`. One that does not answer in time would not.
+    pub(crate) async fn would_vote(
+        &self,
+        target: ReplicaId,
+        broker: BrokerId,
+        term: Term,
+        last: Option<LogId>,
+    ) -> bool {
+        let client = self.client(target, broker);
+        let next = (term.0 + 1).min(Term::MAX.0);
+        let vote = RaftVote { leader_id: LeaderId { term: next, voted_for: self.replica.0 }, committed: false };
+        let request = RaftRequest::PreVote(VoteRequest::new(vote, last.map(to_raft)));
+        let asked = self.inner.runtime.timeout(PATIENCE, client.ask(&request, AnswerHead::read_voted));
+        matches!(asked.await, Ok(Ok(answer)) if answer.vote_granted)
+    }
 }
 
 impl RaftNetworkFactory<TypeConfig> for GroupNetwork {
     type Network = ReplicaClient;
 
     async fn new_client(&mut self, target: u64, member: &Member) -> ReplicaClient {
-        ReplicaClient {
-            inner: Arc::clone(&self.inner),
-            peer: self.inner.peer(member.broker),
-            group: self.group,
-            replica: self.replica,
-            target: ReplicaId(target),
-        }
+        self.client(ReplicaId(target), member.broker)
     }
 }
 
@@ -176,14 +198,6 @@ impl RaftNetworkV2<TypeConfig> for ReplicaClient {
         request.leadership_transfer = true;
         let by_leader = self.inner.is_called_by_leader(self.group, self.replica, request.vote.leader_id.term);
         self.ask_in_time(RaftRequest::Vote(request, by_leader), option, AnswerHead::read_voted).await
-    }
-
-    async fn pre_vote(
-        &mut self,
-        request: VoteRequest<TypeConfig>,
-        option: RPCOption,
-    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
-        self.ask_in_time(RaftRequest::PreVote(request), option, AnswerHead::read_voted).await
     }
 
     async fn full_snapshot(

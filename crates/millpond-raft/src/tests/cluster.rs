@@ -1,6 +1,7 @@
 //! Three brokers in the simulator: groups of three replicas that are replicated, lose their leader and go on.
 
 mod catch_up;
+mod failover;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

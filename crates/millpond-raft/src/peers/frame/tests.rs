@@ -149,3 +149,18 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_head_that_would_take_much_more_memory_than_its_bytes_is_not_decoded() {
+    #[derive(Clone, PartialEq, prost::Message)]
+    struct Many {
+        #[prost(message, repeated, tag = "1")]
+        empty: Vec<CallHead>,
+    }
+    for (heads, whole) in [(300, true), (MAX_HEAD_BYTES, false)] {
+        let head = Many { empty: vec![CallHead::default(); heads] };
+        let bytes = bytes_of(vec![Outgoing::new(Kind::Append, 1, &head, &[])]);
+        let frame = next(&mut reader(&bytes, usize::MAX)).expect("whole").expect("a frame");
+        assert_eq!(frame.head::<Many>().is_ok(), whole, "{heads}");
+    }
+}

@@ -1,0 +1,60 @@
+//! Who is a candidate, and who is not.
+
+use std::time::Duration;
+
+use millpond_record::{BrokerId, GroupId};
+use millpond_runtime::sim::NodeId;
+
+use super::{Cluster, clustered, numbers};
+
+/// The epoch in which a broker leads the group.
+fn epoch(cluster: &Cluster, broker: i32) -> i32 {
+    let leader = cluster.hosts[&broker].groups.leaders().of(GroupId(1)).expect("a leader");
+    assert_eq!(leader.broker, BrokerId(broker));
+    leader.epoch.0
+}
+
+#[test]
+fn a_broker_that_alone_has_lost_its_connection_to_the_leader_deposes_nobody() {
+    for seed in 1..4 {
+        clustered(seed, |cluster| async move {
+            cluster.create(1).await;
+            cluster.write(1, "0").await;
+            let leader = cluster.leader(1).await.broker.0;
+            let before = epoch(&cluster, leader);
+            // First in line where the first replica leads no more.
+            let lonely = if leader == 2 { 1 } else { 2 };
+            let (from, to) = (NodeId(lonely as u16), NodeId(leader as u16));
+            cluster.world.block(from, to);
+            cluster.world.block(to, from);
+            for value in numbers(1..20) {
+                cluster.client.sleep(Duration::from_millis(200)).await;
+                cluster.hosts[&leader].write(1, &value).await.expect("the leader has a majority all the time");
+            }
+            cluster.world.unblock(from, to);
+            cluster.world.unblock(to, from);
+            cluster.has(lonely, 1, &numbers(0..20)).await;
+            assert_eq!(epoch(&cluster, leader), before, "seed {seed}");
+        });
+    }
+}
+
+#[test]
+fn a_partition_that_is_deleted_while_it_is_opened_leaves_no_replica_behind() {
+    for seed in 1..30 {
+        clustered(seed, |mut cluster| async move {
+            cluster.create(1).await;
+            cluster.write(1, "0").await;
+            cluster.kill(3).await;
+            cluster.restart(3).await;
+            let host = &cluster.hosts[&3];
+            // Its engine is being started when it goes.
+            cluster.client.sleep(Duration::from_micros(100 * seed)).await;
+            let groups = host.groups.clone();
+            let deleted = host.runtime.spawn(async move { groups.delete(GroupId(1)).await });
+            deleted.await.expect("the task").expect("deleted");
+            cluster.client.sleep(Duration::from_millis(500)).await;
+            assert!(host.groups.runs_no_replica(GroupId(1)), "seed {seed}");
+        });
+    }
+}
