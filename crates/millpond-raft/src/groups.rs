@@ -321,10 +321,10 @@ impl Groups {
         }
     }
 
-    /// Whether no Raft object runs for the group.
+    /// The replica of a group that runs here.
     #[cfg(test)]
-    pub(crate) fn runs_no_replica(&self, group: GroupId) -> bool {
-        self.0.shared.replica(group).is_none()
+    pub(crate) fn running(&self, group: GroupId) -> Option<Replica> {
+        self.0.shared.replica(group)
     }
 
     async fn create_group(&self, spec: GroupSpec) -> Result<Arc<Log>, RaftError> {

@@ -313,6 +313,11 @@ impl Shared {
             _ => role.leader.map(|(_, broker)| broker),
         };
         if leads.is_some_and(|leader| leader != broker && self.peers.is_alive(leader)) {
+            if replica.leads() && role.term < term {
+                // It cannot follow in an earlier term than its own. It says so when it hears from the leader, who then
+                // is elected in a later one.
+                self.tell_committed(&BTreeSet::from([group]));
+            }
             tracing::debug!(group = group.0, candidate = from.0, term = term.0, "no vote: the leader is alive");
             return false;
         }

@@ -44,7 +44,7 @@ pub(crate) struct Candidate {
     pub(crate) replica: ReplicaId,
     /// The broker that it is on.
     pub(crate) broker: BrokerId,
-    /// The term in which it wants to lead.
+    /// The term that it is in.
     pub(crate) term: Term,
     /// The last entry of its log.
     pub(crate) last: Option<LogId>,
@@ -153,18 +153,18 @@ impl Inner {
     async fn try_answer(&self, from: BrokerId, route: Route, request: RaftRequest) -> Result<AnswerHead, NoReplica> {
         let failed = |why: String| NoReplica::Failed(why);
         let raft = self.replica(&route).await?;
-        let candidate = |request: &VoteRequest<TypeConfig>, by_leader| Candidate {
+        let candidate = |request: &VoteRequest<TypeConfig>, term: u64, by_leader| Candidate {
             group: route.group(),
             replica: route.sender(),
             broker: from,
-            term: Term(request.vote.leader_id.term),
+            term: Term(term),
             last: request.last_log_id.as_ref().map(from_raft),
             by_leader,
         };
         let may_vote = |candidate| self.raft().is_some_and(|raft| raft.may_vote(&candidate));
         match request {
             RaftRequest::Vote(request, by_leader) => {
-                if !may_vote(candidate(&request, by_leader)) {
+                if !may_vote(candidate(&request, request.vote.leader_id.term, by_leader)) {
                     return Ok(voted(&raft, false));
                 }
                 let answer = raft.vote(request).await.map_err(|error| failed(error.to_string()))?;
@@ -173,8 +173,9 @@ impl Inner {
             RaftRequest::PreVote(request) => {
                 // The engine would refuse by its lease, which never runs out. Terms do not matter: the candidate takes
                 // one that is high enough when it hears of this replica's.
+                let before = request.vote.leader_id.term.saturating_sub(1);
                 let last = raft.data_metrics().borrow_watched().last_log;
-                let would = may_vote(candidate(&request, false)) && request.last_log_id >= last;
+                let would = may_vote(candidate(&request, before, false)) && request.last_log_id >= last;
                 Ok(voted(&raft, would))
             }
             RaftRequest::Transfer(request) => {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use millpond_record::{BrokerId, GroupId};
 use millpond_runtime::sim::NodeId;
 
-use super::{Cluster, clustered, numbers};
+use super::{BROKERS, Cluster, clustered, numbers};
 
 /// The epoch in which a broker leads the group.
 fn epoch(cluster: &Cluster, broker: i32) -> i32 {
@@ -40,6 +40,53 @@ fn a_broker_that_alone_has_lost_its_connection_to_the_leader_deposes_nobody() {
 }
 
 #[test]
+fn a_replica_that_has_come_to_a_later_term_alone_is_led_again_though_nothing_is_written() {
+    for seed in 1..4 {
+        clustered(seed, |cluster| async move {
+            cluster.create(1).await;
+            cluster.write(1, "0").await;
+            for broker in BROKERS {
+                cluster.has(broker, 1, &numbers(0..1)).await;
+            }
+            let leader = cluster.leader(1).await.broker.0;
+            let before = epoch(&cluster, leader);
+            let lonely = if leader == 2 { 1 } else { 2 };
+            let others: Vec<NodeId> =
+                BROKERS.iter().filter(|one| **one != lonely).map(|one| NodeId(*one as u16)).collect();
+            let lonely = NodeId(lonely as u16);
+            for other in &others {
+                cluster.world.block(lonely, *other);
+                cluster.world.block(*other, lonely);
+            }
+            let host = &cluster.hosts[&i32::from(lonely.0)];
+            let replica = host.groups.running(GroupId(1)).expect("it runs");
+            for _ in 0..3 {
+                replica.elect().await.expect("it is a candidate");
+                cluster.client.sleep(Duration::from_millis(1100)).await;
+            }
+            assert!(replica.role().term.0 > before as u64 + 1);
+            for other in &others {
+                cluster.world.unblock(lonely, *other);
+                cluster.world.unblock(*other, lonely);
+            }
+            let agreed = async {
+                loop {
+                    let epochs = cluster.hosts.values().map(|host| host.partition(1).leader_epoch());
+                    let epochs: Vec<_> = epochs.collect();
+                    let leads = cluster.hosts.values().filter(|host| host.partition(1).leads()).count();
+                    if leads == 1 && epochs.iter().all(|epoch| *epoch == epochs[0]) {
+                        return;
+                    }
+                    cluster.client.sleep(Duration::from_millis(20)).await;
+                }
+            };
+            let agreed = cluster.client.timeout(Duration::from_secs(5), agreed).await;
+            agreed.unwrap_or_else(|_| panic!("seed {seed}: they do not agree on a leader"));
+        });
+    }
+}
+
+#[test]
 fn a_partition_that_is_deleted_while_it_is_opened_leaves_no_replica_behind() {
     for seed in 1..30 {
         clustered(seed, |mut cluster| async move {
@@ -54,7 +101,7 @@ fn a_partition_that_is_deleted_while_it_is_opened_leaves_no_replica_behind() {
             let deleted = host.runtime.spawn(async move { groups.delete(GroupId(1)).await });
             deleted.await.expect("the task").expect("deleted");
             cluster.client.sleep(Duration::from_millis(500)).await;
-            assert!(host.groups.runs_no_replica(GroupId(1)), "seed {seed}");
+            assert!(host.groups.running(GroupId(1)).is_none(), "seed {seed}");
         });
     }
 }
