@@ -191,7 +191,11 @@ fn take_turns(shared: &Arc<Shared>, orphans: &mut BTreeMap<GroupId, Orphan>, bro
 
 /// Begins an election if a majority would vote for this replica.
 async fn stand(shared: &Shared, replica: Replica, brokers: &BTreeSet<BrokerId>) {
-    if !would_win(shared, &replica, brokers).await || !is_orphan(shared, &replica, brokers) {
+    if !would_win(shared, &replica, brokers).await {
+        tracing::debug!(group = replica.group().0, replica = replica.id().0, "no candidate: too few would vote for it");
+        return;
+    }
+    if !is_orphan(shared, &replica, brokers) {
         return;
     }
     if let Err(error) = replica.elect().await {

@@ -63,6 +63,13 @@ impl std::fmt::Debug for Groups {
     }
 }
 
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // Replicas refer to what they share, which lists them.
+        drop(self.shared.remove_all());
+    }
+}
+
 impl RaftServices for Inner {
     fn told(&self, from: BrokerId, message: Bytes) {
         self.shared.told(from, message);

@@ -13,6 +13,8 @@ use millpond_runtime::{PlantedFault, planted};
 use millpond_storage::{FlushMode, Frontiers, Hold, Log, Proposal, StorageError};
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, Fatal, RaftError as OpenraftError};
+use openraft::impls::leader_id_std::LeaderId;
+use openraft::raft::VoteRequest;
 use openraft::{ChangeMembers, Config, Raft, RaftMetrics, ServerState, SnapshotPolicy};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -26,7 +28,7 @@ use crate::partition::Acks;
 use crate::receipt::{Flight, Receipt};
 use crate::shared::Shared;
 use crate::state_machine::{Applier, StateMachine};
-use crate::types::{Member, Payload, TypeConfig};
+use crate::types::{Member, Payload, RaftVote, TypeConfig};
 
 /// The openraft object of a replica.
 pub(crate) type MillRaft = Raft<TypeConfig, StateMachine>;
@@ -62,6 +64,29 @@ pub(crate) fn raft_config(group: GroupId, flush: FlushMode) -> Config {
         // Proposals are bounded by the memory for produce, not by their number.
         api_channel_size: Some(1 << 20),
         ..Config::default()
+    }
+}
+
+/// Has an engine that leads lead no more: after a transfer that failed it takes no writes, and no election either. It
+/// is asked for a vote in the next term, as by a candidate that nobody hears of again.
+async fn resign(raft: &MillRaft) -> Result<(), Fatal<TypeConfig>> {
+    let (vote, other) = {
+        let metrics = raft.server_metrics();
+        let now = metrics.borrow_watched();
+        if now.state != ServerState::Leader {
+            return Ok(());
+        }
+        let other = now.membership_config.membership().voter_ids().find(|id| *id != now.id);
+        (now.vote, other)
+    };
+    let (term, Some(other)) = (vote.leader_id.term + 1, other) else { return Ok(()) };
+    let vote = RaftVote { leader_id: LeaderId { term, voted_for: other }, committed: false };
+    let mut request = VoteRequest::new(vote, raft.data_metrics().borrow_watched().last_log);
+    request.leadership_transfer = true;
+    match raft.vote(request).await {
+        Ok(_) => Ok(()),
+        Err(OpenraftError::Fatal(error)) => Err(error),
+        Err(OpenraftError::APIError(never)) => match never {},
     }
 }
 
@@ -357,11 +382,14 @@ impl Replica {
         }
     }
 
-    /// Another replica is known to lead a later term, or this one is to take no more proposals.
-    pub(crate) fn step_back(&self) {
-        self.state.given_up.fetch_max(self.role().term.0, Ordering::AcqRel);
+    /// Another replica is known to lead a later term, or this one is to take no more proposals. Gives the term in which
+    /// it takes none.
+    pub(crate) fn step_back(&self) -> Term {
+        let term = self.role().term;
+        self.state.given_up.fetch_max(term.0, Ordering::AcqRel);
         self.update_role(|role| role);
         self.state.flights.fail(&ProposeError::NotLeader);
+        term
     }
 
     /// Puts a batch on its way into the log. By the time this returns its place in the order is fixed, if this replica
@@ -444,7 +472,10 @@ impl Replica {
     /// is no live leader. Leases never run out here; the votes that it asks for are flagged not to mind them.
     pub(crate) async fn elect(&self) -> Result<(), RaftError> {
         let raft = self.raft.clone();
-        let elected = self.shared.runtime.spawn(async move { raft.trigger().elect(false).await });
+        let elected = self.shared.runtime.spawn(async move {
+            resign(&raft).await?;
+            raft.trigger().elect(false).await
+        });
         self.done(elected.await)
     }
 
@@ -472,6 +503,10 @@ impl Replica {
         };
         let caught_up = self.unless_dead(to, HAND_OVER, self.until(has_all));
         caught_up.await.ok_or(RaftError::Behind { group: self.group(), by: to })??;
+        if self.role() != began {
+            // It has lost the lead meanwhile, and may have another one, which nobody asked to hand over.
+            return Err(RaftError::NotLeader(self.group()));
+        }
         let (raft, runtime) = (self.raft.clone(), &self.shared.runtime);
         let handed = runtime.spawn(async move { raft.trigger().transfer_leader(to.0).await });
         self.done(handed.await)?;
@@ -481,8 +516,8 @@ impl Replica {
             Some(_) => Ok(()),
             // openraft never takes a failed transfer back: somebody else must be elected.
             None => {
-                self.step_back();
-                self.shared.gave_up(self.group(), began.term);
+                let term = self.step_back();
+                self.shared.gave_up(self.group(), term);
                 Err(RaftError::NotTaken { group: self.group(), by: to })
             }
         }

@@ -261,6 +261,7 @@ impl Shared {
 
     /// A replica here has another role.
     pub(crate) fn role_changed(&self, group: GroupId, replica: ReplicaId, role: Role) {
+        tracing::debug!(group = group.0, replica = replica.0, ?role, "another role");
         let here = |term, standing| News { group, term, broker: self.broker, standing };
         let leads = role.leader.is_some_and(|(leader, _)| leader == replica);
         match (leads, self.leaders.last(group)) {

@@ -87,6 +87,25 @@ fn a_replica_that_has_come_to_a_later_term_alone_is_led_again_though_nothing_is_
 }
 
 #[test]
+fn a_leader_that_has_given_up_may_be_elected_again_in_a_later_term() {
+    clustered(1, |cluster| async move {
+        cluster.create(1).await;
+        cluster.write(1, "0").await;
+        let leader = cluster.leader(1).await;
+        let before = epoch(&cluster, leader.broker.0);
+        let replica = leader.groups.running(GroupId(1)).expect("it runs");
+        // As after a transfer that failed: its engine leads, and takes nothing.
+        let term = replica.step_back();
+        leader.runtime.spawn(async move { replica.shared.gave_up(GroupId(1), term) }).await.expect("said");
+        let asked = cluster.client.now();
+        cluster.write(1, "1").await;
+        assert!(cluster.client.now() - asked < Duration::from_secs(1));
+        let leader = cluster.leader(1).await.broker.0;
+        assert!(epoch(&cluster, leader) > before);
+    });
+}
+
+#[test]
 fn a_partition_that_is_deleted_while_it_is_opened_leaves_no_replica_behind() {
     for seed in 1..30 {
         clustered(seed, |mut cluster| async move {
