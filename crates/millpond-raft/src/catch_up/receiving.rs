@@ -190,7 +190,9 @@ impl Receiver {
                     Ok(()) => break,
                     Err(why @ StorageError::NotInstallable { .. }) => return Ok((installation, Some(why))),
                     // A full disk: to begin again would be to prove again all that is here.
-                    Err(error) if error.is_passing() => pause(&self.runtime, group, &error, attempt).await,
+                    Err(error) if error.is_passing() && !is_of_sync(&error) => {
+                        pause(&self.runtime, group, &error, attempt).await
+                    }
                     Err(error) => return Err(error.into()),
                 }
             }
@@ -220,6 +222,11 @@ async fn pause(runtime: &Runtime, group: GroupId, error: &StorageError, attempt:
         tracing::warn!(group = group.0, %error, "the replica waits to be filled");
     }
     runtime.sleep((PAUSE * (1 << attempt.min(10))).min(LONGEST_PAUSE)).await;
+}
+
+/// Whether a sync failed: then what was received of the segment is gone, and this piece of no use.
+fn is_of_sync(error: &StorageError) -> bool {
+    matches!(error, StorageError::Io { operation: "sync", .. })
 }
 
 /// Whether what failed is to be tried again, in a moment.

@@ -11,6 +11,7 @@ use millpond_record::RaftIndex;
 use millpond_runtime::{File, OpenMode, write_atomically};
 
 use super::Log;
+use super::open::write_again;
 use super::switch::{Installed, Switching, part_path, remove_parts, retained};
 use crate::StorageError;
 use crate::index::IndexSource;
@@ -414,7 +415,8 @@ impl Installation {
     }
 
     /// Takes up what was received of a segment before: all of it if it can be proven, else its batches up to the first
-    /// that is not whole.
+    /// that is not whole. It is written again: an earlier sync of it may have failed, and then a second one says that
+    /// all is well without having written anything.
     fn resume(&mut self, at: usize) -> Result<(), StorageError> {
         let (log, facts) = (self.log.clone(), self.manifest.segments[at]);
         if self.segments[at].kept {
@@ -431,6 +433,11 @@ impl Installation {
             *self.segments[at].incoming(part) = Some(Incoming { path, file, bytes });
         }
         if self.segments[at].is_whole(&facts) {
+            for part in [SegmentPart::Log, SegmentPart::Index] {
+                if let Some(Incoming { path, file, bytes }) = self.segments[at].incoming(part) {
+                    write_again(&**file, 0, *bytes).map_err(log.log_error(path, "write"))?;
+                }
+            }
             return match self.finish_segment(at) {
                 Err(StorageError::NotInstallable { .. }) | Ok(()) => Ok(()),
                 Err(error) => Err(error),
@@ -440,6 +447,7 @@ impl Installation {
         if let Some(incoming) = &mut self.segments[at].log {
             let end = scan_log(&log, &self.manifest, at, &*incoming.file, incoming.bytes, &mut |_, _, _| {})?;
             incoming.file.set_len(end).map_err(log.log_error(&incoming.path, "cut"))?;
+            write_again(&*incoming.file, 0, end).map_err(log.log_error(&incoming.path, "write"))?;
             incoming.bytes = end;
         }
         Ok(())
@@ -448,25 +456,39 @@ impl Installation {
     /// A segment is whole: proves and syncs it, or drops it.
     fn finish_segment(&mut self, at: usize) -> Result<(), StorageError> {
         let facts = self.manifest.segments[at];
-        let wrong = match self.prove(at)? {
-            None => {
-                for part in [SegmentPart::Log, SegmentPart::Index] {
-                    if let Some(Incoming { path, file, .. }) = self.segments[at].incoming(part).take() {
-                        file.sync_data().map_err(self.log.log_error(&path, "sync"))?;
-                    }
-                }
-                self.segments[at].proven = true;
-                return Ok(());
+        let Some(wrong) = self.prove(at)? else {
+            if let Err(error) = self.sync_received(at) {
+                // What that sync lost no later one writes. Files that cannot be removed are written again by the next
+                // installation.
+                let _ = self.drop_received(at);
+                return Err(error);
             }
-            Some(wrong) => wrong,
+            self.segments[at].proven = true;
+            return Ok(());
         };
-        for part in [SegmentPart::Log, SegmentPart::Index] {
-            if let Some(Incoming { path, .. }) = self.segments[at].incoming(part).take() {
-                self.log.context.disk.remove_file(&path).map_err(self.log.log_error(&path, "remove"))?;
-            }
-        }
+        self.drop_received(at)?;
         let what = format!("the segment {} that was received is not the one of the manifest: {wrong}", facts.name());
         Err(StorageError::NotInstallable { group: self.log.identity.group, what })
+    }
+
+    fn sync_received(&mut self, at: usize) -> Result<(), StorageError> {
+        let received = &mut self.segments[at];
+        for part in [SegmentPart::Log, SegmentPart::Index] {
+            if let Some(Incoming { path, file, .. }) = received.incoming(part) {
+                file.sync_data().map_err(self.log.log_error(path, "sync"))?;
+            }
+        }
+        (received.log, received.index) = (None, None);
+        Ok(())
+    }
+
+    /// Removes both files of a segment: it is wanted again.
+    fn drop_received(&mut self, at: usize) -> Result<(), StorageError> {
+        let (log, received) = (&self.log, &mut self.segments[at]);
+        let files = [received.log.take(), received.index.take()].into_iter().flatten();
+        let removed = files
+            .map(|Incoming { path, .. }| log.context.disk.remove_file(&path).map_err(log.log_error(&path, "remove")));
+        removed.fold(Ok(()), Result::and)
     }
 
     /// What is wrong with a received segment: every batch by its CRC, each one's place and term by the one before and

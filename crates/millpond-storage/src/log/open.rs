@@ -469,7 +469,8 @@ impl Log {
         {
             (recovery.kept, recovery.found_end) = (true, next);
             // An earlier sync may have failed and left the system believing that these bytes are on the disk.
-            write_again(&segment, handles.log.as_ref(), from, end)?;
+            write_again(handles.log.as_ref(), from, end)
+                .map_err(|error| segment.io("write", SegmentFile::Log, error))?;
         }
         if end < length {
             handles.log.set_len(end).map_err(|error| segment.io("cut", SegmentFile::Log, error))?;
@@ -647,15 +648,14 @@ impl Log {
     }
 }
 
-/// Writes a part of a log file over itself.
-fn write_again(segment: &Segment, log: &dyn File, from: u64, to: u64) -> Result<(), SegmentError> {
+/// Writes a part of a file over itself: the system then believes of none of it that it is on the disk already.
+pub(super) fn write_again(file: &dyn File, from: u64, to: u64) -> std::io::Result<()> {
     let mut position = from;
     let mut buffer = vec![0; REPLAY_BLOCK_BYTES.min((to - from) as usize)];
     while position < to {
         let part = ((to - position) as usize).min(buffer.len());
-        log.read_exact_at(&mut buffer[..part], position)
-            .and_then(|()| log.write_all_at(&[IoSlice::new(&buffer[..part])], position))
-            .map_err(|error| segment.io("write", SegmentFile::Log, error))?;
+        file.read_exact_at(&mut buffer[..part], position)?;
+        file.write_all_at(&[IoSlice::new(&buffer[..part])], position)?;
         position += part as u64;
     }
     Ok(())

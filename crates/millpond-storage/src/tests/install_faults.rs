@@ -2,9 +2,9 @@
 
 use millpond_record::{GroupId, RaftIndex, Term};
 use millpond_runtime::OpenMode;
-use millpond_runtime::sim::{DiskFaults, World, block_on};
+use millpond_runtime::sim::{Crash, DiskFaults, World, block_on};
 
-use super::installs::{all, assert_installed, begin, body, parts, put, ship, source};
+use super::installs::{PIECE_BYTES, all, assert_installed, begin, body, parts, put, ship, source};
 use super::*;
 use crate::{Installation, Manifest, Shipment};
 
@@ -32,12 +32,24 @@ async fn filled(world: &World) -> Filled {
 impl Filled {
     /// All of it received, and the record of the switch durable.
     async fn submitted(&self, world: &World) -> Installation {
-        let mut installation = begin(&self.log, &self.manifest).unwrap();
+        self.submit(world, begin(&self.log, &self.manifest).unwrap()).await
+    }
+
+    async fn submit(&self, world: &World, mut installation: Installation) -> Installation {
         ship(&self.shipment, &mut installation, usize::MAX).unwrap();
         let told = Told::default();
         installation.submit(told.done()).unwrap();
         assert!(told.wait(world).await);
         installation
+    }
+
+    /// The process is killed, or the machine loses power, and the broker starts again.
+    fn restarted(self, world: &World, crash: Crash) -> Filled {
+        world.crash(NODE, crash);
+        let (data_dir, report) = open(&world.restart(NODE)).unwrap();
+        assert_eq!(report.damaged, []);
+        let log = data_dir.log(GroupId(1)).unwrap().unwrap();
+        Filled { data_dir, log, ..self }
     }
 }
 
@@ -79,7 +91,7 @@ fn a_switch_that_nobody_goes_on_with_is_finished_by_a_checkpoint_which_frees_the
         put(&filled.log, 3, body(p + 1), Box::new(|_| {})).expect("appends go on");
         // The journal is not held back: a start replays nothing of before the next checkpoint.
         filled.data_dir.checkpoint().unwrap();
-        world.crash(NODE, millpond_runtime::sim::Crash::PowerCut);
+        world.crash(NODE, Crash::PowerCut);
         let (data_dir, report) = open(&world.restart(NODE)).unwrap();
         assert_eq!(report.journal_records, 0, "{report:?}");
         let log = data_dir.log(GroupId(1)).unwrap().unwrap();
@@ -103,7 +115,7 @@ fn a_switch_whose_marker_is_missing_sets_the_copy_aside_and_says_why() {
         assert!(told.contains(".snap.part is missing"), "{told}");
         drop((installation, filled.log));
         // A start that finds it so says the same.
-        world.crash(NODE, millpond_runtime::sim::Crash::Kill);
+        world.crash(NODE, Crash::Kill);
         let (_data_dir, report) = open(&world.restart(NODE)).unwrap();
         assert!(report.damaged.iter().any(|damaged| damaged.what.contains(".snap.part is missing")), "{report:?}");
     });
@@ -216,4 +228,42 @@ fn p_has_the_membership_that_was_in_force_there_and_not_a_later_one() {
         assert_eq!(log.membership_at_p(), Bytes::from_static(b"later"));
         assert_eq!(log.membership_as_of(log.next_index()), Bytes::from_static(b"third"));
     });
+}
+
+#[test]
+fn a_segment_whose_sync_failed_is_received_anew_and_nothing_of_it_is_missing_after_a_power_cut() {
+    for killed_at in [None, Some(1), Some(2), Some(3), Some(4), Some(5)] {
+        for seed in 0..8 {
+            block_on(seed, async {
+                let world = World::new(seed);
+                let mut filled = filled(&world).await;
+                let mut installation = begin(&filled.log, &filled.manifest).unwrap();
+                let first = filled.manifest.segments[0];
+                let files = [u64::from(first.log_bytes), first.index_bytes];
+                let pieces: usize = files.iter().map(|bytes| bytes.div_ceil(PIECE_BYTES as u64) as usize).sum();
+                ship(&filled.shipment, &mut installation, pieces - 1).unwrap();
+                let faults = DiskFaults { sync_error: 1.0, sync_error_in: ".part", ..DiskFaults::default() };
+                world.set_disk_faults(NODE, faults);
+                if let Some(operation) = killed_at {
+                    world.crash_at_disk_op(NODE, world.disk_op_count(NODE) + operation, Crash::Kill);
+                }
+                ship(&filled.shipment, &mut installation, 1).unwrap_err();
+                world.cancel_disk_crash(NODE);
+                world.set_disk_faults(NODE, DiskFaults::default());
+                if killed_at.is_some() {
+                    drop(installation);
+                    filled = filled.restarted(&world, Crash::Kill);
+                    installation = begin(&filled.log, &filled.manifest).unwrap();
+                } else {
+                    assert_eq!(installation.wanted()[0].from, 0, "all of it is wanted again");
+                    assert!(parts(&world).is_empty(), "{:?}", parts(&world));
+                }
+                let mut installation = filled.submit(&world, installation).await;
+                installation.switch().unwrap();
+                let context = format!("seed {seed}, killed at {killed_at:?}");
+                let filled = filled.restarted(&world, Crash::PowerCut);
+                assert_installed(&filled.log, &filled.theirs, &filled.manifest, &context);
+            });
+        }
+    }
 }
