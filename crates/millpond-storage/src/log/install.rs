@@ -380,19 +380,23 @@ impl Installation {
         kept.map(|(facts, _)| facts.name())
     }
 
-    /// Finds the segments that the log has already.
+    /// Finds the segments that the log has already, and that nobody truncates: before the switch Raft drops all that is
+    /// not committed if the log has another entry where P is.
     fn find_own(&mut self) -> Result<(), StorageError> {
         let log = self.log.clone();
-        let own: Vec<Arc<Segment>> = {
+        let (own, lasting): (Vec<Arc<Segment>>, RaftIndex) = {
             let state = log.state();
+            let lasting = state.committed.map_or(RaftIndex(0), |committed| RaftIndex(committed.index.0 + 1));
             let closed = state.segments.split_last().map_or(&[][..], |(_, closed)| closed);
-            closed
+            let own = closed
                 .iter()
                 .filter(|own| !state.unwritten.iter().any(|work| work.segment.name == own.name))
                 .cloned()
-                .collect()
+                .collect();
+            (own, lasting)
         };
-        for (facts, receiving) in self.manifest.segments.iter().zip(&mut self.segments) {
+        let manifest = self.manifest.segments.iter().zip(&mut self.segments);
+        for (facts, receiving) in manifest.filter(|(facts, _)| facts.next_index <= lasting) {
             let Some(own) = own.iter().find(|own| own.name == facts.name()) else { continue };
             // One that is damaged is received like one that is not there.
             let closed = log.with_index(own, || own.closed());

@@ -164,11 +164,11 @@ fn segments_that_a_log_has_already_are_not_shipped_and_what_conflicts_goes() {
             let (term, body) = if index < 18 { (1, body(index)) } else { (2, body(index + 4)) };
             put(&log, term, body, Box::new(|_| {})).unwrap();
         }
-        log.commit(RaftIndex(10));
+        log.commit(RaftIndex(17));
         let installation = begin(&log, &manifest).unwrap();
         let wanted: Vec<usize> = installation.wanted().iter().map(|wanted| wanted.segment).collect();
         let whole = manifest.segments.iter().filter(|segment| segment.next_index.0 <= 18).count();
-        assert!(whole > 0 && wanted.iter().all(|segment| *segment >= whole), "{wanted:?}");
+        assert!(whole > 1 && wanted.iter().all(|segment| *segment >= whole), "{wanted:?}");
         assert_eq!(wanted.first(), Some(&whole));
         install(&world, &shipment, installation).await.unwrap();
         assert_installed(&log, &theirs, &manifest, "installed");
@@ -181,6 +181,48 @@ fn segments_that_a_log_has_already_are_not_shipped_and_what_conflicts_goes() {
         let log = data_dir.log(GroupId(1)).unwrap().unwrap();
         assert_installed(&log, &theirs, &manifest, "after a power cut");
     });
+}
+
+#[test]
+fn segments_that_raft_may_truncate_before_the_switch_are_not_counted_as_there() {
+    for committed in [None, Some(8), Some(17)] {
+        block_on(10, async {
+            let world = World::new(10);
+            let (_source_dir, theirs) = source(&world, 60);
+            let (manifest, shipment) = theirs.manifest().unwrap().unwrap();
+            let (data_dir, _) = open(&world.runtime_for(NODE)).unwrap();
+            let log = data_dir.create_group(spec(1, "events"), Box::new(|_| {})).unwrap();
+            vote(&log, 3, Box::new(|_| {}));
+            // A former leader, whose tail is longer than P.
+            for index in 0..80 {
+                let (term, body) = if index < 18 { (1, body(index)) } else { (2, body(index + 4)) };
+                put(&log, term, body, Box::new(|_| {})).unwrap();
+            }
+            if let Some(index) = committed {
+                log.commit(RaftIndex(index));
+            }
+            let mut installation = begin(&log, &manifest).unwrap();
+            let there = manifest.segments.len() - installation.wanted().iter().filter(|w| w.from == 0).count() / 2;
+            let sure = committed.map_or(0, |index| index + 1);
+            assert_eq!(there, manifest.segments.iter().filter(|segment| segment.next_index.0 <= sure).count());
+            ship(&shipment, &mut installation, usize::MAX).unwrap();
+            // What openraft does when the log has another entry where P is.
+            log.truncate_after(committed.map(RaftIndex)).unwrap();
+            let told = Told::default();
+            let submitted = loop {
+                match installation.submit(told.done()) {
+                    Err(StorageError::TruncationPending(_)) => {
+                        world.runtime_for(NODE).sleep(Duration::from_millis(1)).await;
+                    }
+                    submitted => break submitted,
+                }
+            };
+            submitted.unwrap();
+            assert!(told.wait(&world).await);
+            installation.switch().unwrap();
+            assert_installed(&log, &theirs, &manifest, &format!("committed {committed:?}"));
+        });
+    }
 }
 
 #[test]
@@ -346,6 +388,7 @@ async fn story(
             reported.own.push(Told::default());
             put(&log, term, body, reported.own[index as usize].done())?;
             if index == 15 {
+                log.commit(RaftIndex(15));
                 data_dir.checkpoint()?;
             }
         }
