@@ -12,6 +12,7 @@ use millpond_runtime::{File, OpenMode, write_atomically};
 
 use super::Log;
 use super::open::write_again;
+use super::stall::is_passing;
 use super::switch::{Installed, Switching, part_path, remove_parts, retained};
 use crate::StorageError;
 use crate::index::IndexSource;
@@ -284,10 +285,16 @@ impl Installation {
         if size > limit {
             return Err(StorageError::BatchTooLarge { bytes: size, limit });
         }
+        // By itself, before the marker: if it fails, the names of received files may be lost though they can be seen,
+        // and that is final.
+        log.sync_dir(&log.folder)?;
         let marker = installed.marker(&log.folder);
-        // Syncs the folder, too.
-        write_atomically(&*disk, &marker, &self.manifest.producers).map_err(log.log_error(&marker, "write"))?;
-        disk.sync_dir(&log.context.root).map_err(log.log_error(&log.context.root, "sync"))?;
+        write_atomically(&*disk, &marker, &self.manifest.producers).map_err(|error| {
+            // What failed may be a sync.
+            let operation = if is_passing(&error) { "write" } else { "sync" };
+            StorageError::io(operation, &marker, error)
+        })?;
+        log.sync_dir(&log.context.root)?;
         log.may_install(&self.manifest)?;
         let mut state = log.state();
         let changed = self.kept_names().any(|name| {

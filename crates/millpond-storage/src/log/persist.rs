@@ -513,7 +513,8 @@ impl Log {
         Ok(())
     }
 
-    fn sync_dir(&self, path: &Path) -> Result<(), StorageError> {
+    /// Syncs a folder. A failure sets the copy aside, but for too many open files.
+    pub(super) fn sync_dir(&self, path: &Path) -> Result<(), StorageError> {
         match self.context.disk.sync_dir(path) {
             Ok(()) => Ok(()),
             // It was not even opened.

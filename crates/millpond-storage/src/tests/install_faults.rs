@@ -267,3 +267,20 @@ fn a_segment_whose_sync_failed_is_received_anew_and_nothing_of_it_is_missing_aft
         }
     }
 }
+
+#[test]
+fn a_failed_sync_of_the_folder_is_not_tried_again_and_sets_the_copy_aside() {
+    block_on(8, async {
+        let world = World::new(8);
+        let filled = filled(&world).await;
+        let mut installation = begin(&filled.log, &filled.manifest).unwrap();
+        ship(&filled.shipment, &mut installation, usize::MAX).unwrap();
+        filled.log.sync_segments().unwrap();
+        let faults = DiskFaults { sync_error: 1.0, sync_error_in: "events-0", ..DiskFaults::default() };
+        world.set_disk_faults(NODE, faults);
+        let error = installation.submit(Box::new(|_| {})).unwrap_err();
+        assert!(matches!(error, StorageError::SetAside(_)), "{error}");
+        world.set_disk_faults(NODE, DiskFaults::default());
+        assert!(matches!(installation.submit(Box::new(|_| {})), Err(StorageError::SetAside(_))));
+    });
+}
