@@ -40,7 +40,7 @@ impl FileState {
     }
 
     /// Nothing that was written need be synced any more.
-    pub(super) fn forget_all(&mut self) {
+    fn forget_all(&mut self) {
         self.unsynced.clear();
         self.write_back = None;
     }

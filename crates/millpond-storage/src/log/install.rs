@@ -275,7 +275,7 @@ impl Installation {
         let _receiving = log.receives()?;
         let parts = self.parts();
         remove_parts(&*disk, &log.folder, |path| parts.contains(path))?;
-        let mut files = log.files();
+        let files = log.files();
         let mut installed = {
             let state = log.state();
             Installed { row: self.row(&log.capture(&state)), segments: self.manifest.segments.clone() }
@@ -326,7 +326,6 @@ impl Installation {
         log.context.journal.submit(vec![record], Some(done))?;
         state.installing = Some(Arc::clone(&switching));
         drop(state);
-        files.forget_all();
         self.switching = Some(switching);
         Ok(())
     }

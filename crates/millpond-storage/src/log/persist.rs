@@ -620,8 +620,15 @@ impl Segments for Log {
         if self.syncing.load(Ordering::SeqCst) > 0 || self.retired.load(Ordering::Acquire) {
             return Ok(false);
         }
-        if self.state().set_aside {
-            return Err(StorageError::SetAside(self.identity.group));
+        {
+            let state = self.state();
+            if state.set_aside {
+                return Err(StorageError::SetAside(self.identity.group));
+            }
+            // Nothing more is written or synced of what the switch replaces.
+            if state.installing.is_some() {
+                return Ok(false);
+            }
         }
         // All files: an older one that loses its end takes with it what follows.
         for unsynced in files.unsynced.values_mut().filter(|unsynced| !unsynced.log_synced) {

@@ -6,6 +6,7 @@ use millpond_runtime::sim::{Crash, DiskFaults, World, block_on};
 
 use super::installs::{PIECE_BYTES, all, assert_installed, begin, body, parts, put, ship, source};
 use super::*;
+use crate::journal::Segments;
 use crate::{Installation, Manifest, Shipment};
 
 /// What a log is filled from, and the log.
@@ -282,5 +283,19 @@ fn a_failed_sync_of_the_folder_is_not_tried_again_and_sets_the_copy_aside() {
         assert!(matches!(error, StorageError::SetAside(_)), "{error}");
         world.set_disk_faults(NODE, DiskFaults::default());
         assert!(matches!(installation.submit(Box::new(|_| {})), Err(StorageError::SetAside(_))));
+    });
+}
+
+#[test]
+fn while_a_switch_is_on_its_way_the_journal_takes_the_batches_that_were_placed_before_it() {
+    block_on(9, async {
+        let world = World::new(9);
+        let filled = filled(&world).await;
+        put(&filled.log, 3, body(0), Box::new(|_| {})).unwrap();
+        assert!(filled.log.place(filled.log.row().last.unwrap()));
+        let mut installation = filled.submitted(&world).await;
+        assert!(!filled.log.sync_placed(3_000).unwrap());
+        installation.switch().unwrap();
+        assert_installed(&filled.log, &filled.theirs, &filled.manifest, "switched");
     });
 }
