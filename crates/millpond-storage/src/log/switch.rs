@@ -125,7 +125,9 @@ impl Installed {
                     return Err(self.lost_marker(&marker));
                 }
             }
-            return Ok(());
+            // The process may have ended before the last sync; the journal's record goes with the next checkpoint.
+            let made = disk.exists(folder).map_err(error("list"))?;
+            return if made { disk.sync_dir(folder).map_err(error("sync")) } else { Ok(()) };
         }
         for entry in disk.read_dir(folder).map_err(error("list"))?.iter().filter(|entry| !entry.is_dir) {
             let stays = match SegmentName::parse(&entry.name) {

@@ -299,3 +299,38 @@ fn while_a_switch_is_on_its_way_the_journal_takes_the_batches_that_were_placed_b
         assert_installed(&filled.log, &filled.theirs, &filled.manifest, "switched");
     });
 }
+
+#[test]
+fn a_switch_that_a_kill_ends_anywhere_is_whole_after_a_later_power_cut() {
+    for seed in 0..6 {
+        let mut operation = 1;
+        while !killed_in_a_switch(seed, operation) {
+            operation += 1;
+        }
+        assert!(operation > 5, "{operation}");
+    }
+}
+
+/// Whether the switch was through before the operation came.
+fn killed_in_a_switch(seed: u64, operation: u64) -> bool {
+    block_on(seed, async {
+        let world = World::new(seed);
+        let filled = filled(&world).await;
+        let mut installation = filled.submitted(&world).await;
+        world.crash_at_disk_op(NODE, world.disk_op_count(NODE) + operation, Crash::Kill);
+        let through = installation.switch().is_ok();
+        world.cancel_disk_crash(NODE);
+        drop(installation);
+        world.crash(NODE, Crash::Kill);
+        let (data_dir, _) = open(&world.restart(NODE)).unwrap();
+        // The journal's record of the switch goes with these. Nobody uses the log.
+        (0..3).for_each(|_| data_dir.checkpoint().unwrap());
+        drop(data_dir);
+        let filled = filled.restarted(&world, Crash::PowerCut);
+        let context = format!("seed {seed}, operation {operation}");
+        assert_installed(&filled.log, &filled.theirs, &filled.manifest, &context);
+        let (again, _) = filled.log.manifest().unwrap().unwrap();
+        assert!(again == filled.manifest, "{context}: the producers, or other things, are not those of P");
+        through
+    })
+}
