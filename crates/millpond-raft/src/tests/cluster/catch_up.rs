@@ -172,3 +172,46 @@ fn the_entries_of_all_replicas_are_the_same_bytes_those_of_the_engine_too() {
         }
     });
 }
+
+#[test]
+fn a_former_leader_whose_tail_goes_beyond_p_is_filled_by_segments() {
+    for seed in 1..4 {
+        clustered(seed, |mut cluster| async move {
+            cluster.create_with_small_segments().await;
+            cluster.write_all(0..40).await;
+            let former = cluster.leader(GROUP).await.broker.0;
+            let others = BROKERS.into_iter().filter(|broker| *broker != former);
+            for other in others.clone() {
+                cluster.kill(other).await;
+            }
+            let host = &cluster.hosts[&former];
+            let partition = host.partition(GROUP);
+            let appended = host.runtime.spawn(async move {
+                for value in numbers(1_000..1_200) {
+                    partition.propose(proposal(&value), Acks::Leader, None).await.expect("appended");
+                }
+            });
+            appended.await.expect("the task");
+            let tail = host.log().await.frontiers().last.expect("entries");
+            // The journal has it by then.
+            cluster.client.sleep(Duration::from_secs(1)).await;
+            cluster.kill(former).await;
+            for other in others {
+                cluster.restart(other).await;
+            }
+            cluster.write_all(40..140).await;
+            let leader = cluster.leader(GROUP).await;
+            let partition = leader.partition(GROUP);
+            let moved = leader.runtime.spawn(async move {
+                let replica = partition.replica().await.expect("open").expect("several replicas");
+                replica.advance_p(|_| true).await
+            });
+            let p = moved.await.expect("the task").expect("moved").expect("a closed segment");
+            assert!(p.index > RaftIndex(60) && p.index < tail.index, "{p}, and the former leader has {tail}");
+            cluster.restart(former).await;
+            cluster.has(former, GROUP, &numbers(0..140)).await;
+            let filled = cluster.hosts[&former].log().await.purged().map(|purged| purged.log_id());
+            assert_eq!(filled, Some(p));
+        });
+    }
+}
