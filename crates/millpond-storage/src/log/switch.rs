@@ -3,7 +3,7 @@
 //! | step | a crash behind it leaves |
 //! | --- | --- |
 //! | received segments (`….part`), proven and synced beside the log's own | the old log |
-//! | the producers as of P: `….snap.part`, synced | the old log |
+//! | the folder is synced; the producers as of P: `….snap.part`, synced | the old log |
 //! | the journal record, durable: from here on the log is the new one | a start carries out what follows |
 //! | segments that are not of the new log are removed, received ones get their names; the folder is synced | the same |
 //! | `….snap.part` gets its name; the folder is synced | the new log |
