@@ -161,6 +161,8 @@ pub(crate) struct Segment {
     looked_through: Mutex<Option<LookedThrough>>,
     /// Set before its files are removed because all of it is below the log start.
     removed: AtomicBool,
+    /// The operator was told that it is damaged.
+    told: AtomicBool,
 }
 
 impl Segment {
@@ -177,6 +179,7 @@ impl Segment {
             part: OnceLock::new(),
             looked_through: Mutex::default(),
             removed: AtomicBool::new(false),
+            told: AtomicBool::new(false),
         }
     }
 
@@ -227,6 +230,11 @@ impl Segment {
 
     pub(crate) fn is_removed(&self) -> bool {
         self.removed.load(Ordering::Acquire)
+    }
+
+    /// Whether nobody was told yet that it is damaged; from now on somebody was.
+    pub(crate) fn is_news(&self) -> bool {
+        !self.told.swap(true, Ordering::AcqRel)
     }
 
     /// The path of one of its files.
@@ -301,6 +309,12 @@ impl Segment {
             return Err(self.damaged(length.min(u64::from(trailer.log_bytes)), "it is not as long as its index says"));
         }
         Ok(opened.closed.insert(ClosedSegment { log, index, trailer }).clone())
+    }
+
+    /// All of a closed segment.
+    pub(crate) fn closed_view(self: &Arc<Segment>) -> Result<SegmentView, SegmentError> {
+        let ClosedSegment { log, index, trailer } = self.closed()?;
+        Ok(SegmentView { segment: self.clone(), log, index, end: trailer.log_bytes, end_hash: trailer.hash })
     }
 
     /// What the look-up of the highest timestamp remembers of it; held while it is looked through.
@@ -467,6 +481,15 @@ impl SegmentView {
         read.map_err(|error| self.segment.io("read", SegmentFile::Log, error))?;
         let batches = self.prove(buffer, &entries, end_hash)?;
         Ok(ProvenRun { position: start, batches, next_entry: next })
+    }
+
+    /// Proves all of it, a part at a time.
+    pub(crate) fn prove_all(&self) -> Result<(), SegmentError> {
+        let (mut buffer, mut number) = (Vec::new(), 0);
+        while number < self.index.len() {
+            number = self.prove_into(&mut buffer, number, SCAN_BYTES)?.next_entry;
+        }
+        Ok(())
     }
 
     /// Proves the batches of a block that starts at the first of `entries` and holds all of them.

@@ -5,6 +5,7 @@
 //! Stretch { 1: position u64, 2: length u32 }                                       of the manifest
 //! Piece   { 1: segment u32, 2: index bool, 3: position u64, 4: length u32, 5: hash fixed64 }
 //!                                                             of a segment's log, or its index; its hash names it
+//! Done    { 1: damaged, none or { 1: segment u32, 2: hash fixed64 } }              one that could not be proven
 //! ```
 //!
 //! The answer to a stretch is the length of the whole manifest (8 bytes, little-endian) and the bytes; to a piece the
@@ -67,7 +68,19 @@ pub(super) struct Piece {
 }
 
 #[derive(Clone, Copy, PartialEq, prost::Message)]
-pub(super) struct Done {}
+pub(super) struct Done {
+    #[prost(message, optional, tag = "1")]
+    pub(super) damaged: Option<Unproven>,
+}
+
+/// A segment that came again and again as something else than the manifest says.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub(super) struct Unproven {
+    #[prost(uint32, tag = "1")]
+    pub(super) segment: u32,
+    #[prost(fixed64, tag = "2")]
+    pub(super) hash: u64,
+}
 
 /// A wish concerning a group's log as of P.
 #[derive(Clone, PartialEq, Debug)]
@@ -106,7 +119,8 @@ mod tests {
         let wishes = [
             Wish::Manifest(Stretch { position: 5, length: 6 }),
             Wish::Piece(Piece { segment: 2, index: true, position: 1 << 33, length: 9, hash: 1 << 63 }),
-            Wish::Done(Done {}),
+            Wish::Done(Done { damaged: None }),
+            Wish::Done(Done { damaged: Some(Unproven { segment: 0, hash: 1 << 63 }) }),
         ];
         for wish in wishes {
             let request = Request { group: GroupId(7), p, wish };

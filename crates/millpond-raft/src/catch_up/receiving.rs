@@ -13,7 +13,7 @@ use millpond_storage::{Installation, Log, MAX_MANIFEST_BYTES, Manifest, SegmentP
 use tokio::sync::{Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::messages::{Done, Piece, Request, Stretch, Wish};
+use super::messages::{Done, Piece, Request, Stretch, Unproven, Wish};
 use super::sending::IDLE;
 use super::{CatchUpError, PIECE_BYTES, Throttle};
 use crate::membership;
@@ -110,16 +110,19 @@ impl Receiver {
             let pieces = pieces(&installation);
             let (returned, failed) = self.receive(group, p, installation, pieces, ask).await?;
             installation = returned;
-            if let Some(why) = failed {
+            if let Some((unproven, why)) = failed {
                 damaged += 1;
                 tracing::warn!(group = group.0, %why, damaged, "a segment is received again");
                 if damaged >= MOST_DAMAGED {
+                    // The damage may be there, where nobody else would notice.
+                    let done = Done { damaged: Some(unproven) };
+                    let _ = ask(Request { group, p, wish: Wish::Done(done) }.encode()).await;
                     return Err(why.into());
                 }
             }
         }
         // It lets go of its files by itself if it does not hear of it.
-        let _ = ask(Request { group, p, wish: Wish::Done(Done {}) }.encode()).await;
+        let _ = ask(Request { group, p, wish: Wish::Done(Done { damaged: None }) }.encode()).await;
         Ok(installation)
     }
 
@@ -162,7 +165,7 @@ impl Receiver {
         mut installation: Installation,
         pieces: impl Iterator<Item = Piece>,
         ask: &impl Fn(Bytes) -> F,
-    ) -> Result<(Installation, Option<StorageError>), CatchUpError>
+    ) -> Result<(Installation, Option<(Unproven, StorageError)>), CatchUpError>
     where
         F: Future<Output = Result<Bytes, CallError>>,
     {
@@ -188,7 +191,10 @@ impl Receiver {
                 installation = returned;
                 match taken {
                     Ok(()) => break,
-                    Err(why @ StorageError::NotInstallable { .. }) => return Ok((installation, Some(why))),
+                    Err(why @ StorageError::NotInstallable { .. }) => {
+                        let unproven = Unproven { segment: piece.segment, hash: piece.hash };
+                        return Ok((installation, Some((unproven, why))));
+                    }
                     // A full disk: to begin again would be to prove again all that is here.
                     Err(error) if error.is_passing() && !is_of_sync(&error) => {
                         pause(&self.runtime, group, &error, attempt).await

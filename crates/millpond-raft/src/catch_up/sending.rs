@@ -11,7 +11,7 @@ use millpond_storage::{DataDir, SegmentPart, Shipment};
 use tokio::time::Instant;
 
 use super::PIECE_BYTES;
-use super::messages::{Piece, Request, Stretch, Wish};
+use super::messages::{Done, Piece, Request, Stretch, Unproven, Wish};
 
 /// A manifest that nobody has asked for so long is let go, and its files with it.
 pub(super) const IDLE: Duration = Duration::from_secs(60);
@@ -63,13 +63,39 @@ impl Shipments {
         match wish {
             Wish::Manifest(stretch) => self.manifest(from, group, p, stretch).await,
             Wish::Piece(piece) => self.piece(from, group, p, piece).await,
-            Wish::Done(_) => {
-                let (mut open, key) = (self.open(), (group, from));
-                if open.all.get(&key).is_some_and(|found| found.p == p) {
-                    open.all.remove(&key);
+            Wish::Done(Done { damaged }) => {
+                let used = self.end((group, from), p);
+                if let (Some(used), Some(unproven)) = (used, damaged) {
+                    self.look_through(group, used, unproven).await;
                 }
                 Ok(Bytes::new())
             }
+        }
+    }
+
+    /// Nobody asks for a manifest any more.
+    fn end(&self, key: (GroupId, BrokerId), p: LogId) -> Option<Arc<Shipment>> {
+        let mut open = self.open();
+        open.all.get(&key).filter(|found| found.p == p)?;
+        open.all.remove(&key).map(|found| found.shipment)
+    }
+
+    /// Finds out whether a segment that another broker could not prove is damaged here. The storage layer has the
+    /// operator told.
+    async fn look_through(&self, group: GroupId, used: Arc<Shipment>, unproven: Unproven) {
+        let segment = unproven.segment as usize;
+        if used.hash_of(segment) != Some(unproven.hash) {
+            return;
+        }
+        let found = self.0.runtime.blocking(move || used.look_through(segment)).await;
+        match found {
+            Ok(()) => tracing::warn!(
+                group = group.0,
+                segment,
+                "another broker received a segment that it could not prove, and here it is whole: what is between the \
+                 two changes it"
+            ),
+            Err(error) => tracing::debug!(group = group.0, %error, "a segment cannot be shipped"),
         }
     }
 

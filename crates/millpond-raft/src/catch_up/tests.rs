@@ -9,7 +9,7 @@ use bytes::Bytes;
 use millpond_record::{BrokerId, LogId, RaftIndex, ReplicaId, Term};
 use millpond_runtime::Runtime;
 use millpond_runtime::sim::{self, DiskFaults, NodeId, World};
-use millpond_storage::{AppendEntry, Body, DataDir, Log, LogOptions, Vote};
+use millpond_storage::{AppendEntry, Body, DataDir, Log, LogOptions, StorageError, Vote};
 
 use tokio_util::sync::CancellationToken;
 
@@ -185,7 +185,7 @@ fn the_end_of_one_shipment_does_not_end_the_next_one() {
         assert!(broken.is_err() && shipments.len() == 1);
         let earlier = LogId { index: RaftIndex(p.index.0 - 1), ..p };
         for (p, left) in [(earlier, 1), (p, 0)] {
-            let done = Request { group: follower.log.group(), p, wish: Wish::Done(Done {}) };
+            let done = Request { group: follower.log.group(), p, wish: Wish::Done(Done { damaged: None }) };
             shipments.answer(FOLLOWER, done.encode()).await.expect("answered");
             assert_eq!(shipments.len(), left);
         }
@@ -257,5 +257,54 @@ fn a_replica_that_ends_does_not_wait_for_a_switch_that_cannot_be_made() {
         let (switched, ()) = futures::future::join(install(&follower.runtime, gathered, &ending), ends).await;
         assert!(switched.is_err());
         assert!(!follower.log.is_filling(), "nothing of it is left");
+    });
+}
+
+#[test]
+fn damage_in_the_files_that_a_replica_is_filled_from_is_told_of_on_their_broker() {
+    run(9, |world| async move {
+        let (leader, p) = leader(&world).await;
+        let follower = side(&world, 2).await;
+        let (manifest, _) = leader.log.manifest().expect("readable").expect("P");
+        let segment = manifest.segments[1];
+        let file = format!("{:020}.{:010}.log", segment.base_offset.0, segment.first_index.0);
+        let folders = leader.runtime.disk().read_dir(Path::new("/data")).expect("listed");
+        let paths = folders.into_iter().map(|folder| Path::new("/data").join(folder.name).join(&file));
+        let flipped = paths.filter(|path| world.flip_bit(NodeId(1), path)).count();
+        assert_eq!(flipped, 1);
+        let shipments = Shipments::new(leader.runtime.clone(), leader.data_dir.clone());
+        let receiver = Receiver::new(follower.runtime.clone());
+        for expected in [1, 0] {
+            let calls = Arc::new(AtomicU64::new(0));
+            let refused = receiver.gather(follower.log.clone(), p, asking(&shipments, &calls, u64::MAX)).await;
+            let refused = refused.expect_err("it cannot be proven");
+            assert!(matches!(refused, CatchUpError::Storage(StorageError::NotInstallable { .. })), "{refused}");
+            assert_eq!(shipments.len(), 0);
+            let told = leader.data_dir.retry_writes().damaged;
+            assert_eq!(told.len(), expected, "{told:?}");
+            assert!(told.iter().all(|(group, what)| *group == leader.log.group() && what.contains(&file)), "{told:?}");
+        }
+        assert!(follower.data_dir.retry_writes().damaged.is_empty());
+    });
+}
+
+#[test]
+fn a_segment_whose_sync_fails_ends_the_filling_and_is_received_anew_by_the_next() {
+    run(10, |world| async move {
+        let (leader, p) = leader(&world).await;
+        let follower = side(&world, 2).await;
+        let shipments = Shipments::new(leader.runtime.clone(), leader.data_dir.clone());
+        let receiver = Receiver::new(follower.runtime.clone());
+        let faults = DiskFaults { sync_error: 1.0, sync_error_in: ".part", ..DiskFaults::default() };
+        world.set_disk_faults(NodeId(2), faults);
+        let calls = Arc::new(AtomicU64::new(0));
+        let failed = receiver.gather(follower.log.clone(), p, asking(&shipments, &calls, u64::MAX)).await;
+        let failed = failed.expect_err("nothing is synced");
+        assert!(matches!(failed, CatchUpError::Storage(StorageError::Io { operation: "sync", .. })), "{failed}");
+        world.set_disk_faults(NodeId(2), DiskFaults::default());
+        let gathered = receiver.gather(follower.log.clone(), p, asking(&shipments, &calls, u64::MAX)).await;
+        let (gathered, ending) = (gathered.expect("gathered"), CancellationToken::new());
+        install(&follower.runtime, gathered, &ending).await.expect("installed");
+        assert_eq!(follower.log.frontiers().last, Some(p));
     });
 }

@@ -59,16 +59,7 @@ impl ColdPlan {
     pub(crate) fn open(&self) -> Result<SegmentView, SegmentError> {
         let segment = self.segment.clone();
         match self.open {
-            None => {
-                let closed = segment.closed()?;
-                Ok(SegmentView {
-                    segment,
-                    log: closed.log,
-                    index: closed.index,
-                    end: closed.trailer.log_bytes,
-                    end_hash: closed.trailer.hash,
-                })
-            }
+            None => segment.closed_view(),
             Some(part) => {
                 let files = segment.existing_files()?;
                 let length = files.index.len().map_err(|error| segment.io("read", SegmentFile::Index, error))?;

@@ -15,7 +15,7 @@ use super::Log;
 use crate::StorageError;
 use crate::index;
 use crate::manifest::{Manifest, ManifestSegment, SegmentPart};
-use crate::segment::{Segment, SegmentFile, SegmentName};
+use crate::segment::{Segment, SegmentError, SegmentFile, SegmentName};
 use crate::types::EpochStart;
 
 /// Segments whose files must stay.
@@ -202,7 +202,32 @@ impl Shipment {
                 file
             }
         };
-        let bytes = file.read_vec_at(length, position).map_err(|error| StorageError::io("read", &path, error))?;
+        let bytes =
+            file.read_vec_at(length, position).map_err(|error| self.failed(held, held.io("read", kind, error)))?;
         Ok(bytes.into())
+    }
+
+    /// Looks through the manifest's `segment`th segment, which another replica could not prove although it received it
+    /// anew: proves it as a read does, and has the operator told, once, of what is wrong with it. Blocks; reads all of
+    /// it.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the segment, [`StorageError::NoSuchPiece`], [`StorageError::LogClosed`].
+    pub fn look_through(&self, segment: usize) -> Result<(), StorageError> {
+        let (_, held) = self.segments.get(segment).ok_or(StorageError::NoSuchPiece { group: self.log.group() })?;
+        // The index is to be proven anew, too.
+        held.release();
+        let proven = self.log.with_index(held, || held.closed_view()?.prove_all());
+        held.release();
+        proven.map_err(|error| self.failed(held, error))
+    }
+
+    /// A segment cannot be shipped: has the operator told if that will not pass.
+    fn failed(&self, held: &Segment, error: SegmentError) -> StorageError {
+        if error.is_damage() && held.is_news() {
+            self.log.tell(format!("{error}; replicas that need this segment cannot be filled from here"));
+        }
+        self.log.segment_error(error)
     }
 }

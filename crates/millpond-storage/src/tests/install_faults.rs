@@ -4,10 +4,11 @@ use millpond_record::{GroupId, RaftIndex, Term};
 use millpond_runtime::OpenMode;
 use millpond_runtime::sim::{Crash, DiskFaults, World, block_on};
 
-use super::installs::{PIECE_BYTES, all, assert_installed, begin, body, parts, put, ship, source};
+use super::installs::{PIECE_BYTES, SOURCE, all, assert_installed, begin, body, parts, put, ship, source};
 use super::*;
 use crate::journal::Segments;
-use crate::{Installation, Manifest, Shipment};
+use crate::segment::SegmentFile;
+use crate::{Installation, Manifest, SegmentPart, Shipment};
 
 /// What a log is filled from, and the log.
 struct Filled {
@@ -333,4 +334,43 @@ fn killed_in_a_switch(seed: u64, operation: u64) -> bool {
         assert!(again == filled.manifest, "{context}: the producers, or other things, are not those of P");
         through
     })
+}
+
+#[test]
+fn a_segment_that_is_damaged_where_it_is_shipped_from_is_told_of_there_and_once() {
+    for damage in 0..20 {
+        block_on(damage, async {
+            let world = World::new(damage);
+            let (source_dir, theirs) = source(&world, 60);
+            let (manifest, shipment) = theirs.manifest().unwrap().unwrap();
+            for segment in 0..manifest.segments.len() {
+                shipment.look_through(segment).unwrap();
+            }
+            assert!(matches!(shipment.look_through(99), Err(StorageError::NoSuchPiece { .. })));
+            let name = manifest.segments[1].name().file(SegmentFile::Log);
+            assert!(world.flip_bit(SOURCE, &root().join("events-0").join(&name)));
+            shipment.look_through(0).unwrap();
+            assert!(source_dir.retry_writes().damaged.is_empty());
+            let error = shipment.look_through(1).unwrap_err();
+            assert!(matches!(error, StorageError::Corrupt { .. }), "{error}");
+            let told = source_dir.retry_writes().damaged;
+            assert!(told.len() == 1 && told[0].1.contains(&name), "{told:?}");
+            shipment.look_through(1).unwrap_err();
+            assert!(source_dir.retry_writes().damaged.is_empty());
+        });
+    }
+}
+
+#[test]
+fn a_segment_that_the_disk_does_not_give_any_more_is_told_of_where_it_is_shipped_from() {
+    block_on(10, async {
+        let world = World::new(10);
+        let (source_dir, theirs) = source(&world, 60);
+        let (_, shipment) = theirs.manifest().unwrap().unwrap();
+        world.set_disk_faults(SOURCE, DiskFaults { read_error: 1.0, ..DiskFaults::default() });
+        for _ in 0..3 {
+            shipment.read(0, SegmentPart::Log, 0, 100).unwrap_err();
+        }
+        assert_eq!(source_dir.retry_writes().damaged.len(), 1);
+    });
 }

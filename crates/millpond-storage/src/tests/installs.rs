@@ -14,7 +14,7 @@ use crate::log::tests::{idempotent, proposal};
 use crate::{Installation, Manifest, SegmentPart, Shipment};
 
 /// Where the log is that others are filled from.
-const SOURCE: NodeId = NodeId(2);
+pub(super) const SOURCE: NodeId = NodeId(2);
 pub(super) const PIECE_BYTES: usize = 1_500;
 
 /// The entry that every replica has at an index, if no other leader put another one there.
