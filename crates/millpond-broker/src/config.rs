@@ -72,6 +72,15 @@ pub enum ConfigError {
     /// Who joins a cluster must be reached by it.
     #[error("millpond.join (--join) needs millpond.peer.listener (--peer), where the others reach this broker")]
     JoinWithoutPeer,
+    /// Nobody can join itself.
+    #[error(
+        "millpond.join (--join) names only {own}, which is this broker itself: name brokers of the cluster, or leave \
+         it out to found one"
+    )]
+    JoinsItself {
+        /// Where other brokers reach this one.
+        own: HostPort,
+    },
     /// The process may not open enough files.
     #[error("only {limit} files may be open at once (ulimit -n), at least {MIN_OPEN_FILES} are needed")]
     TooFewFiles {
@@ -346,6 +355,9 @@ impl Values {
         if socket_addr(&advertised).is_some_and(|address| address.ip().is_unspecified()) {
             return Err(ConfigError::NothingForPeers { listener: advertised });
         }
+        if !join.is_empty() && join.iter().all(|address| *address == advertised) {
+            return Err(ConfigError::JoinsItself { own: advertised });
+        }
         Ok(Some(PeerConfig { listen, advertised, founders, join }))
     }
 
@@ -513,6 +525,11 @@ mod tests {
             (
                 vec![("millpond.join", "a:1")],
                 "millpond.join (--join) needs millpond.peer.listener (--peer), where the others reach this broker",
+            ),
+            (
+                vec![("millpond.peer.listener", "a:1"), ("millpond.join", "a:1, a:1")],
+                "millpond.join (--join) names only a:1, which is this broker itself: name brokers of the cluster, or \
+                 leave it out to found one",
             ),
             (
                 vec![("millpond.peer.listener", "0.0.0.0:9093"), ("millpond.join", "a:1")],

@@ -27,6 +27,8 @@ pub(crate) struct Asking<'a> {
     pub(crate) cluster_id: Option<&'a str>,
     /// Who founds the cluster, this broker included. Empty for one that joins.
     pub(crate) founders: &'a BTreeMap<BrokerId, HostPort>,
+    /// It was told to join a cluster (`millpond.join`), and never founds one, whoever it may ask.
+    pub(crate) joins: bool,
 }
 
 /// What to do.
@@ -44,7 +46,7 @@ pub(crate) enum Course {
 
 /// Decides by what was heard; `heard` has the answer of each address that was asked, if it gave one.
 pub(crate) fn course(asking: Asking<'_>, heard: &[(HostPort, Option<Heard>)]) -> Course {
-    let Asking { broker, cluster_id, founders } = asking;
+    let Asking { broker, cluster_id, founders, joins } = asking;
     let answers = || heard.iter().filter_map(|(_, heard)| heard.as_ref());
     let mut clusters = answers().filter(|other| other.holds_metadata).filter_map(|other| other.cluster_id.clone());
     if let Some(found) = clusters.next() {
@@ -61,9 +63,12 @@ pub(crate) fn course(asking: Asking<'_>, heard: &[(HostPort, Option<Heard>)]) ->
             _ => Course::Join(found),
         };
     }
-    if founders.is_empty() && !heard.is_empty() {
+    if joins || (founders.is_empty() && !heard.is_empty()) {
         let addresses: Vec<String> = heard.iter().map(|(address, _)| address.to_string()).collect();
-        return Course::Wait(format!("a broker of a cluster to join at {}", addresses.join(", ")));
+        return Course::Wait(match addresses.is_empty() {
+            false => format!("a broker of a cluster to join at {}", addresses.join(", ")),
+            true => "a broker of a cluster to join, but millpond.join (--join) names this one only".to_owned(),
+        });
     }
     for (address, other) in heard {
         let Some(other) = other else { continue };
@@ -128,7 +133,7 @@ mod tests {
 
     fn decide(broker: i32, mine: Option<&str>, heard: &[(HostPort, Option<Heard>)]) -> Course {
         let founders = list(&[1, 2, 3]);
-        course(Asking { broker: BrokerId(broker), cluster_id: mine, founders: &founders }, heard)
+        course(Asking { broker: BrokerId(broker), cluster_id: mine, founders: &founders, joins: false }, heard)
     }
 
     #[test]
@@ -139,7 +144,7 @@ mod tests {
         }
         let alone = list(&[1]);
         assert_eq!(
-            course(Asking { broker: BrokerId(1), cluster_id: None, founders: &alone }, &[]),
+            course(Asking { broker: BrokerId(1), cluster_id: None, founders: &alone, joins: false }, &[]),
             Course::Found(None)
         );
     }
@@ -181,11 +186,13 @@ mod tests {
     #[test]
     fn who_is_to_join_never_founds() {
         let none = BTreeMap::new();
-        let asking = Asking { broker: BrokerId(4), cluster_id: None, founders: &none };
+        let asking = Asking { broker: BrokerId(4), cluster_id: None, founders: &none, joins: true };
         assert!(matches!(course(asking, &[empty(1)]), Course::Wait(_)));
         assert!(matches!(course(asking, &[silent(1)]), Course::Wait(_)));
         assert_eq!(course(asking, &[member(1, "X")]), Course::Join("X".into()));
-        // Without anybody to ask it is the first broker of a cluster of its own.
-        assert_eq!(course(asking, &[]), Course::Found(None));
+        // The only address that it was given is its own.
+        assert!(matches!(course(asking, &[]), Course::Wait(_)));
+        // Not told to join anybody, it is the first broker of a cluster of its own.
+        assert_eq!(course(Asking { joins: false, ..asking }, &[]), Course::Found(None));
     }
 }

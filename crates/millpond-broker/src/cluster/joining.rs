@@ -44,6 +44,8 @@ pub(crate) struct Entry {
     /// Where others may be found, this broker left out.
     addresses: Vec<HostPort>,
     founders: BTreeMap<BrokerId, HostPort>,
+    /// It was told to join a cluster.
+    joins: bool,
     told: Option<(String, Instant)>,
 }
 
@@ -61,7 +63,8 @@ impl Entry {
         let others = config.founders.iter().filter(|(id, _)| **id != broker).map(|(_, address)| address);
         let addresses = others.chain(&config.join).filter(|address| **address != config.advertised).cloned().collect();
         let founders = config.founders.clone();
-        Entry { runtime: runtime.clone(), peers, services, broker, addresses, founders, told: None }
+        let joins = !config.join.is_empty();
+        Entry { runtime: runtime.clone(), peers, services, broker, addresses, founders, joins, told: None }
     }
 
     /// Looks for a cluster until one is found, or may be founded. `cluster_id`: what an earlier start wrote down.
@@ -71,7 +74,7 @@ impl Entry {
     pub(crate) async fn look(&mut self, cluster_id: Option<&str>) -> Result<Way, NotAMember> {
         loop {
             let heard = self.ask_all().await?;
-            let asking = Asking { broker: self.broker, cluster_id, founders: &self.founders };
+            let asking = Asking { broker: self.broker, cluster_id, founders: &self.founders, joins: self.joins };
             match course(asking, &heard) {
                 Course::Found(id) => return Ok(Way::Found(id)),
                 Course::Join(id) => return Ok(Way::Join(id)),
