@@ -24,6 +24,8 @@ pub struct Registration {
     pub peer: String,
     pub directory: DirectoryId,
     pub rack: Option<String>,
+    /// The Raft node id of the replica of group 0 that its data directory holds, if it holds one.
+    pub metadata_replica: Option<ReplicaId>,
 }
 
 /// A broker as it is registered once the records are committed.
@@ -51,6 +53,12 @@ pub enum BrokerError {
          {found}: give this one another node.id (--node-id)"
     )]
     Taken { id: BrokerId, registered: DirectoryId, found: DirectoryId },
+    #[error(
+        "the data directory of broker {0} is not what the cluster has of this broker any more: the broker was \
+         unregistered, or came back with another directory meanwhile, and its replicas were replaced. Start on an \
+         empty one; the other brokers fill it"
+    )]
+    Replaced(BrokerId),
     /// BROKER_ID_NOT_REGISTERED
     #[error("broker {0} is not registered")]
     NotRegistered(BrokerId),
@@ -70,15 +78,28 @@ pub enum BrokerError {
 /// The records that register a broker, or that say where it is now.
 ///
 /// `running` says that a broker with this id is alive elsewhere. One that comes with another data directory has lost
-/// what its replicas held: each gets a new id, so that none of them votes on what it does not remember.
+/// what its replicas held: each gets a new id, so that none of them votes on what it does not remember. One whose
+/// directory holds a replica of group 0 that is not the registered one comes with a directory of another time, which
+/// must not take the place of the one that is in use.
 ///
 /// # Errors
-/// [`BrokerError::Taken`] when the broker that has the id runs on another data directory; and what makes it
+/// [`BrokerError::Replaced`] for a directory of another time; [`BrokerError::Taken`] when the broker that has the id runs on another data directory; and what makes it
 /// unreachable.
 pub fn register_broker(image: &Image, broker: &Registration, running: bool) -> Result<Registered, BrokerError> {
     let id = broker.id;
     if id.0 < 0 {
         return Err(BrokerError::NegativeId(id));
+    }
+    let before = image.broker(id);
+    if let Some(held) = broker.metadata_replica {
+        let is_its_own = match before {
+            Some(before) => (before.metadata_replica, before.directory) == (held, broker.directory),
+            // Whoever founds the cluster holds a replica before anybody is registered.
+            None => image.broker_count() == 0 && held == FIRST_METADATA_REPLICA,
+        };
+        if !is_its_own {
+            return Err(BrokerError::Replaced(id));
+        }
     }
     if broker.host.is_empty() || broker.port == 0 {
         return Err(BrokerError::NoAddress { id, host: broker.host.clone(), port: broker.port });
@@ -90,7 +111,6 @@ pub fn register_broker(image: &Image, broker: &Registration, running: bool) -> R
     if let Some(other) = others.find(|other| !other.peer.is_empty() && other.peer == broker.peer) {
         return Err(BrokerError::PeerAddressTaken { id, peer: broker.peer.clone(), other: other.id });
     }
-    let before = image.broker(id);
     let mut records = image.opening();
     let (metadata_replica, lost) = match before {
         Some(before) if before.directory == broker.directory => (before.metadata_replica, false),

@@ -22,7 +22,8 @@ fn cluster() -> Image {
     for id in 1..=2 {
         let directory = DirectoryId([id as u8; 16]);
         let (host, peer) = ("mill".to_owned(), format!("mill:{id}"));
-        let broker = Registration { id: BrokerId(id), host, port: 9092, peer, directory, rack: None };
+        let broker =
+            Registration { id: BrokerId(id), host, port: 9092, peer, directory, rack: None, metadata_replica: None };
         image = applied(&image, &register_broker(&image, &broker, false).expect("a new broker").records);
     }
     let topic = NewTopic { name: "logs".to_owned(), partitions: 2, replication_factor: 1, ..NewTopic::default() };

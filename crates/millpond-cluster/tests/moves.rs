@@ -19,6 +19,7 @@ fn registration(id: i32, rack: Option<&str>) -> Registration {
         peer: format!("mill-{id}:9093"),
         directory: DirectoryId([id as u8; 16]),
         rack: rack.map(str::to_owned),
+        metadata_replica: None,
     }
 }
 
@@ -193,6 +194,34 @@ fn an_id_is_taken_while_its_broker_runs_and_a_lost_folder_gets_new_replicas() {
     assert_eq!(replace_replicas(&after, 100), [], "nothing is left to replace");
     let done = settled(&after);
     assert_eq!(moving(&done).count(), 0);
+}
+
+#[test]
+fn a_directory_of_another_time_takes_nobodys_place() {
+    let image = with_topic(&cluster(&[None; 3]), "t", 2, 3);
+    let first_one = Registration { metadata_replica: Some(ReplicaId(2)), ..registration(2, None) };
+    let again = register_broker(&image, &first_one, false).expect("what the cluster has");
+    assert_eq!(again, Registered { metadata_replica: ReplicaId(2), records: vec![] });
+    // It comes back with an empty directory; then the old one is started, while the new one runs or does not.
+    let emptied = Registration { directory: DirectoryId([99; 16]), ..registration(2, None) };
+    let image = with_broker(&image, &emptied);
+    let refused = Err(BrokerError::Replaced(BrokerId(2)));
+    assert_eq!(register_broker(&image, &first_one, false), refused);
+    assert_eq!(register_broker(&image, &first_one, true), refused);
+    let second = image.broker(BrokerId(2)).expect("registered").metadata_replica;
+    let second_one = Registration { metadata_replica: Some(second), ..emptied };
+    assert_eq!(register_broker(&image, &second_one, false).expect("the one in use").records, []);
+    // A copy of another directory's replica is not it, either.
+    let copied = Registration { directory: DirectoryId([98; 16]), ..second_one };
+    assert_eq!(register_broker(&image, &copied, false), refused);
+
+    // Who was unregistered is not registered again.
+    let fourth = Registration { metadata_replica: Some(ReplicaId(4)), ..registration(4, None) };
+    assert_eq!(register_broker(&image, &fourth, false), Err(BrokerError::Replaced(BrokerId(4))));
+    // Who founds holds the first replica before it is registered.
+    let founder = Registration { metadata_replica: Some(FIRST_METADATA_REPLICA), ..registration(1, None) };
+    let founded = register_broker(&Image::default(), &founder, true).expect("the founder");
+    assert_eq!(founded.metadata_replica, FIRST_METADATA_REPLICA);
 }
 
 #[test]

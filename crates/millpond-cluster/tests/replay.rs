@@ -59,7 +59,15 @@ fn decide(image: &Image, request: &Request, ids: &mut u128) -> Vec<MetadataRecor
         Request::Register { id, port, directory } => {
             let directory = DirectoryId([*id as u8 + 10 * directory; 16]);
             let (host, peer) = ("mill".to_owned(), format!("mill:{id}"));
-            let broker = Registration { id: BrokerId(*id), host, port: *port, peer, directory, rack: None };
+            let broker = Registration {
+                id: BrokerId(*id),
+                host,
+                port: *port,
+                peer,
+                directory,
+                rack: None,
+                metadata_replica: None,
+            };
             register_broker(image, &broker, false).expect("a good registration").records
         }
         Request::Reassign { name: number, target } => {

@@ -17,6 +17,7 @@ fn broker(id: i32) -> Registration {
         peer: format!("mill-{id}:9093"),
         directory: DirectoryId([id as u8; 16]),
         rack: None,
+        metadata_replica: None,
     }
 }
 

@@ -248,6 +248,7 @@ mod tests {
                 peer: format!("mill-{id}:9093"),
                 directory: DirectoryId([id as u8; 16]),
                 rack: None,
+                metadata_replica: None,
             };
             let registered = register_broker(&image, &registration, false).expect("a good registration");
             image.apply(&registered.records).expect("a decision's own records")
@@ -284,6 +285,7 @@ mod tests {
             peer: "mill-3:9093".to_owned(),
             directory: DirectoryId([99; 16]),
             rack: None,
+            metadata_replica: None,
         };
         let registered = register_broker(&image, &emptied, false).expect("the old one is dead");
         let image = image.apply(&registered.records).expect("a decision's own records");

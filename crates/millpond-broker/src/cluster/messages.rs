@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use millpond_cluster::{DirectoryId, NewTopic, Registration};
-use millpond_record::BrokerId;
+use millpond_record::{BrokerId, ReplicaId};
 use millpond_runtime::HostPort;
 use prost::Message;
 
@@ -78,6 +78,9 @@ pub(crate) struct Join {
     pub(crate) rack: Option<String>,
     #[prost(string, tag = "7")]
     pub(crate) cluster_id: String,
+    /// The replica of group 0 that the data directory holds, if it holds one.
+    #[prost(uint64, optional, tag = "8")]
+    pub(crate) metadata_replica: Option<u64>,
 }
 
 impl Join {
@@ -90,6 +93,7 @@ impl Join {
             directory: Bytes::copy_from_slice(&registration.directory.0),
             rack: registration.rack.clone(),
             cluster_id: cluster_id.to_owned(),
+            metadata_replica: registration.metadata_replica.map(|replica| replica.0),
         }
     }
 
@@ -102,6 +106,7 @@ impl Join {
             peer: self.peer.clone(),
             directory: DirectoryId(self.directory.as_ref().try_into().ok()?),
             rack: self.rack.clone(),
+            metadata_replica: self.metadata_replica.map(ReplicaId),
         })
     }
 }
@@ -284,6 +289,7 @@ mod tests {
             peer: "mill:9093".to_owned(),
             directory: DirectoryId([7; 16]),
             rack: Some("r".to_owned()),
+            metadata_replica: Some(ReplicaId(4)),
         };
         let join: Join = read(write(&Join::new(&registration, "c"))).expect("readable");
         assert_eq!((join.registration(), join.cluster_id.as_str()), (Some(registration), "c"));

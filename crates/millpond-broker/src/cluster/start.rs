@@ -135,7 +135,7 @@ impl Outset<'_> {
             services.belongs_to(&id, true);
             let accepted = entry.join(&self.registration(&member.data_dir), &id, Some(&member.group)).await?;
             if row.is_none_or(|row| row.replica != accepted.replica()) {
-                // Nobody sends the replica here anything any more.
+                // Nobody sends the replica here anything any more. The controller refuses such a directory by itself.
                 return Err(StartError::Replaced(self.config.data_dir.clone()));
             }
             entry.follow(&member.applied, accepted.registered_at()).await;
@@ -282,6 +282,7 @@ impl Outset<'_> {
             peer: config.peer.as_ref().map_or_else(String::new, |peer| peer.advertised.to_string()),
             directory: DirectoryId(data_dir.meta().directory_id.0),
             rack: config.rack.clone(),
+            metadata_replica: data_dir.groups().iter().find(|row| row.group == METADATA_GROUP).map(|row| row.replica),
         }
     }
 
