@@ -6,6 +6,8 @@
 //!                        └── cannot be read ─────────────────────────▲
 //! ```
 //!
+//! It ends after a pause, too, when the partition itself has failed: that one answers nothing any more.
+//!
 //! It ends, wherever it is, when the partition is led here no longer or in another epoch: another coordinator may have
 //! written meanwhile, and only the log knows what.
 //!
@@ -129,7 +131,15 @@ impl Actor {
                     info!(partition = self.index.0, "the groups of a partition are coordinated here no longer");
                     return;
                 }
-                Ended::Failed => self.pause().await,
+                Ended::Failed => {
+                    self.pause().await;
+                    // It stays so; the replica may have been replaced, and the next request finds the one that is there
+                    // then.
+                    if self.partition.has_failed() {
+                        info!(partition = self.index.0, "the coordinator of a partition that has failed ends");
+                        return;
+                    }
+                }
             }
         }
     }
