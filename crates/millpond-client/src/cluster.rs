@@ -104,9 +104,17 @@ impl Cluster {
     /// # Errors
     /// Those of [`call`](Cluster::call); errors of single topics are in the answer.
     pub async fn metadata(&self, topics: Option<&[&str]>) -> Result<MetadataResponse> {
+        self.metadata_of(Target::Any, topics).await
+    }
+
+    /// As [`metadata`](Cluster::metadata), of a certain broker: others may be behind the controller.
+    ///
+    /// # Errors
+    /// As of [`metadata`](Cluster::metadata).
+    pub async fn metadata_of(&self, target: Target, topics: Option<&[&str]>) -> Result<MetadataResponse> {
         let names = topics.map(<[&str]>::to_vec);
         let build = move |_| metadata_request(names.as_deref());
-        let response = self.call(Target::Any, METADATA_CREATES_NOTHING, build, judge_metadata).await?;
+        let response = self.call(target, METADATA_CREATES_NOTHING, build, judge_metadata).await?;
         self.learn(&response);
         Ok(response)
     }

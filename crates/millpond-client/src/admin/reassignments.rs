@@ -36,8 +36,29 @@ impl Admin {
         &self,
         targets: &BTreeMap<TopicPartition, Option<Vec<i32>>>,
     ) -> Result<Outcomes<TopicPartition, ()>> {
+        self.reassign(targets, true).await
+    }
+
+    /// As [`alter_reassignments`](Admin::alter_reassignments), but a partition must keep the number of replicas that it
+    /// has. Brokers that do not know that
+    /// condition are asked without it.
+    ///
+    /// # Errors
+    /// As of [`alter_reassignments`](Admin::alter_reassignments).
+    pub async fn alter_reassignments_of_same_size(
+        &self,
+        targets: &BTreeMap<TopicPartition, Option<Vec<i32>>>,
+    ) -> Result<Outcomes<TopicPartition, ()>> {
+        self.reassign(targets, false).await
+    }
+
+    async fn reassign(
+        &self,
+        targets: &BTreeMap<TopicPartition, Option<Vec<i32>>>,
+        other_size: bool,
+    ) -> Result<Outcomes<TopicPartition, ()>> {
         let timeout_ms = self.broker_timeout_ms();
-        let build = |_| {
+        let build = |version| {
             let mut topics: BTreeMap<&str, Vec<ReassignablePartition>> = BTreeMap::new();
             for (of, replicas) in targets {
                 let partition = ReassignablePartition { partition_index: of.partition, replicas: replicas.clone() };
@@ -45,7 +66,9 @@ impl Admin {
             }
             let topic = |(name, partitions): (&str, _)| ReassignableTopic { name: name.into(), partitions };
             let topics = topics.into_iter().map(topic).collect();
-            AlterPartitionReassignmentsRequest { timeout_ms, topics, ..Default::default() }
+            // Version 0 has no place for it, and allows all.
+            let allow_replication_factor_change = other_size || version == 0;
+            AlterPartitionReassignmentsRequest { timeout_ms, allow_replication_factor_change, topics }
         };
         let judge = |response: &AlterPartitionReassignmentsResponse| {
             Error::check(response.error_code, response.error_message.as_deref(), || "moving replicas".to_owned())?;

@@ -281,7 +281,18 @@ impl Admin {
         if names.is_empty() {
             return Ok(Outcomes::new());
         }
-        self.descriptions(Some(names)).await
+        self.descriptions(Target::Any, Some(names)).await
+    }
+
+    /// As [`describe_topics`](Admin::describe_topics), by the controller, which is the first to know of changes.
+    ///
+    /// # Errors
+    /// As of [`describe_topics`](Admin::describe_topics).
+    pub async fn describe_topics_by_controller(&self, names: &[&str]) -> Result<Outcomes<String, TopicDescription>> {
+        if names.is_empty() {
+            return Ok(Outcomes::new());
+        }
+        self.descriptions(Target::Controller, Some(names)).await
     }
 
     /// All topics and their partitions.
@@ -289,11 +300,11 @@ impl Admin {
     /// # Errors
     /// As [`describe_topics`](Admin::describe_topics).
     pub async fn describe_all_topics(&self) -> Result<Outcomes<String, TopicDescription>> {
-        self.descriptions(None).await
+        self.descriptions(Target::Any, None).await
     }
 
-    async fn descriptions(&self, names: Option<&[&str]>) -> Result<Outcomes<String, TopicDescription>> {
-        let response = self.cluster.metadata(names).await?;
+    async fn descriptions(&self, target: Target, names: Option<&[&str]>) -> Result<Outcomes<String, TopicDescription>> {
+        let response = self.cluster.metadata_of(target, names).await?;
         let outcome = response.topics.iter().map(|topic| {
             let name = name_of(topic);
             let found = Error::check(topic.error_code, None, || format!("describing the topic {name}"));

@@ -4,7 +4,7 @@
 //! and an election of the preferred leader follows (KIP-183). Without the first the cluster would soon go back to whom
 //! it prefers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::time::Duration;
 
@@ -38,12 +38,11 @@ struct Moved {
     failed: bool,
 }
 
-/// A partition, with who leads it and its replicas in the order that is wanted.
+/// A partition, with who led it and where its replicas were when all were looked at.
 struct Wanted {
     of: TopicPartition,
     leader: Option<i32>,
-    replicas: Vec<i32>,
-    in_order: bool,
+    replicas: BTreeSet<i32>,
 }
 
 pub(super) async fn run(runtime: &Runtime, arguments: &TransferArguments) -> Result<()> {
@@ -76,15 +75,10 @@ async fn wanted(admin: &Admin, transfer: &Transfer) -> Result<Vec<Wanted>> {
     }
     let topics = admin.describe_all_topics().await.map_err(hint)?;
     let topics: Vec<TopicDescription> = topics.into_values().flatten().collect();
-    let order = |topic: &TopicDescription, partition: &PartitionDescription| {
-        let others = partition.replicas.iter().copied().filter(|replica| *replica != broker);
-        let replicas: Vec<i32> = [broker].into_iter().chain(others).collect();
-        Wanted {
-            of: TopicPartition::new(topic.name.as_str(), partition.partition),
-            leader: partition.leader,
-            in_order: replicas == partition.replicas,
-            replicas,
-        }
+    let order = |topic: &TopicDescription, partition: &PartitionDescription| Wanted {
+        of: TopicPartition::new(topic.name.as_str(), partition.partition),
+        leader: partition.leader,
+        replicas: partition.replicas.iter().copied().collect(),
     };
     let Some((name, number)) = &transfer.partition else {
         let held = |partition: &&PartitionDescription| partition.replicas.contains(&broker);
@@ -114,7 +108,7 @@ async fn wanted(admin: &Admin, transfer: &Transfer) -> Result<Vec<Wanted>> {
 }
 
 async fn move_leaders(runtime: &Runtime, admin: &Admin, broker: i32, wanted: &[Wanted]) -> Result<Vec<Moved>, Error> {
-    let mut failures = put_first(runtime, admin, wanted).await?;
+    let mut failures = put_first(runtime, admin, broker, wanted).await?;
     let ready: Vec<TopicPartition> =
         wanted.iter().map(|wanted| &wanted.of).filter(|of| !failures.contains_key(of)).cloned().collect();
     let mut elected = BTreeMap::new();
@@ -139,28 +133,57 @@ async fn move_leaders(runtime: &Runtime, admin: &Admin, broker: i32, wanted: &[W
     Ok(wanted.iter().map(became).collect())
 }
 
+/// The replicas of a partition in the order that is wanted; `None` where they are in it, and an error where they must be
+/// left alone. `moving`: whether they were on the move just before they were found as they are.
+fn order(
+    broker: i32,
+    wanted: &Wanted,
+    moving: bool,
+    found: Option<&PartitionDescription>,
+) -> Result<Option<Vec<i32>>, String> {
+    let found = found.ok_or("it is not there any more")?;
+    if found.replicas.first() == Some(&broker) {
+        return Ok(None);
+    }
+    // A new target would cancel a move that somebody else wants, or turn back one that is over.
+    if moving {
+        return Err("its replicas are on the move; try again when they have arrived".to_owned());
+    }
+    if found.replicas.iter().copied().collect::<BTreeSet<i32>>() != wanted.replicas {
+        return Err("its replicas have moved meanwhile; try again".to_owned());
+    }
+    let others = found.replicas.iter().copied().filter(|replica| *replica != broker);
+    Ok(Some([broker].into_iter().chain(others).collect()))
+}
+
 /// Puts the broker first where it is not, and waits until that is in force. Gives the partitions where it failed.
 async fn put_first(
     runtime: &Runtime,
     admin: &Admin,
+    broker: i32,
     wanted: &[Wanted],
 ) -> Result<BTreeMap<TopicPartition, String>, Error> {
-    let mut failures = BTreeMap::new();
-    let out_of_order: Vec<TopicPartition> =
-        wanted.iter().filter(|wanted| !wanted.in_order).map(|wanted| wanted.of.clone()).collect();
-    if out_of_order.is_empty() {
-        return Ok(failures);
+    let (mut failures, mut targets) = (BTreeMap::new(), BTreeMap::new());
+    let all: Vec<TopicPartition> = wanted.iter().map(|wanted| wanted.of.clone()).collect();
+    let names: BTreeSet<&str> = all.iter().map(|of| of.topic.as_str()).collect();
+    let names: Vec<&str> = names.into_iter().collect();
+    // In this order: a move that is over when they are listed is seen in where the replicas are.
+    let moving = admin.list_reassignments(Some(&all)).await?;
+    let topics = admin.describe_topics_by_controller(&names).await?;
+    for wanted in wanted {
+        let of = &wanted.of;
+        let topic = topics.get(&of.topic).and_then(|topic| topic.as_ref().ok());
+        let found = topic.and_then(|topic| topic.partitions.iter().find(|found| found.partition == of.partition));
+        match order(broker, wanted, moving.contains_key(of), found) {
+            Ok(Some(replicas)) => drop(targets.insert(of.clone(), Some(replicas))),
+            Ok(None) => {}
+            Err(why) => drop(failures.insert(of.clone(), why)),
+        }
     }
-    // A new target would cancel a move that somebody else wanted.
-    for of in admin.list_reassignments(Some(&out_of_order)).await?.into_keys() {
-        failures.insert(of, "its replicas are on the move; try again when they have arrived".to_owned());
-    }
-    let targets = wanted.iter().filter(|wanted| !wanted.in_order && !failures.contains_key(&wanted.of));
-    let targets: BTreeMap<_, _> = targets.map(|wanted| (wanted.of.clone(), Some(wanted.replicas.clone()))).collect();
     if targets.is_empty() {
         return Ok(failures);
     }
-    for (of, outcome) in admin.alter_reassignments(&targets).await? {
+    for (of, outcome) in admin.alter_reassignments_of_same_size(&targets).await? {
         if let Err(error) = outcome {
             failures.insert(of, error.to_string());
         }
@@ -206,4 +229,33 @@ fn print(moved: &[Moved], json: bool) -> Result<()> {
     };
     quiet(printed.and_then(|()| out.flush()))?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_order_of_replicas_changes_and_only_where_nothing_moves() {
+        let found = |replicas: &[i32]| PartitionDescription {
+            partition: 0,
+            leader: Some(1),
+            leader_epoch: None,
+            replicas: replicas.to_vec(),
+            in_sync: replicas.to_vec(),
+            offline: Vec::new(),
+        };
+        let wanted = Wanted { of: TopicPartition::new("logs", 0), leader: Some(1), replicas: [1, 2, 3].into() };
+        let order = |moving, replicas: &[i32]| order(2, &wanted, moving, Some(&found(replicas)));
+        assert_eq!(order(false, &[1, 2, 3]), Ok(Some(vec![2, 1, 3])));
+        assert_eq!(order(false, &[3, 1, 2]), Ok(Some(vec![2, 3, 1])), "the order of now counts for the others");
+        assert_eq!(order(false, &[2, 1, 3]), Ok(None));
+        assert_eq!(order(true, &[2, 1, 4]), Ok(None), "nothing is to be changed");
+        assert!(order(true, &[1, 2, 3]).expect_err("refused").contains("on the move"));
+        // A move that has ended since: not the broker's, off the broker, and to fewer replicas.
+        for moved in [&[1, 2, 4][..], &[1, 3, 4], &[1, 2]] {
+            assert!(order(false, moved).expect_err("refused").contains("have moved meanwhile"), "{moved:?}");
+        }
+        assert!(super::order(2, &wanted, false, None).expect_err("refused").contains("not there any more"));
+    }
 }
