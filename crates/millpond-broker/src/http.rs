@@ -106,7 +106,10 @@ impl Serving {
             return text(StatusCode::FORBIDDEN, "requests of web pages are not served\n".into());
         }
         let Some(wish) = wish(request.uri().path()) else {
-            return text(StatusCode::NOT_FOUND, "POST serves /admin/decommission/ID and /admin/rebalance\n".into());
+            return text(
+                StatusCode::NOT_FOUND,
+                "POST serves /admin/decommission/ID, /admin/decommission/ID/cancel and /admin/rebalance\n".into(),
+            );
         };
         let Some(broker) = self.broker.get() else {
             return json(StatusCode::SERVICE_UNAVAILABLE, &json!({ "error": "the broker is starting" }));
@@ -123,7 +126,14 @@ impl Serving {
 fn wish(path: &str) -> Option<Wish> {
     match path.strip_prefix("/admin/")? {
         "rebalance" => Some(Wish::Rebalance),
-        other => Some(Wish::Decommission(BrokerId(other.strip_prefix("decommission/")?.parse().ok()?))),
+        other => {
+            let of = other.strip_prefix("decommission/")?;
+            let (of, wish): (_, fn(BrokerId) -> Wish) = match of.strip_suffix("/cancel") {
+                Some(of) => (of, Wish::CancelDecommission),
+                None => (of, Wish::Decommission),
+            };
+            Some(wish(BrokerId(of.parse().ok()?)))
+        }
     }
 }
 
@@ -149,9 +159,17 @@ mod tests {
     fn a_path_asks_for_one_thing_or_for_nothing() {
         assert_eq!(wish("/admin/rebalance"), Some(Wish::Rebalance));
         assert_eq!(wish("/admin/decommission/3"), Some(Wish::Decommission(BrokerId(3))));
-        for path in
-            ["/", "/admin/", "/admin/decommission", "/admin/decommission/", "/admin/decommission/x", "/rebalance"]
-        {
+        assert_eq!(wish("/admin/decommission/3/cancel"), Some(Wish::CancelDecommission(BrokerId(3))));
+        for path in [
+            "/",
+            "/admin/",
+            "/admin/decommission",
+            "/admin/decommission/",
+            "/admin/decommission/x",
+            "/admin/decommission/cancel",
+            "/admin/decommission/3/cancel/",
+            "/rebalance",
+        ] {
             assert_eq!(wish(path), None, "{path}");
         }
     }

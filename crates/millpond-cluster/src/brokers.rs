@@ -73,6 +73,8 @@ pub enum BrokerError {
     TooFewLeft { broker: BrokerId, topic: String, partition: PartitionIndex, replicas: usize, left: usize },
     #[error("broker {0} cannot be decommissioned: it is the only one")]
     TheOnlyOne(BrokerId),
+    #[error("broker {0} is not being decommissioned")]
+    NotLeaving(BrokerId),
 }
 
 /// The records that register a broker, or that say where it is now.
@@ -162,25 +164,39 @@ pub fn decommission(
         return Err(BrokerError::TheOnlyOne(id));
     }
     let staying: BTreeSet<BrokerId> = usable.iter().copied().filter(|other| *other != id).collect();
-    let left = Placement::new(image, &staying);
+    // Of them those that do not leave themselves.
+    let places: BTreeSet<BrokerId> = Placement::new(image, &staying).loads().map(|(broker, _)| broker).collect();
+    let leaves = |other: BrokerId| other == id || image.broker(other).is_some_and(|other| other.draining);
     for topic in image.topics() {
         for partition in topic.partitions.iter().filter(|partition| has_replica(partition, id)) {
-            // A dead broker keeps the replicas that it has.
-            let keeping =
-                partition.replicas.iter().filter(|replica| replica.broker != id).map(|replica| replica.broker);
-            let keeping: Vec<BrokerId> = keeping.collect();
-            if left.next(&keeping, 0).is_none() {
+            // A dead broker keeps the replicas that it has; one that leaves does not.
+            let keeping = partition.replicas.iter().map(|replica| replica.broker).filter(|broker| !leaves(*broker));
+            let left = places.iter().copied().chain(keeping).collect::<BTreeSet<BrokerId>>().len();
+            if left < partition.replicas.len() {
                 return Err(BrokerError::TooFewLeft {
                     broker: id,
                     topic: topic.name.to_string(),
                     partition: partition.index,
                     replicas: partition.replicas.len(),
-                    left: left.len(),
+                    left,
                 });
             }
         }
     }
     Ok(vec![MetadataRecord::Broker(Broker { draining: true, ..(**broker).clone() })])
+}
+
+/// The records that take a decommission back: the broker may get replicas again. What has moved away stays there, and
+/// so does what is on its way.
+///
+/// # Errors
+/// [`BrokerError::NotRegistered`]; [`BrokerError::NotLeaving`] when there is nothing to take back.
+pub fn cancel_decommission(image: &Image, id: BrokerId) -> Result<Vec<MetadataRecord>, BrokerError> {
+    let broker = image.broker(id).ok_or(BrokerError::NotRegistered(id))?;
+    if !broker.draining {
+        return Err(BrokerError::NotLeaving(id));
+    }
+    Ok(vec![MetadataRecord::Broker(Broker { draining: false, ..(**broker).clone() })])
 }
 
 fn has_replica(partition: &crate::record::Partition, broker: BrokerId) -> bool {

@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use millpond_cluster::{
     BrokerError, DirectoryId, FEATURE_LEVEL, FEATURE_NAME, FIRST_METADATA_REPLICA, FeatureError, FeatureUpdate, Image,
     MetadataRecord, NewTopic, Partition, ReassignError, Reassignment, Registered, Registration, TopicDefaults,
-    TopicError, TopicLimits, create_topics, decommission, drain, metadata_voters, moving, reassign_partitions,
-    rebalance, register_broker, replace_replicas, replicas_on, settle_partition, unregister_broker, update_features,
+    TopicError, TopicLimits, cancel_decommission, create_topics, decommission, drain, metadata_voters, moving,
+    reassign_partitions, rebalance, register_broker, replace_replicas, replicas_on, settle_partition,
+    unregister_broker, update_features,
 };
 use millpond_record::{BrokerId, PartitionIndex, ReplicaId};
 use proptest::prelude::*;
@@ -364,6 +365,40 @@ fn a_broker_whose_replicas_would_find_no_place_stays() {
     assert_eq!(refused, Err(BrokerError::TheOnlyOne(BrokerId(1))));
     let dead = decommission(&with_topic(&cluster(&[None; 3]), "t", 3, 1), BrokerId(1), &brokers(&[1]));
     assert!(matches!(dead, Err(BrokerError::TooFewLeft { left: 0, .. })), "{dead:?}");
+}
+
+#[test]
+fn brokers_that_leave_together_need_a_place_for_each_of_their_replicas() {
+    let leave = |image: &Image, id| decommission(image, BrokerId(id), &all(image));
+    let image = with_topic(&cluster(&[None; 4]), "t", 4, 3);
+    let image = applied(&image, &leave(&image, 1).expect("three are left for three replicas"));
+    let refused = leave(&image, 2);
+    assert!(matches!(refused, Err(BrokerError::TooFewLeft { left: 2, replicas: 3, .. })), "{refused:?}");
+    // Nothing is moved off the first one yet: both of its replicas need another place.
+    let image = with_topic(&cluster(&[None; 5]), "t", 1, 3);
+    let image = applied(&image, &leave(&image, 1).expect("four are left"));
+    let image = applied(&image, &leave(&image, 2).expect("three are left"));
+    let refused = leave(&image, 3);
+    assert!(matches!(refused, Err(BrokerError::TooFewLeft { left: 2, .. })), "{refused:?}");
+    let image = settled(&applied(&image, &drain(&image, &all(&image), &brokers(&[]), 4)));
+    assert_eq!(on(first(&image)).into_iter().collect::<BTreeSet<_>>(), BTreeSet::from([3, 4, 5]));
+}
+
+#[test]
+fn a_decommission_that_is_taken_back_moves_nothing_more_and_the_broker_gets_replicas_again() {
+    let image = with_topic(&cluster(&[None; 4]), "t", 8, 3);
+    let nothing = cancel_decommission(&image, BrokerId(4));
+    assert_eq!(nothing, Err(BrokerError::NotLeaving(BrokerId(4))));
+    assert_eq!(nothing.expect_err("refused").to_string(), "broker 4 is not being decommissioned");
+    assert_eq!(cancel_decommission(&image, BrokerId(9)), Err(BrokerError::NotRegistered(BrokerId(9))));
+    let leaving = applied(&image, &decommission(&image, BrokerId(4), &all(&image)).expect("three are left"));
+    let during = applied(&leaving, &drain(&leaving, &all(&leaving), &brokers(&[]), 2));
+    assert_eq!(moving(&during).count(), 2);
+    let back = settled(&applied(&during, &cancel_decommission(&during, BrokerId(4)).expect("it leaves")));
+    assert_eq!(replicas_on(&back, BrokerId(4)), replicas_on(&image, BrokerId(4)) - 2, "what was on its way has gone");
+    assert_eq!(drain(&back, &all(&back), &brokers(&[]), 2), []);
+    let after = with_topic(&back, "u", 4, 3);
+    assert!(replicas_on(&after, BrokerId(4)) > replicas_on(&back, BrokerId(4)));
 }
 
 #[test]

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use millpond_cluster::{BrokerError, MetadataRecord, decommission, moving, rebalance, replicas_on};
+use millpond_cluster::{
+    BrokerError, MetadataRecord, cancel_decommission, decommission, moving, rebalance, replicas_on,
+};
 use millpond_record::BrokerId;
 use serde_json::{Value, json};
 use tracing::info;
@@ -21,6 +23,8 @@ const REBALANCED_AT_ONCE: usize = 1000;
 pub(crate) enum Wish {
     /// Move everything off a broker, and give it nothing new.
     Decommission(BrokerId),
+    /// Take that back.
+    CancelDecommission(BrokerId),
     /// Even out replicas and preferred leaders over the brokers.
     Rebalance,
 }
@@ -39,11 +43,7 @@ pub(crate) async fn ask(shared: &Shared, wish: Wish) -> Result<Said, ControllerE
     if shared.controller.is_here() {
         return carry_out(&shared.controller, wish).await;
     }
-    let broker = match wish {
-        Wish::Decommission(broker) => Some(broker.0),
-        Wish::Rebalance => None,
-    };
-    let answer = shared.controller.ask_controller(ADMIN, messages::write(&Admin { decommission: broker })).await?;
+    let answer = shared.controller.ask_controller(ADMIN, messages::write(&Admin::new(wish))).await?;
     let AdminAnswer { refused, sentence, moves } = messages::read(answer).map_err(ControllerError::Said)?;
     Ok(Said { refused, sentence, moves })
 }
@@ -64,6 +64,20 @@ pub(crate) async fn carry_out(controller: &Controller, wish: Wish) -> Result<Sai
                     let sentence =
                         format!("broker {broker} is being decommissioned: {replicas} replicas move elsewhere");
                     Said { refused: false, sentence, moves: replicas as u64 }
+                }
+                Err(error) => Said { refused: true, sentence: error.to_string(), moves: 0 },
+            })
+        }
+        Wish::CancelDecommission(broker) => {
+            let decided = controller.change(move |image| match cancel_decommission(image, broker) {
+                Ok(records) => (Ok(replicas_on(image, broker)), records),
+                Err(error) => (Err(error), Vec::new()),
+            });
+            Ok(match decided.await?.decision {
+                Ok(replicas) => {
+                    info!(broker = broker.0, replicas, "the broker is being decommissioned no longer");
+                    let sentence = format!("broker {broker} stays, with what has not moved elsewhere");
+                    Said { refused: false, sentence, moves: 0 }
                 }
                 Err(error) => Said { refused: true, sentence: error.to_string(), moves: 0 },
             })

@@ -22,6 +22,8 @@ use millpond_record::{BrokerId, ReplicaId};
 use millpond_runtime::HostPort;
 use prost::Message;
 
+use super::admin::Wish;
+
 pub(crate) const HELLO: u16 = 1;
 pub(crate) const JOIN: u16 = 2;
 pub(crate) const KAFKA: u16 = 3;
@@ -239,9 +241,30 @@ pub(crate) struct Transfer {
 
 #[derive(Clone, Copy, PartialEq, Message)]
 pub(crate) struct Admin {
-    /// The broker to decommission; without one the cluster is rebalanced.
+    /// The broker to decommission; without any broker the cluster is rebalanced.
     #[prost(int32, optional, tag = "1")]
     pub(crate) decommission: Option<i32>,
+    /// The broker that is to be decommissioned no longer.
+    #[prost(int32, optional, tag = "2")]
+    pub(crate) cancel_decommission: Option<i32>,
+}
+
+impl Admin {
+    pub(crate) fn new(wish: Wish) -> Admin {
+        match wish {
+            Wish::Decommission(broker) => Admin { decommission: Some(broker.0), ..Admin::default() },
+            Wish::CancelDecommission(broker) => Admin { cancel_decommission: Some(broker.0), ..Admin::default() },
+            Wish::Rebalance => Admin::default(),
+        }
+    }
+
+    pub(crate) fn wish(self) -> Wish {
+        match (self.decommission, self.cancel_decommission) {
+            (Some(broker), _) => Wish::Decommission(BrokerId(broker)),
+            (None, Some(broker)) => Wish::CancelDecommission(BrokerId(broker)),
+            (None, None) => Wish::Rebalance,
+        }
+    }
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -302,6 +325,13 @@ mod tests {
         };
         let sent: WantedTopic = read(write(&WantedTopic::new(&topic))).expect("readable");
         assert_eq!(sent.topic(), topic);
+    }
+
+    #[test]
+    fn what_an_operator_wishes_comes_as_it_was_sent() {
+        for wish in [Wish::Decommission(BrokerId(0)), Wish::CancelDecommission(BrokerId(3)), Wish::Rebalance] {
+            assert_eq!(read::<Admin>(write(&Admin::new(wish))).expect("readable").wish(), wish);
+        }
     }
 
     #[test]

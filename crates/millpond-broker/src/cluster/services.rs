@@ -13,7 +13,7 @@ use millpond_record::{BrokerId, GroupId, PartitionIndex, RaftIndex, TopicId};
 use millpond_runtime::HostPort;
 use tracing::{info, warn};
 
-use super::admin::{Said, Wish, carry_out};
+use super::admin::{Said, carry_out};
 use super::messages::{
     self, ADMIN, Accepted, Admin, AdminAnswer, Answered, Block, CONFIRM, Confirmed, Forwarded, HELLO, Hello, JOIN,
     Join, JoinAnswer, KAFKA, PRODUCER_IDS, Place, SETTLED, Settled, TOPICS, TRANSFER, Topics, Transfer, read, write,
@@ -271,9 +271,8 @@ impl Services {
     }
 
     async fn admin(self, body: Bytes) -> Result<Bytes, String> {
-        let Admin { decommission } = read(body)?;
+        let wish = read::<Admin>(body)?.wish();
         let controller = self.controller().ok_or("the broker is starting or stopping")?;
-        let wish = decommission.map_or(Wish::Rebalance, |broker| Wish::Decommission(BrokerId(broker)));
         match carry_out(&controller, wish).await {
             Ok(Said { refused, sentence, moves }) => {
                 Ok(answered(&controller, write(&AdminAnswer { refused, sentence, moves })))
