@@ -21,7 +21,7 @@ use tracing::debug;
 
 use crate::accept::{Room, accept};
 use crate::broker::Shared;
-use crate::cluster::admin::{self, Wish};
+use crate::cluster::admin::{self, Said, Wish};
 
 /// Connections at once. Who scrapes needs one.
 const MAX_CONNECTIONS: usize = 64;
@@ -95,8 +95,20 @@ impl Serving {
                 json(StatusCode::OK, &self.runtime.blocking(move || admin::status(&broker)).await)
             }
             ("/admin/status", None) => text(StatusCode::SERVICE_UNAVAILABLE, "the broker is starting\n".into()),
-            _ => text(StatusCode::NOT_FOUND, "served are /live, /ready, /metrics and /admin/status\n".into()),
+            (path, _) if let Some(Wish::Decommission(leaving)) = wish(path) => self.left_to_move(leaving).await,
+            _ => {
+                let served = "served are /live, /ready, /metrics, /admin/status and /admin/decommission/ID\n";
+                text(StatusCode::NOT_FOUND, served.into())
+            }
         }
+    }
+
+    /// How far a decommission is.
+    async fn left_to_move(&self, leaving: BrokerId) -> Response<Full<Bytes>> {
+        self.asked(Wish::LeftToMove(leaving), |said| {
+            json(StatusCode::OK, &json!({ "message": said.sentence, "replicas": said.moves }))
+        })
+        .await
     }
 
     /// What changes the cluster.
@@ -111,12 +123,18 @@ impl Serving {
                 "POST serves /admin/decommission/ID, /admin/decommission/ID/cancel and /admin/rebalance\n".into(),
             );
         };
+        self.asked(wish, |said| json(StatusCode::ACCEPTED, &json!({ "message": said.sentence, "moves": said.moves })))
+            .await
+    }
+
+    /// Asks the controller; `told` makes an answer of what it says, if that is no refusal.
+    async fn asked(&self, wish: Wish, told: impl FnOnce(Said) -> Response<Full<Bytes>>) -> Response<Full<Bytes>> {
         let Some(broker) = self.broker.get() else {
             return json(StatusCode::SERVICE_UNAVAILABLE, &json!({ "error": "the broker is starting" }));
         };
         match admin::ask(broker, wish).await {
             Ok(said) if said.refused => json(StatusCode::CONFLICT, &json!({ "error": said.sentence })),
-            Ok(said) => json(StatusCode::ACCEPTED, &json!({ "message": said.sentence, "moves": said.moves })),
+            Ok(said) => told(said),
             Err(error) => json(StatusCode::SERVICE_UNAVAILABLE, &json!({ "error": error.to_string() })),
         }
     }

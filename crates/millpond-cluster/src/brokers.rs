@@ -199,6 +199,18 @@ pub fn cancel_decommission(image: &Image, id: BrokerId) -> Result<Vec<MetadataRe
     Ok(vec![MetadataRecord::Broker(Broker { draining: false, ..(**broker).clone() })])
 }
 
+/// How many replicas a broker has that is being decommissioned. Once that is none it gets none any more.
+///
+/// # Errors
+/// [`BrokerError::NotRegistered`], [`BrokerError::NotLeaving`].
+pub fn left_to_move(image: &Image, id: BrokerId) -> Result<usize, BrokerError> {
+    match image.broker(id) {
+        None => Err(BrokerError::NotRegistered(id)),
+        Some(broker) if !broker.draining => Err(BrokerError::NotLeaving(id)),
+        Some(_) => Ok(replicas_on(image, id)),
+    }
+}
+
 fn has_replica(partition: &crate::record::Partition, broker: BrokerId) -> bool {
     partition.replicas.iter().any(|replica| replica.broker == broker)
 }

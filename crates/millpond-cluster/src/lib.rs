@@ -47,8 +47,8 @@ pub use alter_configs::{
 };
 pub use batch::{BatchFormatError, MAX_METADATA_BATCH_BYTES, decode_batch, encode_batch};
 pub use brokers::{
-    BrokerError, Registered, Registration, cancel_decommission, decommission, register_broker, replicas_on,
-    unregister_broker,
+    BrokerError, Registered, Registration, cancel_decommission, decommission, left_to_move, register_broker,
+    replicas_on, unregister_broker,
 };
 pub use config::{
     CleanupPolicy, CompressionType, ConfigError, ConfigSource, EffectiveConfig, FlushSetting, MAX_CONFIG_VALUE_BYTES,

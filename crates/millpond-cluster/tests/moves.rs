@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use millpond_cluster::{
     BrokerError, DirectoryId, FEATURE_LEVEL, FEATURE_NAME, FIRST_METADATA_REPLICA, FeatureError, FeatureUpdate, Image,
     MetadataRecord, NewTopic, Partition, ReassignError, Reassignment, Registered, Registration, TopicDefaults,
-    TopicError, TopicLimits, cancel_decommission, create_topics, decommission, drain, metadata_voters, moving,
-    reassign_partitions, rebalance, register_broker, replace_replicas, replicas_on, settle_partition,
+    TopicError, TopicLimits, cancel_decommission, create_topics, decommission, drain, left_to_move, metadata_voters,
+    moving, reassign_partitions, rebalance, register_broker, replace_replicas, replicas_on, settle_partition,
     unregister_broker, update_features,
 };
 use millpond_record::{BrokerId, PartitionIndex, ReplicaId};
@@ -302,6 +302,8 @@ fn a_broker_that_leaves_hands_every_replica_on_and_only_then_may_be_forgotten() 
     let had = replicas_on(&image, BrokerId(4));
     assert!(had > 0);
     let mut image = applied(&image, &decommission(&image, BrokerId(4), &all(&image)).expect("three are left"));
+    assert_eq!(left_to_move(&image, BrokerId(4)), Ok(had));
+    assert_eq!(left_to_move(&image, BrokerId(3)), Err(BrokerError::NotLeaving(BrokerId(3))));
     let mut rounds = 0;
     loop {
         let records = drain(&image, &all(&image), &brokers(&[]), 4);
@@ -315,12 +317,13 @@ fn a_broker_that_leaves_hands_every_replica_on_and_only_then_may_be_forgotten() 
         rounds += 1;
         assert!(rounds <= had, "it comes to an end");
     }
-    assert_eq!(replicas_on(&image, BrokerId(4)), 0);
+    assert_eq!(left_to_move(&image, BrokerId(4)), Ok(0));
     for partition in partitions(&image) {
         assert_eq!(on(partition).into_iter().collect::<BTreeSet<_>>(), BTreeSet::from([1, 2, 3]));
     }
     let image = applied(&image, &unregister_broker(&image, BrokerId(4), false).expect("it has nothing"));
     assert_eq!(image.broker(BrokerId(4)), None);
+    assert_eq!(left_to_move(&image, BrokerId(4)), Err(BrokerError::NotRegistered(BrokerId(4))));
 }
 
 #[test]

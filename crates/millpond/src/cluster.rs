@@ -1,7 +1,7 @@
 //! `millpond cluster`: looks after a running cluster, over the Kafka protocol and, for what that lacks, over HTTP.
 
 mod arguments;
-mod http_post;
+mod http;
 mod picture;
 mod plan;
 mod status;

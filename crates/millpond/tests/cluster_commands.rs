@@ -83,8 +83,14 @@ fn what_the_protocol_lacks_is_asked_over_http_and_told_in_the_words_of_the_clust
     let kafka = broker.kafka.to_string();
     let (_, err, success) = told(&["cluster", "rebalance", "--http", &http, "--wait", "--bootstrap", &kafka]);
     assert!(success, "{err}");
-    let (out, err, success) = told(&["cluster", "decommission", "7", "--http", &http]);
-    assert!(!success && out.is_empty() && err.starts_with("millpond: ") && err.contains('7'), "{err}");
+    for option in [&[][..], &["--wait"], &["--cancel"]] {
+        let (out, err, success) = told(&[&["cluster", "decommission", "7", "--http", &http], option].concat());
+        assert!(!success && out.is_empty() && err == "millpond: broker 7 is not registered\n", "{option:?}: {err}");
+    }
+    let (out, err, success) = told(&["cluster", "decommission", "1", "--cancel", "--http", &http]);
+    assert!(!success && out.is_empty() && err == "millpond: broker 1 is not being decommissioned\n", "{err}");
+    let (_, err, success) = told(&["cluster", "decommission", "1", "--cancel", "--wait", "--http", &http]);
+    assert!(!success && err.lines().count() == 1, "{err}");
 }
 
 #[test]

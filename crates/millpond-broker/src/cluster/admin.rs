@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use millpond_cluster::{
-    BrokerError, MetadataRecord, cancel_decommission, decommission, moving, rebalance, replicas_on,
+    BrokerError, MetadataRecord, cancel_decommission, decommission, left_to_move, moving, rebalance, replicas_on,
 };
 use millpond_record::BrokerId;
 use serde_json::{Value, json};
@@ -25,6 +25,8 @@ pub(crate) enum Wish {
     Decommission(BrokerId),
     /// Take that back.
     CancelDecommission(BrokerId),
+    /// Say how many replicas are still to move off a broker.
+    LeftToMove(BrokerId),
     /// Even out replicas and preferred leaders over the brokers.
     Rebalance,
 }
@@ -34,7 +36,7 @@ pub(crate) enum Wish {
 pub(crate) struct Said {
     pub(crate) refused: bool,
     pub(crate) sentence: String,
-    /// Partitions whose replicas begin to move.
+    /// Replicas or partitions that begin to move; what is left, where that is asked for.
     pub(crate) moves: u64,
 }
 
@@ -78,6 +80,16 @@ pub(crate) async fn carry_out(controller: &Controller, wish: Wish) -> Result<Sai
                     info!(broker = broker.0, replicas, "the broker is being decommissioned no longer");
                     let sentence = format!("broker {broker} stays, with what has not moved elsewhere");
                     Said { refused: false, sentence, moves: 0 }
+                }
+                Err(error) => Said { refused: true, sentence: error.to_string(), moves: 0 },
+            })
+        }
+        Wish::LeftToMove(broker) => {
+            let decided = controller.change(move |image| (left_to_move(image, broker), Vec::new()));
+            Ok(match decided.await?.decision {
+                Ok(left) => {
+                    let sentence = format!("{left} replicas are to move off broker {broker}");
+                    Said { refused: false, sentence, moves: left as u64 }
                 }
                 Err(error) => Said { refused: true, sentence: error.to_string(), moves: 0 },
             })

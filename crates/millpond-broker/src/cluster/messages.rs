@@ -247,6 +247,9 @@ pub(crate) struct Admin {
     /// The broker that is to be decommissioned no longer.
     #[prost(int32, optional, tag = "2")]
     pub(crate) cancel_decommission: Option<i32>,
+    /// The broker whose replicas that are still to move are counted.
+    #[prost(int32, optional, tag = "3")]
+    pub(crate) left_to_move: Option<i32>,
 }
 
 impl Admin {
@@ -254,15 +257,17 @@ impl Admin {
         match wish {
             Wish::Decommission(broker) => Admin { decommission: Some(broker.0), ..Admin::default() },
             Wish::CancelDecommission(broker) => Admin { cancel_decommission: Some(broker.0), ..Admin::default() },
+            Wish::LeftToMove(broker) => Admin { left_to_move: Some(broker.0), ..Admin::default() },
             Wish::Rebalance => Admin::default(),
         }
     }
 
     pub(crate) fn wish(self) -> Wish {
-        match (self.decommission, self.cancel_decommission) {
-            (Some(broker), _) => Wish::Decommission(BrokerId(broker)),
-            (None, Some(broker)) => Wish::CancelDecommission(BrokerId(broker)),
-            (None, None) => Wish::Rebalance,
+        match (self.decommission, self.cancel_decommission, self.left_to_move) {
+            (Some(broker), _, _) => Wish::Decommission(BrokerId(broker)),
+            (None, Some(broker), _) => Wish::CancelDecommission(BrokerId(broker)),
+            (None, None, Some(broker)) => Wish::LeftToMove(BrokerId(broker)),
+            (None, None, None) => Wish::Rebalance,
         }
     }
 }
@@ -329,7 +334,10 @@ mod tests {
 
     #[test]
     fn what_an_operator_wishes_comes_as_it_was_sent() {
-        for wish in [Wish::Decommission(BrokerId(0)), Wish::CancelDecommission(BrokerId(3)), Wish::Rebalance] {
+        let of = BrokerId;
+        for wish in
+            [Wish::Decommission(of(0)), Wish::CancelDecommission(of(3)), Wish::LeftToMove(of(2)), Wish::Rebalance]
+        {
             assert_eq!(read::<Admin>(write(&Admin::new(wish))).expect("readable").wish(), wish);
         }
     }

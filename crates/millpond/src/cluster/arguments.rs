@@ -36,10 +36,12 @@ Examples:
   millpond cluster decommission 3
   millpond cluster decommission 3 --wait
   millpond cluster decommission 3 --http broker-1.example:9094
+  millpond cluster decommission 3 --cancel
 
 The broker gets no new replicas, and those that it has are moved to others, none of them missing at any moment. The
-command returns when the cluster has begun; `millpond cluster status` shows how many are left. Kafka's protocol has no
-such request: it goes to the HTTP port of any broker, and only --wait asks at --bootstrap.";
+command returns when the cluster has begun; `millpond cluster status` shows how many are left. --cancel takes that back:
+the broker keeps what has not begun to move, and gets replicas again. Kafka's protocol has no such request: it goes to
+the HTTP port of any broker.";
 
 const REBALANCE_EXAMPLES: &str = "\
 Examples:
@@ -92,10 +94,14 @@ pub(crate) struct DecommissionArguments {
     /// Return when it is done, and say meanwhile how far it is
     #[arg(long)]
     pub(crate) wait: bool,
+    /// Take back a decommission that was begun
+    #[arg(long, conflicts_with = "wait")]
+    pub(crate) cancel: bool,
     #[command(flatten)]
     pub(crate) http: Http,
-    #[command(flatten)]
-    pub(crate) reach: Reach,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Args, Debug)]

@@ -1,4 +1,4 @@
-//! One POST to a broker's HTTP port, for what the Kafka protocol lacks.
+//! One request to a broker's HTTP port, for what the Kafka protocol lacks.
 
 use std::time::Duration;
 
@@ -21,6 +21,15 @@ pub(super) struct Answer {
 
 /// Posts nothing to a path and gives the answer, whatever its status.
 pub(super) async fn post(runtime: &Runtime, address: &str, path: &str) -> Result<Answer> {
+    ask(runtime, address, "POST", path).await
+}
+
+/// Gets what is at a path, whatever the status of the answer.
+pub(super) async fn get(runtime: &Runtime, address: &str, path: &str) -> Result<Answer> {
+    ask(runtime, address, "GET", path).await
+}
+
+async fn ask(runtime: &Runtime, address: &str, method: &str, path: &str) -> Result<Answer> {
     let address: Address = address.parse().map_err(|error| anyhow!("{error} (--http)"))?;
     let asked = async {
         let connected = Tcp.connect(&address).await;
@@ -28,7 +37,7 @@ pub(super) async fn post(runtime: &Runtime, address: &str, path: &str) -> Result
             format!("no broker answers at {address}; --http HOST:PORT names the HTTP port of another Millpond broker")
         })?;
         let request = format!(
-            "POST {path} HTTP/1.1\r\nHost: {address}\r\nContent-Length: 0\r\nAccept: application/json\r\n\
+            "{method} {path} HTTP/1.1\r\nHost: {address}\r\nContent-Length: 0\r\nAccept: application/json\r\n\
              Connection: close\r\n\r\n"
         );
         stream.write_all(request.as_bytes()).await?;
