@@ -22,7 +22,7 @@ use crate::api::fetch::kept::FetchSessions;
 use crate::cluster::joining::NotAMember;
 use crate::cluster::producer_ids::ProducerIds;
 use crate::cluster::start::{Member, Network, Outset};
-use crate::cluster::{handover, keeper, mover};
+use crate::cluster::{handover, keeper, mending, mover};
 use crate::config::BrokerConfig;
 use crate::connection::Connection;
 use crate::controller::Controller;
@@ -297,6 +297,7 @@ impl Broker {
             services.done_by(&shared);
             runtime.spawn(keeper::run(Arc::downgrade(&shared), group));
             runtime.spawn(mover::run(Arc::downgrade(&shared)));
+            runtime.spawn(mending::run(Arc::downgrade(&shared)));
         }
         serving.ready(&shared);
         unless_started.disarm();
@@ -403,8 +404,8 @@ pub(crate) async fn open_data_dir(
         };
         error!(
             group = damaged.group.0,
-            "the partition in {} is damaged and set aside, nothing of it is served: {}. {kept}. Copy the folder if its \
-             records are wanted; deleting the topic removes it",
+            "the partition in {} is damaged and set aside, nothing of it is served: {}. {kept}. If it has other replicas \
+             they make up for it; if not, copy the folder if its records are wanted: deleting the topic removes it",
             damaged.folder,
             damaged.what
         );

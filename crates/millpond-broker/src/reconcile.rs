@@ -19,7 +19,7 @@ use millpond_record::{BrokerId, GroupId, PartitionIndex, RaftIndex, ReplicaId, S
 use millpond_runtime::Runtime;
 use millpond_storage::{FlushMode, GroupSpec, LogOptions, StorageError};
 use tokio::sync::{Notify, watch};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::coordinator::Coordinators;
 use crate::metadata::{Metadata, ServedTopic, Snapshot};
@@ -284,11 +284,26 @@ impl Reconciler {
         partition.all_replicas().find(here).map(|replica| replica.id)
     }
 
-    /// Deletes groups, and gives those that are still there.
+    /// Deletes groups, and gives those that are still there. Of a partition that has another replica here the files of
+    /// a damaged one are kept.
     async fn delete(&self, strays: Vec<Hosted>) -> Vec<Hosted> {
         let groups = &self.groups;
         let deleted = strays.into_iter().map(|stray| async move {
-            match groups.delete(stray.group).await {
+            let damaged = groups.partition(stray.group).is_some_and(|partition| partition.is_damaged());
+            let aside = damaged && self.is_replaced(&stray);
+            let gone = if aside { groups.put_aside(stray.group).await } else { groups.delete(stray.group).await };
+            match gone {
+                Ok(()) if aside => {
+                    warn!(
+                        topic = %stray.name,
+                        partition = stray.partition.0,
+                        "the damaged copy makes room for a new one, which other brokers fill; its files are kept in \
+                         {}-{}.1.stray, unless there were some before: remove them when nobody wants them",
+                        stray.name,
+                        stray.partition.0
+                    );
+                    None
+                }
                 // It is unknown where an earlier attempt got further than it could tell.
                 Ok(()) | Err(RaftError::NoSuchGroup(_) | RaftError::Storage(StorageError::NoSuchGroup(_))) => {
                     info!(topic = %stray.name, partition = stray.partition.0, "partition deleted");
@@ -302,6 +317,13 @@ impl Reconciler {
         });
         let left: Vec<_> = stream::iter(deleted).buffer_unordered(AT_ONCE).collect().await;
         left.into_iter().flatten().collect()
+    }
+
+    /// Whether this broker is to have another replica of the partition.
+    fn is_replaced(&self, old: &Hosted) -> bool {
+        let topic = self.snapshot.image.topic_by_id(old.topic);
+        let partition = topic.and_then(|topic| topic.partition(old.partition)).filter(|one| one.group == old.group);
+        partition.and_then(|partition| self.replica_here(partition)).is_some_and(|replica| replica != old.replica)
     }
 
     /// Creates what is missing of a topic, changes the settings of its logs, and serves it when all of it is there.

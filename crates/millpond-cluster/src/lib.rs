@@ -67,7 +67,7 @@ pub use quotas::{
 };
 pub use reassign::{
     Moving, ReassignError, ReassignPartitions, Reassignment, drain, moving, reassign_partitions, rebalance,
-    replace_replicas, settle_partition,
+    replace_replica, replace_replicas, settle_partition,
 };
 pub use record::{Broker, DirectoryId, FEATURE_LEVEL, MetadataRecord, Partition, RecordError, Replica, TopicRecord};
 pub use topics::{

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use millpond_record::{BrokerId, GroupId, PartitionIndex, TopicId};
+use millpond_record::{BrokerId, GroupId, PartitionIndex, ReplicaId, TopicId};
 
 use crate::allocation::Allocation;
 use crate::image::{Image, Topic};
@@ -204,6 +204,28 @@ pub fn replace_replicas(image: &Image, limit: usize) -> Vec<MetadataRecord> {
     let partitions = image.topics().flat_map(|topic| &topic.partitions);
     for partition in partitions.filter(|partition| partition.replicas.iter().any(lost)).take(limit) {
         moves.retarget(partition, &brokers_of(partition));
+    }
+    moves.records()
+}
+
+/// A new replica, with a new id, on the broker of one whose copy cannot be used any more. Empty where the partition has
+/// no such replica any more, or no other one that could fill it.
+pub fn replace_replica(
+    image: &Image,
+    topic: TopicId,
+    index: PartitionIndex,
+    group: GroupId,
+    replica: ReplicaId,
+) -> Vec<MetadataRecord> {
+    let found = image.topic_by_id(topic).and_then(|topic| topic.partition(index));
+    let Some(partition) = found.filter(|found| found.group == group && found.replicas.len() > 1) else {
+        return Vec::new();
+    };
+    let mut moves = Moves::new(image);
+    let mut replicas = partition.replicas.clone();
+    if let Some(lost) = replicas.iter_mut().find(|known| known.id == replica) {
+        *lost = moves.allocation.replica(lost.broker);
+        moves.change(partition, replicas);
     }
     moves.records()
 }

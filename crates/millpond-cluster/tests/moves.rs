@@ -6,8 +6,8 @@ use millpond_cluster::{
     BrokerError, DirectoryId, FEATURE_LEVEL, FEATURE_NAME, FIRST_METADATA_REPLICA, FeatureError, FeatureUpdate, Image,
     MetadataRecord, NewTopic, Partition, ReassignError, Reassignment, Registered, Registration, TopicDefaults,
     TopicError, TopicLimits, cancel_decommission, create_topics, decommission, drain, left_to_move, metadata_voters,
-    moving, reassign_partitions, rebalance, register_broker, replace_replicas, replicas_on, settle_partition,
-    unregister_broker, update_features,
+    moving, reassign_partitions, rebalance, register_broker, replace_replica, replace_replicas, replicas_on,
+    settle_partition, unregister_broker, update_features,
 };
 use millpond_record::{BrokerId, PartitionIndex, ReplicaId};
 use proptest::prelude::*;
@@ -484,4 +484,31 @@ proptest! {
             prop_assert!(spread <= 1, "{replicas:?}");
         }
     }
+}
+
+#[test]
+fn a_replica_whose_copy_is_lost_is_replaced_on_its_broker_under_a_new_id() {
+    let image = with_topic(&cluster(&[None; 3]), "t", 1, 3);
+    let before = first(&image).clone();
+    let lost = before.replicas[1];
+    let replace = |image: &Image, replica| {
+        let Partition { topic, index, group, .. } = *first(image);
+        replace_replica(image, topic, index, group, replica)
+    };
+    let image = applied(&image, &replace(&image, lost.id));
+    let after = first(&image);
+    assert_eq!(on(after), on(&before));
+    let new = after.replicas[1];
+    assert!(new.id > lost.id && before.replicas.iter().all(|known| known.id != new.id));
+    assert_eq!((&after.adding[..], &after.removing[..]), (&[new.id][..], &[lost][..]));
+    assert_eq!(after.assignment_version, before.assignment_version + 1);
+    assert_eq!(after.founding, before.replicas, "who founded it may still have to");
+
+    assert_eq!(replace(&image, lost.id), [], "it is said again");
+    let again = applied(&image, &replace(&image, new.id));
+    assert!(first(&again).replicas[1].id > new.id, "the new one is lost, too");
+    assert_eq!(on(first(&settled(&again))), on(&before));
+
+    let alone = with_topic(&cluster(&[None; 3]), "t", 1, 1);
+    assert_eq!(replace(&alone, first(&alone).replicas[0].id), [], "nobody could fill it");
 }

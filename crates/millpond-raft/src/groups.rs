@@ -277,6 +277,13 @@ impl Groups {
     /// Deletes a partition with its data. What is queued for it is refused. Durable when this returns; may be called
     /// again when it fails.
     pub async fn delete(&self, group: GroupId) -> Result<(), RaftError> {
+        self.close(group).await;
+        let data_dir = self.0.shared.data_dir.clone();
+        self.durable(group, move |done| data_dir.delete_group(group, done)).await
+    }
+
+    /// Has nothing of the group run any more.
+    async fn close(&self, group: GroupId) {
         let removed = self.0.partitions.write().unwrap_or_else(PoisonError::into_inner).remove(&group);
         if let Some(partition) = removed {
             partition.close();
@@ -285,8 +292,13 @@ impl Groups {
             replica.shutdown().await;
         }
         self.0.shared.shipments.forget(group);
+    }
+
+    /// As [`Groups::delete`] for a replica that [is damaged](Partition::is_damaged): its files are kept beside.
+    pub async fn put_aside(&self, group: GroupId) -> Result<(), RaftError> {
+        self.close(group).await;
         let data_dir = self.0.shared.data_dir.clone();
-        self.durable(group, move |done| data_dir.delete_group(group, done)).await
+        self.durable(group, move |done| data_dir.put_group_aside(group, done)).await
     }
 
     /// The partition that the group holds; `None` for a group that this broker does not have, and for group 0.

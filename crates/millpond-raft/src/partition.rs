@@ -87,6 +87,8 @@ struct Inner {
     /// What went wrong first. Not a phase, because a flush must be able to report it without the gate, whose holder may
     /// be waiting for the journal.
     failure: OnceLock<Arc<str>>,
+    /// The copy here cannot be used any more.
+    damaged: AtomicBool,
     /// Closed or failed: whoever watches has been told, and a late flush must not tell otherwise.
     stopped: AtomicBool,
     /// Set while batches are to be committed when the log can be written again.
@@ -146,6 +148,7 @@ impl Partition {
             partition.0.announce_solo();
         }
         if row.set_aside {
+            partition.0.spoil();
             partition.0.fail(&StorageError::SetAside(row.group).to_string());
         }
         partition
@@ -181,6 +184,7 @@ impl Partition {
     ) -> Partition {
         let kind = if replicated { Kind::Replicated } else { Kind::Solo };
         let partition = Self::new(shared, group, replica, Vote::default(), kind);
+        partition.0.spoil();
         partition.0.fail(&why.to_string());
         partition
     }
@@ -198,6 +202,7 @@ impl Partition {
             log_start: AtomicI64::new(0),
             duplicates: Mutex::new(Vec::new()),
             failure: OnceLock::new(),
+            damaged: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
             stalled: AtomicBool::new(false),
         }))
@@ -250,6 +255,12 @@ impl Partition {
     /// Whether it has stopped because something went wrong: it answers nothing but errors until the next start.
     pub fn has_failed(&self) -> bool {
         self.0.failure.get().is_some()
+    }
+
+    /// Whether the copy here cannot be used any more, now or after a restart: it is damaged, or a write or sync of its
+    /// segments failed. It has failed then, too.
+    pub fn is_damaged(&self) -> bool {
+        self.0.damaged.load(Ordering::Acquire)
     }
 
     /// Follows the frontiers of the log.
@@ -356,7 +367,12 @@ impl Inner {
             Ok(Some(log)) => log,
             Ok(None) => return self.stop(&RaftError::NoSuchGroup(group).to_string()),
             Err(error @ StorageError::Io { .. }) => return self.stay_asleep(&error),
-            Err(error) => return self.stop(&error.to_string()),
+            Err(error) => {
+                if matches!(error, StorageError::Corrupt { .. } | StorageError::SetAside(_)) {
+                    self.spoil();
+                }
+                return self.stop(&error.to_string());
+            }
         };
         let replicated = match self.replication.kind() {
             Kind::Replicated => true,
@@ -438,6 +454,11 @@ impl Inner {
             self.do_work(work, Some(flight));
         }
         gate.phase = Phase::Serving;
+    }
+
+    /// The copy here cannot be used any more.
+    fn spoil(&self) {
+        self.damaged.store(true, Ordering::Release);
     }
 
     /// The partition stops for good. Gives what went wrong first.

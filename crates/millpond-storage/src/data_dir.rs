@@ -228,33 +228,17 @@ impl DataDir {
     ///
     /// When there is no such group, or the directory is closed or failed. `done` is not called then.
     pub fn delete_group(&self, group: GroupId, done: Done) -> Result<(), StorageError> {
-        let inner = &*self.0;
-        inner.check_open()?;
-        let slot = inner.registry.slot(group).ok_or(StorageError::NoSuchGroup(group))?;
-        let name = slot.folder().filter(|_| slot.retire()).ok_or(StorageError::NoSuchGroup(group))?;
-        let mut folder = inner.root.join(&name);
-        {
-            // Not while a folder is made. The next group of this name finds it free.
-            let _making = inner.making();
-            let deleted = inner.root.join(partition_folder::deleted_name(&name, group));
-            // What counts is the journal's record. A folder that cannot be renamed keeps its name until it is removed.
-            if inner.runtime.disk().rename(&folder, &deleted).is_ok() {
-                inner.renamed.store(true, Ordering::SeqCst);
-                inner.registry.lock().release_folder(&name);
-                folder = deleted;
-            }
-        }
-        let sweeper = inner.sweeper.clone();
-        let durable: Done = Box::new(move |result| {
-            if result.is_ok() {
-                slot.deletion_is_durable();
-                sweeper.remove(group, folder);
-            }
-            done(result);
-        });
-        inner.journal.submit(JournalEntry::Delete { group }, Some(durable))?;
-        inner.deleted_now(group);
-        Ok(())
+        self.0.let_go(group, false, done)
+    }
+
+    /// As [`DataDir::delete_group`] for a copy that cannot be used any more, which others have, too: its folder is kept,
+    /// as `<topic>-<partition>.1.stray`, unless there is one of that name. Blocking.
+    ///
+    /// # Errors
+    ///
+    /// As of [`DataDir::delete_group`].
+    pub fn put_group_aside(&self, group: GroupId, done: Done) -> Result<(), StorageError> {
+        self.0.let_go(group, true, done)
     }
 
     /// All groups, in the order of their ids; opens nothing.
@@ -372,6 +356,37 @@ impl DataDir {
 impl Inner {
     fn check_open(&self) -> Result<(), StorageError> {
         if self.closed.load(Ordering::SeqCst) { Err(StorageError::Closed(self.root.clone())) } else { Ok(()) }
+    }
+
+    /// Deletes a group; its folder is removed, or kept under another name.
+    fn let_go(&self, group: GroupId, keep: bool, done: Done) -> Result<(), StorageError> {
+        self.check_open()?;
+        let slot = self.registry.slot(group).ok_or(StorageError::NoSuchGroup(group))?;
+        let name = slot.folder().filter(|_| slot.retire()).ok_or(StorageError::NoSuchGroup(group))?;
+        let mut folder = self.root.join(&name);
+        if !keep {
+            // Not while a folder is made. The next group of this name finds it free.
+            let _making = self.making();
+            let deleted = self.root.join(partition_folder::deleted_name(&name, group));
+            // What counts is the journal's record. A folder that cannot be renamed keeps its name until it is removed.
+            if self.runtime.disk().rename(&folder, &deleted).is_ok() {
+                self.renamed.store(true, Ordering::SeqCst);
+                self.registry.lock().release_folder(&name);
+                folder = deleted;
+            }
+        }
+        let sweeper = self.sweeper.clone();
+        let durable: Done = Box::new(move |result| {
+            if result.is_ok() {
+                slot.deletion_is_durable();
+                // Not before: the journal may still have something to keep in the folder.
+                if keep { sweeper.put_aside(group, name) } else { sweeper.remove(group, folder) }
+            }
+            done(result);
+        });
+        self.journal.submit(JournalEntry::Delete { group }, Some(durable))?;
+        self.deleted_now(group);
+        Ok(())
     }
 
     fn making(&self) -> MutexGuard<'_, ()> {

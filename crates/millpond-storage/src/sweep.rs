@@ -1,4 +1,4 @@
-//! Removes, in the background, the folders of groups that are deleted for good.
+//! Removes, in the background, the folders of groups that are deleted for good, or sets them aside.
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use millpond_record::GroupId;
 use millpond_runtime::{Disk, Driver, Round, Rounds, Runtime};
 
-use crate::partition_folder::FolderName;
+use crate::partition_folder::{self, FolderName};
 use crate::registry::Registry;
 
 /// The queue of folders to remove.
@@ -23,6 +23,8 @@ enum Task {
     /// Look for folders whose removal an earlier run did not finish.
     Leftovers,
     Remove(GroupId, PathBuf),
+    /// Rename the folder of a damaged copy.
+    PutAside(GroupId, String),
 }
 
 impl Sweeper {
@@ -37,7 +39,17 @@ impl Sweeper {
 
     /// Removes a group and its folder. What a crash leaves of it is removed after the next start.
     pub(crate) fn remove(&self, group: GroupId, folder: PathBuf) {
-        self.queue.lock().expect("nothing panics while it holds the queue").push_back(Task::Remove(group, folder));
+        self.add(Task::Remove(group, folder));
+    }
+
+    /// Removes a group; its folder stays under another name. One copy of each partition is enough: where there is an
+    /// older one the folder is removed.
+    pub(crate) fn put_aside(&self, group: GroupId, name: String) {
+        self.add(Task::PutAside(group, name));
+    }
+
+    fn add(&self, task: Task) {
+        self.queue.lock().expect("nothing panics while it holds the queue").push_back(task);
         if let Some(driver) = self.driver.get() {
             driver.wake();
         }
@@ -90,6 +102,14 @@ impl Round for SweepRound {
             Task::Remove(group, folder) => {
                 self.sweeper.remove_now(folder);
                 self.sweeper.registry.lock().remove(*group);
+            }
+            Task::PutAside(group, name) => {
+                let Sweeper { disk, root, registry, .. } = &*self.sweeper;
+                let has_one = disk.exists(&root.join(partition_folder::stray_name(name, 1))).unwrap_or(true);
+                if has_one || partition_folder::set_aside(&**disk, root, name).is_err() {
+                    self.sweeper.remove_now(&root.join(name));
+                }
+                registry.lock().remove(*group);
             }
         }
     }

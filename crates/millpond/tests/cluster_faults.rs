@@ -246,3 +246,35 @@ fn all_partitions_take_writes_soon_after_all_brokers_were_restarted() {
         assert_eq!(read[&acknowledged[partition as usize]], "before");
     }
 }
+
+/// Has a partition's folder say that it is another one's, as after a file system that was repaired wrongly.
+fn damage(cluster: &Cluster, id: i32, folder: &str) {
+    let owner = cluster.path(id).join(folder).join("partition.metadata");
+    std::fs::write(owner, "version: 1\ngroup: 999\ntopic_id: AAAAAAAAAAAAAAAAAAAAAA\n").expect("written");
+}
+
+#[test]
+fn a_replica_that_finds_itself_damaged_is_replaced_and_filled_and_its_files_are_kept() {
+    let mut cluster = Cluster::start("damaged", &[]);
+    cluster.create_topic("logs", 2, &[3, 1, 2]);
+    let writer = cluster.writer("logs", 0);
+    writer.more(300);
+    let acknowledged = writer.stop();
+    cluster.kill(3);
+    damage(&cluster, 3, "logs-0");
+    cluster.restart(&[3]);
+    let kept = || folders(&cluster, 3, "logs").contains(&"logs-0.1.stray".to_owned()).then_some(());
+    until("the damaged files are set aside", kept);
+    until("there is a replica again", || folders(&cluster, 3, "logs").contains(&"logs-0".to_owned()).then_some(()));
+    until("it may lead again, with everything", || {
+        elect_preferred(&mut cluster.client(1), "logs", 0);
+        (cluster.leader("logs", 0) == 3).then_some(())
+    });
+    cluster.assert_kept("logs", 0, &acknowledged);
+    let writer = cluster.writer("logs", 0);
+    writer.more(20);
+    let more = writer.stop();
+    cluster.assert_kept("logs", 0, &more);
+    // The other partition of the broker was served all the time.
+    assert!(folders(&cluster, 3, "logs").contains(&"logs-1".to_owned()));
+}

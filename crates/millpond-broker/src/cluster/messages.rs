@@ -11,6 +11,7 @@
 //! | 7 TRANSFER | [`Transfer`]: hand the lead of a partition to another broker | nothing |
 //! | 8 ADMIN | [`Admin`]: what an operator asks for over HTTP | [`Answered`], with an [`AdminAnswer`] |
 //! | 9 CONFIRM | nothing | [`Answered`], with [`Confirmed`]: how far the metadata is, by what was just written |
+//! | 10 LOST | [`Lost`]: the copy of a replica cannot be used any more | [`Answered`] |
 //!
 //! All but HELLO and TRANSFER are for the controller; a JOIN is passed on to it.
 
@@ -33,6 +34,7 @@ pub(crate) const SETTLED: u16 = 6;
 pub(crate) const TRANSFER: u16 = 7;
 pub(crate) const ADMIN: u16 = 8;
 pub(crate) const CONFIRM: u16 = 9;
+pub(crate) const LOST: u16 = 10;
 
 /// A broker and where its peers reach it.
 #[derive(Clone, PartialEq, Message)]
@@ -228,6 +230,18 @@ pub(crate) struct Settled {
     pub(crate) group: u64,
     #[prost(uint64, tag = "4")]
     pub(crate) assignment_version: u64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Lost {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub(crate) topic: Bytes,
+    #[prost(int32, tag = "2")]
+    pub(crate) partition: i32,
+    #[prost(uint64, tag = "3")]
+    pub(crate) group: u64,
+    #[prost(uint64, tag = "4")]
+    pub(crate) replica: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Message)]

@@ -26,6 +26,7 @@ mod founding;
 pub(crate) mod handover;
 pub(crate) mod joining;
 pub(crate) mod keeper;
+pub(crate) mod mending;
 pub(crate) mod messages;
 pub(crate) mod mover;
 pub(crate) mod producer_ids;

@@ -7,16 +7,19 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use millpond_cluster::{DirectoryId, Image, Registration, allocate_producer_ids, register_broker, settle_partition};
+use millpond_cluster::{
+    DirectoryId, Image, Registration, allocate_producer_ids, register_broker, replace_replica, settle_partition,
+};
 use millpond_raft::{PeerServices, Peers};
-use millpond_record::{BrokerId, GroupId, PartitionIndex, RaftIndex, TopicId};
+use millpond_record::{BrokerId, GroupId, PartitionIndex, RaftIndex, ReplicaId, TopicId};
 use millpond_runtime::HostPort;
 use tracing::{info, warn};
 
 use super::admin::{Said, carry_out};
 use super::messages::{
     self, ADMIN, Accepted, Admin, AdminAnswer, Answered, Block, CONFIRM, Confirmed, Forwarded, HELLO, Hello, JOIN,
-    Join, JoinAnswer, KAFKA, PRODUCER_IDS, Place, SETTLED, Settled, TOPICS, TRANSFER, Topics, Transfer, read, write,
+    Join, JoinAnswer, KAFKA, LOST, Lost, PRODUCER_IDS, Place, SETTLED, Settled, TOPICS, TRANSFER, Topics, Transfer,
+    read, write,
 };
 use crate::broker::Shared;
 use crate::controller::Controller;
@@ -270,6 +273,20 @@ impl Services {
         }
     }
 
+    async fn lost(self, body: Bytes) -> Result<Bytes, String> {
+        let Lost { topic, partition, group, replica } = read(body)?;
+        let controller = self.controller().ok_or("the broker is starting or stopping")?;
+        let topic = TopicId(topic.as_ref().try_into().map_err(|_| "a topic id has 16 bytes".to_owned())?);
+        let decided = controller.change(move |image| {
+            let index = PartitionIndex(partition);
+            ((), replace_replica(image, topic, index, GroupId(group), ReplicaId(replica)))
+        });
+        match decided.await {
+            Ok(_) => Ok(answered(&controller, Bytes::new())),
+            Err(error) => not_done(&error),
+        }
+    }
+
     async fn admin(self, body: Bytes) -> Result<Bytes, String> {
         let wish = read::<Admin>(body)?.wish();
         let controller = self.controller().ok_or("the broker is starting or stopping")?;
@@ -392,6 +409,7 @@ impl PeerServices for Services {
             TRANSFER => here.transfer(body).boxed(),
             ADMIN => here.admin(body).boxed(),
             CONFIRM => here.confirm().boxed(),
+            LOST => here.lost(body).boxed(),
             unknown => async move { Err(format!("service {unknown} is not known to this version")) }.boxed(),
         }
     }

@@ -160,7 +160,7 @@ impl Partition {
     }
 
     /// The Raft node id of the replica here.
-    pub(crate) fn id(&self) -> ReplicaId {
+    pub fn id(&self) -> ReplicaId {
         self.0.replica
     }
 
@@ -372,6 +372,9 @@ impl Owner for Inner {
     }
 
     fn ended(&self, why: &str) {
+        if self.log.get().is_some_and(|log| log.row().set_aside) {
+            self.spoil();
+        }
         self.fail(why);
         let last = self.shared.leaders.last(self.group).filter(|last| last.broker == self.shared.broker);
         if let Some(last) = last {

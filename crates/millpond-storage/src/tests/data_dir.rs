@@ -166,6 +166,32 @@ fn a_deleted_group_is_unknown_at_once_and_its_folder_goes() {
 }
 
 #[test]
+fn a_copy_that_is_put_aside_leaves_its_files_and_the_next_one_none() {
+    block_on(1, async {
+        let world = World::new(1);
+        let runtime = world.runtime_for(NODE);
+        let disk = runtime.disk();
+        let (data_dir, _) = open(&runtime).unwrap();
+        for group in [1, 2, 3] {
+            fill(&world, &data_dir, group, "events", 20).await;
+            data_dir.checkpoint().unwrap();
+            let told = Told::default();
+            data_dir.put_group_aside(GroupId(group), told.done()).unwrap();
+            assert!(data_dir.groups().is_empty());
+            assert!(told.wait(&world).await);
+            runtime.sleep(Duration::from_secs(1)).await;
+            assert_eq!(folders(&*disk), ["events-0.1.stray"]);
+        }
+        let kept = disk.read_dir(&root().join("events-0.1.stray")).unwrap();
+        assert!(kept.iter().any(|entry| entry.name.to_str().is_some_and(|name| name.ends_with(".log"))));
+        data_dir.close().unwrap();
+        let (data_dir, report) = open(&runtime).unwrap();
+        assert!(data_dir.groups().is_empty() && report.strays.is_empty());
+        assert_eq!(folders(&*disk), ["events-0.1.stray"]);
+    });
+}
+
+#[test]
 fn a_group_that_was_deleted_comes_back_when_no_start_would_delete_it_again() {
     for crash in [Crash::Kill, Crash::PowerCut] {
         block_on(1, async {
