@@ -85,8 +85,8 @@ pub enum BrokerError {
 /// must not take the place of the one that is in use.
 ///
 /// # Errors
-/// [`BrokerError::Replaced`] for a directory of another time; [`BrokerError::Taken`] when the broker that has the id runs on another data directory; and what makes it
-/// unreachable.
+/// [`BrokerError::Replaced`] for a directory of another time; [`BrokerError::Taken`] when the broker that has the id
+/// runs on another data directory; and what makes it unreachable.
 pub fn register_broker(image: &Image, broker: &Registration, running: bool) -> Result<Registered, BrokerError> {
     let id = broker.id;
     if id.0 < 0 {

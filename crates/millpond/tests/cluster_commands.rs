@@ -7,6 +7,7 @@ mod support;
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
+use support::cluster::Cluster;
 use support::{Broker, Folder};
 
 /// Standard output and error as text, and whether the command succeeded.
@@ -91,6 +92,41 @@ fn what_the_protocol_lacks_is_asked_over_http_and_told_in_the_words_of_the_clust
     assert!(!success && out.is_empty() && err == "millpond: broker 1 is not being decommissioned\n", "{err}");
     let (_, err, success) = told(&["cluster", "decommission", "1", "--cancel", "--wait", "--http", &http]);
     assert!(!success && err.lines().count() == 1, "{err}");
+}
+
+#[test]
+fn a_decommission_is_waited_for_until_the_broker_has_nothing_and_can_be_taken_back() {
+    let cluster = Cluster::start("decommission", &[]);
+    cluster.create_topic("logs", 6, &[3, 1]);
+    for partition in 0..6 {
+        let written = || cluster.takes(cluster.leader("logs", partition), "logs", partition, "x").then_some(());
+        support::cluster::until("it is written", written);
+    }
+    let http = cluster.up[&1].http.to_string();
+    let row = || {
+        let status: Value = serde_json::from_str(&cluster.up[&2].get("/admin/status").1).expect("JSON");
+        let brokers = status["brokers"].as_array().expect("brokers").clone();
+        let third = brokers.into_iter().find(|row| row["id"] == 3).expect("the third");
+        (third["decommissioning"].as_bool().expect("a truth"), third["replicas"].as_u64().expect("a number"))
+    };
+    let (out, err, success) = told(&["cluster", "decommission", "3", "--wait", "--http", &http]);
+    assert!(success && out == "broker 3 is being decommissioned: 6 replicas move elsewhere\n", "{out}{err}");
+    let (head, body) = cluster.up[&1].get("/admin/decommission/3");
+    let left: Value = serde_json::from_str(&body).expect("JSON");
+    assert!(head.contains(" 200 ") && left["replicas"] == 0, "{head}{body}");
+    support::cluster::until("all know", || (row() == (true, 0)).then_some(()));
+
+    // The first two have what is left between them: the second cannot go as well.
+    let (_, err, success) = told(&["cluster", "decommission", "2", "--http", &http]);
+    assert!(!success && err.contains("only 1 brokers would be left"), "{err}");
+    let (out, err, success) = told(&["cluster", "decommission", "3", "--cancel", "--http", &http]);
+    assert!(success && out == "broker 3 stays, with what has not moved elsewhere\n", "{out}{err}");
+    support::cluster::until("all know", || (row() == (false, 0)).then_some(()));
+    let (head, body) = cluster.up[&1].get("/admin/decommission/3");
+    assert!(head.contains(" 409 ") && body.contains("is not being decommissioned"), "{head}{body}");
+    for partition in 0..6 {
+        assert!(cluster.read("logs", partition).values().any(|value| value == "x"), "partition {partition}");
+    }
 }
 
 #[test]

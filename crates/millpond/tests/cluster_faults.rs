@@ -66,14 +66,22 @@ fn a_directory_that_was_replaced_meanwhile_is_refused_with_a_sentence() {
     let aside = cluster.path(4);
     std::fs::rename(cluster.path(3), &aside).expect("it is moved aside");
     cluster.restart(&[3]);
+    until("it has a replica again", || (folders(&cluster, 3, "logs").len() == 1).then_some(()));
     cluster.kill(3);
-    cluster.wipe(3);
+    let (current, held) = (cluster.path(5), folders(&cluster, 3, "logs"));
+    std::fs::rename(cluster.path(3), &current).expect("it is moved aside");
     std::fs::rename(&aside, cluster.path(3)).expect("it is moved back");
     let output = cluster.refused(3);
     let said = String::from_utf8(output.stderr).expect("text");
     assert!(!output.status.success());
     assert!(said.contains("is not what the cluster has of this broker any more"), "{said}");
+    // That it was tried has changed nothing: the directory in use is what the cluster has.
+    cluster.wipe(3);
+    std::fs::rename(&current, cluster.path(3)).expect("it is moved back");
+    cluster.restart(&[3]);
+    assert_eq!(folders(&cluster, 3, "logs"), held);
     // As it says.
+    cluster.kill(3);
     cluster.wipe(3);
     cluster.restart(&[3]);
     until("it has a replica again", || (folders(&cluster, 3, "logs").len() == 1).then_some(()));

@@ -133,8 +133,8 @@ async fn move_leaders(runtime: &Runtime, admin: &Admin, broker: i32, wanted: &[W
     Ok(wanted.iter().map(became).collect())
 }
 
-/// The replicas of a partition in the order that is wanted; `None` where they are in it, and an error where they must be
-/// left alone. `moving`: whether they were on the move just before they were found as they are.
+/// The replicas of a partition in the order that is wanted; `None` where they are in it, and an error where they must
+/// be left alone. `moving`: whether they were on the move just before they were found as they are.
 fn order(
     broker: i32,
     wanted: &Wanted,
