@@ -404,8 +404,9 @@ pub(crate) async fn open_data_dir(
         };
         error!(
             group = damaged.group.0,
-            "the partition in {} is damaged and set aside, nothing of it is served: {}. {kept}. If it has other replicas \
-             they make up for it; if not, copy the folder if its records are wanted: deleting the topic removes it",
+            "the partition in {} is damaged and set aside, nothing of it is served: {}. {kept}. If it has other \
+             replicas they make up for it; if not, copy the folder if its records are wanted: deleting the topic \
+             removes it",
             damaged.folder,
             damaged.what
         );

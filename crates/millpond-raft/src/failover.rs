@@ -5,9 +5,9 @@
 //! the group was made), each for [`TURN`] or longer where many groups are without leader, or somebody was a candidate
 //! before. The first begins at once, so a failover takes one round of votes; a candidate whose log is too short loses,
 //! and who refuses it for that (see [`Failover::challenge`]) begins at once itself. Nobody begins an election without a
-//! majority of voters alive: it would win nothing and cost a term. For the same reason a candidate first asks the others
-//! whether they would vote for it (section 9.6 of the Raft dissertation): a broker that alone has lost its connection to
-//! the leader deposes nobody.
+//! majority of voters alive: it would win nothing and cost a term. For the same reason a candidate first asks the
+//! others whether they would vote for it (section 9.6 of the Raft dissertation): a broker that alone has lost its
+//! connection to the leader deposes nobody.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -231,8 +231,8 @@ impl DataDir {
         self.0.let_go(group, false, done)
     }
 
-    /// As [`DataDir::delete_group`] for a copy that cannot be used any more, which others have, too: its folder is kept,
-    /// as `<topic>-<partition>.1.stray`, unless there is one of that name. Blocking.
+    /// As [`DataDir::delete_group`] for a copy that cannot be used any more, which others have, too: its folder is
+    /// kept, as `<topic>-<partition>.1.stray`, unless there is one of that name. Blocking.
     ///
     /// # Errors
     ///
