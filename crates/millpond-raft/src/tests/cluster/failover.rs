@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use millpond_record::{BrokerId, GroupId};
-use millpond_runtime::sim::NodeId;
+use millpond_runtime::sim::{DiskFaults, NodeId};
 
 use super::{BROKERS, Cluster, clustered, numbers};
 
@@ -82,6 +82,37 @@ fn a_replica_that_has_come_to_a_later_term_alone_is_led_again_though_nothing_is_
             };
             let agreed = cluster.client.timeout(Duration::from_secs(5), agreed).await;
             agreed.unwrap_or_else(|_| panic!("seed {seed}: they do not agree on a leader"));
+        });
+    }
+}
+
+#[test]
+fn a_new_leader_serves_when_an_entry_of_its_own_term_is_committed_and_not_before() {
+    for seed in 1..4 {
+        clustered(seed, |mut cluster| async move {
+            cluster.create(1).await;
+            cluster.write(1, "0").await;
+            let leader = cluster.leader(1).await.broker.0;
+            // Voting takes the others a while, and so does taking the first entry of the one that they elect.
+            for broker in BROKERS {
+                let slow = DiskFaults { slow_sync: 1.0, slow_sync_ms: 400, ..DiskFaults::default() };
+                cluster.world.set_disk_faults(NodeId(broker as u16), slow);
+            }
+            cluster.kill(leader).await;
+            let (mut elected, mut serves) = (0, 0);
+            while serves == 0 {
+                for host in cluster.hosts.values() {
+                    let role = host.groups.running(GroupId(1)).expect("it runs").role();
+                    let committed = host.partition(1).log().await.expect("open").frontiers().committed;
+                    if host.partition(1).leads() {
+                        assert_eq!(committed.map(|last| last.term), Some(role.term), "seed {seed}");
+                        serves += 1;
+                    }
+                    elected += usize::from(role.leader.is_some_and(|(_, broker)| broker == host.broker));
+                }
+                cluster.client.sleep(Duration::from_millis(20)).await;
+            }
+            assert!(elected > serves, "seed {seed}: it never led without serving");
         });
     }
 }
