@@ -141,7 +141,11 @@ impl Partition {
         members: &[(ReplicaId, BrokerId)],
         assignment_version: u64,
     ) -> Result<(), RaftError> {
-        if self.0.replication.kind() == Kind::Solo && members.iter().ne(&[(self.0.replica, self.0.shared.broker)]) {
+        if self.0.replication.kind() == Kind::Solo {
+            if members == [(self.0.replica, self.0.shared.broker)] {
+                // A move that was taken back before it began.
+                return Ok(());
+            }
             self.0.become_replicated().await?;
         }
         self.leading()?.change_members(members, assignment_version).await

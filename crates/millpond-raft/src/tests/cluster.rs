@@ -420,6 +420,7 @@ fn a_partition_with_one_replica_gets_two_more_and_loses_the_first() {
             let (partition, runtime) = (cluster.hosts[&broker].partition(7), cluster.hosts[&broker].runtime.clone());
             runtime.spawn(async move { partition.change_members(&to, version).await })
         };
+        change(&cluster, 1, alone.to_vec(), 2).await.expect("the task").expect("nothing is to be done");
         change(&cluster, 1, members(7), 2).await.expect("the task").expect("changed");
         cluster.write(group, "100").await;
         for broker in BROKERS {
