@@ -1,29 +1,33 @@
 #!/usr/bin/env python3
 """Troubles three brokers under the load of ordinary clients, and tells what these saw.
 
-    ordeal.py restart|pause|cut --port P --dir FOLDER --start 'COMMAND with {node} {kafka} {peers} {dir}' [--rounds 3]
+    ordeal.py restart|pause|cut|refill --port P --dir FOLDER --start 'COMMAND with {node} {kafka} {peers} {dir}'
+              [--rounds 3]
 
 restart  each broker is stopped and started again, one after the other
 pause    one broker, or two, stand still for up to three seconds (SIGSTOP)
 cut      brokers are cut off from one another: one from both others, one way, two of them, or on and off; each runs in a
          network namespace of its own, which needs root and Linux
+refill   each broker loses its data directory, {dir}/data, with --gb of records, and is filled again by the others; at
+         the end `verify --cluster` must find the replicas of all brokers equal
 
 Broker N serves clients at the port P + N - 1 and brokers at P + N + 2. Needs confluent-kafka. Fails if a client saw an
 error, if a record was lost, came twice or out of order, and, for restarts, if a partition took no writes for longer
 than --longest-ms.
 """
-import argparse, collections, os, random, shlex, signal, socket, subprocess, sys, threading, time
+import argparse, collections, os, random, shlex, shutil, signal, socket, subprocess, sys, threading, time
 from confluent_kafka import Consumer, KafkaError, Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument('trouble', choices=['restart', 'pause', 'cut'])
+parser.add_argument('trouble', choices=['restart', 'pause', 'cut', 'refill'])
 parser.add_argument('--port', type=int, required=True)
 parser.add_argument('--dir', required=True)
 parser.add_argument('--start', required=True)
 parser.add_argument('--rounds', type=int, default=1)
 parser.add_argument('--partitions', type=int, default=6)
 parser.add_argument('--rate', type=int, default=600, help='records a second, over all partitions')
+parser.add_argument('--gb', type=float, default=1.0, help='how much there is to fill a broker with')
 parser.add_argument('--longest-ms', type=float, default=1000)
 parser.add_argument('--seed', type=int, default=None)
 a = parser.parse_args()
@@ -32,6 +36,7 @@ NODES = (1, 2, 3)
 seed = a.seed if a.seed is not None else random.randrange(1 << 30)
 rng = random.Random(seed)
 topic = f'ordeal-{time.time_ns()}'
+topics = [topic]
 # A namespace for each broker, and a bridge between them in the namespace of the clients.
 bridge, net = f'mpb{os.getpid()}', f'10.{128 + os.getpid() % 64}.{os.getpid() // 64 % 256}'
 
@@ -73,8 +78,9 @@ def serves(node):
 
 
 def all_in_sync():
-    partitions = admin.list_topics(topic, timeout=10).topics[topic].partitions.values()
-    return len(partitions) == a.partitions and all(len(p.isrs) == 3 and p.leader in NODES for p in partitions)
+    known = [admin.list_topics(name, timeout=10).topics[name].partitions.values() for name in topics]
+    return all(len(partitions) == a.partitions for partitions in known) and \
+        all(len(p.isrs) == 3 and p.leader in NODES for partitions in known for p in partitions)
 
 
 def ip(command, node=None):
@@ -154,6 +160,57 @@ def restart(node):
     return f'restarted {node}'
 
 
+def fill():
+    filled = f'{topic}-filled'
+    admin.create_topics([NewTopic(filled, a.partitions, 3)])[filled].result(30)
+    topics.append(filled)
+    wait_for('the topic is replicated', all_in_sync)
+    filling = Producer({'bootstrap.servers': bootstrap, 'linger.ms': 20, 'batch.size': 1 << 20, 'acks': 'all',
+                        'queue.buffering.max.kbytes': 1 << 18, 'queue.buffering.max.messages': 1 << 20})
+    value = rng.randbytes(1 << 20)
+    for number in range(int(a.gb * 1e9 / 1024)):
+        start_at = number * 37 % ((1 << 20) - 1024)
+        while True:
+            try:
+                filling.produce(filled, value[start_at:start_at + 1024], partition=number % a.partitions)
+                break
+            except BufferError:
+                filling.poll(0.01)
+        if number % 1000 == 0:
+            filling.poll(0)
+    if filling.flush(120):
+        sys.exit('FAIL the records to fill a broker with are not written')
+
+
+def folder_bytes(folder):
+    return sum(os.stat(os.path.join(path, name)).st_blocks * 512 for path, _, names in os.walk(folder) for name in names)
+
+
+def refill(node):
+    folder = os.path.join(a.dir, str(node), 'data')
+    had = folder_bytes(folder)
+    processes[node].send_signal(signal.SIGTERM)
+    processes[node].wait(60)
+    shutil.rmtree(folder)
+    slowest[:] = [0.0, None]
+    begin = time.monotonic()
+    start(node)
+    wait_for(f'broker {node} serves again', lambda: serves(node))
+    # The others name it among the replicas that are in sync when it has all that they have.
+    wait_for(f'broker {node} is filled', all_in_sync, 600)
+    took = time.monotonic() - begin
+    return f'emptied {node}: {had / 1e9:.2f} GB there again at {had / 1e6 / took:.0f} MB/s from its start on, ' \
+        f'slowest write meanwhile {slowest[0]:.0f} ms'
+
+
+def verify():
+    folders = [part for node in NODES for part in ('--data-dir', os.path.join(a.dir, str(node), 'data'))]
+    found = subprocess.run([shlex.split(a.start)[0], 'verify', '--cluster', *folders], capture_output=True, text=True)
+    print('\n'.join(found.stdout.splitlines()[-3:]))
+    if found.returncode != 0:
+        errors.append(f'verify --cluster: {found.stdout[-2000:]} {found.stderr}')
+
+
 def client_error(who):
     # That one broker's connection broke is not an error of the application: the client goes on with the others.
     transport = (KafkaError._TRANSPORT, KafkaError._RESOLVE)
@@ -221,6 +278,8 @@ try:
     wait_for('all brokers are known', lambda: len(admin.list_topics(timeout=10).brokers) == 3)
     admin.create_topics([NewTopic(topic, a.partitions, 3, config={'min.insync.replicas': '2'})])[topic].result(30)
     wait_for('the topic is replicated', all_in_sync)
+    if a.trouble == 'refill':
+        fill()
 
     stopping, consumed_all, total = threading.Event(), threading.Event(), []
     last, gaps, slowest, seen = {}, collections.Counter(), [0.0, None], collections.defaultdict(list)
@@ -235,7 +294,9 @@ try:
     wait_for('records arrive', lambda: sum(map(len, seen.values())) > a.rate)
     for step in range(3 * a.rounds):
         begin = time.monotonic()
-        did = {'restart': lambda: restart(NODES[step % 3]), 'pause': some_pause, 'cut': some_cut}[a.trouble]()
+        node = NODES[step % 3]
+        did = {'restart': lambda: restart(node), 'pause': some_pause, 'cut': some_cut,
+               'refill': lambda: refill(node)}[a.trouble]()
         took = time.monotonic() - begin
         wait_for(f'all replicas are in sync ({did})', all_in_sync)
         enough = sum(map(len, seen.values())) + a.rate
@@ -256,6 +317,8 @@ finally:
     if a.trouble == 'cut':
         remove_network()
 
+if a.trouble == 'refill':
+    verify()
 lost = total[0] - sum(len(set(values)) for values in seen.values())
 twice = sum(len(values) - len(set(values)) for values in seen.values())
 disordered = sum(1 for values in seen.values() for x, y in zip(values, values[1:]) if y < x)
