@@ -13,6 +13,9 @@ use tokio::sync::{Notify, watch};
 use super::claims::Cluster;
 use super::scenario::{BROKERS, ClusterScenario};
 
+/// Every broker's data directory.
+pub const DATA_DIR: &str = "/data";
+
 /// The brokers' ports.
 const KAFKA_PORT: u16 = 9092;
 const PEER_PORT: u16 = 9093;
@@ -89,7 +92,7 @@ impl Machines {
         let peers = (1..=BROKERS).map(|id| format!("{id}@{}", world.address(node(id), PEER_PORT)));
         let peers = peers.collect::<Vec<_>>().join(",");
         let id = broker.to_string();
-        let settings = [("log.dir", "/data"), ("node.id", id.as_str()), ("millpond.peers", peers.as_str())];
+        let settings = [("log.dir", DATA_DIR), ("node.id", id.as_str()), ("millpond.peers", peers.as_str())];
         let mut config = BrokerConfig::resolve(settings).expect("the settings are good");
         config.kafka = kafka_address(world, broker);
         config.http = world.address(node(broker), HTTP_PORT);

@@ -1,10 +1,11 @@
 //! What goes wrong with a cluster, and how it is put right.
 
+use std::path::Path;
 use std::time::Duration;
 
 use millpond_runtime::sim::{Crash, DiskFaults, NodeId, Rng};
 
-use super::machines::{Machines, node};
+use super::machines::{DATA_DIR, Machines, node};
 use super::scenario::{BROKERS, Blow, ClusterScenario, Trouble};
 
 /// The nodes that clients may be on.
@@ -45,7 +46,7 @@ pub async fn torment(machines: &Machines, scenario: &ClusterScenario) {
     }
 }
 
-/// One broker loses its disk while the others have every record.
+/// One broker loses its disk, or a partition's copy on it, while the others have every record.
 async fn lose_disk(machines: &Machines, scenario: &ClusterScenario, rng: &mut Rng) {
     let deadline = machines.runtime().now() + STARTED;
     for broker in 1..=BROKERS {
@@ -56,7 +57,8 @@ async fn lose_disk(machines: &Machines, scenario: &ClusterScenario, rng: &mut Rn
     }
     machines.runtime().sleep(SETTLED).await;
     let broker = rng.between(1, BROKERS as u64) as i32;
-    let blow = Blow { trouble: Trouble::LosesDisk, broker, hold_ms: rng.pick(&[1_000, 4_000]) };
+    let trouble = if rng.chance(0.5) { Trouble::LosesDisk } else { Trouble::DamagesCopy(rng.draw()) };
+    let blow = Blow { trouble, broker, hold_ms: rng.pick(&[1_000, 4_000]) };
     machines.world().note(NodeId(0), &format!("{blow:?}"));
     strike(machines, scenario, blow).await;
 }
@@ -188,6 +190,12 @@ async fn strike(machines: &Machines, scenario: &ClusterScenario, blow: Blow) {
             hold().await;
             machines.start(broker);
         }
+        Trouble::DamagesCopy(which) => {
+            machines.crash(broker, Crash::Kill);
+            damage_copy(machines, broker, which);
+            hold().await;
+            machines.start(broker);
+        }
         Trouble::RollingRestart => {
             for broker in 1..=BROKERS {
                 machines.stop(broker).await;
@@ -195,6 +203,18 @@ async fn strike(machines: &Machines, scenario: &ClusterScenario, blow: Blow) {
                 machines.started(broker, ROLLED).await;
             }
         }
+    }
+}
+
+/// Flips a bit of what says whose the folder of a partition is. Where that is another's then, the broker sets its copy
+/// aside.
+fn damage_copy(machines: &Machines, broker: i32, which: u64) {
+    let world = machines.world();
+    let entries = world.runtime_for(node(broker)).disk().read_dir(Path::new(DATA_DIR)).unwrap_or_default();
+    let names = entries.iter().filter(|entry| entry.is_dir).filter_map(|entry| entry.name.to_str());
+    let folders: Vec<&str> = names.filter(|name| name.starts_with("topic-")).collect();
+    if let Some(folder) = (which as usize).checked_rem(folders.len()).map(|at| folders[at]) {
+        world.flip_bit(node(broker), &Path::new(DATA_DIR).join(folder).join("partition.metadata"));
     }
 }
 

@@ -56,6 +56,8 @@ pub enum Trouble {
     SyncsFail,
     /// It dies and comes back with an empty disk.
     LosesDisk,
+    /// It dies, and one partition's copy on it, drawn by this number, is damaged when it comes back.
+    DamagesCopy(u64),
     /// All brokers are stopped and started, one after the other.
     RollingRestart,
 }
@@ -95,7 +97,7 @@ pub struct ClusterScenario {
     pub rounds: u32,
     /// Whether it begins before the cluster is founded.
     pub early: bool,
-    /// Whether one broker loses its disk, once.
+    /// Whether one broker loses its disk, or one copy on it, once.
     pub loses_disk: bool,
     /// What an operator does meanwhile.
     pub chores: Chores,
