@@ -183,7 +183,8 @@ def fill():
 
 
 def folder_bytes(folder):
-    return sum(os.stat(os.path.join(path, name)).st_blocks * 512 for path, _, names in os.walk(folder) for name in names)
+    files = (os.path.join(path, name) for path, _, names in os.walk(folder) for name in names)
+    return sum(os.stat(file).st_blocks * 512 for file in files)
 
 
 def refill(node):
