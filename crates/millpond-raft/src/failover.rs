@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use millpond_record::{BrokerId, GroupId, Term};
+use millpond_record::{BrokerId, GroupId, ReplicaId, Term};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -205,20 +205,31 @@ async fn stand(shared: &Shared, replica: Replica, brokers: &BTreeSet<BrokerId>) 
 
 /// Asks the other voters on live brokers.
 async fn would_win(shared: &Shared, replica: &Replica, brokers: &BTreeSet<BrokerId>) -> bool {
-    let voters: Vec<GroupMember> = replica.members().into_iter().filter(|member| member.voter).collect();
+    let (voters, electorates) = (voters(replica), replica.electorates());
     let (term, last) = (replica.role().term, replica.last());
     let network = shared.peers.network(replica.group(), replica.id());
     let others = voters.iter().filter(|one| one.replica != replica.id() && brokers.contains(&one.broker));
-    let mut answers: FuturesUnordered<_> =
-        others.map(|other| network.would_vote(other.replica, other.broker, term, last)).collect();
-    let mut votes = 1;
-    while votes * 2 <= voters.len() {
+    let mut answers: FuturesUnordered<_> = others
+        .map(async |other| (other.replica, network.would_vote(other.replica, other.broker, term, last).await))
+        .collect();
+    let mut votes = BTreeSet::from([replica.id()]);
+    while !are_majority(&electorates, &votes) {
         match answers.next().await {
-            Some(vote) => votes += usize::from(vote),
+            Some((voter, true)) => drop(votes.insert(voter)),
+            Some((_, false)) => {}
             None => return false,
         }
     }
     true
+}
+
+fn voters(replica: &Replica) -> Vec<GroupMember> {
+    replica.members().into_iter().filter(|member| member.voter).collect()
+}
+
+/// Whether these are a majority of each configuration.
+fn are_majority(electorates: &[BTreeSet<ReplicaId>], voters: &BTreeSet<ReplicaId>) -> bool {
+    electorates.iter().all(|electorate| electorate.intersection(voters).count() * 2 > electorate.len())
 }
 
 /// How long a candidate has when so many groups are without leader, and so many were candidates before.
@@ -244,17 +255,17 @@ fn is_orphan(shared: &Shared, replica: &Replica, brokers: &BTreeSet<BrokerId>) -
 
 /// The voters on live brokers, in the order in which they are candidates; `None` if they are no majority, or this
 /// replica does not vote.
-fn live_voters(replica: &Replica, brokers: &BTreeSet<BrokerId>) -> Option<Vec<millpond_record::ReplicaId>> {
-    let voters: Vec<_> = replica.members().into_iter().filter(|member| member.voter).collect();
-    let live: Vec<_> =
-        voters.iter().filter(|member| brokers.contains(&member.broker)).map(|member| member.replica).collect();
-    (live.len() * 2 > voters.len() && live.contains(&replica.id())).then_some(live)
+fn live_voters(replica: &Replica, brokers: &BTreeSet<BrokerId>) -> Option<Vec<ReplicaId>> {
+    let live: Vec<ReplicaId> =
+        voters(replica).iter().filter(|member| brokers.contains(&member.broker)).map(|member| member.replica).collect();
+    let are_enough = are_majority(&replica.electorates(), &live.iter().copied().collect());
+    (are_enough && live.contains(&replica.id())).then_some(live)
 }
 
 /// When this replica is a candidate after another one was, or after it was one itself.
 fn next_turn(replica: &Replica, brokers: &BTreeSet<BrokerId>, now: Instant, span: Duration) -> Option<Instant> {
     let live = live_voters(replica, brokers)?;
-    let place = |id: millpond_record::ReplicaId| live.iter().position(|live| *live == id);
+    let place = |id: ReplicaId| live.iter().position(|live| *live == id);
     let (own, last) = (place(replica.id())?, place(replica.role().vote).unwrap_or(0));
     let behind = match (own + live.len() - last) % live.len() {
         0 => live.len(),
@@ -280,4 +291,20 @@ fn first_turn(
     }
     let rounds = now.saturating_duration_since(turn).as_millis() / round.as_millis().max(1) + 1;
     Some(turn + round * u32::try_from(rounds).unwrap_or(u32::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn while_a_membership_changes_a_majority_is_one_of_both_configurations() {
+        let of = |ids: &[u64]| -> BTreeSet<ReplicaId> { ids.iter().copied().map(ReplicaId).collect() };
+        let replaced = [of(&[1, 2, 3]), of(&[1, 2, 4])];
+        assert!(are_majority(&replaced, &of(&[1, 2])), "two of four, and two of three in both");
+        assert!(!are_majority(&replaced, &of(&[1, 3])) && !are_majority(&replaced, &of(&[3, 4])));
+        assert!(are_majority(&replaced, &of(&[2, 3, 4])));
+        let one = [of(&[1, 2, 3, 4])];
+        assert!(!are_majority(&one, &of(&[1, 2])) && are_majority(&one, &of(&[1, 2, 4])));
+    }
 }

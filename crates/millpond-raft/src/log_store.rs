@@ -111,12 +111,21 @@ impl LogStore {
         (from.max(purged), to.min(end))
     }
 
+    /// What the engine hears of an error; it ends with it.
+    fn failed(&self, error: StorageError) -> io::Error {
+        if matches!(error, StorageError::Corrupt { .. } | StorageError::SetAside(_)) {
+            self.replica.spoil();
+        }
+        io_error(error)
+    }
+
     /// The entries from `from` on, up to `to`, exclusive, or to the limit of bytes, at least one.
     async fn read(&self, from: u64, to: u64) -> Result<Vec<Entry>, io::Error> {
-        let (stored, time) = match self.log.entries(RaftIndex(from), RaftIndex(to), READ_BYTES).map_err(io_error)? {
+        let failed = |error| self.failed(error);
+        let (stored, time) = match self.log.entries(RaftIndex(from), RaftIndex(to), READ_BYTES).map_err(failed)? {
             Entries::Ready(stored) => (stored, None),
             Entries::Cold(cold) => {
-                let (stored, time) = self.runtime.blocking(move || cold.run_with_time()).await.map_err(io_error)?;
+                let (stored, time) = self.runtime.blocking(move || cold.run_with_time()).await.map_err(failed)?;
                 (stored, Some(time))
             }
         };
@@ -322,7 +331,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             }
         });
         self.until_filled(stored.first().map(|entry| entry.index)).await;
-        let outcomes = self.log.append(stored, done).map_err(io_error)?;
+        let outcomes = self.log.append(stored, done).map_err(|error| self.failed(error))?;
         if !proposed.is_empty() {
             self.tell(proposed, &outcomes);
         }
@@ -341,7 +350,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         // Another leader's entries take their places: an index that is committed then is not theirs.
         self.replica.flights.fail(&ProposeError::NotLeader);
         // It may have to read where the kept part ends.
-        self.runtime.blocking(move || log.truncate_after(after)).await.map_err(io_error)
+        self.runtime.blocking(move || log.truncate_after(after)).await.map_err(|error| self.failed(error))
     }
 
     /// Hides what lies up to `id`. The owner has moved P before, so that nothing is deleted here; what lies between P

@@ -16,6 +16,7 @@ use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, Fatal, RaftError as OpenraftError};
 use openraft::{ChangeMembers, Config, Raft, RaftMetrics, ServerState, SnapshotPolicy};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::catch_up::{self, CatchUpError, Filling, Gathered};
@@ -101,6 +102,10 @@ pub(crate) struct ReplicaState {
     /// The term in which it serves; 0 when it does not.
     serves: AtomicU64,
     role: watch::Sender<Role>,
+    /// The copy of the log cannot be used any more.
+    damaged: AtomicBool,
+    /// When and in which term it was a candidate last.
+    stood: Mutex<Option<(Term, Instant)>>,
     /// Held from the look at the engine's figures until the role is what they say.
     looking: Mutex<()>,
     /// The last term in which it leads without serving any more.
@@ -131,6 +136,8 @@ impl ReplicaState {
             blank: watch::Sender::new(Term(0)),
             serves: AtomicU64::new(0),
             role: watch::Sender::default(),
+            damaged: AtomicBool::new(false),
+            stood: Mutex::new(None),
             looking: Mutex::new(()),
             given_up: AtomicU64::new(0),
             min_insync,
@@ -138,6 +145,16 @@ impl ReplicaState {
             follows_insync: AtomicBool::new(false),
             owner,
         })
+    }
+
+    /// The copy of the log turned out not to be usable any more.
+    pub(crate) fn spoil(&self) {
+        self.damaged.store(true, Ordering::Release);
+    }
+
+    /// Whether the copy of the log cannot be used any more.
+    pub(crate) fn is_damaged(&self) -> bool {
+        self.damaged.load(Ordering::Acquire) || self.log.row().set_aside
     }
 
     /// The entries up to `index` are committed.
@@ -416,6 +433,14 @@ impl Replica {
                 matched: if leads { matched(id) } else { None },
             })
             .collect()
+    }
+
+    /// The voters of each configuration: of two while the membership changes, and a majority of both decides.
+    pub(crate) fn electorates(&self) -> Vec<BTreeSet<ReplicaId>> {
+        let metrics = self.raft.server_metrics();
+        let now = metrics.borrow_watched();
+        let configs = now.membership_config.membership().get_joint_config();
+        configs.iter().map(|voters| voters.iter().map(|id| ReplicaId(*id)).collect()).collect()
     }
 
     /// How many voters there are, and how many of them are on live brokers.

@@ -171,7 +171,11 @@ impl Shared {
             && replica.serves()
             && replica.role().term < news.term
         {
-            replica.step_back();
+            let term = replica.step_back();
+            if term >= news.term {
+                // It was elected again between the look and the step.
+                self.gave_up(news.group, term);
+            }
         }
     }
 

@@ -45,11 +45,17 @@ pub(crate) async fn run(shared: Weak<Shared>) {
             if before.is_some_and(|before| now < before.at + before.peace) {
                 continue;
             }
-            let peace = before.map_or(PEACE, |before| (before.peace * 2).min(LONGEST_PEACE));
-            asked.insert(group, Asked { at: now, peace });
+            let (last, next) = match before {
+                Some(before) => (before.peace, (before.peace * 2).min(LONGEST_PEACE)),
+                None => (PEACE, PEACE),
+            };
             match broker.controller.ask_controller(LOST, messages::write(&lost)).await {
-                Ok(_) => info!(group = group.0, replica = lost.replica, "a damaged replica is to be replaced"),
+                Ok(_) => {
+                    asked.insert(group, Asked { at: now, peace: next });
+                    info!(group = group.0, replica = lost.replica, "a damaged replica is to be replaced");
+                }
                 Err(error) => {
+                    asked.insert(group, Asked { at: now, peace: last });
                     warn!(group = group.0, replica = lost.replica, "a damaged replica is not replaced yet: {error}");
                 }
             }

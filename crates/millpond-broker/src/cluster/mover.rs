@@ -38,8 +38,10 @@ struct Led {
     complete: bool,
 }
 
-/// Who comes first: what has only to be told, then what is being filled. What waits for a dead broker is left out.
-fn in_turn(led: Vec<Led>, alive: &BTreeSet<BrokerId>) -> VecDeque<Led> {
+/// Who comes first: what has only to be told, then what is being filled. What waits for a dead broker is left out. Of
+/// those that took long the time before all but a few come last: they may wait for what never comes, a disk with room,
+/// say, and the others must not wait for them.
+fn in_turn(led: Vec<Led>, alive: &BTreeSet<BrokerId>, slow: &BTreeSet<GroupId>) -> VecDeque<Led> {
     let can_be = |one: &Led| {
         let Partition { replicas, adding, .. } = &one.partition;
         let mut coming = replicas.iter().filter(|replica| adding.contains(&replica.id));
@@ -47,7 +49,15 @@ fn in_turn(led: Vec<Led>, alive: &BTreeSet<BrokerId>) -> VecDeque<Led> {
     };
     let mut turn: Vec<Led> = led.into_iter().filter(can_be).collect();
     turn.sort_by_key(|one| (!one.complete, !one.filling));
-    turn.into()
+    let mut places = AT_ONCE - 1;
+    let (mut first, last): (Vec<Led>, Vec<Led>) = turn.into_iter().partition(|one| {
+        let is_slow = !one.complete && slow.contains(&one.partition.group);
+        let goes_on = !is_slow || places > 0;
+        places -= usize::from(is_slow && goes_on);
+        goes_on
+    });
+    first.extend(last);
+    first.into()
 }
 
 /// Whether the partition's record is still this one.
@@ -70,6 +80,7 @@ pub(crate) async fn run(shared: Weak<Shared>) {
     let mut follow = broker.controller.follow();
     drop(broker);
     let mut pause = Duration::ZERO;
+    let mut slow = BTreeSet::new();
     loop {
         tokio::select! {
             biased;
@@ -82,14 +93,20 @@ pub(crate) async fn run(shared: Weak<Shared>) {
             biased;
             // What is half done goes on with the next leader.
             () = stopping.cancelled() => return,
-            pause = pass(&broker, &mut follow) => pause,
+            pause = pass(&broker, &mut follow, &mut slow) => pause,
         }
     }
 }
 
 /// Brings what is led here to its replicas, until nothing more can be done or something else is asked for. Gives how
 /// long to wait before the next look.
-async fn pass(broker: &Arc<Shared>, follow: &mut watch::Receiver<Option<RaftIndex>>) -> Duration {
+///
+/// `slow` are the partitions whose moves were not done within the time of the last pass.
+async fn pass(
+    broker: &Arc<Shared>,
+    follow: &mut watch::Receiver<Option<RaftIndex>>,
+    slow: &mut BTreeSet<GroupId>,
+) -> Duration {
     follow.mark_unchanged();
     let image = broker.controller.image();
     let asked = asked_for(&image);
@@ -105,7 +122,7 @@ async fn pass(broker: &Arc<Shared>, follow: &mut watch::Receiver<Option<RaftInde
             complete: replica.members_version() == Some((moving.partition.assignment_version, true)),
         })
     });
-    let mut turn = in_turn(led.collect(), &broker.controller.alive());
+    let mut turn = in_turn(led.collect(), &broker.controller.alive(), &std::mem::take(slow));
     let mut working = FuturesUnordered::new();
     let mut places = AT_ONCE;
     loop {
@@ -114,7 +131,9 @@ async fn pass(broker: &Arc<Shared>, follow: &mut watch::Receiver<Option<RaftInde
         {
             places -= 1;
             // What takes longer goes on where it is at the next look.
-            working.push(broker.runtime.timeout(PATIENCE, bring(broker, next.partition)));
+            let group = next.partition.group;
+            let bringing = broker.runtime.timeout(PATIENCE, bring(broker, next.partition));
+            working.push(async move { (group, bringing.await.is_ok()) });
         }
         tokio::select! {
             biased;
@@ -125,7 +144,8 @@ async fn pass(broker: &Arc<Shared>, follow: &mut watch::Receiver<Option<RaftInde
                 }
             }
             done = working.next() => match done {
-                Some(done) => places += usize::from(done.is_ok()),
+                Some((_, true)) => places += 1,
+                Some((group, false)) => drop(slow.insert(group)),
                 None => return LOOK_AGAIN,
             },
         }
@@ -190,7 +210,7 @@ mod tests {
 
     fn turns(led: &[Led], alive: &[i32]) -> Vec<i32> {
         let alive = alive.iter().copied().map(BrokerId).collect();
-        in_turn(led.to_vec(), &alive).into_iter().map(|one| one.partition.index.0).collect()
+        in_turn(led.to_vec(), &alive, &BTreeSet::new()).into_iter().map(|one| one.partition.index.0).collect()
     }
 
     #[test]
@@ -202,6 +222,22 @@ mod tests {
         assert_eq!(turns(&all, &[1, 2]), [3, 0]);
         assert_eq!(turns(&all, &[1]), [3], "that it is there is told, whoever is dead by now");
     }
+    #[test]
+    fn what_takes_long_leaves_a_place_for_what_has_not_been_tried() {
+        let alive = BTreeSet::from([BrokerId(1), BrokerId(2)]);
+        let led: Vec<Led> = (0..6).map(|index| Led { filling: index < 4, ..moves(index, 2) }).collect();
+        let slow: BTreeSet<GroupId> = led[..4].iter().map(|one| one.partition.group).collect();
+        let order = |slow: &BTreeSet<GroupId>| -> Vec<i32> {
+            in_turn(led.clone(), &alive, slow).into_iter().map(|one| one.partition.index.0).collect()
+        };
+        assert_eq!(order(&BTreeSet::new()), [0, 1, 2, 3, 4, 5]);
+        assert_eq!(order(&slow), [0, 1, 2, 4, 5, 3], "the fourth place is another's");
+        let told = Led { complete: true, ..led[3].clone() };
+        let led = [led[0].clone(), led[1].clone(), led[2].clone(), told];
+        let order = in_turn(led.to_vec(), &alive, &slow).into_iter().map(|one| one.partition.index.0);
+        assert_eq!(order.collect::<Vec<_>>(), [3, 0, 1, 2], "what has only to be told waits for nothing");
+    }
+
     /// Three brokers, and a topic with one partition on the first.
     fn image() -> Image {
         let image = (1..=3).fold(Image::default(), |image, id| {

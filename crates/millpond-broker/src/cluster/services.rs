@@ -8,7 +8,8 @@ use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use millpond_cluster::{
-    DirectoryId, Image, Registration, allocate_producer_ids, register_broker, replace_replica, settle_partition,
+    DirectoryId, FIRST_METADATA_REPLICA, Image, Registration, allocate_producer_ids, register_broker, replace_replica,
+    settle_partition,
 };
 use millpond_raft::{PeerServices, Peers};
 use millpond_record::{BrokerId, GroupId, PartitionIndex, RaftIndex, ReplicaId, TopicId};
@@ -330,13 +331,20 @@ async fn register(controller: &Controller, peers: &Peers, registration: &Registr
         _ => false,
     };
     let (id, wanted) = (registration.id, registration.clone());
-    let decided = controller.change(move |image| match register_broker(image, &wanted, running) {
-        Ok(registered) => (Ok(registered.metadata_replica), registered.records),
-        Err(error) => (Err(error), Vec::new()),
+    let decided = controller.change(move |image| {
+        if image.broker_count() == 0 && wanted.metadata_replica != Some(FIRST_METADATA_REPLICA) {
+            // The founder is registered first: whoever is gets the id of its replica of the metadata.
+            return (None, Vec::new());
+        }
+        match register_broker(image, &wanted, running) {
+            Ok(registered) => (Some(Ok(registered.metadata_replica)), registered.records),
+            Err(error) => (Some(Err(error)), Vec::new()),
+        }
     });
     match decided.await {
         Ok(decided) => match decided.decision {
-            Ok(replica) => {
+            None => not_now("the cluster is being founded".to_owned()),
+            Some(Ok(replica)) => {
                 if decided.index.is_some() {
                     info!(broker = id.0, peer = registration.peer, "broker registered");
                     if before.is_some_and(|before| before != registration.directory) {
@@ -352,7 +360,7 @@ async fn register(controller: &Controller, peers: &Peers, registration: &Registr
                 JoinAnswer { accepted: Some(accepted), ..JoinAnswer::default() }
             }
             // Who is the controller no longer may not know of the directory that this broker has now.
-            Err(error) => match controller.confirm().await {
+            Some(Err(error)) => match controller.confirm().await {
                 Ok(_) => JoinAnswer { refused: Some(error.to_string()), ..JoinAnswer::default() },
                 Err(error) => not_now(error.to_string()),
             },

@@ -213,7 +213,11 @@ impl Inner {
         let owner: Weak<Inner> = Arc::downgrade(self);
         let min_insync = Arc::clone(&self.replication.min_insync);
         let state = ReplicaState::new(self.group, self.replica, Arc::clone(&log), min_insync, owner);
-        let replica = Replica::start(&self.shared, state, None).await?;
+        let started = Replica::start(&self.shared, Arc::clone(&state), None).await;
+        if started.is_err() && state.is_damaged() {
+            self.spoil();
+        }
+        let replica = started?;
         let closed = {
             let gate = self.lock_gate();
             // Who closes the partition takes out what is there then, and nobody would what comes later.
@@ -376,7 +380,7 @@ impl Owner for Inner {
     }
 
     fn ended(&self, why: &str) {
-        if self.log.get().is_some_and(|log| log.row().set_aside) {
+        if self.replication.replica.get().is_some_and(|replica| replica.state.is_damaged()) {
             self.spoil();
         }
         self.fail(why);

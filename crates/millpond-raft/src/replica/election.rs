@@ -1,6 +1,7 @@
 //! How a replica comes to lead, and gives leadership to another one.
 
 use std::future::Future;
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use millpond_record::ReplicaId;
@@ -17,6 +18,9 @@ use crate::types::{RaftVote, TypeConfig};
 /// How long a leader waits for the replica that it hands over to: to have all of the log, and to lead.
 const HAND_OVER: Duration = Duration::from_millis(1000);
 const TAKE_OVER: Duration = Duration::from_millis(300);
+
+/// How long a candidate has to come to its next term before it is asked again.
+const STANDS: Duration = Duration::from_secs(5);
 
 /// Has an engine that leads lead no more: after a transfer that failed it takes no writes, and no election either. It
 /// is asked for a vote in the next term, as by a candidate that nobody hears of again.
@@ -44,7 +48,18 @@ async fn resign(raft: &MillRaft) -> Result<(), Fatal<TypeConfig>> {
 impl Replica {
     /// Begins an election in which this replica is the candidate, if it votes: it is for the caller to know that there
     /// is no live leader. Leases never run out here; the votes that it asks for are flagged not to mind them.
+    ///
+    /// Nothing while it has not come to the election that it was asked for before: an engine whose vote waits for a
+    /// disk would hold one after the other then.
     pub(crate) async fn elect(&self) -> Result<(), RaftError> {
+        {
+            let (term, now) = (self.role().term, self.shared.runtime.now());
+            let mut stood = self.state.stood.lock().unwrap_or_else(PoisonError::into_inner);
+            if stood.is_some_and(|(before, at)| before == term && now < at + STANDS) {
+                return Ok(());
+            }
+            *stood = Some((term, now));
+        }
         let raft = self.raft.clone();
         let elected = self.shared.runtime.spawn(async move {
             resign(&raft).await?;

@@ -47,6 +47,10 @@ async fn replicas_of(runtime: &Runtime, http: &str, broker: i32) -> Result<Optio
 }
 
 fn left_on(broker: i32, answer: &Answer) -> Result<Option<String>> {
+    if answer.status == 503 {
+        // The controller changes. It is asked again.
+        return Ok(Some(format!("it is not known now what broker {broker} holds: {}", sentence(&answer.body))));
+    }
     judge(answer)?;
     let left = serde_json::from_str::<Value>(&answer.body).ok().and_then(|fields| fields.get("replicas")?.as_u64());
     let left = left.context("the broker does not say how many replicas are left; it may be of another version")?;
@@ -132,6 +136,8 @@ mod tests {
         let left = |status, body: &str| left_on(3, &Answer { status, body: body.into() }).map_err(|e| e.to_string());
         assert_eq!(left(200, r#"{"replicas":0}"#), Ok(None));
         assert_eq!(left(200, r#"{"replicas":2}"#), Ok(Some("broker 3 still holds 2 replicas".into())));
+        let moving = left(503, r#"{"error":"there is no controller"}"#).expect("asked again").expect("not done");
+        assert!(moving.contains("there is no controller"), "{moving}");
         let taken_back = left(409, r#"{"error":"broker 3 is not being decommissioned"}"#);
         assert_eq!(taken_back, Err("broker 3 is not being decommissioned".into()));
         for other in [r#"{}"#, r#"{"replicas":-1}"#, r#"{"replicas":"0"}"#, "live"] {

@@ -1,5 +1,6 @@
 //! Who is a candidate, and who is not.
 
+use std::path::Path;
 use std::time::Duration;
 
 use millpond_record::{BrokerId, GroupId};
@@ -154,4 +155,43 @@ fn a_partition_that_is_deleted_while_it_is_opened_leaves_no_replica_behind() {
             assert!(host.groups.running(GroupId(1)).is_none(), "seed {seed}");
         });
     }
+}
+
+#[test]
+fn a_leader_that_finds_damage_in_what_it_sends_is_to_be_replaced() {
+    clustered(1, |mut cluster| async move {
+        cluster.create(1).await;
+        cluster.kill(3).await;
+        for value in numbers(0..40) {
+            cluster.write(1, &value.repeat(2_000)).await;
+        }
+        for broker in [1, 2] {
+            let host = &cluster.hosts[&broker];
+            let data_dir = host._data_dir.clone();
+            host.runtime.spawn(async move { data_dir.checkpoint().expect("written") }).await.expect("the task");
+        }
+        // What is read from now on is not in memory any more.
+        cluster.kill(1).await;
+        cluster.restart(1).await;
+        let leader = cluster.leader(1).await;
+        if leader.broker != BrokerId(1) {
+            let partition = leader.partition(1);
+            let handed = leader.runtime.spawn(async move { partition.transfer(BrokerId(1)).await });
+            handed.await.expect("the task").expect("handed over");
+        }
+        let segment = Path::new("/data/topic-1-0/00000000000000000000.0000000000.log");
+        for _ in 0..20 {
+            assert!(cluster.world.flip_bit(NodeId(1), segment));
+        }
+        cluster.restart(3).await;
+        let told = async {
+            while !cluster.hosts[&1].partition(1).is_damaged() {
+                cluster.client.sleep(Duration::from_millis(20)).await;
+            }
+        };
+        cluster.client.timeout(Duration::from_secs(10), told).await.expect("it notices");
+        assert!(cluster.hosts[&1].partition(1).has_failed());
+        // The others have it all, and go on.
+        cluster.write(1, "more").await;
+    });
 }
