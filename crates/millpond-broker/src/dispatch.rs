@@ -9,7 +9,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use millpond_cluster::{QuotaScope, quota_for};
 use millpond_coordinator::{Effects, Now, Reply as GroupReply, Shard, Ticket};
-use millpond_record::{PartitionIndex, RaftIndex, TopicId};
+use millpond_record::{BrokerId, PartitionIndex, RaftIndex, TopicId};
 use millpond_runtime::Runtime;
 use millpond_wire::{ApiKey, Chunk, Decoder, Message, Request, RequestHeader, Str, encode_response};
 use tokio::time::Instant;
@@ -17,12 +17,16 @@ use tokio::time::Instant;
 use crate::api;
 use crate::broker::Shared;
 use crate::cluster::forward::{Passed, forward};
+use crate::cluster::messages::{Confirmed, KNOWN, write};
 use crate::controller::{Controller, Patience};
 use crate::coordinator::Unavailable;
 use crate::frame::Frame;
 use crate::memory::{AnswerShare, Share, held_bytes};
 use crate::metadata::{Snapshot, View};
 use crate::throttle::{self, Traffic};
+
+/// How long the other brokers are waited for until they know of a change, too.
+const KNOWN_ELSEWHERE: Duration = Duration::from_millis(500);
 
 /// The user that a client without authentication is.
 const ANONYMOUS: &str = "ANONYMOUS";
@@ -317,8 +321,8 @@ impl Call {
         self.shared.throttle.record(traffic, scope, quota, bytes, self.shared.runtime.now())
     }
 
-    /// The snapshot that is settled at `index`, when these partitions (of each topic from an index on) have leaders;
-    /// `None` if that is not so by `deadline`. It may be later.
+    /// The snapshot that is settled at `index`, when these partitions (of each topic from an index on) have leaders and
+    /// the other brokers know of them, too; `None` if that is not so here by `deadline`. It may be later.
     pub(crate) async fn led_by(
         &self,
         deadline: Instant,
@@ -328,7 +332,19 @@ impl Call {
         let Shared { runtime, metadata, leadership, .. } = &*self.shared;
         let snapshot = metadata.settled_by(runtime, deadline, index).await?;
         by(runtime, deadline, leadership.led(&snapshot, topics)).await?;
+        self.known_elsewhere(index).await;
         Some(snapshot)
+    }
+
+    /// Waits until the metadata of all brokers that are alive is at `index`, for a moment at most: a client asks any of
+    /// them next, and expects to see what it was told is done.
+    pub(crate) async fn known_elsewhere(&self, index: RaftIndex) {
+        let Shared { peers, node, .. } = &*self.shared;
+        let others: Vec<BrokerId> = peers.alive().borrow().iter().copied().filter(|broker| broker != node).collect();
+        let body = write(&Confirmed { index: index.0 });
+        let asked = others.into_iter().map(|broker| peers.call(broker, KNOWN, body.clone(), KNOWN_ELSEWHERE));
+        // Who does not answer hears of it later, as every broker that comes.
+        drop(futures::future::join_all(asked).await);
     }
 
     /// The place of the API in [`APIS`].

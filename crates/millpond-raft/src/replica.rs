@@ -608,6 +608,10 @@ impl Replica {
         };
         self.until(caught_up).await?;
         self.set_voters(target.clone(), false).await?;
+        if !target.contains_key(&self.id()) {
+            // It leads no more when that is committed; who leads then sees to the rest.
+            return Ok(());
+        }
         let left: BTreeSet<ReplicaId> =
             self.members().iter().map(|member| member.replica).filter(|id| !target.contains_key(id)).collect();
         if left.is_empty() { Ok(()) } else { self.remove(left).await }

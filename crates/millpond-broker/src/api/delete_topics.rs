@@ -33,7 +33,13 @@ fn handle(mut call: Call) -> Step {
         let responses = match deleted.unwrap_or_else(|| Ok(known())) {
             Ok(deleted) => {
                 let snapshot = match deleted.index {
-                    Some(index) => shared.metadata.settled_by(&shared.runtime, deadline, index).await,
+                    Some(index) => {
+                        let settled = shared.metadata.settled_by(&shared.runtime, deadline, index).await;
+                        if settled.is_some() {
+                            call.known_elsewhere(index).await;
+                        }
+                        settled
+                    }
                     None if late => None,
                     None => Some(shared.metadata.snapshot()),
                 };

@@ -12,8 +12,9 @@
 //! | 8 ADMIN | [`Admin`]: what an operator asks for over HTTP | [`Answered`], with an [`AdminAnswer`] |
 //! | 9 CONFIRM | nothing | [`Answered`], with [`Confirmed`]: how far the metadata is, by what was just written |
 //! | 10 LOST | [`Lost`]: the copy of a replica cannot be used any more | [`Answered`] |
+//! | 11 KNOWN | [`Confirmed`]: the metadata is at least there | nothing, once it is so here |
 //!
-//! All but HELLO and TRANSFER are for the controller; a JOIN is passed on to it.
+//! All but HELLO, TRANSFER and KNOWN are for the controller; a JOIN is passed on to it.
 
 use std::collections::BTreeMap;
 
@@ -35,6 +36,7 @@ pub(crate) const TRANSFER: u16 = 7;
 pub(crate) const ADMIN: u16 = 8;
 pub(crate) const CONFIRM: u16 = 9;
 pub(crate) const LOST: u16 = 10;
+pub(crate) const KNOWN: u16 = 11;
 
 /// A broker and where its peers reach it.
 #[derive(Clone, PartialEq, Message)]

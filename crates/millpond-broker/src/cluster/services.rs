@@ -19,8 +19,8 @@ use tracing::{info, warn};
 use super::admin::{Said, carry_out};
 use super::messages::{
     self, ADMIN, Accepted, Admin, AdminAnswer, Answered, Block, CONFIRM, Confirmed, Forwarded, HELLO, Hello, JOIN,
-    Join, JoinAnswer, KAFKA, LOST, Lost, PRODUCER_IDS, Place, SETTLED, Settled, TOPICS, TRANSFER, Topics, Transfer,
-    read, write,
+    Join, JoinAnswer, KAFKA, KNOWN, LOST, Lost, PRODUCER_IDS, Place, SETTLED, Settled, TOPICS, TRANSFER, Topics,
+    Transfer, read, write,
 };
 use crate::broker::Shared;
 use crate::controller::Controller;
@@ -31,6 +31,9 @@ const LOOK_TIME: Duration = Duration::from_secs(2);
 
 /// How long the controller may take to register a broker whose JOIN is passed on to it.
 const PASS_ON_TIME: Duration = Duration::from_secs(5);
+
+/// How long what another broker has settled is waited for.
+const KNOWN_TIME: Duration = Duration::from_secs(1);
 
 /// Brokers that are remembered because they said that they are of this cluster; no cluster has as many.
 const MAX_KNOWN: usize = 1000;
@@ -274,6 +277,13 @@ impl Services {
         }
     }
 
+    async fn known(self, body: Bytes) -> Result<Bytes, String> {
+        let Confirmed { index } = read(body)?;
+        let broker = self.broker()?;
+        let settled = broker.runtime.timeout(KNOWN_TIME, broker.metadata.settled(RaftIndex(index)));
+        settled.await.map(|_| Bytes::new()).map_err(|_| "it is not known here yet".to_owned())
+    }
+
     async fn lost(self, body: Bytes) -> Result<Bytes, String> {
         let Lost { topic, partition, group, replica } = read(body)?;
         let controller = self.controller().ok_or("the broker is starting or stopping")?;
@@ -402,7 +412,7 @@ impl PeerServices for Services {
     /// Those that wait for what others ask for, or for other brokers. What keeps the cluster going does not wait behind
     /// them.
     fn takes_long(&self, service: u16) -> bool {
-        matches!(service, KAFKA | TOPICS | TRANSFER | ADMIN)
+        matches!(service, KAFKA | TOPICS | TRANSFER | ADMIN | KNOWN)
     }
 
     fn call(&self, from: BrokerId, service: u16, body: Bytes) -> BoxFuture<'static, Result<Bytes, String>> {
@@ -418,6 +428,7 @@ impl PeerServices for Services {
             ADMIN => here.admin(body).boxed(),
             CONFIRM => here.confirm().boxed(),
             LOST => here.lost(body).boxed(),
+            KNOWN => here.known(body).boxed(),
             unknown => async move { Err(format!("service {unknown} is not known to this version")) }.boxed(),
         }
     }

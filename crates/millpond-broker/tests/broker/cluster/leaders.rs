@@ -2,6 +2,7 @@
 
 use super::{Cluster, create, metadata, others, partition};
 use crate::support::{Client, assert_code, batch, fetch_request, produce_request, until, values};
+use millpond_wire::delete_topics::{DeleteTopicState, DeleteTopicsRequest};
 use millpond_wire::describe_cluster::DescribeClusterRequest;
 use millpond_wire::fetch::{FetchRequest, PartitionData};
 use millpond_wire::list_offsets::{ListOffsetsPartition, ListOffsetsRequest, ListOffsetsTopic};
@@ -133,4 +134,23 @@ fn with_too_few_replicas_alive_nothing_is_written_that_all_must_have() {
     });
     cluster.write("t", &left, "a");
     assert_holds(&cluster, &left, "t", &["a"]);
+}
+
+#[test]
+fn what_one_broker_says_is_created_or_deleted_all_brokers_know_at_once() {
+    let cluster = Cluster::start();
+    let mut clients: Vec<Client> = (1..=3).map(|node| cluster.client(node)).collect();
+    for round in 0..12 {
+        let name = format!("topic-{round}");
+        create(&mut clients[round % 3], &name, &[]);
+        for client in &mut clients {
+            assert_code(metadata(client, &name).topics[0].error_code, ErrorCode::NONE);
+        }
+        let topic = DeleteTopicState { name: Some(name.as_str().into()), ..Default::default() };
+        let request = DeleteTopicsRequest { topics: vec![topic], timeout_ms: 30_000, ..Default::default() };
+        assert_code(clients[round % 3].call(6, &request).responses[0].error_code, ErrorCode::NONE);
+        for client in &mut clients {
+            assert_code(metadata(client, &name).topics[0].error_code, ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);
+        }
+    }
 }
