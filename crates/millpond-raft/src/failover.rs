@@ -16,7 +16,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use millpond_record::{BrokerId, GroupId, ReplicaId, Term};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 
 use crate::metadata::GroupMember;
@@ -33,7 +33,13 @@ const QUICK_CONTESTS: u32 = 2;
 const MOST_DOUBLINGS: u32 = 4;
 /// How long after a start nobody is a candidate: the others first say what they lead.
 pub(crate) const GRACE: Duration = Duration::from_millis(300);
-/// Groups that are looked at between two pauses.
+/// How long a candidate that too few would vote for waits before it asks again, at first: the others may not have
+/// missed the leader yet. Later twice and four times as long.
+const ASK_AGAIN: Duration = Duration::from_millis(25);
+const DOUBLINGS: u32 = 2;
+/// How often it asks: until any other has missed a leader that has only gone silent.
+const ASKS: u32 = 8;
+/// Candidates that ask, or begin an election, at a time.
 const AT_ONCE: usize = 256;
 
 /// Groups whose replicas here have changed their role, and those that are challenged.
@@ -163,7 +169,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
 }
 
 /// Begins the elections that are due.
-fn take_turns(shared: &Arc<Shared>, orphans: &mut BTreeMap<GroupId, Orphan>, brokers: &Arc<BTreeSet<BrokerId>>) {
+fn take_turns(shared: &Arc<Shared>, orphans: &mut BTreeMap<GroupId, Orphan>, brokers: &BTreeSet<BrokerId>) {
     let (now, many) = (shared.runtime.now(), orphans.len());
     let due = |orphan: &Orphan| orphan.turn.is_some_and(|turn| turn <= now);
     let due: Vec<GroupId> = orphans.iter().filter(|(_, orphan)| due(orphan)).map(|(group, _)| *group).collect();
@@ -182,24 +188,42 @@ fn take_turns(shared: &Arc<Shared>, orphans: &mut BTreeMap<GroupId, Orphan>, bro
         return;
     }
     // Answers are waited for elsewhere: here it is noticed who else dies.
-    let (electing, brokers) = (Arc::clone(shared), Arc::clone(brokers));
+    let electing = Arc::clone(shared);
     shared.runtime.spawn(async move {
-        let elections = candidates.into_iter().map(|replica| stand(&electing, replica, &brokers));
-        futures::stream::iter(elections).buffer_unordered(AT_ONCE).collect::<()>().await;
+        let turns = Semaphore::new(AT_ONCE);
+        let elections: FuturesUnordered<_> =
+            candidates.into_iter().map(|replica| stand(&electing, replica, &turns)).collect();
+        elections.collect::<()>().await;
     });
 }
 
-/// Begins an election if a majority would vote for this replica.
-async fn stand(shared: &Shared, replica: Replica, brokers: &BTreeSet<BrokerId>) {
-    if !would_win(shared, &replica, brokers).await {
+/// Begins an election if a majority would vote for this replica. A place among `turns` is held while something is done,
+/// not between two questions: one that cannot win must not keep others from theirs.
+async fn stand(shared: &Shared, replica: Replica, turns: &Semaphore) {
+    let term = replica.role().term;
+    for asked in 0..ASKS {
+        if asked > 0 {
+            shared.runtime.sleep(ASK_AGAIN * (1 << (asked - 1).min(DOUBLINGS))).await;
+        }
+        let Ok(_turn) = turns.acquire().await else { return };
+        // Whoever was dead when the turn began may be back, and lead.
+        let brokers = Arc::clone(&shared.peers.alive().borrow());
+        // Who was asked was asked for the next term. Where somebody else is a candidate in that by now, or was elected,
+        // a later one would only depose him.
+        let stands =
+            || replica.role().term == term && is_orphan(shared, &replica, &brokers) && !shared.stopped.is_cancelled();
+        if !stands() {
+            return;
+        }
+        if would_win(shared, &replica, &brokers).await {
+            if stands()
+                && let Err(error) = replica.elect().await
+            {
+                tracing::debug!(group = replica.group().0, %error, "no election");
+            }
+            return;
+        }
         tracing::debug!(group = replica.group().0, replica = replica.id().0, "no candidate: too few would vote for it");
-        return;
-    }
-    if !is_orphan(shared, &replica, brokers) {
-        return;
-    }
-    if let Err(error) = replica.elect().await {
-        tracing::debug!(group = replica.group().0, %error, "no election");
     }
 }
 

@@ -284,6 +284,18 @@ impl Partition {
         self.opening().await
     }
 
+    /// The log if it is open, and not failed.
+    pub fn opened_log(&self) -> Option<Arc<Log>> {
+        let inner = &self.0;
+        inner.check_alive().ok()?;
+        inner.log.get().cloned()
+    }
+
+    /// Whether nothing of it was opened yet, and nothing keeps it from being opened.
+    pub fn is_asleep(&self) -> bool {
+        self.0.log.get().is_none() && self.0.check_alive().is_ok()
+    }
+
     /// Opens the partition if it is not open, and waits until it is.
     async fn opening(&self) -> Result<Arc<Log>, RaftError> {
         let inner = &self.0;

@@ -475,7 +475,7 @@ impl Replica {
             return Ok(filling);
         }
         let peers = &self.shared.peers;
-        let ask = |body| peers.call(from, catch_up::CATCH_UP_SERVICE, body, catch_up::ANSWER_TIME);
+        let ask = |body| peers.ask_for_piece(from, body, catch_up::ANSWER_TIME);
         let gathered = tokio::select! {
             biased;
             () = self.state.ending.cancelled() => return Err(StorageError::LogClosed(self.group()).into()),

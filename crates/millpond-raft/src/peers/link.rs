@@ -20,6 +20,7 @@ use super::Inner;
 use super::append_stream::WINDOW;
 use super::beats::{Beats, DEAD_AFTER, Due};
 use super::budget::Budget;
+use super::bulk;
 use super::figures::Counters;
 use super::frame::{Frame, FrameError, FrameReader, Kind, Outgoing};
 use super::handshake::{self, HandshakeError, Standing, same_cluster};
@@ -52,6 +53,8 @@ pub(super) struct Peer {
     pub(super) address: watch::Sender<Option<HostPort>>,
     /// The connection to it, while there is one and it answers.
     pub(super) link: watch::Sender<Option<Arc<Link>>>,
+    /// The one for segments.
+    pub(super) bulk: bulk::Slot,
     calls: Semaphore,
     call_bytes: Semaphore,
     /// The same for calls that may take long.
@@ -72,6 +75,7 @@ impl Peer {
             broker,
             address: watch::Sender::new(None),
             link: watch::Sender::new(None),
+            bulk: bulk::Slot::default(),
             calls: Semaphore::new(MAX_CALLS),
             call_bytes: Semaphore::new(MAX_BYTES_CALLED),
             long_calls: Semaphore::new(MAX_CALLS),
@@ -202,6 +206,29 @@ impl Link {
             // Nobody listens any more when the time was up just now.
             let _ = waiting.send(frame);
         }
+    }
+
+    /// Whether the connection is there still.
+    pub(super) fn is_open(&self) -> bool {
+        self.waiting().is_some()
+    }
+
+    /// How many requests there were.
+    pub(super) fn asked(&self) -> u64 {
+        self.next_id.load(Ordering::Relaxed)
+    }
+
+    /// Ends the connection unless somebody waits for an answer.
+    pub(super) fn close_if_idle(&self) -> bool {
+        {
+            let mut waiting = self.waiting();
+            if waiting.as_ref().is_some_and(|waiting| !waiting.requests.is_empty() || !waiting.streams.is_empty()) {
+                return false;
+            }
+            *waiting = None;
+        }
+        self.outbox.close();
+        true
     }
 
     /// Ends all that waits for an answer.

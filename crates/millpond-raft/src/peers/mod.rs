@@ -1,13 +1,15 @@
 //! The other brokers of the cluster: who is there, who is alive, and how to talk to them.
 //!
 //! Each broker dials each other one. Requests go over the dialled connection and answers come back on it, so a pair of
-//! brokers has two connections, and each side knows by its own beats whether the other lives.
+//! brokers has two connections, and each side knows by its own beats whether the other lives. While replicas are filled
+//! there is another one for the segments.
 //!
 //! | file | story |
 //! | --- | --- |
 //! | `frame.rs`, `messages.rs` | the bytes: frames, checked before they are looked at; their heads |
 //! | `handshake.rs` | who is there, and who is refused |
 //! | `link.rs`, `beats.rs` | the dialled side: requests and answers, reconnecting; who is alive |
+//! | `bulk.rs` | the connection for segments |
 //! | `incoming.rs` | the accepted side: what is done for others |
 //! | `raft_messages.rs` | Raft's messages as bytes |
 //! | `replica_client.rs`, `append_stream.rs` | openraft's network: what replicas here send |
@@ -18,6 +20,7 @@
 mod append_stream;
 mod beats;
 mod budget;
+mod bulk;
 mod figures;
 mod frame;
 mod handshake;
@@ -304,6 +307,22 @@ impl Peers {
         answered.await.unwrap_or(Err(CallError::NoAnswer(to)))
     }
 
+    /// Asks another broker for what replicas here are filled with, over a connection for that alone.
+    ///
+    /// # Errors
+    /// As [`Peers::call`].
+    pub(crate) async fn ask_for_piece(&self, of: BrokerId, body: Bytes, limit: Duration) -> Result<Bytes, CallError> {
+        check_size(&body)?;
+        let inner = &self.0;
+        // Who does not answer on the other connection is dead, as far as is known here.
+        let (peer, _) = inner.linked(of).ok_or(CallError::NoLink(of))?;
+        let answered = inner.runtime.timeout(limit, bulk::call(inner, &peer, CATCH_UP_SERVICE, &body)).await;
+        answered.unwrap_or_else(|_| {
+            bulk::give_up(&peer);
+            Err(CallError::NoAnswer(of))
+        })
+    }
+
     /// As [`Peers::call`], over a connection of its own to a broker whose id need not be known. Gives the broker that
     /// has answered, too. This broker may belong to no cluster yet.
     ///
@@ -322,7 +341,7 @@ impl Peers {
         let deadline = inner.runtime.now() + limit;
         let no_peer = |why: String| CallError::NoPeer { address: address.clone(), why };
         let dialled = inner.runtime.timeout_at(deadline, dial(&inner.runtime, &inner.standing(), address, None)).await;
-        let Dialled { mut reader, writer, other } = match dialled.unwrap_or(Err(LinkEnd::DialLimit)) {
+        let Dialled { reader, writer, other } = match dialled.unwrap_or(Err(LinkEnd::DialLimit)) {
             Ok(dialled) => dialled,
             Err(LinkEnd::Handshake(HandshakeError::Refused(why) | HandshakeError::Refusing(why))) => {
                 return Err(CallError::Refused(why));
@@ -330,26 +349,11 @@ impl Peers {
             Err(end) => return Err(no_peer(end.to_string())),
         };
         let link = Arc::new(Link::new());
-        let reading = async {
-            while let Ok(Some(frame)) = reader.next().await {
-                if link.received(frame).is_err() {
-                    break;
-                }
-            }
-            link.close();
-            std::future::pending::<()>().await
-        };
-        let writing = async {
-            // When it fails the reader finds out.
-            let _ = link.outbox().run(writer).await;
-            std::future::pending::<()>().await
-        };
         let answered = async {
             tokio::select! {
                 biased;
                 answer = call_over(&link, other.broker, service, body) => answer,
-                () = reading => Err(CallError::NoAnswer(other.broker)),
-                () = writing => Err(CallError::NoAnswer(other.broker)),
+                () = bulk::carry(&link, reader, writer) => Err(CallError::NoAnswer(other.broker)),
             }
         };
         let answer = inner.runtime.timeout_at(deadline, answered).await;

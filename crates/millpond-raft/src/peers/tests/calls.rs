@@ -1,5 +1,6 @@
 //! Calls and messages.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -7,7 +8,7 @@ use futures::future::join_all;
 use millpond_record::BrokerId;
 use millpond_runtime::sim::Crash;
 
-use super::network::{address, cluster, node, sees, simulated, start};
+use super::network::{address, addresses, cluster, node, sees, simulated, start};
 use crate::peers::{CallError, MAX_CALL_BYTES};
 
 const LIMIT: Duration = Duration::from_secs(5);
@@ -98,6 +99,33 @@ fn calls_that_take_long_leave_the_others_their_places() {
         let before = nodes[0].runtime.now();
         nodes[0].peers.call(BrokerId(2), 1, "what".into(), LIMIT).await.expect("answered");
         assert!(nodes[0].runtime.now() - before < Duration::from_millis(500));
+    });
+}
+
+#[test]
+fn segments_have_a_connection_of_their_own_which_ends_when_nobody_uses_it() {
+    simulated(8, |world| async move {
+        let nodes = cluster(&world, &[1, 2]).await;
+        let ask = async |body: &'static str| nodes[0].peers.ask_for_piece(BrokerId(2), body.into(), LIMIT).await;
+        let incoming = || nodes[1].peers.0.incoming.load(Ordering::Relaxed);
+        assert_eq!(incoming(), 1, "the one that beats");
+        for body in ["first", "second"] {
+            let refused = ask(body).await.expect_err("nothing is shipped in these tests").to_string();
+            assert_eq!(refused, "nothing is shipped");
+            assert_eq!(incoming(), 2);
+        }
+        nodes[0].runtime.sleep(Duration::from_secs(11)).await;
+        assert_eq!(incoming(), 1, "it is closed");
+        assert!(matches!(ask("again").await, Err(CallError::Refused(_))), "it is dialled again");
+        assert_eq!((incoming(), nodes[0].peers.figures()[0].connects), (2, 1), "the other one stands all the time");
+        world.crash(node(2), Crash::Kill);
+        sees(&nodes[0], &[1]).await;
+        assert!(matches!(ask("nobody").await, Err(CallError::NoLink(BrokerId(2)))));
+        world.restart(node(2));
+        let restarted = start(&world, 2, Some("cluster")).await;
+        restarted.peers.set_brokers(addresses(&world, &[1, 2]));
+        sees(&nodes[0], &[1, 2]).await;
+        assert!(matches!(ask("somebody").await, Err(CallError::Refused(_))), "not over the one that has ended");
     });
 }
 

@@ -41,6 +41,31 @@ fn a_broker_that_alone_has_lost_its_connection_to_the_leader_deposes_nobody() {
 }
 
 #[test]
+fn a_candidate_asks_again_when_a_voter_misses_the_leader_later_than_it_does() {
+    /// So many that a turn takes long.
+    const GROUPS: u64 = 200;
+    clustered(1, |mut cluster| async move {
+        for group in 1..=GROUPS {
+            cluster.create(group).await;
+        }
+        for group in 1..=GROUPS {
+            cluster.leader(group).await;
+        }
+        // To the second broker, who is the next in line, the first is silent for so much longer.
+        cluster.world.block(NodeId(1), NodeId(2));
+        cluster.world.block(NodeId(2), NodeId(1));
+        cluster.client.sleep(Duration::from_millis(300)).await;
+        cluster.kill(1).await;
+        let killed = cluster.client.now();
+        for group in 1..=GROUPS {
+            cluster.leader(group).await;
+        }
+        let took = cluster.client.now() - killed;
+        assert!(took < Duration::from_millis(700), "{took:?}");
+    });
+}
+
+#[test]
 fn a_replica_that_has_come_to_a_later_term_alone_is_led_again_though_nothing_is_written() {
     for seed in 1..4 {
         clustered(seed, |cluster| async move {
