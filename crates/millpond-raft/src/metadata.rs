@@ -107,10 +107,11 @@ impl MetadataGroup {
         if voters.map(|member| member.replica).eq([metadata.replica.id()]) {
             // It needs nobody's consent.
             metadata.replica.elect().await?;
-            let mut roles = metadata.replica.roles();
+            // Not the replica's role: that is there a moment before, and callers go by this.
+            let mut leadership = metadata.leadership();
             tokio::select! {
                 biased;
-                led = roles.wait_for(|role| role.serves) => drop(led),
+                led = leadership.wait_for(|now| now.here) => drop(led),
                 error = metadata.failed() => return Err(error),
             }
         }
