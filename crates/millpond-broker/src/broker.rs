@@ -11,7 +11,7 @@ use millpond_cluster::{BrokerError, METADATA_GROUP, TopicDefaults};
 use millpond_raft::{Groups, MetadataGroup, Peers, RaftError};
 use millpond_record::{BrokerId, Timestamp};
 use millpond_runtime::{DiskSpace, Listener, Runtime};
-use millpond_storage::{DataDir, DirectoryId, OpenError, PartitionSize, StorageError, StorageOptions};
+use millpond_storage::{DataDir, DirectoryId, GroupRow, OpenError, PartitionSize, StorageError, StorageOptions};
 use millpond_wire::Str;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
@@ -26,7 +26,7 @@ use crate::cluster::{handover, keeper, mending, mover};
 use crate::config::BrokerConfig;
 use crate::connection::Connection;
 use crate::controller::Controller;
-use crate::coordinator::Coordinators;
+use crate::coordinator::{Coordinators, LagFigures, Times, keep_lags};
 use crate::disk_space::{DiskWatch, journal_file_bytes};
 use crate::http;
 use crate::leadership::Leadership;
@@ -128,6 +128,9 @@ pub(crate) struct Shared {
     pub(crate) metadata_group: MetadataGroup,
     pub(crate) peers: Peers,
     pub(crate) coordinators: Arc<Coordinators>,
+    pub(crate) lag_figures: LagFigures,
+    /// Times of records that groups have not read.
+    pub(crate) times: Arc<Times>,
     pub(crate) produce_memory: ProduceMemory,
     pub(crate) answer_memory: AnswerMemory,
     pub(crate) fetch_sessions: FetchSessions,
@@ -158,6 +161,11 @@ impl Shared {
         self.data_dir.sizes().into_iter().filter(|size| size.group != METADATA_GROUP)
     }
 
+    /// What the data directory knows of each log, without opening it. Blocking.
+    pub(crate) fn rows(&self) -> Vec<GroupRow> {
+        self.data_dir.groups()
+    }
+
     /// The space of the file system that the data directory is on. Blocking.
     pub(crate) fn space(&self) -> io::Result<DiskSpace> {
         self.data_dir.space()
@@ -180,7 +188,10 @@ impl Shared {
         let memory = (self.produce_memory.in_flight_bytes(), self.answer_memory.in_use_bytes() as u64);
         let kept = (self.fetch_sessions.figures(), self.coordinators.figures());
         let leadership = self.leadership.now().figures(&snapshot);
-        self.metrics.render(&stats, memory, kept, &self.disk, (&snapshot, &leadership, &self.peers.figures()), &groups)
+        let lags = self.lag_figures.scraped(self.runtime.now());
+        let rows = (&*groups, lags.as_deref(), self.runtime.wall_clock());
+        let cluster = (&*snapshot, &leadership, &*self.peers.figures());
+        self.metrics.render(&stats, memory, kept, &self.disk, cluster, rows)
     }
 }
 
@@ -270,6 +281,8 @@ impl Broker {
             peers: network.peers.clone(),
             node,
             coordinators,
+            lag_figures: LagFigures::default(),
+            times: Arc::default(),
             cluster_id: data_dir.meta().cluster_id.as_str().into(),
             log_dir: absolute(&config.data_dir).display().to_string().into(),
             metadata,
@@ -293,6 +306,7 @@ impl Broker {
         runtime.spawn(upkeep(Arc::clone(&shared)));
         runtime.spawn(retention::run(Arc::clone(&shared)));
         runtime.spawn(watch_disk(Arc::clone(&shared)));
+        runtime.spawn(keep_lags(Arc::clone(&shared)));
         if let Some(services) = &network.services {
             services.done_by(&shared);
             runtime.spawn(keeper::run(Arc::downgrade(&shared), group));

@@ -205,6 +205,9 @@ impl Controller {
                 match peers.call(leader, service, body.clone(), CONTROLLER_TIME).await {
                     Ok(answer) => {
                         let answer: Answered = messages::read(answer).map_err(ControllerError::Said)?;
+                        if answer.unknown {
+                            return Err(ControllerError::NoAnswer);
+                        }
                         if !answer.not_here {
                             let index = answer.index.map(RaftIndex);
                             // What is not known here by then is learnt later.

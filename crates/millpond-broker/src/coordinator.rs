@@ -2,7 +2,8 @@
 //!
 //! What a group is and does is decided in `millpond-coordinator`, which knows neither tasks nor logs. Here is what
 //! drives it: `placement.rs` says which partition keeps a group, `actor.rs` owns the shard of one partition,
-//! `loading.rs` brings it back from the log, `batches.rs` makes batches of its records.
+//! `loading.rs` brings it back from the log, `batches.rs` makes batches of its records. `lag.rs` says how far groups
+//! are behind, with what the partitions' leaders know (`edges.rs`).
 //!
 //! A partition's task begins with the first request for it, if this broker leads the partition, and ends when it does
 //! no longer; whatever waits is told to look for the coordinator again. Without a task nothing of a partition's groups
@@ -13,6 +14,8 @@
 
 mod actor;
 mod batches;
+mod edges;
+mod lag;
 mod loading;
 mod placement;
 mod topics;
@@ -35,6 +38,13 @@ use crate::memory::AnswerShare;
 use crate::metadata::{Metadata, Snapshot};
 use actor::{Actor, Message};
 
+pub(crate) use edges::{Times, answer as answer_edges};
+#[cfg(test)]
+pub(crate) use lag::tests as lag_tests;
+pub(crate) use lag::{
+    AllLags, GroupDetail, GroupLag, LagFigures, Member, PartitionLag, of_all as lags, of_group as lag_of,
+    run as keep_lags,
+};
 pub(crate) use placement::{offsets_topic, partition_of};
 pub(crate) use topics::KnownTopics;
 
@@ -171,7 +181,17 @@ impl Coordinators {
         T: Send + 'static,
         L: Fn(&Shard) -> T + Clone + Send + 'static,
     {
-        let Some(topic) = snapshot.topic(OFFSETS_TOPIC_NAME) else { return Ok(Vec::new()) };
+        let seen = self.look_at_each(snapshot, look).await;
+        seen.into_iter().filter(|seen| !matches!(seen, Err(Unavailable::NotHere))).collect()
+    }
+
+    /// As [`Coordinators::look_everywhere`], with what each partition says.
+    pub(crate) async fn look_at_each<T, L>(&self, snapshot: &Snapshot, look: L) -> Vec<Answer<T>>
+    where
+        T: Send + 'static,
+        L: Fn(&Shard) -> T + Clone + Send + 'static,
+    {
+        let Some(topic) = snapshot.topic(OFFSETS_TOPIC_NAME) else { return Vec::new() };
         let mut mailboxes = Vec::new();
         for index in (0..topic.partition_count()).filter_map(|at| i32::try_from(at).ok()).map(PartitionIndex) {
             // Groups that are kept elsewhere are listed there.
@@ -182,8 +202,7 @@ impl Coordinators {
                 mailboxes.extend(self.mailbox(snapshot, index));
             }
         }
-        let seen = futures::future::join_all(mailboxes.iter().map(|mailbox| look_in(mailbox, look.clone()))).await;
-        seen.into_iter().filter(|seen| !matches!(seen, Err(Unavailable::NotHere))).collect()
+        futures::future::join_all(mailboxes.iter().map(|mailbox| look_in(mailbox, look.clone()))).await
     }
 
     /// Topics are gone, and so are the offsets that groups committed of them.

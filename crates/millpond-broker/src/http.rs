@@ -1,5 +1,7 @@
 //! The HTTP port: `/live` (the process answers), `/ready` (it takes requests), `/metrics` (figures for Prometheus), and
-//! below `/admin/` what operators ask for that the Kafka protocol has no words for.
+//! below `/groups` and `/admin/` what operators ask for that the Kafka protocol has no words for.
+
+mod groups;
 
 use std::convert::Infallible;
 use std::sync::{Arc, OnceLock};
@@ -95,9 +97,16 @@ impl Serving {
                 json(StatusCode::OK, &self.runtime.blocking(move || admin::status(&broker)).await)
             }
             ("/admin/status", None) => text(StatusCode::SERVICE_UNAVAILABLE, "the broker is starting\n".into()),
+            ("/groups", Some(broker)) => answer(groups::list(broker).await),
+            ("/groups", None) => text(StatusCode::SERVICE_UNAVAILABLE, "the broker is starting\n".into()),
+            (path, Some(broker)) if let Some(name) = groups::named(path) => answer(groups::one(broker, &name).await),
+            (path, None) if groups::named(path).is_some() => {
+                text(StatusCode::SERVICE_UNAVAILABLE, "the broker is starting\n".into())
+            }
             (path, _) if let Some(Wish::Decommission(leaving)) = wish(path) => self.left_to_move(leaving).await,
             _ => {
-                let served = "served are /live, /ready, /metrics, /admin/status and /admin/decommission/ID\n";
+                let served = "served are /live, /ready, /metrics, /groups, /groups/NAME, /admin/status and \
+                              /admin/decommission/ID\n";
                 text(StatusCode::NOT_FOUND, served.into())
             }
         }
@@ -153,6 +162,10 @@ fn wish(path: &str) -> Option<Wish> {
             Some(wish(BrokerId(of.parse().ok()?)))
         }
     }
+}
+
+fn answer((status, body): (StatusCode, Value)) -> Response<Full<Bytes>> {
+    json(status, &body)
 }
 
 fn json(status: StatusCode, body: &Value) -> Response<Full<Bytes>> {

@@ -11,7 +11,7 @@ use millpond_raft::PeerFigures;
 use millpond_record::BatchHeader;
 use millpond_storage::{GroupRow, ROUND_BYTES_BOUNDS, ROUND_RECORDS_BOUNDS, SYNC_MICROS_BOUNDS, StorageStats};
 
-use crate::coordinator::CoordinatorFigures;
+use crate::coordinator::{AllLags, CoordinatorFigures, GroupLag, PartitionLag};
 use crate::disk_space::DiskWatch;
 use crate::dispatch::APIS;
 use crate::leadership::LeadershipFigures;
@@ -20,6 +20,9 @@ use crate::session_cache::CacheFigures;
 
 /// Partitions whose offsets are listed, so that a broker with very many of them still answers in a short text.
 const MAX_LISTED_PARTITIONS: usize = 2_000;
+
+/// Groups with longer names, in bytes, are not listed.
+const MAX_LABEL: usize = 1_000;
 
 /// Upper bounds of the request latency buckets, in seconds.
 const LATENCY_SECONDS: [f64; 14] =
@@ -118,7 +121,7 @@ impl Metrics {
         (sessions, coordinators): (CacheFigures, CoordinatorFigures),
         disk: &DiskWatch,
         (snapshot, leadership, peers): (&Snapshot, &LeadershipFigures, &[PeerFigures]),
-        groups: &[GroupRow],
+        (groups, lags, now_ms): (&[GroupRow], Option<&AllLags>, i64),
     ) -> String {
         let mut text = self.handle.render();
         let mut page = Page(&mut text);
@@ -132,6 +135,7 @@ impl Metrics {
         page.leadership(leadership);
         page.peers(peers);
         page.partitions(snapshot, groups);
+        page.lags(lags.unwrap_or(&AllLags::default()), now_ms);
         text
     }
 }
@@ -309,5 +313,124 @@ impl Page<'_> {
                 let _ = writeln!(self.0, "{name}{{topic=\"{topic}\",partition=\"{partition}\"}} {at}");
             }
         }
+    }
+
+    /// How the groups that this broker coordinates get on. What is not known is left out.
+    fn lags(&mut self, lags: &AllLags, now_ms: i64) {
+        // A name of many kilobytes would stand in every line.
+        let groups: Vec<&GroupLag> = lags.groups.iter().filter(|group| group.group_id.len() <= MAX_LABEL).collect();
+        for (name, kind, about, value) in [
+            (
+                "millpond_group_members",
+                "gauge",
+                "Members of a group.",
+                (|group, _| Some(group.members as f64)) as fn(&GroupLag, i64) -> Option<f64>,
+            ),
+            (
+                "millpond_group_rebalances_total",
+                "counter",
+                "Rebalances since this broker coordinates it.",
+                |group, _| Some(group.rebalances as f64),
+            ),
+            (
+                "millpond_group_last_commit_age_seconds",
+                "gauge",
+                "Time since it committed an offset.",
+                |group, now_ms| Some(now_ms.saturating_sub(group.last_commit_ms?).max(0) as f64 / 1e3),
+            ),
+        ] {
+            self.head(name, kind, about);
+            for group in &groups {
+                if let Some(value) = value(group, now_ms) {
+                    let _ = writeln!(self.0, "{name}{{group=\"{}\"}} {value}", Escaped(&group.group_id));
+                }
+            }
+        }
+        let committed = || {
+            let of = |group| GroupLag::committed(group).map(move |partition| (group, partition));
+            groups.iter().copied().flat_map(of)
+        };
+        for (name, about, value) in [
+            (
+                "millpond_group_lag_records",
+                "Records between the committed offset and the end.",
+                (|lag, _| Some(lag.records()? as f64)) as fn(&PartitionLag, i64) -> Option<f64>,
+            ),
+            ("millpond_group_lag_seconds", "How old the first unread record is.", PartitionLag::seconds),
+        ] {
+            self.head(name, "gauge", about);
+            for (group, lag) in committed().take(MAX_LISTED_PARTITIONS) {
+                if let Some(value) = value(lag, now_ms) {
+                    let (group, topic, partition) = (Escaped(&group.group_id), Escaped(&lag.topic), lag.partition);
+                    let labels = format_args!("group=\"{group}\",topic=\"{topic}\",partition=\"{partition}\"");
+                    let _ = writeln!(self.0, "{name}{{{labels}}} {value}");
+                }
+            }
+        }
+        let beyond = committed().count().saturating_sub(MAX_LISTED_PARTITIONS);
+        let left_out: usize = groups.iter().map(|group| group.left_out).sum();
+        let about = "Partitions of groups beyond those that are listed.";
+        self.figure("millpond_group_unlisted_partitions", "gauge", about, (beyond + left_out) as u64);
+        let unlisted = lags.left_out + (lags.groups.len() - groups.len());
+        self.figure("millpond_unlisted_groups", "gauge", "Groups beyond those that are listed.", unlisted as u64);
+    }
+}
+
+/// A label's value: any text may be the name of a group.
+struct Escaped<'a>(&'a str);
+
+impl std::fmt::Display for Escaped<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for letter in self.0.chars() {
+            match letter {
+                '\\' => f.write_str("\\\\")?,
+                '"' => f.write_str("\\\"")?,
+                '\n' => f.write_str("\\n")?,
+                letter => f.write_char(letter)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::coordinator::lag_tests::{group, lag};
+
+    #[test]
+    fn a_groups_figures_are_listed_as_far_as_they_are_known_and_any_name_is_escaped() {
+        let partitions = vec![lag(Some(4), Some((0, 10, Some(7_000)))), lag(Some(5), None), lag(None, None)];
+        let silent = GroupLag { members: 0, ..group("silent", Vec::new()) };
+        let long = group(&"x".repeat(MAX_LABEL + 1), vec![lag(Some(4), Some((0, 10, None)))]);
+        let lags = AllLags { groups: vec![group("a\"b\\c\nd", partitions), silent, long], left_out: 7, loading: 0 };
+        let mut text = String::new();
+        Page(&mut text).lags(&lags, 10_000);
+        let lines: Vec<&str> = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).collect();
+        let name = r#"group="a\"b\\c\nd""#;
+        assert_eq!(
+            lines,
+            [
+                &*format!("millpond_group_members{{{name}}} 1"),
+                "millpond_group_members{group=\"silent\"} 0",
+                &*format!("millpond_group_rebalances_total{{{name}}} 3"),
+                "millpond_group_rebalances_total{group=\"silent\"} 3",
+                &*format!("millpond_group_last_commit_age_seconds{{{name}}} 9.5"),
+                &*format!("millpond_group_lag_records{{{name},topic=\"t\",partition=\"0\"}} 6"),
+                &*format!("millpond_group_lag_seconds{{{name},topic=\"t\",partition=\"0\"}} 3"),
+                "millpond_group_unlisted_partitions 0",
+                "millpond_unlisted_groups 8",
+            ]
+        );
+    }
+
+    #[test]
+    fn partitions_of_groups_are_listed_up_to_a_limit() {
+        let many = vec![lag(Some(4), Some((0, 10, Some(7_000)))); MAX_LISTED_PARTITIONS + 3];
+        let mut text = String::new();
+        Page(&mut text).lags(&AllLags { groups: vec![group("g", many)], left_out: 0, loading: 0 }, 10_000);
+        let listed = text.lines().filter(|line| line.starts_with("millpond_group_lag_records{")).count();
+        assert_eq!(listed, MAX_LISTED_PARTITIONS);
+        assert!(text.contains("\nmillpond_group_unlisted_partitions 3\n"));
     }
 }

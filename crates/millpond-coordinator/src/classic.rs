@@ -30,18 +30,18 @@ use millpond_wire::Str;
 use crate::describe::GroupState;
 use crate::error::GroupError;
 use crate::exchange::Ticket;
+use crate::rebalances::Rebalances;
 use crate::request::Committer;
 use crate::shard::Turn;
 use crate::timers::{Timer, Timers};
 pub(crate) use convert::Offered;
 use member::{Member, Wait};
+pub(crate) use rebalance::named as named_members;
 
 /// What a group takes in memory besides texts, about.
 const FIXED_BYTES: usize = 512;
 /// What a member id takes that has been given out, besides its text, about.
 const PENDING_BYTES: usize = 256;
-/// The longest reason for a rebalance that is kept, in characters.
-const MAX_REASON: usize = 255;
 
 /// A classic group, or one that has nothing but offsets.
 #[derive(Debug)]
@@ -65,8 +65,7 @@ pub(crate) struct ClassicGroup {
     subscribed: Option<BTreeSet<Str>>,
     /// What members and ids take in memory, about.
     bytes: usize,
-    rebalances: u64,
-    last_rebalance: Option<(Timestamp, String)>,
+    rebalances: Rebalances,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,14 +109,13 @@ impl ClassicGroup {
             pending: BTreeSet::new(),
             subscribed: None,
             bytes,
-            rebalances: 0,
-            last_rebalance: None,
+            rebalances: Rebalances::default(),
         }
     }
 
     /// What it takes in memory, about.
     pub(crate) fn bytes(&self) -> usize {
-        self.bytes
+        self.bytes + self.rebalances.bytes()
     }
 
     fn state(&self) -> GroupState {

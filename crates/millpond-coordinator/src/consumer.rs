@@ -24,6 +24,7 @@ use millpond_record::TopicId;
 use millpond_wire::Str;
 
 use crate::error::GroupError;
+use crate::rebalances::Rebalances;
 use crate::request::Committer;
 use crate::shard::Turn;
 use crate::timers::{Timer, Timers};
@@ -62,8 +63,7 @@ pub(crate) struct ConsumerGroup {
     seen_topics: Option<u64>,
     /// The names of the topics that were read then.
     topic_names: BTreeMap<TopicId, Str>,
-    rebalances: u64,
-    last_rebalance: Option<(millpond_record::Timestamp, String)>,
+    rebalances: Rebalances,
 }
 
 /// How far a member has followed its target. The numbers are those of the records.
@@ -153,8 +153,7 @@ impl ConsumerGroup {
             owners: BTreeMap::new(),
             seen_topics: None,
             topic_names: BTreeMap::new(),
-            rebalances: 0,
-            last_rebalance: None,
+            rebalances: Rebalances::default(),
         }
     }
 
@@ -163,7 +162,12 @@ impl ConsumerGroup {
         let members = self.members.iter().map(|(id, member)| 3 * id.len() + member.bytes());
         let targets = self.targets.values().flat_map(|own| own.values()).map(|own| own.len() * PARTITION_BYTES);
         let regexes = self.regexes.values().flatten().map(|topic| 64 + topic.len());
-        GROUP_BYTES + self.id.len() + members.sum::<usize>() + targets.sum::<usize>() + regexes.sum::<usize>()
+        GROUP_BYTES
+            + self.id.len()
+            + self.rebalances.bytes()
+            + members.sum::<usize>()
+            + targets.sum::<usize>()
+            + regexes.sum::<usize>()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -241,9 +245,8 @@ impl ConsumerGroup {
         if epoch == current { Ok(()) } else { Err(GroupError::StaleMemberEpoch { given: epoch, current }) }
     }
 
-    fn begin_rebalance(&mut self, turn: &Turn<'_>, why: String) {
-        self.rebalances += 1;
-        self.last_rebalance = Some((turn.now.wall, why.chars().take(255).collect()));
+    fn begin_rebalance(&mut self, turn: &Turn<'_>, why: &str) {
+        self.rebalances.begin(turn.now.wall, why);
     }
 }
 

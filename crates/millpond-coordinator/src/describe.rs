@@ -152,17 +152,31 @@ pub struct GroupSummary<'a> {
     pub rebalances: u64,
     /// When the last of them began, and why.
     pub last_rebalance: Option<(Timestamp, &'a str)>,
+    /// When its state began, as far as that is known.
+    pub since: Option<Timestamp>,
 }
 
-/// A committed offset with the member that the partition is assigned to.
+/// Who a member is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemberSummary<'a> {
+    pub member_id: &'a Str,
+    pub instance_id: Option<&'a Str>,
+    pub client_id: &'a Str,
+    pub client_host: &'a Str,
+}
+
+/// A partition that a group has committed an offset for, or that a member of it has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PartitionSummary<'a> {
-    pub topic: &'a Str,
+    pub topic: Str,
     pub partition: PartitionIndex,
-    pub committed: &'a CommittedOffset,
-    /// The member id; `None` when nobody has the partition, or the group is no group of consumers.
-    pub owner: Option<&'a Str>,
+    pub committed: Option<&'a CommittedOffset>,
+    /// `None` when nobody has the partition, or the group is no group of consumers.
+    pub owner: Option<MemberSummary<'a>>,
 }
+
+/// Partitions with an owner that are looked at; no group of any use has as many.
+pub(crate) const MAX_OWNED: usize = 100_000;
 
 impl Shard {
     /// DescribeGroups for one group.
@@ -218,16 +232,34 @@ impl Shard {
         self.groups.get(group_id).map(|group| group.membership.summary())
     }
 
-    /// The committed offsets of a group, each with its partition's owner.
+    /// What a group has committed and what its members have, by topic and partition.
     pub fn partitions(&self, group_id: &str) -> Vec<PartitionSummary<'_>> {
         let Some(group) = self.groups.get(group_id) else { return Vec::new() };
-        let owners = group.membership.owners();
-        let summary = |(topic, partition, committed)| PartitionSummary {
+        let mut owners = group.membership.owners();
+        let committed = |(topic, partition, committed): (&Str, PartitionIndex, _)| {
+            let owner = owners.remove(&(topic.clone(), partition));
+            PartitionSummary { topic: topic.clone(), partition, committed: Some(committed), owner }
+        };
+        let mut partitions: Vec<_> = group.offsets.iter().map(committed).collect();
+        let without = owners.into_iter().map(|((topic, partition), owner)| PartitionSummary {
             topic,
             partition,
-            committed,
-            owner: owners.get(&(topic.clone(), partition)).copied(),
-        };
-        group.offsets.iter().map(summary).collect()
+            committed: None,
+            owner: Some(owner),
+        });
+        partitions.extend(without);
+        partitions.sort_by(|a, b| (&a.topic, a.partition).cmp(&(&b.topic, b.partition)));
+        partitions
+    }
+
+    /// The members of a group, by id.
+    pub fn members(&self, group_id: &str) -> Vec<MemberSummary<'_>> {
+        self.groups.get(group_id).map(|group| group.membership.members()).unwrap_or_default()
+    }
+
+    /// When the last rebalances of a group began, and why; the oldest first. They are known from the time on when the
+    /// shard was loaded.
+    pub fn recent_rebalances(&self, group_id: &str) -> Vec<(Timestamp, &str)> {
+        self.groups.get(group_id).map(|group| group.membership.recent_rebalances()).unwrap_or_default()
     }
 }

@@ -16,7 +16,7 @@
 //! | `topics.rs` | what consumer groups must know of topics |
 //! | `timers.rs` | sessions and rebalances, without a clock |
 //! | `offsets.rs`, `commit.rs`, `expiry.rs` | committed offsets: commit, fetch, delete, expire |
-//! | `describe.rs` | describing and listing groups |
+//! | `describe.rs`, `rebalances.rs` | describing and listing groups, and why they rebalanced |
 //! | `consumer_protocol.rs` | what consumers put into the opaque bytes of their groups |
 
 mod classic;
@@ -30,6 +30,7 @@ mod expiry;
 mod member_id;
 mod membership;
 mod offsets;
+mod rebalances;
 mod records;
 mod request;
 mod settings;
@@ -39,7 +40,7 @@ mod topics;
 
 pub use describe::{
     ConsumerGroupDescription, ConsumerMemberDescription, GroupDescription, GroupFilter, GroupState, GroupSummary,
-    GroupType, ListedGroup, MemberDescription, NamedPartitions, PartitionSummary,
+    GroupType, ListedGroup, MemberDescription, MemberSummary, NamedPartitions, PartitionSummary,
 };
 pub use error::GroupError;
 pub use exchange::{ConsumerHeartbeat, Effects, JoinReply, Joined, JoinedMember, Now, Record, Reply, Synced, Ticket};

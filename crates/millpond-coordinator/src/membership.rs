@@ -6,13 +6,13 @@
 
 use std::collections::BTreeMap;
 
-use millpond_record::PartitionIndex;
+use millpond_record::{PartitionIndex, Timestamp};
 use millpond_wire::Str;
 use millpond_wire::consumer_group_heartbeat::ConsumerGroupHeartbeatRequest;
 
 use crate::classic::ClassicGroup;
 use crate::consumer::ConsumerGroup;
-use crate::describe::GroupSummary;
+use crate::describe::{GroupSummary, MemberSummary};
 use crate::error::GroupError;
 use crate::exchange::{ConsumerHeartbeat, Effects, Now, Reply, Ticket};
 use crate::expiry::Retention;
@@ -113,7 +113,21 @@ impl Membership {
         }
     }
 
-    pub(crate) fn owners(&self) -> BTreeMap<(Str, PartitionIndex), &Str> {
+    pub(crate) fn members(&self) -> Vec<MemberSummary<'_>> {
+        match self {
+            Membership::Classic(group) => group.members().collect(),
+            Membership::Consumer(group) => group.members().collect(),
+        }
+    }
+
+    pub(crate) fn recent_rebalances(&self) -> Vec<(Timestamp, &str)> {
+        match self {
+            Membership::Classic(group) => group.recent_rebalances().collect(),
+            Membership::Consumer(group) => group.recent_rebalances().collect(),
+        }
+    }
+
+    pub(crate) fn owners(&self) -> BTreeMap<(Str, PartitionIndex), MemberSummary<'_>> {
         match self {
             Membership::Classic(group) => group.owners(),
             Membership::Consumer(group) => group.owners(),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use millpond_record::TopicId;
+use millpond_record::{Timestamp, TopicId};
 use millpond_wire::{EncodeError, Str};
 
 use crate::classic::ClassicGroup;
@@ -29,6 +29,7 @@ pub struct Shard {
     pub(crate) state_bytes: usize,
     /// Where the search for expired offsets goes on; `None`: from the first group.
     pub(crate) expiry_from: Option<Str>,
+    loaded_at: Option<Timestamp>,
 }
 
 /// A group: who is in it, and how far it has read.
@@ -92,6 +93,7 @@ impl Shard {
             parked: Parked::new(),
             state_bytes: 0,
             expiry_from: None,
+            loaded_at: None,
         }
     }
 
@@ -119,12 +121,19 @@ impl Shard {
     pub fn loaded(&mut self, now: Now) -> Effects {
         let mut effects = Effects::default();
         self.timers.clear();
+        self.loaded_at = Some(now.wall);
         self.timers.set(Timer::Expiry, now.monotonic_ms.saturating_add(self.settings.offsets_retention_check_ms));
         let ids: Vec<Str> = self.groups.keys().cloned().collect();
         for id in ids {
             self.in_group(&id, now, &mut effects, |group, turn| group.loaded(turn));
         }
         effects
+    }
+
+    /// Since when the coordinator is here; what was before, for example rebalances, is not known. `None` while the
+    /// shard is being loaded.
+    pub fn loaded_at(&self) -> Option<Timestamp> {
+        self.loaded_at
     }
 
     /// When [`tick`](Shard::tick) has something to do: milliseconds of the monotonic clock.

@@ -3,7 +3,8 @@
 mod support;
 
 use bytes::Bytes;
-use millpond_coordinator::{GroupError, GroupFilter, GroupSettings, Reply};
+use millpond_coordinator::{GroupError, GroupFilter, GroupSettings, PartitionSummary, Reply};
+use millpond_record::Timestamp;
 use millpond_wire::Str;
 use support::{Member, World, leave, settings, subscription};
 
@@ -416,18 +417,37 @@ fn an_operator_sees_owners_rebalances_and_reasons() {
     let mut member = world.alone("g");
     member.join(&mut world);
     let id = member.id.clone();
-    let assignment = b"\0\0\0\0\0\x01\0\x05topic\0\0\0\x01\0\0\0\0\xff\xff\xff\xff";
+    let assignment = b"\0\0\0\0\0\x01\0\x05topic\0\0\0\x02\0\0\0\0\0\0\0\x01\xff\xff\xff\xff";
     member.sync(&mut world, &[(&id, assignment)]).expect("synced");
     member.commit(&mut world, "topic", 5).expect("committed");
     member.commit(&mut world, "other", 6).expect("committed");
     let partitions = world.shard.partitions("g");
-    let seen: Vec<_> = partitions.iter().map(|one| (&**one.topic, one.committed.offset.0, one.owner)).collect();
-    assert_eq!(seen, [("other", 6, None), ("topic", 5, Some(&member.id))]);
+    let offset = |one: &PartitionSummary<'_>| one.committed.map(|committed| committed.offset.0);
+    let owner = |one: &PartitionSummary<'_>| one.owner.map(|owner| owner.member_id.clone());
+    let seen: Vec<_> = partitions.iter().map(|one| (&*one.topic, one.partition.0, offset(one), owner(one))).collect();
+    let here = Some(member.id.clone());
+    let expected = [("other", 0, Some(6), None), ("topic", 0, Some(5), here.clone()), ("topic", 1, None, here.clone())];
+    assert_eq!(seen, expected, "what is committed and what is owned");
+    let members: Vec<_> = world.shard.members("g").into_iter().map(|member| member.member_id.clone()).collect();
+    assert_eq!(members, [member.id.clone()]);
     let summary = world.shard.summary("g").expect("there");
     let (at, why) = summary.last_rebalance.expect("there was one");
     assert_eq!((summary.rebalances, summary.generation, at), (2, 2, world.now().wall));
     assert!(why.contains("asks for a new assignment"), "{why}");
+    let recent = world.shard.recent_rebalances("g");
+    assert_eq!((recent.len(), recent.last()), (2, summary.last_rebalance.as_ref()));
+    assert!(recent[0].1.contains(&format!("member {id} is new")), "{recent:?}");
+    assert_eq!(world.shard.loaded_at(), Some(Timestamp(support::WALL_START + 1_000)));
     assert_eq!(world.shard.partitions("none"), []);
+}
+
+#[test]
+fn the_reason_of_a_rebalance_names_who_left() {
+    let mut world = World::new();
+    let (first, _second) = world.pair("g");
+    leave(&mut world, "g", &[(&first.id, None)]).expect("left");
+    let (_, why) = world.shard.summary("g").expect("there").last_rebalance.expect("there was one");
+    assert_eq!(why, format!("member {} left", first.id));
 }
 
 #[test]
@@ -465,10 +485,11 @@ fn an_assignment_that_the_memory_does_not_hold_is_refused() {
     let mut world = World::new();
     let mut member = world.member("g");
     member.join(&mut world).outcome.expect("joined");
-    let max_state_bytes = world.shard.state_bytes() + 1_000;
+    let max_state_bytes = world.shard.state_bytes() + 2_000;
     world.shard.set_settings(GroupSettings { max_state_bytes, ..settings() });
     let id = member.id.clone();
-    assert_eq!(member.sync(&mut world, &[(&id, &[7; 1_001])]), Err(GroupError::NoMemory));
+    assert_eq!(member.sync(&mut world, &[(&id, &[7; 2_001])]), Err(GroupError::NoMemory));
+    // Why it rebalances is remembered, which takes some memory, too.
     member.join(&mut world).outcome.expect("the group goes on");
     assert_eq!(member.sync(&mut world, &[(&id, &[7; 1_000])]).expect("it fits").assignment.len(), 1_000);
 }

@@ -281,7 +281,7 @@ fn a_group_is_described_as_what_it_is_and_deleted_only_when_empty() {
     let classic = world.shard.describe_consumer_group("classic", &world.topics);
     assert_eq!(classic, Err(GroupError::UnknownGroup));
     world.commit("g", "t", 5, member.committer()).expect("committed");
-    assert_eq!(world.shard.partitions("g")[0].owner, Some(&member.id));
+    assert_eq!(world.shard.partitions("g")[0].owner.map(|owner| owner.member_id), Some(&member.id));
     let ticket = world.ticket();
     let delete = |world: &mut World, ticket| {
         let effects = world.shard.delete_groups(ticket, &[Str::from_static("g")]);

@@ -36,9 +36,9 @@ pub(crate) const ATTRIBUTES_AT: usize = CRC_AT + 4;
 const LAST_OFFSET_DELTA_AT: usize = ATTRIBUTES_AT + 2;
 const BASE_TIMESTAMP_AT: usize = LAST_OFFSET_DELTA_AT + 4;
 pub(crate) const MAX_TIMESTAMP_AT: usize = BASE_TIMESTAMP_AT + 8;
-const PRODUCER_ID_AT: usize = MAX_TIMESTAMP_AT + 8;
-const PRODUCER_EPOCH_AT: usize = PRODUCER_ID_AT + 8;
-const BASE_SEQUENCE_AT: usize = PRODUCER_EPOCH_AT + 2;
+pub(crate) const PRODUCER_ID_AT: usize = MAX_TIMESTAMP_AT + 8;
+pub(crate) const PRODUCER_EPOCH_AT: usize = PRODUCER_ID_AT + 8;
+pub(crate) const BASE_SEQUENCE_AT: usize = PRODUCER_EPOCH_AT + 2;
 const RECORD_COUNT_AT: usize = BASE_SEQUENCE_AT + 4;
 
 /// The bytes that the length field does not count: base offset and the length itself.

@@ -61,19 +61,42 @@ impl Record<'_> {
 
     /// Appends the record as a batch holds it.
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
-        let mut body = vec![0]; // attributes
-        varint::put(&mut body, self.timestamp_delta);
-        varint::put(&mut body, self.offset_delta.into());
-        put_nullable(&mut body, self.key);
-        put_nullable(&mut body, self.value);
-        varint::put(&mut body, self.headers.len() as i64);
-        for header in &self.headers {
-            put_nullable(&mut body, Some(header.name));
-            put_nullable(&mut body, header.value);
-        }
-        varint::put(out, body.len() as i64);
-        out.extend_from_slice(&body);
+        let deltas = (self.timestamp_delta, self.offset_delta);
+        encode(out, deltas, self.key, self.value, self.headers.iter().copied());
     }
+}
+
+/// Appends a record as a batch holds it, without any memory but that of `out`. `deltas` are of time and offset.
+pub(crate) fn encode<'a>(
+    out: &mut Vec<u8>,
+    (timestamp_delta, offset_delta): (i64, i32),
+    key: Option<&[u8]>,
+    value: Option<&[u8]>,
+    headers: impl ExactSizeIterator<Item = RecordHeader<'a>> + Clone,
+) {
+    let header_bytes = |header: RecordHeader<'_>| nullable_size(Some(header.name)) + nullable_size(header.value);
+    let size = 1 // attributes
+        + varint::size(timestamp_delta)
+        + varint::size(offset_delta.into())
+        + nullable_size(key)
+        + nullable_size(value)
+        + varint::size(headers.len() as i64)
+        + headers.clone().map(header_bytes).sum::<usize>();
+    varint::put(out, size as i64);
+    out.push(0);
+    varint::put(out, timestamp_delta);
+    varint::put(out, offset_delta.into());
+    put_nullable(out, key);
+    put_nullable(out, value);
+    varint::put(out, headers.len() as i64);
+    for header in headers {
+        put_nullable(out, Some(header.name));
+        put_nullable(out, header.value);
+    }
+}
+
+fn nullable_size(bytes: Option<&[u8]>) -> usize {
+    bytes.map_or(1, |bytes| varint::size(bytes.len() as i64) + bytes.len())
 }
 
 fn put_nullable(out: &mut Vec<u8>, bytes: Option<&[u8]>) {

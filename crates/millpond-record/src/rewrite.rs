@@ -1,13 +1,16 @@
-//! The changes that a broker makes to a batch before it is proposed, each with a new CRC. All else of a batch stays as
-//! the producer sent it.
+//! The changes that are made to a finished batch, each with a new CRC: by a broker before it is proposed, by a client
+//! before it is sent again. All else of a batch stays as it is.
 
 use bytes::{Bytes, BytesMut};
 
-use crate::batch::{ATTRIBUTES_AT, Attributes, BatchHeader, BatchView, HEADER_BYTES, MAX_TIMESTAMP_AT, read_i16};
+use crate::batch::{
+    ATTRIBUTES_AT, Attributes, BASE_SEQUENCE_AT, BatchHeader, BatchView, HEADER_BYTES, MAX_TIMESTAMP_AT,
+    PRODUCER_EPOCH_AT, PRODUCER_ID_AT, read_i16,
+};
 use crate::builder::assemble;
 use crate::checksum::rewrite_crc;
 use crate::codec::{Codec, DecompressLimit, compress, decompress};
-use crate::ids::Timestamp;
+use crate::ids::{ProducerEpoch, ProducerId, Timestamp};
 use crate::record::RecordsError;
 
 /// Makes it a batch of a LogAppendTime topic: all its records have the time of the append.
@@ -38,6 +41,18 @@ pub fn set_create_time(batch: &mut [u8]) {
 /// If the slice is shorter than [`HEADER_BYTES`].
 pub fn set_max_timestamp(batch: &mut [u8], max_timestamp: Timestamp) {
     put_max_timestamp(batch, max_timestamp);
+    rewrite_crc(batch);
+}
+
+/// Makes it a batch of this producer; `sequence` is that of its first record.
+///
+/// # Panics
+///
+/// If the slice is shorter than [`HEADER_BYTES`].
+pub fn set_producer(batch: &mut [u8], id: ProducerId, epoch: ProducerEpoch, sequence: i32) {
+    batch[PRODUCER_ID_AT..PRODUCER_ID_AT + 8].copy_from_slice(&id.0.to_be_bytes());
+    batch[PRODUCER_EPOCH_AT..PRODUCER_EPOCH_AT + 2].copy_from_slice(&epoch.0.to_be_bytes());
+    batch[BASE_SEQUENCE_AT..BASE_SEQUENCE_AT + 4].copy_from_slice(&sequence.to_be_bytes());
     rewrite_crc(batch);
 }
 
@@ -125,4 +140,21 @@ pub fn recompress(batch: &[u8], codec: Codec, limit: DecompressLimit) -> Result<
     let records = decompress(from, view.payload(), limit)?;
     header.attributes.0 = header.attributes.0 & !Attributes::CODEC_MASK | codec as i16;
     Ok(assemble(header, &compress(codec, &records)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::builder::BatchBuilder;
+
+    #[test]
+    fn a_batch_is_given_another_producer_and_nothing_else() {
+        let batch = |id, epoch, sequence| {
+            let builder = BatchBuilder::new().producer(ProducerId(id), ProducerEpoch(epoch), sequence);
+            builder.record(Timestamp(3), Some(b"k"), Some(b"v")).build()
+        };
+        let mut changed = BytesMut::from(&batch(1, 2, 3)[..]);
+        set_producer(&mut changed, ProducerId(i64::MAX), ProducerEpoch(0), i32::MAX);
+        assert_eq!(changed.freeze(), batch(i64::MAX, 0, i32::MAX));
+    }
 }

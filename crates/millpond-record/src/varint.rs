@@ -14,6 +14,29 @@ pub(crate) fn put(out: &mut Vec<u8>, value: i64) {
     out.push(rest as u8);
 }
 
+/// How many bytes [`put`] writes for the value.
+pub(crate) fn size(value: i64) -> usize {
+    let zigzag = (value << 1 ^ value >> 63) as u64;
+    // Seven bits a byte; zero takes one, too.
+    (70 - (zigzag | 1).leading_zeros() as usize) / 7
+}
+
 pub(crate) fn unzigzag(raw: u64) -> i64 {
     (raw >> 1) as i64 ^ -((raw & 1) as i64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_size_of_a_number_is_that_of_its_bytes() {
+        for bits in 0..64 {
+            for value in [(1_i64 << bits).wrapping_sub(1), 1_i64 << bits, (1_i64 << bits).wrapping_neg()] {
+                let mut out = Vec::new();
+                put(&mut out, value);
+                assert_eq!(size(value), out.len(), "{value}");
+            }
+        }
+    }
 }

@@ -13,8 +13,9 @@
 //! | 9 CONFIRM | nothing | [`Answered`], with [`Confirmed`]: how far the metadata is, by what was just written |
 //! | 10 LOST | [`Lost`]: the copy of a replica cannot be used any more | [`Answered`] |
 //! | 11 KNOWN | [`Confirmed`]: the metadata is at least there | nothing, once it is so here |
+//! | 20 EDGES | [`EdgesWanted`]: where partitions end, and how old what was not read is | [`EdgesAnswer`] |
 //!
-//! All but HELLO, TRANSFER and KNOWN are for the controller; a JOIN is passed on to it.
+//! All but HELLO, TRANSFER, KNOWN and EDGES are for the controller; a JOIN is passed on to it.
 
 use std::collections::BTreeMap;
 
@@ -37,6 +38,7 @@ pub(crate) const ADMIN: u16 = 8;
 pub(crate) const CONFIRM: u16 = 9;
 pub(crate) const LOST: u16 = 10;
 pub(crate) const KNOWN: u16 = 11;
+pub(crate) const EDGES: u16 = 20;
 
 /// A broker and where its peers reach it.
 #[derive(Clone, PartialEq, Message)]
@@ -163,6 +165,9 @@ pub(crate) struct Answered {
     pub(crate) index: Option<u64>,
     #[prost(bytes = "bytes", tag = "3")]
     pub(crate) body: Bytes,
+    /// The controller lost its office meanwhile, or stops: it may have been done, and may not.
+    #[prost(bool, tag = "4")]
+    pub(crate) unknown: bool,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -296,6 +301,46 @@ pub(crate) struct AdminAnswer {
     pub(crate) sentence: String,
     #[prost(uint64, tag = "3")]
     pub(crate) moves: u64,
+}
+
+/// Partitions that the broker which is asked leads.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct EdgesWanted {
+    #[prost(message, repeated, tag = "1")]
+    pub(crate) wanted: Vec<WantedEdge>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct WantedEdge {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub(crate) topic: Bytes,
+    #[prost(int32, tag = "2")]
+    pub(crate) partition: i32,
+    /// The offset from which on a group has not read.
+    #[prost(int64, optional, tag = "3")]
+    pub(crate) from: Option<i64>,
+}
+
+/// One answer for each partition, in the order in which they were asked for.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct EdgesAnswer {
+    #[prost(message, repeated, tag = "1")]
+    pub(crate) edges: Vec<EdgeAnswer>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct EdgeAnswer {
+    /// The broker leads the partition.
+    #[prost(bool, tag = "1")]
+    pub(crate) known: bool,
+    #[prost(int64, tag = "2")]
+    pub(crate) log_start: i64,
+    /// The high watermark.
+    #[prost(int64, tag = "3")]
+    pub(crate) end: i64,
+    /// The timestamp of the first record that was not read, if there is one and it was found.
+    #[prost(int64, optional, tag = "4")]
+    pub(crate) first_unread_ms: Option<i64>,
 }
 
 /// Brokers with addresses that can be read.

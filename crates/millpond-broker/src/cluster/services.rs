@@ -18,8 +18,8 @@ use tracing::{info, warn};
 
 use super::admin::{Said, carry_out};
 use super::messages::{
-    self, ADMIN, Accepted, Admin, AdminAnswer, Answered, Block, CONFIRM, Confirmed, Forwarded, HELLO, Hello, JOIN,
-    Join, JoinAnswer, KAFKA, KNOWN, LOST, Lost, PRODUCER_IDS, Place, SETTLED, Settled, TOPICS, TRANSFER, Topics,
+    self, ADMIN, Accepted, Admin, AdminAnswer, Answered, Block, CONFIRM, Confirmed, EDGES, Forwarded, HELLO, Hello,
+    JOIN, Join, JoinAnswer, KAFKA, KNOWN, LOST, Lost, PRODUCER_IDS, Place, SETTLED, Settled, TOPICS, TRANSFER, Topics,
     Transfer, read, write,
 };
 use crate::broker::Shared;
@@ -309,6 +309,10 @@ impl Services {
         }
     }
 
+    async fn edges(self, body: Bytes) -> Result<Bytes, String> {
+        crate::coordinator::answer_edges(&self.broker()?, body).await
+    }
+
     async fn transfer(self, body: Bytes) -> Result<Bytes, String> {
         let Transfer { group, to } = read(body)?;
         let partition = self.broker()?.groups.partition(GroupId(group));
@@ -319,12 +323,16 @@ impl Services {
 
 fn answered(controller: &Controller, body: Bytes) -> Bytes {
     let index = controller.applied_index().map(|index: RaftIndex| index.0);
-    write(&Answered { not_here: false, index, body })
+    write(&Answered { index, body, ..Answered::default() })
 }
 
 fn not_done(error: &ControllerError) -> Result<Bytes, String> {
     match error {
         error if error.is_elsewhere() => Ok(write(&Answered { not_here: true, ..Answered::default() })),
+        // As a sentence it would be the controller's last word, which ends a producer.
+        ControllerError::NoAnswer | ControllerError::Stopped => {
+            Ok(write(&Answered { unknown: true, ..Answered::default() }))
+        }
         error => Err(error.to_string()),
     }
 }
@@ -412,7 +420,7 @@ impl PeerServices for Services {
     /// Those that wait for what others ask for, or for other brokers. What keeps the cluster going does not wait behind
     /// them.
     fn takes_long(&self, service: u16) -> bool {
-        matches!(service, KAFKA | TOPICS | TRANSFER | ADMIN | KNOWN)
+        matches!(service, KAFKA | TOPICS | TRANSFER | ADMIN | KNOWN | EDGES)
     }
 
     fn call(&self, from: BrokerId, service: u16, body: Bytes) -> BoxFuture<'static, Result<Bytes, String>> {
@@ -429,7 +437,25 @@ impl PeerServices for Services {
             CONFIRM => here.confirm().boxed(),
             LOST => here.lost(body).boxed(),
             KNOWN => here.known(body).boxed(),
+            EDGES => here.edges(body).boxed(),
             unknown => async move { Err(format!("service {unknown} is not known to this version")) }.boxed(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_controller_that_does_not_know_what_it_did_says_so_and_no_sentence() {
+        let said = |error| not_done(&error).map(|answer| read::<Answered>(answer).expect("readable"));
+        let elsewhere = said(ControllerError::Elsewhere).expect("an answer");
+        assert!(elsewhere.not_here && !elsewhere.unknown);
+        for error in [ControllerError::NoAnswer, ControllerError::Stopped] {
+            let answer = said(error).expect("an answer");
+            assert!(answer.unknown && !answer.not_here);
+        }
+        assert_eq!(said(ControllerError::Said("no".to_owned())), Err("no".to_owned()));
     }
 }

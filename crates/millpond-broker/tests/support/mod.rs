@@ -83,13 +83,21 @@ impl Served {
         Client { stream, correlation: 0, id: "test".into() }
     }
 
-    /// A figure of `/metrics`, without labels.
-    pub fn metric(&self, name: &str) -> f64 {
+    /// A page of the HTTP port: its status and what it says.
+    pub fn page(&self, path: &str) -> (u16, String) {
         let address = self.broker.as_ref().expect("it runs").http_addr();
         let mut stream = TcpStream::connect(address).expect("it accepts");
-        stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").expect("sent");
+        stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).expect("sent");
         let mut page = String::new();
         stream.read_to_string(&mut page).expect("a page");
+        let (head, body) = page.split_once("\r\n\r\n").expect("a head and a body");
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
+        (status.expect("a status"), body.to_owned())
+    }
+
+    /// A figure of `/metrics`, without labels.
+    pub fn metric(&self, name: &str) -> f64 {
+        let (_, page) = self.page("/metrics");
         let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         line.unwrap_or_else(|| panic!("no {name} in {page}")).parse().expect("a number")
     }

@@ -126,7 +126,7 @@ impl ClassicGroup {
         if let Err(error) = self.has_room_for(&request.member_id, turn.settings) {
             if self.members.contains_key(&*request.member_id) {
                 self.remove_member(turn, &request.member_id, GroupError::UnknownMember);
-                self.after_removal(turn, "a member had no place any more");
+                self.after_removal(turn, &format!("member {} had no place any more", request.member_id));
             }
             return refuse(turn.effects, ticket, &Str::EMPTY, error);
         }

@@ -4,6 +4,7 @@ use millpond_wire::Str;
 use millpond_wire::leave_group::MemberIdentity;
 
 use super::ClassicGroup;
+use super::rebalance::named;
 use super::sync::unknown_group;
 use crate::error::GroupError;
 use crate::exchange::{Effects, Now, Reply, Ticket};
@@ -35,32 +36,34 @@ impl Shard {
 
 impl ClassicGroup {
     fn leave(&mut self, turn: &mut Turn<'_>, members: &[MemberIdentity]) -> Vec<Result<(), GroupError>> {
-        let results: Vec<_> = members.iter().map(|member| self.leave_one(turn, member)).collect();
-        let left = results.iter().filter(|result| result.is_ok()).count();
-        if left > 0 {
+        let mut left = Vec::new();
+        let mut leave = |member| self.leave_one(turn, member).map(|id| left.push(id));
+        let results: Vec<_> = members.iter().map(&mut leave).collect();
+        if !left.is_empty() {
             let reason = members.iter().find_map(|member| member.reason.as_deref().filter(|reason| !reason.is_empty()));
             let why = match reason {
-                Some(reason) => format!("{left} members left: {reason}"),
-                None => format!("{left} members left"),
+                Some(reason) => format!("{} left: {reason}", named(&left)),
+                None => format!("{} left", named(&left)),
             };
             self.after_removal(turn, &why);
         }
         results
     }
 
-    fn leave_one(&mut self, turn: &mut Turn<'_>, who: &MemberIdentity) -> Result<(), GroupError> {
+    /// Gives the id of the member that left.
+    fn leave_one(&mut self, turn: &mut Turn<'_>, who: &MemberIdentity) -> Result<Str, GroupError> {
         let instance = who.group_instance_id.as_ref();
         let member_id: Str = if who.member_id.is_empty() {
             let found = instance.and_then(|instance| self.static_members.get(&**instance));
             found.cloned().ok_or(GroupError::UnknownMember)?
         } else if self.pending.contains(&*who.member_id) {
             self.remove_pending(turn, &who.member_id);
-            return Ok(());
+            return Ok(who.member_id.clone());
         } else {
             self.check_member(&who.member_id, instance)?;
             who.member_id.clone()
         };
         self.remove_member(turn, &member_id, GroupError::UnknownMember);
-        Ok(())
+        Ok(member_id)
     }
 }

@@ -3,10 +3,23 @@
 use millpond_wire::Str;
 
 use super::member::{Member, Wait};
-use super::{ClassicGroup, InitialDelay, MAX_REASON, PENDING_BYTES, Phase};
+use super::{ClassicGroup, InitialDelay, PENDING_BYTES, Phase};
 use crate::error::GroupError;
 use crate::exchange::{JoinReply, Reply};
 use crate::shard::Turn;
+
+/// Members that a reason names; of the others it says how many there are.
+const NAMED: usize = 3;
+
+/// Members as the reason of a rebalance names them.
+pub(crate) fn named(ids: &[Str]) -> String {
+    let names: Vec<&str> = ids.iter().take(NAMED).map(|id| &**id).collect();
+    let (noun, names) = (if ids.len() == 1 { "member" } else { "members" }, names.join(", "));
+    match ids.len().saturating_sub(NAMED) {
+        0 => format!("{noun} {names}"),
+        others => format!("{noun} {names} and {others} others"),
+    }
+}
 
 /// Whatever the members' timeouts are, a rebalance that nobody has joined is not tried again faster.
 const MIN_WAIT_MS: u64 = 1_000;
@@ -99,8 +112,7 @@ impl ClassicGroup {
         for member in self.members.values_mut() {
             member.owes_sync = false;
         }
-        self.rebalances += 1;
-        self.last_rebalance = Some((turn.now.wall, why.chars().take(MAX_REASON).collect()));
+        self.rebalances.begin(turn.now.wall, why);
         let delay_ms = turn.settings.initial_rebalance_delay_ms;
         if self.phase == Phase::Empty && delay_ms > 0 {
             let remaining_ms = self.rebalance_timeout_ms().saturating_sub(delay_ms);
@@ -227,7 +239,7 @@ impl ClassicGroup {
         for id in &owing {
             self.remove_member(turn, id, GroupError::UnknownMember);
         }
-        self.prepare(turn, &format!("{} members did not sync in time", owing.len()));
+        self.prepare(turn, &format!("{} did not sync in time", named(&owing)));
     }
 
     /// The shard has been loaded: sessions start anew.

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use millpond_record::PartitionIndex;
+use millpond_record::{PartitionIndex, Timestamp};
 use millpond_wire::Str;
 
 use super::member::{Member, Wait};
 use super::{ClassicGroup, Phase};
 use crate::consumer_protocol::assigned_partitions;
-use crate::describe::{GroupDescription, GroupSummary, GroupType, MemberDescription};
+use crate::describe::{GroupDescription, GroupSummary, GroupType, MAX_OWNED, MemberDescription, MemberSummary};
 use crate::error::GroupError;
 use crate::expiry::Retention;
 
@@ -73,20 +73,39 @@ impl ClassicGroup {
             members: self.members.len(),
             pending_members: self.pending.len(),
             awaited_members: self.members.values().filter(awaited).count(),
-            rebalances: self.rebalances,
-            last_rebalance: self.last_rebalance.as_ref().map(|(at, why)| (*at, why.as_str())),
+            rebalances: self.rebalances.count(),
+            last_rebalance: self.rebalances.last(),
+            since: self.since,
         }
     }
 
+    pub(crate) fn recent_rebalances(&self) -> impl Iterator<Item = (Timestamp, &str)> {
+        self.rebalances.recent()
+    }
+
+    pub(crate) fn members(&self) -> impl Iterator<Item = MemberSummary<'_>> {
+        self.members.iter().map(summary_of)
+    }
+
     /// Which member each partition is assigned to; empty for members that are no consumers.
-    pub(crate) fn owners(&self) -> BTreeMap<(Str, PartitionIndex), &Str> {
+    pub(crate) fn owners(&self) -> BTreeMap<(Str, PartitionIndex), MemberSummary<'_>> {
         if !self.is_consumers() {
             return BTreeMap::new();
         }
         let of = |(id, member)| {
             let member: &Member = member;
-            assigned_partitions(&member.assignment).unwrap_or_default().into_iter().map(move |one| (one, id))
+            let owner = summary_of((id, member));
+            assigned_partitions(&member.assignment).unwrap_or_default().into_iter().map(move |one| (one, owner))
         };
-        self.members.iter().flat_map(of).collect()
+        self.members.iter().flat_map(of).take(MAX_OWNED).collect()
+    }
+}
+
+fn summary_of<'a>((member_id, member): (&'a Str, &'a Member)) -> MemberSummary<'a> {
+    MemberSummary {
+        member_id,
+        instance_id: member.instance_id.as_ref(),
+        client_id: &member.client_id,
+        client_host: &member.client_host,
     }
 }

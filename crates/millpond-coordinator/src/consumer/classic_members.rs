@@ -15,6 +15,7 @@ use millpond_wire::sync_group::SyncGroupRequest;
 
 use super::heartbeat::value_of;
 use super::{Assignment, ConsumerGroup, ConsumerMember, MemberState};
+use crate::classic::named_members;
 use crate::consumer_protocol::{CONSUMER, assignment_bytes, subscription};
 use crate::error::GroupError;
 use crate::exchange::{JoinReply, Joined, Synced};
@@ -192,7 +193,7 @@ impl ConsumerGroup {
         turn: &mut Turn<'_>,
         members: &[MemberIdentity],
     ) -> Vec<Result<(), GroupError>> {
-        let mut left = 0;
+        let mut left = Vec::new();
         let mut leave_one = |who: &MemberIdentity| {
             let instance = who.group_instance_id.as_ref();
             let current = instance.and_then(|instance| self.static_members.get(&**instance));
@@ -208,12 +209,12 @@ impl ConsumerGroup {
                 return Err(GroupError::UnknownMember);
             }
             self.forget_member(turn, &id)?;
-            left += 1;
+            left.push(id);
             Ok(())
         };
         let results: Vec<_> = members.iter().map(&mut leave_one).collect();
-        if left > 0 {
-            let raised = self.raise_epoch(turn, self.metadata_hash, format!("{left} members left"));
+        if !left.is_empty() {
+            let raised = self.raise_epoch(turn, self.metadata_hash, format!("{} left", named_members(&left)));
             raised.expect("the group's id stood in its records");
         }
         results

@@ -147,7 +147,7 @@ impl ConsumerGroup {
         metadata_hash: i64,
         why: String,
     ) -> Result<(), GroupError> {
-        self.begin_rebalance(turn, why);
+        self.begin_rebalance(turn, &why);
         let epoch = self.epoch.checked_add(1).unwrap_or(1);
         self.emit(turn, ConsumerChange::Epoch(Some(ConsumerGroupMetadataValue { epoch, metadata_hash })))
     }

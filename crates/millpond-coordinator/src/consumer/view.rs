@@ -2,14 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use millpond_record::PartitionIndex;
+use millpond_record::{PartitionIndex, Timestamp};
 use millpond_wire::Str;
 
 use super::changes::partitions;
 use super::{Assignment, ConsumerGroup, ConsumerMember};
 use crate::consumer_protocol::CONSUMER;
 use crate::describe::{
-    ConsumerGroupDescription, ConsumerMemberDescription, GroupState, GroupSummary, GroupType, NamedPartitions,
+    ConsumerGroupDescription, ConsumerMemberDescription, GroupState, GroupSummary, GroupType, MAX_OWNED, MemberSummary,
+    NamedPartitions,
 };
 use crate::topics::Topics;
 
@@ -70,21 +71,40 @@ impl ConsumerGroup {
             members: self.members.len(),
             pending_members: 0,
             awaited_members: self.members.values().filter(|member| !self.has_followed(member)).count(),
-            rebalances: self.rebalances,
-            last_rebalance: self.last_rebalance.as_ref().map(|(at, why)| (*at, why.as_str())),
+            rebalances: self.rebalances.count(),
+            last_rebalance: self.rebalances.last(),
+            since: self.rebalances.last().map(|(at, _)| at),
         }
     }
 
+    pub(crate) fn recent_rebalances(&self) -> impl Iterator<Item = (Timestamp, &str)> {
+        self.rebalances.recent()
+    }
+
+    pub(crate) fn members(&self) -> impl Iterator<Item = MemberSummary<'_>> {
+        self.members.iter().map(summary_of)
+    }
+
     /// Which member has each partition, by the topic's name.
-    pub(crate) fn owners(&self) -> BTreeMap<(Str, PartitionIndex), &Str> {
+    pub(crate) fn owners(&self) -> BTreeMap<(Str, PartitionIndex), MemberSummary<'_>> {
         let of = |(id, member)| {
             let member: &ConsumerMember = member;
+            let owner = summary_of((id, member));
             let own = partitions(&member.assigned);
             own.filter_map(move |(topic, partition)| {
-                Some(((self.topic_names.get(&topic)?.clone(), PartitionIndex(partition)), id))
+                Some(((self.topic_names.get(&topic)?.clone(), PartitionIndex(partition)), owner))
             })
         };
-        self.members.iter().flat_map(of).collect()
+        self.members.iter().flat_map(of).take(MAX_OWNED).collect()
+    }
+}
+
+fn summary_of<'a>((member_id, member): (&'a Str, &'a ConsumerMember)) -> MemberSummary<'a> {
+    MemberSummary {
+        member_id,
+        instance_id: member.instance_id.as_ref(),
+        client_id: &member.client_id,
+        client_host: &member.client_host,
     }
 }
 

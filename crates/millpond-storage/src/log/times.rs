@@ -4,10 +4,13 @@
 //! found by a binary search; then the batch by its header, then the record. Only the batch that holds the answer is
 //! opened, as a rule: a compressed batch whose header promises a time that no record has costs one more.
 
-use millpond_record::{BatchHeader, DecompressLimit, LeaderEpoch, Offset, StampedBatch, Timestamp, records};
+use millpond_record::{
+    BatchHeader, DecompressLimit, LeaderEpoch, Offset, StampedBatch, Timestamp, TimestampType, records,
+};
 
 use super::Log;
 use super::cold::ColdPlan;
+use super::read::{Read, ReadError};
 use super::state::LogState;
 use super::types::Found;
 use crate::StorageError;
@@ -26,6 +29,9 @@ pub(super) const BLOCK_BYTES: usize = 256 << 10;
 /// The longest batch that is opened, in bytes after decompression.
 pub(super) const MAX_OPENED_BYTES: usize = 256 << 20;
 
+/// The longest batch that is opened for the time of one record alone.
+const MAX_GLANCED_BYTES: usize = 16 << 20;
+
 impl Log {
     /// The first record with a timestamp of at least `time`, among those below `to`. Blocks.
     ///
@@ -34,6 +40,38 @@ impl Log {
     /// What a read of the segments says.
     pub fn offset_for_timestamp(&self, time: Timestamp, to: Offset) -> Result<Option<Found>, StorageError> {
         self.while_segments_go(|| self.find_time(time, to))
+    }
+
+    /// The first record at or after an offset, of those below `to`: what a consumer reads next. Reads one batch, and
+    /// opens it only when the offset lies within it; one that is too large to be opened, or cannot be, answers with the
+    /// time of its first record. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Log::read`] and the read that it may give.
+    pub fn first_from(&self, from: Offset, to: Offset) -> Result<Option<Found>, ReadError> {
+        let chunks = match self.read(from, to, 1, true)? {
+            Read::Ready(chunks) => chunks,
+            Read::Cold(cold) => cold.run()?,
+        };
+        let batch = chunks.concat();
+        let Ok(header) = BatchHeader::read(&batch) else { return Ok(None) };
+        let first_time = match header.attributes.timestamp_type() {
+            TimestampType::CreateTime => header.base_timestamp,
+            TimestampType::LogAppendTime => header.max_timestamp,
+        };
+        let (leader_epoch, offset) = (header.leader_epoch, header.base_offset.max(from));
+        let by_header = Found { offset, timestamp: first_time, leader_epoch };
+        if header.base_offset >= from && !header.attributes.has_delete_horizon() {
+            return Ok(Some(by_header));
+        }
+        let Ok(records) = records(&batch, DecompressLimit(MAX_GLANCED_BYTES)) else { return Ok(Some(by_header)) };
+        let found = records.iter().map_while(Result::ok).find(|record| record.offset(&header) >= from);
+        Ok(Some(found.map_or(by_header, |record| Found {
+            offset: record.offset(&header),
+            timestamp: record.timestamp(&header),
+            leader_epoch,
+        })))
     }
 
     fn find_time(&self, time: Timestamp, to: Offset) -> Result<Option<Found>, StorageError> {

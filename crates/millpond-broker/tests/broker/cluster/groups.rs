@@ -9,7 +9,7 @@ use millpond_wire::offset_commit::{OffsetCommitRequest, OffsetCommitRequestParti
 use millpond_wire::offset_fetch::{OffsetFetchRequest, OffsetFetchRequestGroup, OffsetFetchRequestTopics};
 
 /// The broker that coordinates the group "g", and is one of `nodes`.
-fn coordinator(client: &mut Client, nodes: &[i32]) -> i32 {
+pub fn coordinator(client: &mut Client, nodes: &[i32]) -> i32 {
     let request = FindCoordinatorRequest { coordinator_keys: vec!["g".into()], ..Default::default() };
     let mut found = -1;
     until("there is a coordinator", || {
@@ -21,8 +21,13 @@ fn coordinator(client: &mut Client, nodes: &[i32]) -> i32 {
 }
 
 fn commit(client: &mut Client, offset: i64) -> ErrorCode {
+    commit_of(client, "t", offset)
+}
+
+/// Commits an offset of the topic's first partition for the group "g".
+pub fn commit_of(client: &mut Client, topic: &str, offset: i64) -> ErrorCode {
     let partition = OffsetCommitRequestPartition { committed_offset: offset, ..Default::default() };
-    let topic = OffsetCommitRequestTopic { name: "t".into(), partitions: vec![partition], ..Default::default() };
+    let topic = OffsetCommitRequestTopic { name: topic.into(), partitions: vec![partition], ..Default::default() };
     let request = OffsetCommitRequest {
         group_id: "g".into(),
         generation_id_or_member_epoch: -1,

@@ -2,6 +2,7 @@
 
 mod followers;
 mod groups;
+mod lag;
 mod leaders;
 
 use std::net::TcpListener;

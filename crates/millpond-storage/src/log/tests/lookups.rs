@@ -50,6 +50,40 @@ fn a_time_finds_the_first_record_that_is_not_older() {
 }
 
 #[test]
+fn the_first_record_from_an_offset_on_has_its_own_time() {
+    for segment_bytes in [200, 1 << 20] {
+        with_log(1, small_options(), durable(segment_bytes), |bench| async move {
+            let batch = |times: &[i64]| {
+                let mut builder = BatchBuilder::new();
+                for time in times {
+                    builder.append(Timestamp(*time), None, Some(b"v"));
+                }
+                Body::Proposed(proposal(builder.build()))
+            };
+            bench.append(1, batch(&[1_000, 3_000, 2_000]));
+            bench.append(1, blank(b"no record"));
+            bench.append(1, batch(&[5_000]));
+            bench.commit_all();
+            in_memory_and_cold(&bench, |log| {
+                for (from, to, expected) in [
+                    (0, 4, Some((0, 1_000))),
+                    (1, 4, Some((1, 3_000))),
+                    (2, 4, Some((2, 2_000))),
+                    (3, 4, Some((3, 5_000))),
+                    (4, 4, None),
+                    (3, 3, None),
+                ] {
+                    let found = log.first_from(Offset(from), Offset(to)).unwrap();
+                    let found = found.map(|found| (found.offset.0, found.timestamp.0));
+                    assert_eq!(found, expected, "from {from} to {to}");
+                }
+                assert!(log.first_from(Offset(5), Offset(9)).is_err(), "above the log's end");
+            });
+        });
+    }
+}
+
+#[test]
 fn the_highest_timestamp_is_the_first_of_several() {
     with_log(1, small_options(), durable(1 << 20), |bench| async move {
         for time in [5, 9, 9, 3] {
