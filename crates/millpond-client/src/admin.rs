@@ -7,6 +7,8 @@
 mod cluster;
 mod configs;
 mod elections;
+mod groups;
+mod offsets;
 mod partitions;
 mod reassignments;
 mod topics;
@@ -18,6 +20,8 @@ use std::sync::Arc;
 pub use cluster::{BrokerDescription, ClusterDescription, QuorumDescription, QuorumReplica};
 pub use configs::{AlterConfig, ConfigChange, ConfigEntry, ConfigResource, ConfigSource, ResourceKind};
 pub use elections::ElectionType;
+pub use groups::{GroupDescription, GroupListing, GroupMember, GroupOffset};
+pub use offsets::OffsetAt;
 pub use reassignments::Reassignment;
 pub use topics::{CreatedTopic, NewTopic, PartitionDescription, TopicDescription, TopicListing};
 

@@ -21,3 +21,11 @@ pub(crate) async fn sleep(pause: Duration) {
 pub(crate) async fn by<F: Future>(deadline: Instant, future: F) -> Option<F::Output> {
     tokio::time::timeout_at(deadline, future).await.ok()
 }
+
+/// Completes at `time`; never without one.
+pub(crate) async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}

@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use millpond_wire::find_coordinator::FindCoordinatorRequest;
 use millpond_wire::metadata::{MetadataRequest, MetadataRequestTopic, MetadataResponse};
-use millpond_wire::{ErrorCode, Request};
+use millpond_wire::{ErrorCode, Request, Str};
 use tokio::time::Instant;
 use tracing::debug;
 
@@ -20,6 +21,9 @@ use crate::transport::{Tcp, Transport};
 /// The first version in which a client can say that asking must not create a topic.
 const METADATA_CREATES_NOTHING: i16 = 4;
 
+/// From here on FindCoordinator asks for several groups.
+const COORDINATORS_OF_MANY: i16 = 4;
+
 /// Which broker a request is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
@@ -29,6 +33,14 @@ pub enum Target {
     Controller,
     /// The one with this id.
     Broker(i32),
+}
+
+/// Whom a call is for.
+#[derive(Clone, Copy)]
+enum Whom<'a> {
+    Target(Target),
+    /// The coordinator of the group of this name.
+    Coordinator(&'a str),
 }
 
 /// A broker as the cluster tells of it.
@@ -45,6 +57,12 @@ pub struct BrokerAddress {
 /// A cluster. Clones share its connections.
 #[derive(Clone)]
 pub struct Cluster(Arc<Inner>);
+
+impl std::fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Cluster").field(&self.0.config.bootstrap).finish()
+    }
+}
 
 struct Inner {
     config: ClientConfig,
@@ -133,22 +151,45 @@ impl Cluster {
         B: Fn(i16) -> R + Send + Sync,
         J: Fn(&R::Response) -> Result<()> + Send + Sync,
     {
+        self.call_whom(Whom::Target(target), least, build, judge).await
+    }
+
+    /// As [`call`](Cluster::call), of the coordinator of a group, which is looked for on each try.
+    ///
+    /// # Errors
+    /// As of [`call`](Cluster::call).
+    pub(crate) async fn call_coordinator<R, B, J>(
+        &self,
+        group: &str,
+        least: i16,
+        build: B,
+        judge: J,
+    ) -> Result<R::Response>
+    where
+        R: Request,
+        B: Fn(i16) -> R + Send + Sync,
+        J: Fn(&R::Response) -> Result<()> + Send + Sync,
+    {
+        self.call_whom(Whom::Coordinator(group), least, build, judge).await
+    }
+
+    async fn call_whom<R, B, J>(&self, whom: Whom<'_>, least: i16, build: B, judge: J) -> Result<R::Response>
+    where
+        R: Request,
+        B: Fn(i16) -> R + Send + Sync,
+        J: Fn(&R::Response) -> Result<()> + Send + Sync,
+    {
         let config = &self.0.config;
         let deadline = clock::now() + config.deadline;
         let mut tries = 0_u32;
         loop {
-            let answered = match self.connection(target, deadline).await {
-                Ok(connection) => self.ask(&connection, least, &build, deadline).await,
-                Err(error) => Err(error),
-            };
-            let error = match answered.and_then(|response| judge(&response).map(|()| response)) {
+            let error = match self.once(whom, least, &build, &judge, deadline).await {
                 Ok(response) => return Ok(response),
                 Err(error) => error,
             };
             if !error.is_retriable() {
                 return Err(error);
             }
-            self.heed(&error);
             tries = tries.saturating_add(1);
             let pause = config.pause_after(tries, self.0.transport.random_u64());
             if clock::now() + pause >= deadline {
@@ -157,6 +198,53 @@ impl Cluster {
             debug!("{} is tried again in {} ms: {error}", R::NAME, pause.as_millis());
             clock::sleep(pause).await;
         }
+    }
+
+    /// Makes a call, once. What a failure shows to be wrong is forgotten.
+    async fn once<R: Request>(
+        &self,
+        whom: Whom<'_>,
+        least: i16,
+        build: &(impl Fn(i16) -> R + Sync),
+        judge: &(impl Fn(&R::Response) -> Result<()> + Sync),
+        deadline: Instant,
+    ) -> Result<R::Response> {
+        let connected = match whom {
+            Whom::Target(target) => self.connection(target, deadline).await,
+            Whom::Coordinator(group) => self.coordinator(group, deadline).await,
+        };
+        let answered = match connected {
+            Ok(connection) => self.ask(&connection, least, build, deadline).await,
+            Err(error) => Err(error),
+        };
+        let judged = answered.and_then(|response| judge(&response).map(|()| response));
+        judged.inspect_err(|error| self.heed(error))
+    }
+
+    /// Asks any broker for topics, once. `create` lets a cluster that does so make those that are missing.
+    pub(crate) async fn topics_once(&self, names: &[Str], create: bool) -> Result<MetadataResponse> {
+        let build = |_| {
+            let named = |name: &Str| MetadataRequestTopic { name: Some(name.clone()), ..Default::default() };
+            let topics = Some(names.iter().map(named).collect());
+            MetadataRequest { topics, allow_auto_topic_creation: create, ..Default::default() }
+        };
+        let deadline = clock::now() + self.0.config.deadline;
+        let response =
+            self.once(Whom::Target(Target::Any), METADATA_CREATES_NOTHING, &build, &judge_metadata, deadline).await?;
+        self.learn(&response);
+        Ok(response)
+    }
+
+    /// Takes over where a broker is, as an answer about something else told (KIP-951).
+    pub(crate) fn learn_broker(&self, id: i32, host: &str, port: i32, rack: Option<&str>) {
+        let Some(address) = Address::told(host, port) else { return };
+        let rack = rack.map(str::to_owned);
+        self.known().brokers.insert(id, BrokerAddress { id, address, rack });
+    }
+
+    /// What it reaches brokers with.
+    pub(crate) fn transport(&self) -> &dyn Transport {
+        &*self.0.transport
     }
 
     async fn ask<R: Request>(
@@ -191,6 +279,31 @@ impl Cluster {
                 self.address_of(target).ok_or_else(|| unknown(target))?
             }
         };
+        self.connected(&address, deadline).await
+    }
+
+    /// A connection to the coordinator of a group, as any broker names it.
+    async fn coordinator(&self, group: &str, deadline: Instant) -> Result<Connection> {
+        let asked = self.any(deadline).await?;
+        let build = |version| match version {
+            COORDINATORS_OF_MANY.. => {
+                FindCoordinatorRequest { coordinator_keys: vec![group.into()], ..Default::default() }
+            }
+            _ => FindCoordinatorRequest { key: group.into(), ..Default::default() },
+        };
+        let response = self.ask(&asked, 0, &build, deadline).await?;
+        let (code, message, host, port) = match response.coordinators.first() {
+            Some(found) => (found.error_code, found.error_message.as_deref(), &found.host, found.port),
+            None => (response.error_code, response.error_message.as_deref(), &response.host, response.port),
+        };
+        let what = || format!("looking for the coordinator of the group {group}");
+        Error::check(code, message, what)?;
+        let unavailable = || Error::Refused {
+            what: what(),
+            code: ErrorCode::COORDINATOR_NOT_AVAILABLE,
+            message: Some("it has no address".to_owned()),
+        };
+        let address = Address::told(host, port).ok_or_else(unavailable)?;
         self.connected(&address, deadline).await
     }
 

@@ -5,7 +5,16 @@ use std::time::Duration;
 use crate::address::Address;
 use crate::error::{Error, Result};
 
-/// How a client finds its cluster, and how patient it is.
+/// The longest time that anything is configured to take, in seconds (a year): a point in time that far away can still
+/// be said.
+const LONGEST_SECS: u64 = 365 * 24 * 3600;
+
+/// A configured time, no longer than a year.
+pub(crate) fn bounded(time: Duration) -> Duration {
+    time.min(Duration::from_secs(LONGEST_SECS))
+}
+
+/// How a client finds its cluster, and how patient it is. A time of more than a year counts as a year.
 ///
 /// ```
 /// use std::time::Duration;
@@ -68,7 +77,7 @@ impl ClientConfig {
     /// 5 s.
     #[must_use]
     pub fn connect_limit(mut self, limit: Duration) -> ClientConfig {
-        self.connect_limit = limit;
+        self.connect_limit = bounded(limit);
         self
     }
 
@@ -76,7 +85,7 @@ impl ClientConfig {
     /// `request.timeout.ms`.
     #[must_use]
     pub fn request_limit(mut self, limit: Duration) -> ClientConfig {
-        self.request_limit = limit;
+        self.request_limit = bounded(limit);
         self
     }
 
@@ -84,7 +93,7 @@ impl ClientConfig {
     /// `default.api.timeout.ms`.
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> ClientConfig {
-        self.deadline = deadline;
+        self.deadline = bounded(deadline);
         self
     }
 
@@ -92,8 +101,8 @@ impl ClientConfig {
     /// Default: 50 ms and 1 s.
     #[must_use]
     pub fn backoff(mut self, first: Duration, longest: Duration) -> ClientConfig {
-        self.backoff = first;
-        self.max_backoff = longest.max(first);
+        self.backoff = bounded(first);
+        self.max_backoff = bounded(longest.max(first));
         self
     }
 

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use millpond_wire::{Decoder, Message, Request, ResponseHeader, Str, encode_request};
+use bytes::Bytes;
+use millpond_wire::{Chunks, Decoder, Message, Request, ResponseHeader, Str, encode_request};
 
 use crate::address::Address;
 use crate::clock;
@@ -83,13 +84,54 @@ impl Connection {
     /// [`Error::Protocol`]. Error codes inside of the answer are the caller's to judge.
     pub async fn call<R: Request>(&self, version: i16, request: &R, limit: Duration) -> Result<R::Response> {
         let correlation = self.link.correlation();
-        let frame = encode_request(correlation, Some(self.client_id.clone()), version, request)
-            .map_err(|error| Error::Request { reason: error.to_string() })?;
+        let frame = self.frame(correlation, version, request)?;
         let answer = self.link.exchange(correlation, frame, R::NAME, limit).await?;
-        let mut decoder = Decoder::new(answer);
-        let decoded = ResponseHeader::decode(&mut decoder, R::KEY, version)
-            .and_then(|_| <R::Response as Message>::decode(&mut decoder, version))
-            .and_then(|response| decoder.finish().map(|()| response));
-        decoded.map_err(|error| self.link.broken(format!("its answer to {}: {error}", R::NAME)))
+        read_answer::<R>(&self.link, version, answer)
     }
+
+    /// Puts a request into the queue at once, behind those that are in it, and gives the future of its answer. For
+    /// callers whose requests must keep their order, and who bound how many are on the way.
+    ///
+    /// # Errors
+    /// At once, and then nothing of it was sent: [`Error::Request`], and why the connection is gone. Of the future:
+    /// those of [`call`](Connection::call).
+    pub(crate) fn post<R: Request>(
+        &self,
+        version: i16,
+        request: &R,
+        limit: Duration,
+    ) -> Result<impl Future<Output = Result<R::Response>> + Send + use<R>> {
+        let correlation = self.link.correlation();
+        let frame = self.frame(correlation, version, request)?;
+        let answer = self.link.post(correlation, frame, R::NAME, limit)?;
+        let link = self.link.clone();
+        Ok(async move { read_answer::<R>(&link, version, answer.await?) })
+    }
+
+    /// As [`post`](Connection::post), for a request that is not answered: the future is there when it is written.
+    ///
+    /// # Errors
+    /// As of [`post`](Connection::post).
+    pub(crate) fn post_unanswered<R: Request>(
+        &self,
+        version: i16,
+        request: &R,
+        limit: Duration,
+    ) -> Result<impl Future<Output = Result<()>> + Send + use<R>> {
+        let frame = self.frame(self.link.correlation(), version, request)?;
+        self.link.post_unanswered(frame, R::NAME, limit)
+    }
+
+    fn frame<R: Request>(&self, correlation: i32, version: i16, request: &R) -> Result<Chunks> {
+        encode_request(correlation, Some(self.client_id.clone()), version, request)
+            .map_err(|error| Error::Request { reason: error.to_string() })
+    }
+}
+
+fn read_answer<R: Request>(link: &Link, version: i16, answer: Bytes) -> Result<R::Response> {
+    let mut decoder = Decoder::new(answer);
+    let decoded = ResponseHeader::decode(&mut decoder, R::KEY, version)
+        .and_then(|_| <R::Response as Message>::decode(&mut decoder, version))
+        .and_then(|response| decoder.finish().map(|()| response));
+    decoded.map_err(|error| link.broken(format!("its answer to {}: {error}", R::NAME)))
 }

@@ -87,6 +87,17 @@ pub enum Error {
         /// The broker's own words, if it has any.
         message: Option<String>,
     },
+    /// A record is longer than a request may be, or than all memory of the producer.
+    #[error("a record of up to {bytes} bytes is refused: {limit} bytes are allowed")]
+    TooLarge {
+        /// The most bytes that it may take in a batch.
+        bytes: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// What was asked for was closed before.
+    #[error("it was closed")]
+    Closed,
     /// It was tried again until the deadline.
     #[error("not done within {} ms: {last}", after.as_millis())]
     GaveUp {
@@ -114,7 +125,12 @@ impl Error {
             Error::NoBroker(reasons) => reasons.iter().all(Error::is_retriable),
             Error::Refused { code, .. } => code.is_retriable(),
             Error::GaveUp { last, .. } => last.is_retriable(),
-            Error::Address { .. } | Error::Protocol { .. } | Error::Unsupported { .. } | Error::Request { .. } => false,
+            Error::Address { .. }
+            | Error::Protocol { .. }
+            | Error::Unsupported { .. }
+            | Error::Request { .. }
+            | Error::TooLarge { .. }
+            | Error::Closed => false,
         }
     }
 

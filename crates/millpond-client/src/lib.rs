@@ -1,7 +1,7 @@
 //! A Kafka client in pure Rust, usable against Millpond and against Apache Kafka from 2.4 on.
 //!
-//! What there is so far: connections, what is known of the cluster, and the admin client. A program makes a
-//! [`ClientConfig`] from a list of addresses and an [`Admin`] from that:
+//! What there is so far: connections, what is known of the cluster, the admin client and the producer; no consumer,
+//! transactions, TLS or SASL yet. A program makes a [`ClientConfig`] from a list of addresses and an [`Admin`] from it:
 //!
 //! ```no_run
 //! use millpond_client::{Admin, ClientConfig, NewTopic};
@@ -17,17 +17,33 @@
 //! # }
 //! ```
 //!
+//! and a [`Producer`] to send records:
+//!
+//! ```no_run
+//! use millpond_client::{ClientConfig, Codec, NewRecord, Producer, ProducerConfig};
+//!
+//! # async fn run() -> Result<(), millpond_client::Error> {
+//! let config = ProducerConfig::default().codec(Codec::Lz4);
+//! let producer = Producer::connect(ClientConfig::new("127.0.0.1:9092")?, config).await?;
+//! let written = producer.send(NewRecord::to("logs").key(b"host-1").value(b"up")).await?.await?;
+//! assert!(written.offset.is_some());
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! | module | story |
 //! | --- | --- |
 //! | `transport` | sockets, tasks and chance behind one trait; TCP is the one that there is |
 //! | `link` | frames of one connection: pipelined, answers matched to requests, both bounded |
 //! | `connection` | a link to a broker whose versions are known; typed calls |
 //! | `cluster` | the brokers, who is the controller, reconnecting, trying again within a deadline |
+//! | `metadata` | topics, their ids, and who leads their partitions |
 //! | `admin` | topics, partitions, settings, the cluster itself |
+//! | `producer` | batches, sequences, what is sent again, back-pressure |
 //!
 //! Every call can be dropped at any point: a request that has not left is not sent, and the answer to one that has is
-//! read and forgotten. Nothing that a broker sends panics or allocates without a bound. The crate shares
-//! `millpond-record` and `millpond-wire` with the broker and nothing else.
+//! read and forgotten; a record that a producer has not taken in is not sent. Nothing that a broker sends panics or
+//! allocates without a bound. The crate shares `millpond-record` and `millpond-wire` with the broker and nothing else.
 
 mod address;
 mod admin;
@@ -37,6 +53,8 @@ mod config;
 mod connection;
 mod error;
 mod link;
+mod metadata;
+mod producer;
 mod slot;
 mod transport;
 mod versions;
@@ -44,14 +62,16 @@ mod versions;
 pub use address::Address;
 pub use admin::{
     Admin, AlterConfig, BrokerDescription, ClusterDescription, ConfigChange, ConfigEntry, ConfigResource, ConfigSource,
-    CreatedTopic, ElectionType, NewTopic, Outcomes, PartitionDescription, QuorumDescription, QuorumReplica,
-    Reassignment, ResourceKind, TopicDescription, TopicListing, TopicPartition,
+    CreatedTopic, ElectionType, GroupDescription, GroupListing, GroupMember, GroupOffset, NewTopic, OffsetAt, Outcomes,
+    PartitionDescription, QuorumDescription, QuorumReplica, Reassignment, ResourceKind, TopicDescription, TopicListing,
+    TopicPartition,
 };
 pub use cluster::{BrokerAddress, Cluster, Target};
 pub use config::ClientConfig;
 pub use connection::Connection;
 pub use error::{Error, Result};
-pub use millpond_record::TopicId;
+pub use millpond_record::{Codec, TopicId};
 pub use millpond_wire::ErrorCode;
+pub use producer::{Acknowledged, Acks, Delivery, NewRecord, Producer, ProducerConfig, TrySendError};
 pub use transport::{Duplex, Tcp, Transport};
 pub use versions::Versions;

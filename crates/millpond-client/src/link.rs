@@ -6,7 +6,7 @@
 //! told apart any more.
 
 use std::collections::VecDeque;
-use std::io;
+use std::io::{self, IoSlice};
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -18,6 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 use crate::address::Address;
 use crate::clock;
+use crate::config::bounded;
 use crate::error::{Error, Result};
 use crate::transport::{Duplex, Transport};
 
@@ -46,8 +47,26 @@ impl From<io::Error> for Ending {
 struct Outgoing {
     correlation: i32,
     frame: Chunks,
-    answer: oneshot::Sender<Bytes>,
-    room: OwnedSemaphorePermit,
+    told: Told,
+    /// `None` when the caller itself bounds what it sends.
+    room: Option<OwnedSemaphorePermit>,
+}
+
+/// What a caller waits for.
+enum Told {
+    /// The answer.
+    Answer(oneshot::Sender<Bytes>),
+    /// That the frame was written: nothing will answer it.
+    Written(oneshot::Sender<()>),
+}
+
+impl Told {
+    fn is_closed(&self) -> bool {
+        match self {
+            Told::Answer(answer) => answer.is_closed(),
+            Told::Written(written) => written.is_closed(),
+        }
+    }
 }
 
 /// A request that has left and is not answered.
@@ -56,7 +75,7 @@ struct Waiting {
     /// The caller may be gone; its answer is read all the same.
     answer: oneshot::Sender<Bytes>,
     /// Held until the answer is here, so that callers who give up cannot pile requests up.
-    _room: OwnedSemaphorePermit,
+    _room: Option<OwnedSemaphorePermit>,
 }
 
 /// A connection that carries frames. It closes when the last clone is dropped.
@@ -106,9 +125,43 @@ impl Link {
     /// # Errors
     /// [`Error::TimedOut`], [`Error::Disconnected`], [`Error::Protocol`].
     pub(crate) async fn exchange(&self, correlation: i32, frame: Chunks, what: &str, limit: Duration) -> Result<Bytes> {
-        let deadline = clock::now() + limit;
-        match clock::by(deadline, self.answer(correlation, frame)).await {
-            Some(answer) => answer,
+        self.within(limit, what, self.answer(correlation, frame)).await
+    }
+
+    /// Puts a frame into the queue at once, behind those that are in it; the future waits for its answer as
+    /// [`exchange`](Link::exchange) does. How many are on the way is the caller's care.
+    pub(crate) fn post(
+        &self,
+        correlation: i32,
+        frame: Chunks,
+        what: &'static str,
+        limit: Duration,
+    ) -> Result<impl Future<Output = Result<Bytes>> + Send + use<>> {
+        let (answer, answered) = oneshot::channel();
+        self.queue(Outgoing { correlation, frame, told: Told::Answer(answer), room: None })?;
+        let link = self.clone();
+        let answered =
+            async move { link.within(limit, what, async { answered.await.map_err(|_| link.error()) }).await };
+        Ok(answered)
+    }
+
+    /// As [`post`](Link::post), for a frame that the broker does not answer: the future waits until it is written.
+    pub(crate) fn post_unanswered(
+        &self,
+        frame: Chunks,
+        what: &'static str,
+        limit: Duration,
+    ) -> Result<impl Future<Output = Result<()>> + Send + use<>> {
+        let (written, was_written) = oneshot::channel();
+        self.queue(Outgoing { correlation: 0, frame, told: Told::Written(written), room: None })?;
+        let link = self.clone();
+        Ok(async move { link.within(limit, what, async { was_written.await.map_err(|_| link.error()) }).await })
+    }
+
+    /// Ends the link when what is waited for does not come in time.
+    async fn within<T>(&self, limit: Duration, what: &str, awaited: impl Future<Output = Result<T>>) -> Result<T> {
+        match clock::by(clock::now() + bounded(limit), awaited).await {
+            Some(result) => result,
             None => {
                 self.end(Ending::Lost(format!("a request ({what}) was not answered within {} ms", limit.as_millis())));
                 Err(Error::TimedOut { broker: self.broker.clone(), what: what.to_owned(), after: limit })
@@ -116,11 +169,14 @@ impl Link {
         }
     }
 
+    fn queue(&self, outgoing: Outgoing) -> Result<()> {
+        self.requests.send(outgoing).map_err(|_| self.error())
+    }
+
     async fn answer(&self, correlation: i32, frame: Chunks) -> Result<Bytes> {
         let room = Arc::clone(&self.room).acquire_owned().await.map_err(|_| self.error())?;
         let (answer, answered) = oneshot::channel();
-        let sent = self.requests.send(Outgoing { correlation, frame, answer, room });
-        sent.map_err(|_| self.error())?;
+        self.queue(Outgoing { correlation, frame, told: Told::Answer(answer), room: Some(room) })?;
         answered.await.map_err(|_| self.error())
     }
 
@@ -196,14 +252,24 @@ async fn write_requests(
     queue: &mut mpsc::UnboundedReceiver<Outgoing>,
     waiting: &Queue,
 ) -> Ending {
-    while let Some(Outgoing { correlation, frame, answer, room }) = queue.recv().await {
-        if answer.is_closed() {
+    while let Some(Outgoing { correlation, frame, told, room }) = queue.recv().await {
+        if told.is_closed() {
             // Nobody waits for it any more, and not a byte of it has left.
             continue;
         }
-        lock(waiting).push_back(Waiting { correlation, answer, _room: room });
+        let written = match told {
+            Told::Answer(answer) => {
+                lock(waiting).push_back(Waiting { correlation, answer, _room: room });
+                None
+            }
+            Told::Written(written) => Some(written),
+        };
         if let Err(error) = write_frame(&mut write, &frame).await {
             return error.into();
+        }
+        if let Some(written) = written {
+            // Whoever sent it may be gone.
+            let _ = written.send(());
         }
     }
     Ending::Lost("it was closed".to_owned())
@@ -213,11 +279,26 @@ async fn write_frame(write: &mut (impl AsyncWrite + Unpin), frame: &Chunks) -> i
     if frame.len() <= JOINED_BYTES {
         write.write_all(&frame.to_bytes()).await?;
     } else {
-        for bytes in frame.as_slice().iter().filter_map(|chunk| chunk.here()) {
-            write.write_all(bytes).await?;
-        }
+        write_pieces(write, frame).await?;
     }
     write.flush().await
+}
+
+/// Writes the pieces of a frame without joining them, as many with one call as the stream takes.
+async fn write_pieces(write: &mut (impl AsyncWrite + Unpin), frame: &Chunks) -> io::Result<()> {
+    let pieces = frame.as_slice().iter().filter_map(|chunk| chunk.here());
+    let mut slices: Vec<IoSlice<'_>> = pieces.map(|piece| IoSlice::new(piece)).collect();
+    let mut rest = &mut slices[..];
+    // Pieces without bytes do not count as unwritten.
+    IoSlice::advance_slices(&mut rest, 0);
+    while !rest.is_empty() {
+        let written = write.write_vectored(rest).await?;
+        if written == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        IoSlice::advance_slices(&mut rest, written);
+    }
+    Ok(())
 }
 
 async fn read_answers(mut read: impl AsyncRead + Unpin, waiting: &Queue, max_bytes: usize) -> Ending {

@@ -37,10 +37,17 @@ pub trait Transport: Send + Sync + 'static {
         let nanos = since.map_or(0, |since| u64::from(since.subsec_nanos()));
         mix(STATE.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed) ^ (nanos << 32) ^ u64::from(std::process::id()))
     }
+
+    /// Milliseconds since 1970 UTC: the time of records that are given none.
+    #[expect(clippy::disallowed_methods, reason = "the client stands beside the broker's runtime and has its own seam")]
+    fn wall_clock_ms(&self) -> i64 {
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        since.map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+    }
 }
 
 /// The finalizer of SplitMix64 (Steele, Lea, Flood 2014): near inputs give far outputs.
-fn mix(mut x: u64) -> u64 {
+pub(crate) fn mix(mut x: u64) -> u64 {
     x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     x ^ (x >> 31)

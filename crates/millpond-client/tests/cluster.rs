@@ -51,7 +51,7 @@ async fn any_address_of_the_list_finds_the_whole_cluster() {
 async fn when_no_address_answers_it_is_said_at_once_for_each() {
     let network = Network::new();
     let config = ClientConfig::new("gone:1,away:2").expect("two addresses");
-    let error = Cluster::connect_with(config, network.clone()).await.err().expect("nobody is there");
+    let error = Cluster::connect_with(config, network.clone()).await.expect_err("nobody is there");
     assert!(error.is_retriable());
     let text = error.to_string();
     assert!(text.starts_with("no broker answers: gone:1 cannot be reached") && text.contains("; away:2 "), "{text}");

@@ -6,6 +6,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::cluster::{CLUSTER_EXAMPLES, ClusterCommand};
 use crate::dev::DevArguments;
+use crate::group::{GROUP_EXAMPLES, GroupCommand};
+use crate::produce::ProduceArguments;
+use crate::topic::{TOPIC_EXAMPLES, TopicCommand};
 
 /// A partitioned, replicated log that speaks the Kafka protocol.
 #[derive(Debug, Parser)]
@@ -25,6 +28,14 @@ pub(crate) enum Command {
     /// Look after a running cluster.
     #[command(subcommand, after_help = CLUSTER_EXAMPLES)]
     Cluster(ClusterCommand),
+    /// Make topics, tell of them, change and delete them.
+    #[command(subcommand, after_help = TOPIC_EXAMPLES)]
+    Topic(TopicCommand),
+    /// Send lines or files to a topic.
+    Produce(Box<ProduceArguments>),
+    /// Look at groups and how far they have read.
+    #[command(subcommand, after_help = GROUP_EXAMPLES)]
+    Group(GroupCommand),
     /// Read everything in a stopped broker's data directory, change nothing, and say what is damaged.
     Verify(VerifyArguments),
     /// Print a file of a data directory: segment, index, snapshot, journal, groups.table, …
@@ -45,6 +56,9 @@ Examples:
   millpond broker --data-dir /var/lib/millpond
   millpond dev
   millpond cluster status
+  millpond topic create logs --partitions 6
+  millpond produce logs < lines.txt
+  millpond group describe orders
   millpond verify --data-dir /var/lib/millpond
   millpond dump /var/lib/millpond/groups.table
   millpond config explain num.partitions";

@@ -14,8 +14,9 @@ use anyhow::{Context, Result, anyhow};
 use millpond_client::{Admin, ClientConfig, Error};
 use millpond_runtime::{RealDisk, Runtime};
 
-use arguments::Reach;
-pub(crate) use arguments::{CLUSTER_EXAMPLES, ClusterCommand};
+pub(crate) use arguments::{CLUSTER_EXAMPLES, ClusterCommand, Reach};
+pub(crate) use http::get;
+pub(crate) use status::counted;
 
 /// How long a connection may take to be made; a person waits for it.
 const CONNECT_LIMIT: Duration = Duration::from_secs(3);
@@ -37,14 +38,15 @@ pub(crate) fn run(command: &ClusterCommand) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn connect(reach: &Reach) -> Result<Admin> {
+/// An admin client of the cluster that is named.
+pub(crate) async fn connect(reach: &Reach) -> Result<Admin> {
     let config = ClientConfig::new(&reach.bootstrap).map_err(|error| anyhow!("{error} (--bootstrap)"))?;
     let config = config.client_id("millpond-cli").connect_limit(CONNECT_LIMIT).deadline(DEADLINE);
     Admin::connect(config).await.map_err(hint)
 }
 
 /// An error of the client as a sentence and what to do about it.
-fn hint(error: Error) -> anyhow::Error {
+pub(crate) fn hint(error: Error) -> anyhow::Error {
     match &error {
         Error::NoBroker(_) => anyhow!("{error}; is a broker running there? --bootstrap HOST:PORT names another"),
         Error::Unsupported { .. } => anyhow!("{error}; this needs a newer broker"),

@@ -6,11 +6,14 @@ mod config_file;
 mod dev;
 mod dump;
 mod explain;
+mod group;
 mod logging;
 mod mistakes;
 mod output;
+mod produce;
 mod run;
 mod table;
+mod topic;
 mod verify;
 
 use std::process::ExitCode;
@@ -32,6 +35,9 @@ fn main() -> ExitCode {
         Command::Broker(arguments) => run::broker(arguments).map(|()| ExitCode::SUCCESS),
         Command::Dev(arguments) => dev::run(arguments),
         Command::Cluster(command) => cluster::run(command),
+        Command::Produce(arguments) => produce::run(arguments),
+        Command::Topic(command) => topic::run(command),
+        Command::Group(command) => group::run(command),
         Command::Verify(arguments) => verify::run(arguments),
         Command::Dump(arguments) => dump::run(arguments),
         Command::Config(ConfigCommand::Explain(arguments)) => explain::run(arguments),

@@ -34,6 +34,10 @@ pub(crate) fn sentence(error: &clap::Error, line: &[String]) -> Option<String> {
             format!("there is no command '{found}'; the nearest is '{}'", nearest(&found, &names))
         }
         ErrorKind::MissingSubcommand => "a command is missing".to_owned(),
+        // There a second word may belong to the option, which has taken the name then.
+        ErrorKind::MissingRequiredArgument if argument() == "<NAME>" && line.iter().any(|word| word == "--to") => {
+            "NAME is missing; put NAME before --to".to_owned()
+        }
         ErrorKind::MissingRequiredArgument => format!("{} is missing", argument()),
         ErrorKind::ArgumentConflict => format!("{} may be given once, and not with its opposite", argument()),
         ErrorKind::InvalidValue if text(ContextKind::InvalidValue).is_none_or(|value| value.is_empty()) => {

@@ -2,7 +2,7 @@
 
 use std::io::{self, IsTerminal};
 
-use crate::output::Output;
+use crate::output::{Output, printable};
 
 /// Rows under a line of headings.
 pub(crate) struct Table {
@@ -14,9 +14,10 @@ impl Table {
         Table { rows: vec![headings.iter().map(|&heading| heading.to_owned()).collect()] }
     }
 
-    /// Adds a row; an empty cell is shown as `-`, so that a column is never missing.
+    /// Adds a row; an empty cell is shown as `-`, so that a column is never missing, and what a cell has of control
+    /// characters, which would break columns and terminals, as their numbers.
     pub(crate) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
-        let shown = |cell: String| if cell.is_empty() { "-".to_owned() } else { cell };
+        let shown = |cell: String| if cell.is_empty() { "-".to_owned() } else { printable(&cell) };
         self.rows.push(cells.into_iter().map(shown).collect());
     }
 

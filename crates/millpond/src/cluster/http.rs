@@ -10,13 +10,13 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 /// What an answer may take before it is given up.
 const LIMIT: Duration = Duration::from_secs(30);
 /// The longest answer that is read.
-const MAX_ANSWER_BYTES: u64 = 1 << 20;
+const MAX_ANSWER_BYTES: u64 = 8 << 20;
 
 /// An answer.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Answer {
-    pub(super) status: u16,
-    pub(super) body: String,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) body: String,
 }
 
 /// Posts nothing to a path and gives the answer, whatever its status.
@@ -25,7 +25,7 @@ pub(super) async fn post(runtime: &Runtime, address: &str, path: &str) -> Result
 }
 
 /// Gets what is at a path, whatever the status of the answer.
-pub(super) async fn get(runtime: &Runtime, address: &str, path: &str) -> Result<Answer> {
+pub(crate) async fn get(runtime: &Runtime, address: &str, path: &str) -> Result<Answer> {
     ask(runtime, address, "GET", path).await
 }
 
@@ -92,7 +92,7 @@ mod tests {
         }
         let cut = answer("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nyes").await;
         assert_eq!(cut, Err("its answer breaks off".into()));
-        let long = format!("HTTP/1.1 200 OK\r\n\r\n{}", "x".repeat(2 << 20));
+        let long = format!("HTTP/1.1 200 OK\r\n\r\n{}", "x".repeat(9 << 20));
         assert!(answer(&long).await.expect_err("too long").contains("longer than"));
     }
 }

@@ -76,7 +76,8 @@ fn headlines(picture: &Picture) -> [String; 2] {
     ]
 }
 
-pub(super) fn counted(count: usize, thing: &str) -> String {
+/// So many of a thing, in words.
+pub(crate) fn counted(count: usize, thing: &str) -> String {
     format!("{count} {thing}{}", if count == 1 { "" } else { "s" })
 }
 

@@ -1,0 +1,337 @@
+//! `millpond produce`: sends lines or files as records.
+
+mod arguments;
+mod input;
+mod tally;
+
+use std::io::{IsTerminal, Write, stderr};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+use millpond_client::{Admin, Delivery, ErrorCode, NewRecord, Producer, ProducerConfig};
+use millpond_runtime::{RealDisk, Runtime};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use arguments::AcksArgument;
+pub(crate) use arguments::ProduceArguments;
+use input::{Cutter, Input};
+use tally::{Live, Summary, Tally};
+
+use crate::cluster::{connect, counted, hint};
+use crate::output::{Output, quiet};
+use crate::topic::missing;
+
+/// The longest record. Topics have a limit of their own, `max.message.bytes`, which is 1 MiB if nobody changes it.
+const MOST_RECORD_BYTES: usize = 16 << 20;
+/// What a record takes besides its value, its key and its headers.
+const SPARE_BYTES: usize = 64 << 10;
+/// Records that are read and not yet acknowledged may take so much.
+const MEMORY_BYTES: usize = 64 << 20;
+/// What a command ends with that was interrupted, as shells have it.
+const INTERRUPTED: u8 = 130;
+/// How late a timer may be.
+const TIMER_SLACK: Duration = Duration::from_millis(10);
+/// How often a terminal is told how far it is.
+const PROGRESS: Duration = Duration::from_millis(500);
+
+/// Sends everything, and waits for every record.
+pub(crate) fn run(arguments: &ProduceArguments) -> Result<ExitCode> {
+    let threads = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let threads = threads.context("cannot start")?;
+    let result = threads.block_on(produce(arguments));
+    // A thread may still wait for standard input.
+    threads.shutdown_background();
+    result
+}
+
+async fn produce(arguments: &ProduceArguments) -> Result<ExitCode> {
+    let runtime = Runtime::real(RealDisk::shared());
+    let interrupts = Interrupts::count(&runtime)?;
+    let begin = async {
+        let admin = connect(&arguments.reach).await?;
+        look_for_topic(&admin, arguments).await?;
+        anyhow::Ok(admin)
+    };
+    let admin = tokio::select! {
+        biased;
+        () = interrupts.reached(1) => return Ok(interrupted("nothing was read")),
+        admin = begin => admin?,
+    };
+    let config = ProducerConfig::default()
+        .acks(arguments.acks.into())
+        .codec(arguments.compression.into())
+        .max_request_bytes(MOST_RECORD_BYTES + SPARE_BYTES)
+        .buffer_memory(MEMORY_BYTES)
+        .delivery_timeout(arguments.timeout())
+        .max_block(arguments.timeout());
+    let producer = Producer::new(admin.cluster().clone(), config);
+    let live = Arc::new(Live::default());
+    let (deliveries, received) = mpsc::unbounded_channel();
+    let counting = {
+        let live = Arc::clone(&live);
+        runtime.spawn(async move { Tally::count(received, &live).await })
+    };
+    let started = runtime.now();
+    let sending = Sending { runtime: &runtime, arguments, producer: &producer, live: &live, deliveries };
+    let work = async {
+        let ended = sending.all(&interrupts).await;
+        // Its deliveries end here, so that the count comes to an end.
+        drop(sending);
+        producer.clone().close().await;
+        anyhow::Ok((ended, counting.await.context("the records were not counted")?))
+    };
+    let (ended, told) = tokio::select! {
+        biased;
+        done = work => done?,
+        () = interrupts.reached(2) => return Ok(interrupted(&in_doubt(&live))),
+        () = progress(&runtime, &live, started) => unreachable!("progress is told for ever"),
+    };
+    let failure = match (&told.first_error, &ended) {
+        (Some(error), _) => Some(error.to_string()),
+        (None, Err(error)) => Some(format!("{error:#}")),
+        (None, Ok(Ended::Interrupted)) => Some("interrupted".to_owned()),
+        (None, Ok(Ended::AllRead)) => None,
+    };
+    let asked = arguments.acks != AcksArgument::None;
+    let took = runtime.now().duration_since(started);
+    let summary = Summary::new(&arguments.topic, asked, &live, &told, failure, took);
+    let mut out = Output::stdout();
+    let line = if arguments.reach.json { serde_json::to_string(&summary)? } else { summary.sentence() };
+    quiet(out.line(&line).and_then(|()| out.flush()))?;
+    if let Some(error) = told.first_error {
+        let failed = usize::try_from(told.failed).unwrap_or(usize::MAX);
+        bail!("{} not acknowledged: {}", was(failed), hint(error));
+    }
+    Ok(match ended? {
+        Ended::AllRead => ExitCode::SUCCESS,
+        Ended::Interrupted => ExitCode::from(INTERRUPTED),
+    })
+}
+
+/// Says that it ends because of an interrupt, and how.
+fn interrupted(how: &str) -> ExitCode {
+    eprintln!("millpond: interrupted; {how}");
+    ExitCode::from(INTERRUPTED)
+}
+
+/// Why nothing more is read.
+enum Ended {
+    AllRead,
+    Interrupted,
+}
+
+/// How often the command was interrupted.
+struct Interrupts(watch::Receiver<u32>);
+
+impl Interrupts {
+    fn count(runtime: &Runtime) -> Result<Interrupts> {
+        let mut interrupt = signal(SignalKind::interrupt()).context("cannot watch for SIGINT")?;
+        let (count, counted) = watch::channel(0);
+        drop(runtime.spawn(async move {
+            while interrupt.recv().await.is_some() {
+                count.send_modify(|count| *count += 1);
+            }
+        }));
+        Ok(Interrupts(counted))
+    }
+
+    /// Completes when it was so often.
+    async fn reached(&self, count: u32) {
+        if self.0.clone().wait_for(|counted| *counted >= count).await.is_err() {
+            // Nobody counts any more.
+            std::future::pending().await
+        }
+    }
+
+    fn any(&self) -> bool {
+        *self.0.borrow() > 0
+    }
+}
+
+fn was(count: usize) -> String {
+    format!("{} {}", counted(count, "record"), if count == 1 { "was" } else { "were" })
+}
+
+/// What is not known when nobody waits for it.
+fn in_doubt(live: &Live) -> String {
+    let open = live.sent.load(Ordering::Relaxed).saturating_sub(live.acknowledged.load(Ordering::Relaxed));
+    format!("{} not acknowledged yet", was(usize::try_from(open).unwrap_or(usize::MAX)))
+}
+
+/// Fails when there is no such topic or partition.
+async fn look_for_topic(admin: &Admin, arguments: &ProduceArguments) -> Result<()> {
+    let name = arguments.topic.as_str();
+    let found = admin.describe_topics(&[name]).await.map_err(hint)?;
+    let partitions = match found.get(name) {
+        Some(Ok(topic)) => topic.partitions.len(),
+        Some(Err(error)) if error.code() != Some(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION) => {
+            return Err(hint(error.clone()));
+        }
+        _ => return Err(missing(admin, name).await),
+    };
+    match arguments.partition {
+        Some(wanted) if !usize::try_from(wanted).is_ok_and(|wanted| wanted < partitions) => {
+            bail!("{name} has no partition {wanted}; it has {}, from 0 on", counted(partitions, "partition"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What sending needs.
+struct Sending<'a> {
+    runtime: &'a Runtime,
+    arguments: &'a ProduceArguments,
+    producer: &'a Producer,
+    live: &'a Live,
+    deliveries: mpsc::UnboundedSender<(Delivery, usize)>,
+}
+
+impl Sending<'_> {
+    /// Reads and sends until nothing is left, or until an interrupt: then everything that was read whole is sent.
+    async fn all(&self, interrupts: &Interrupts) -> Result<Ended> {
+        let mut pace = self.arguments.rate.map(Pace::new);
+        let mut input = Input::new(self.runtime, &self.arguments.files);
+        let mut cutter = Cutter::new(self.arguments.whole_files, MOST_RECORD_BYTES);
+        let headers = self.arguments.headers.iter();
+        let headers: Vec<(&str, Option<&[u8]>)> =
+            headers.map(|(name, value)| (name.as_str(), Some(value.as_bytes()))).collect();
+        loop {
+            cutter.compact();
+            if interrupts.any() {
+                return Ok(Ended::Interrupted);
+            }
+            let read = tokio::select! {
+                biased;
+                read = input.read(&mut cutter.buffer) => read?,
+                () = interrupts.reached(1) => return Ok(Ended::Interrupted),
+            };
+            let Some(ended) = read else { return Ok(Ended::AllRead) };
+            while let Some(bytes) = cutter.next(ended)? {
+                self.record(bytes, &headers, pace.as_mut()).await?;
+                if ended {
+                    // At its end a source has one record at most: the last line without a line end, or the file.
+                    break;
+                }
+            }
+        }
+    }
+
+    async fn record(&self, bytes: &[u8], headers: &[(&str, Option<&[u8]>)], pace: Option<&mut Pace>) -> Result<()> {
+        if let Some(pace) = pace {
+            let now = self.runtime.now();
+            let due = pace.due(now);
+            if due > now {
+                self.runtime.sleep_until(due).await;
+            }
+        }
+        let sent = self.live.sent.load(Ordering::Relaxed);
+        let (key, value) = match &self.arguments.key_separator {
+            None => (None, bytes),
+            Some(separator) => {
+                let (key, value) = cut(bytes, separator.as_bytes())
+                    .ok_or_else(|| anyhow!("line {} has no '{separator}' between key and value", sent + 1))?;
+                (Some(key), value)
+            }
+        };
+        let mut record = NewRecord::to(&self.arguments.topic).value(value).headers(headers);
+        record = key.map_or(record, |key| record.key(key));
+        record = self.arguments.partition.map_or(record, |partition| record.partition(partition));
+        let delivery = self.producer.send(record).await.map_err(hint)?;
+        self.live.sent.fetch_add(1, Ordering::Relaxed);
+        // Who counts them is there until this is dropped.
+        let _ = self.deliveries.send((delivery, bytes.len()));
+        Ok(())
+    }
+}
+
+/// Spreads records over time.
+struct Pace {
+    each: Duration,
+    next: Option<Instant>,
+}
+
+impl Pace {
+    fn new(rate: u32) -> Pace {
+        Pace { each: Duration::from_secs(1) / rate.max(1), next: None }
+    }
+
+    /// When the next record may be sent. Time in which there was none is not made up for, but for what a timer is late.
+    fn due(&mut self, now: Instant) -> Instant {
+        let earliest = now.checked_sub(TIMER_SLACK).unwrap_or(now);
+        let due = self.next.map_or(now, |next| next.max(earliest));
+        self.next = Some(due + self.each);
+        due
+    }
+}
+
+/// What stands in front of and behind the first `separator`.
+fn cut<'a>(bytes: &'a [u8], separator: &[u8]) -> Option<(&'a [u8], &'a [u8])> {
+    let at = bytes.windows(separator.len()).position(|window| window == separator)?;
+    Some((&bytes[..at], &bytes[at + separator.len()..]))
+}
+
+/// Tells a terminal how far it is, for ever.
+async fn progress(runtime: &Runtime, live: &Live, started: Instant) {
+    if !stderr().is_terminal() {
+        return std::future::pending().await;
+    }
+    let _clear = ClearLine;
+    loop {
+        runtime.sleep(PROGRESS).await;
+        let (sent, acknowledged) = (live.sent.load(Ordering::Relaxed), live.acknowledged.load(Ordering::Relaxed));
+        let rate = acknowledged as f64 / runtime.now().duration_since(started).as_secs_f64();
+        eprint!("\r\x1b[K{sent} sent, {acknowledged} acknowledged, {rate:.0} a second");
+    }
+}
+
+/// Takes the progress away when it is of no more use.
+struct ClearLine;
+
+impl Drop for ClearLine {
+    fn drop(&mut self) {
+        eprint!("\r\x1b[K");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "only takes a point in time to count from")]
+    fn a_rate_is_kept_by_late_timers_and_not_exceeded_after_a_pause() {
+        let start = Instant::now();
+        for (rate, pause) in [(10, Duration::ZERO), (10_000, Duration::from_millis(1)), (7, Duration::from_millis(1))] {
+            let mut pace = Pace::new(rate);
+            let mut now = start;
+            for _ in 0..rate {
+                let due = pace.due(now);
+                // Whoever waits is woken late.
+                now = if due > now { due + pause } else { now };
+            }
+            let took = (now - start).as_secs_f64();
+            assert!((0.8..1.01).contains(&took), "{rate} records in {took} s");
+            // Nothing is there to be sent for an hour.
+            now += Duration::from_secs(3600);
+            let first = pace.due(now);
+            let mut last = first;
+            for _ in 0..rate {
+                last = pace.due(now.max(last));
+            }
+            assert!(last - now >= Duration::from_millis(980), "{rate} records in {:?}", last - now);
+        }
+    }
+
+    #[test]
+    fn the_first_separator_parts_key_and_value() {
+        assert_eq!(cut(b"a:b:c", b":"), Some((&b"a"[..], &b"b:c"[..])));
+        assert_eq!(cut(b"a--b", b"--"), Some((&b"a"[..], &b"b"[..])));
+        assert_eq!(cut(b":", b":"), Some((&b""[..], &b""[..])));
+        assert_eq!(cut(b"a", b"--"), None);
+    }
+}
