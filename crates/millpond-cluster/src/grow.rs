@@ -51,7 +51,7 @@ pub fn create_partitions(
     for more in wanted {
         *times.entry(&more.topic).or_default() += 1;
     }
-    let mut placement = Placement::new(image, usable);
+    let mut placement = Placement::of_new_partitions(image, usable);
     let mut allocation = Allocation::new(image);
     let mut records = Vec::new();
     let mut added = 0u64;
@@ -73,9 +73,9 @@ pub fn create_partitions(
                 check_assignments(image, has, count, replicas, assignments)?;
                 assignments.clone()
             }
-            None if replicas > placement.len() => {
+            None if replicas > placement.most_replicas() => {
                 let wanted = i32::try_from(replicas).unwrap_or(i32::MAX);
-                return Err(TopicError::InvalidReplicationFactor { wanted, brokers: placement.len() });
+                return Err(TopicError::InvalidReplicationFactor { wanted, most: placement.most_replicas() });
             }
             None => (0..count).map(|_| placement.place(replicas)).collect(),
         };

@@ -3,7 +3,8 @@
 //! The preferred leader of a partition goes to the broker that is to lead fewest. Each further replica goes to a rack
 //! that has fewest of this partition's, and there to the broker with fewest replicas. Among equals the brokers after
 //! the leader come first, each time another one, so that the partitions of a broker that dies are not all led by one
-//! other broker next. A broker without a rack is a rack of its own.
+//! other broker next. A broker without a rack is a rack of its own. Replicas of new partitions go to brokers that do
+//! not answer where the others are too few, as Kafka's do, but only so many that a majority can lead without them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -33,6 +34,7 @@ struct Spot {
     load: Load,
     /// The place among the brokers, in the order of ids.
     position: usize,
+    is_absent: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -45,13 +47,23 @@ enum Rack {
 impl Placement {
     /// Of the brokers of `usable` those that are registered and not being decommissioned, with their load.
     pub(crate) fn new(image: &Image, usable: &BTreeSet<BrokerId>) -> Placement {
+        let mut placement = Placement::of_new_partitions(image, usable);
+        placement.brokers.retain(|_, spot| !spot.is_absent);
+        for (position, spot) in placement.brokers.values_mut().enumerate() {
+            spot.position = position;
+        }
+        placement
+    }
+
+    /// The same, and behind them those that do not answer (are not in `usable`).
+    pub(crate) fn of_new_partitions(image: &Image, usable: &BTreeSet<BrokerId>) -> Placement {
         let racks = image.brokers().map(|broker| match &broker.rack {
             Some(rack) => (broker.id, Rack::Named(rack.clone())),
             None => (broker.id, Rack::Own(broker.id)),
         });
-        let eligible = image.brokers().filter(|broker| usable.contains(&broker.id) && !broker.draining);
+        let eligible = image.brokers().filter(|broker| !broker.draining);
         let brokers = eligible.enumerate().map(|(position, broker)| {
-            let spot = Spot { load: Load::default(), position };
+            let spot = Spot { load: Load::default(), position, is_absent: !usable.contains(&broker.id) };
             (broker.id, spot)
         });
         let mut placement = Placement { brokers: brokers.collect(), racks: racks.collect() };
@@ -67,8 +79,15 @@ impl Placement {
         }
     }
 
+    /// The most replicas that a partition may get: as many as there are brokers, and those that do not answer must be
+    /// a minority.
+    pub(crate) fn most_replicas(&self) -> usize {
+        let present = self.brokers.values().filter(|spot| !spot.is_absent).count();
+        self.len().min((2 * present).saturating_sub(1))
+    }
+
     /// How many brokers may get replicas.
-    pub(crate) fn len(&self) -> usize {
+    fn len(&self) -> usize {
         self.brokers.len()
     }
 
@@ -103,11 +122,14 @@ impl Placement {
         }
     }
 
-    /// The brokers of a new partition's replicas, the preferred leader first. `replicas` is from 1 to the number of
-    /// brokers.
+    /// The brokers of a new partition's replicas, the preferred leader first. `replicas` is from 1 to
+    /// [`Placement::most_replicas`].
     pub(crate) fn place(&mut self, replicas: usize) -> Vec<BrokerId> {
-        debug_assert!((1..=self.len()).contains(&replicas), "the caller checks the replication factor");
-        let least = self.brokers.iter().min_by_key(|(_, spot)| (spot.load.leaders, spot.load.replicas, spot.position));
+        debug_assert!((1..=self.most_replicas()).contains(&replicas), "the caller checks the replication factor");
+        let least = self
+            .brokers
+            .iter()
+            .min_by_key(|(_, Spot { load, position, is_absent })| (*is_absent, load.leaders, load.replicas, *position));
         let Some((&leader, spot)) = least else { return Vec::new() };
         // With each partition that it leads another broker comes next.
         let turn = usize::try_from(spot.load.leaders % self.len() as u64).unwrap_or(0);
@@ -127,9 +149,9 @@ impl Placement {
     pub(crate) fn next(&self, taken: &[BrokerId], from: usize) -> Option<BrokerId> {
         let count = self.len();
         let free = self.brokers.iter().filter(|(id, _)| !taken.contains(id));
-        let best = free.min_by_key(|(id, Spot { load, position })| {
+        let best = free.min_by_key(|(id, Spot { load, position, is_absent })| {
             let turn = (position + count - from % count) % count;
-            (self.crowd(**id, taken), load.replicas, load.leaders, turn)
+            (*is_absent, self.crowd(**id, taken), load.replicas, load.leaders, turn)
         });
         best.map(|(id, _)| *id)
     }

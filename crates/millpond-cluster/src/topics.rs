@@ -73,10 +73,10 @@ pub enum TopicError {
     ClusterFull { wanted: u64, limit: u64 },
     /// INVALID_REPLICATION_FACTOR
     #[error(
-        "the replication factor cannot be {wanted}: from 1 to 5 and to the number of brokers that can take replicas, \
-         which is {brokers}, or -1"
+        "the replication factor cannot be {wanted}: from 1 to 5 and to the number of brokers, a majority of which must \
+         be alive, so {most} at most now, or -1"
     )]
-    InvalidReplicationFactor { wanted: i32, brokers: usize },
+    InvalidReplicationFactor { wanted: i32, most: usize },
     /// INVALID_REQUEST
     #[error("with manual assignments the number of partitions and the replication factor must both be -1")]
     AssignmentWithCounts,
@@ -150,7 +150,8 @@ pub const MAX_REPLICATION_FACTOR: usize = 5;
 const USUAL_REPLICATION_FACTOR: u16 = 3;
 
 /// Decides which topics of a request are created, and how. `usable` are the brokers that are alive: those of them that
-/// are registered and not being decommissioned get replicas. `random` gives the bytes of topic ids.
+/// are registered and not being decommissioned get replicas. Where they are too few others that are registered get a
+/// minority of each partition's. `random` gives the bytes of topic ids.
 ///
 /// A request that only wants validation is the same; the caller then appends nothing.
 pub fn create_topics(
@@ -165,7 +166,7 @@ pub fn create_topics(
         image,
         limits,
         defaults,
-        placement: Placement::new(image, usable),
+        placement: Placement::of_new_partitions(image, usable),
         allocation: Allocation::new(image),
         partitions: 0,
         taken_ids: BTreeSet::new(),
@@ -269,7 +270,7 @@ impl Creation<'_> {
                 u32::try_from(count).ok().filter(|count| *count > 0).ok_or(TopicError::InvalidPartitions(count))?
             }
         };
-        let brokers = self.placement.len();
+        let most = self.placement.most_replicas();
         let (replicas, asked) = match wanted.replication_factor {
             -1 => {
                 let factor = self.default_replication_factor();
@@ -277,8 +278,8 @@ impl Creation<'_> {
             }
             factor => (usize::try_from(factor).unwrap_or(0), i32::from(factor)),
         };
-        if replicas == 0 || replicas > brokers.min(MAX_REPLICATION_FACTOR) {
-            return Err(TopicError::InvalidReplicationFactor { wanted: asked, brokers });
+        if replicas == 0 || replicas > most.min(MAX_REPLICATION_FACTOR) {
+            return Err(TopicError::InvalidReplicationFactor { wanted: asked, most });
         }
         self.check_room(u64::from(partitions))?;
         Ok((0..partitions).map(|_| self.placement.place(replicas)).collect())
@@ -360,7 +361,7 @@ pub(crate) fn check_brokers(image: &Image, partition: PartitionIndex, brokers: &
     let mut seen = BTreeSet::new();
     if brokers.len() > MAX_REPLICATION_FACTOR {
         let wanted = i32::try_from(brokers.len()).unwrap_or(i32::MAX);
-        return Err(TopicError::InvalidReplicationFactor { wanted, brokers: image.broker_count() });
+        return Err(TopicError::InvalidReplicationFactor { wanted, most: image.broker_count() });
     }
     for &broker in brokers {
         if !seen.insert(broker) {

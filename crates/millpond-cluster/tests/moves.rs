@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use millpond_cluster::{
     BrokerError, DirectoryId, FEATURE_LEVEL, FEATURE_NAME, FIRST_METADATA_REPLICA, FeatureError, FeatureUpdate, Image,
-    MetadataRecord, NewTopic, Partition, ReassignError, Reassignment, Registered, Registration, TopicDefaults,
-    TopicError, TopicLimits, cancel_decommission, create_topics, decommission, drain, left_to_move, metadata_voters,
-    moving, reassign_partitions, rebalance, register_broker, replace_replica, replace_replicas, replicas_on,
-    settle_partition, unregister_broker, update_features,
+    MetadataRecord, MorePartitions, NewTopic, Partition, ReassignError, Reassignment, Registered, Registration,
+    TopicDefaults, TopicError, TopicLimits, cancel_decommission, create_partitions, create_topics, decommission, drain,
+    left_to_move, metadata_voters, moving, reassign_partitions, rebalance, register_broker, replace_replica,
+    replace_replicas, replicas_on, settle_partition, unregister_broker, update_features,
 };
 use millpond_record::{BrokerId, PartitionIndex, ReplicaId};
 use proptest::prelude::*;
@@ -132,13 +132,36 @@ fn a_new_broker_gets_what_is_new_first() {
 }
 
 #[test]
-fn dead_brokers_and_those_that_leave_get_nothing() {
+fn dead_brokers_get_a_minority_of_a_new_partition_where_the_others_are_too_few() {
+    let image = cluster(&[None; 4]);
+    let placed = |alive: &[i32], factor| create(&image, &brokers(alive), topic("t", 8, factor));
+    let dead_have = |alive: &[i32], factor| {
+        let image = placed(alive, factor).expect("created");
+        assert!(partitions(&image).all(|partition| alive.contains(&on(partition)[0])), "the dead lead nothing");
+        let dead = |one: &Partition| on(one).iter().filter(|broker| !alive.contains(broker)).count();
+        partitions(&image).map(dead).collect::<BTreeSet<usize>>()
+    };
+    assert_eq!(dead_have(&[1, 2, 4], 3), BTreeSet::from([0]));
+    assert_eq!(dead_have(&[1, 2], 3), BTreeSet::from([1]));
+    assert_eq!(dead_have(&[3], 1), BTreeSet::from([0]));
+    let refused = |wanted, most| Err(TopicError::InvalidReplicationFactor { wanted, most });
+    assert_eq!(placed(&[1, 2], 4), refused(4, 3));
+    assert_eq!(placed(&[3], 2), refused(2, 1));
+    assert_eq!(placed(&[], 1), refused(1, 0));
+
+    let more = MorePartitions { topic: "t".to_owned(), count: 12, assignments: None };
+    let image = placed(&[1, 2, 3, 4], 3).expect("created");
+    let grown = |alive: &[i32]| create_partitions(&image, &[more.clone()], &brokers(alive), &TopicLimits::default());
+    assert!(grown(&[1, 2]).results[0].is_ok());
+    assert_eq!(grown(&[1]).results[0], Err(TopicError::InvalidReplicationFactor { wanted: 3, most: 1 }));
+}
+
+#[test]
+fn brokers_that_leave_get_nothing() {
     let image = cluster(&[None; 3]);
-    let refused = create(&image, &brokers(&[1, 2]), topic("t", 1, 3));
-    assert_eq!(refused, Err(TopicError::InvalidReplicationFactor { wanted: 3, brokers: 2 }));
     let image = applied(&image, &decommission(&image, BrokerId(2), &all(&image)).expect("it has nothing"));
     let refused = create(&image, &all(&image), topic("t", 1, 3));
-    assert_eq!(refused, Err(TopicError::InvalidReplicationFactor { wanted: 3, brokers: 2 }));
+    assert_eq!(refused, Err(TopicError::InvalidReplicationFactor { wanted: 3, most: 2 }));
     let image = create(&image, &all(&image), topic("t", 4, 2)).expect("created");
     assert_eq!(loads(&image)[&2], (0, 0));
 }
@@ -150,7 +173,7 @@ fn topics_have_three_replicas_once_there_are_three_brokers_and_never_more_than_f
         assert_eq!(first(&image).replicas.len(), replicas, "{count} brokers");
     }
     let refused = create(&cluster(&[None; 6]), &brokers(&[1, 2, 3, 4, 5, 6]), topic("t", 1, 6));
-    assert_eq!(refused, Err(TopicError::InvalidReplicationFactor { wanted: 6, brokers: 6 }));
+    assert_eq!(refused, Err(TopicError::InvalidReplicationFactor { wanted: 6, most: 6 }));
 }
 
 #[test]

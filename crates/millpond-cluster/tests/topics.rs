@@ -146,7 +146,7 @@ fn bad_topics_are_refused_for_kafkas_reasons_and_create_nothing() {
 #[test]
 fn a_cluster_without_brokers_places_no_replica() {
     let error = refused(&Image::default(), topic("t", 1, 1));
-    assert_eq!(error, TopicError::InvalidReplicationFactor { wanted: 1, brokers: 0 });
+    assert_eq!(error, TopicError::InvalidReplicationFactor { wanted: 1, most: 0 });
 }
 
 #[test]

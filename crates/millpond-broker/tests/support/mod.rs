@@ -63,7 +63,8 @@ impl Served {
         served
     }
 
-    fn launch(&mut self) {
+    /// Starts the broker, which was stopped or never ran.
+    pub fn launch(&mut self) {
         let config = self.config.clone();
         let broker = self.tokio.block_on(async { Broker::start(Runtime::real(RealDisk::shared()), config).await });
         self.broker = Some(broker.expect("it starts"));

@@ -72,6 +72,16 @@ impl Cluster {
         self.nodes[usize::try_from(node - 1).expect("1 to 3")].kill();
     }
 
+    /// Stops a broker, which hands over what it leads.
+    pub fn stop(&mut self, node: i32) {
+        self.nodes[usize::try_from(node - 1).expect("1 to 3")].stop();
+    }
+
+    /// Starts a broker on its folder that was stopped.
+    pub fn start_again(&mut self, node: i32) {
+        self.nodes[usize::try_from(node - 1).expect("1 to 3")].launch();
+    }
+
     /// Waits until all of `nodes` name a leader of the topic's first partition that is one of them, the same.
     pub fn leader(&self, topic: &str, nodes: &[i32]) -> i32 {
         let mut clients: Vec<Client> = nodes.iter().map(|node| self.client(*node)).collect();
