@@ -5,30 +5,38 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
-use millpond_cluster::{Broker, Image};
+use millpond_cluster::{Broker, Image, Replica};
 use millpond_raft::{GroupMember, Groups, Leader, Peers};
 use millpond_record::{BrokerId, LeaderEpoch, PartitionIndex, TopicId};
+use millpond_storage::DirectoryId;
 use tokio::sync::watch;
 
 use crate::metadata::{ServedTopic, Snapshot};
+
+/// How long clients are told of a broker after it has stopped answering: as long as Kafka takes to miss one
+/// (`broker.session.timeout.ms`). A client that is not told of a broker forgets it, and librdkafka 2.16 does not find
+/// one again that is back before it was done with that.
+const TOLD_OF: Duration = Duration::from_secs(9);
 
 /// What this broker knows of leaders and of who is alive.
 #[derive(Clone)]
 pub(crate) struct Leadership {
     broker: BrokerId,
     groups: Groups,
+    peers: Peers,
     alive: watch::Receiver<Arc<BTreeSet<BrokerId>>>,
 }
 
 impl Leadership {
     pub(crate) fn new(broker: BrokerId, groups: Groups, peers: &Peers) -> Leadership {
-        Leadership { broker, groups, alive: peers.alive() }
+        Leadership { broker, groups, peers: peers.clone(), alive: peers.alive() }
     }
 
     /// What is known now. Leaders are looked up as they are asked for.
     pub(crate) fn now(&self) -> Look<'_> {
-        Look { broker: self.broker, groups: &self.groups, alive: Arc::clone(&self.alive.borrow()) }
+        Look { broker: self.broker, groups: &self.groups, peers: &self.peers, alive: Arc::clone(&self.alive.borrow()) }
     }
 
     /// Changes with every leader that is heard of.
@@ -65,6 +73,7 @@ impl Leadership {
 pub(crate) struct Look<'a> {
     broker: BrokerId,
     groups: &'a Groups,
+    peers: &'a Peers,
     alive: Arc<BTreeSet<BrokerId>>,
 }
 
@@ -77,7 +86,7 @@ pub(crate) struct Standing {
     pub(crate) epoch: LeaderEpoch,
     /// In the order of preference.
     pub(crate) replicas: Vec<i32>,
-    /// Those on live brokers that are not just being filled.
+    /// Those on live brokers that are not just being filled, and whose data directory is still the one they are in.
     pub(crate) in_sync: Vec<i32>,
     /// Those on brokers that do not answer, or that have stopped.
     pub(crate) offline: Vec<i32>,
@@ -86,6 +95,11 @@ pub(crate) struct Standing {
 impl Look<'_> {
     pub(crate) fn is_alive(&self, broker: BrokerId) -> bool {
         broker == self.broker || self.alive.contains(&broker)
+    }
+
+    /// Whether the data directory is there that a replica is in.
+    fn is_kept(&self, replica: &Replica) -> bool {
+        self.peers.runs_on(replica.broker, DirectoryId(replica.directory.0))
     }
 
     /// Whether a partition has a leader that serves, or will not have one whatever is waited for.
@@ -121,7 +135,9 @@ impl Look<'_> {
             (None, None) => LeaderEpoch::NONE,
         };
         let serves = |broker| self.is_alive(broker) && !(failed_here && broker == self.broker);
-        Some(standing(served.described(index)?, leader.map(|leader| leader.broker), last_epoch, serves))
+        Some(standing(served.described(index)?, leader.map(|leader| leader.broker), last_epoch, serves, |one| {
+            self.is_kept(one)
+        }))
     }
 }
 
@@ -130,18 +146,20 @@ fn standing(
     leader: Option<BrokerId>,
     epoch: LeaderEpoch,
     serves: impl Fn(BrokerId) -> bool,
+    is_kept: impl Fn(&Replica) -> bool,
 ) -> Standing {
     let mut seen = BTreeSet::new();
     // A broker whose replica was lost has two for a while, under two ids.
     let brokers = partition.all_replicas().map(|replica| replica.broker).filter(|broker| seen.insert(*broker));
     let brokers: Vec<BrokerId> = brokers.collect();
     let (live, offline): (Vec<BrokerId>, Vec<BrokerId>) = brokers.iter().partition(|broker| serves(**broker));
-    // One that is to come has not what the others have.
-    let adding = |broker: &BrokerId| {
-        let replica = partition.replicas.iter().find(|replica| replica.broker == *broker);
-        replica.is_some_and(|replica| partition.adding.contains(&replica.id))
+    // One that is to come has not what the others have, nor has one whose broker has lost its disk, of which the
+    // metadata hears later.
+    let has_all = |broker: &BrokerId| {
+        let replica = partition.all_replicas().find(|replica| replica.broker == *broker);
+        replica.is_some_and(|replica| !partition.adding.contains(&replica.id) && is_kept(replica))
     };
-    let in_sync = live.into_iter().filter(|broker| !adding(broker)).collect();
+    let in_sync = live.into_iter().filter(has_all).collect();
     let numbers = |brokers: Vec<BrokerId>| brokers.into_iter().map(|broker| broker.0).collect();
     Standing {
         leader: leader.filter(|leader| serves(*leader)),
@@ -157,7 +175,7 @@ fn standing(
 pub(crate) struct LeadershipFigures {
     /// Partitions that this broker leads.
     pub(crate) led_here: u64,
-    /// Of those, the ones that have a replica on a broker that is not alive.
+    /// Of those, the ones that have a replica that is not in sync.
     pub(crate) under_replicated: u64,
     /// Partitions that nobody who is alive leads.
     pub(crate) leaderless: u64,
@@ -175,7 +193,8 @@ impl Look<'_> {
                     continue;
                 };
                 figures.led_here += 1;
-                let missing = partition.all_replicas().any(|replica| !self.is_alive(replica.broker));
+                let standing = self.standing(topic, partition.index);
+                let missing = standing.is_some_and(|standing| standing.in_sync.len() < standing.replicas.len());
                 figures.under_replicated += u64::from(missing);
                 if here.is_replicated() {
                     figures.count_behind(self.broker, &here.progress());
@@ -224,14 +243,14 @@ impl<'a> Hints<'a> {
     }
 }
 
-/// The brokers that clients are told of: those that are alive. `alive` holds at least the broker that answers.
-pub(crate) fn live_brokers<'a>(image: &'a Image, look: &Look<'_>) -> impl Iterator<Item = &'a Arc<Broker>> {
-    image.brokers().filter(|broker| look.is_alive(broker.id))
+/// The brokers that clients are told of, the one that answers among them: those that are alive or were so lately.
+pub(crate) fn known_brokers<'a>(image: &'a Image, look: &Look<'_>) -> impl Iterator<Item = &'a Arc<Broker>> {
+    image.brokers().filter(|broker| look.peers.was_alive_within(broker.id, TOLD_OF))
 }
 
 #[cfg(test)]
 mod tests {
-    use millpond_cluster::{DirectoryId, Replica};
+    use millpond_cluster::DirectoryId;
     use millpond_record::{GroupId, RaftIndex, ReplicaId};
 
     use super::*;
@@ -259,8 +278,15 @@ mod tests {
         let mut moving = partition(&[2, 3, 1]);
         moving.removing = vec![moving.replicas.remove(0)];
         moving.adding = vec![moving.replicas[1].id];
-        let told = standing(&moving, Some(BrokerId(3)), LeaderEpoch(5), |_| true);
+        let told = standing(&moving, Some(BrokerId(3)), LeaderEpoch(5), |_| true, |_| true);
         assert_eq!((told.replicas, told.in_sync, told.offline), (vec![3, 1, 2], vec![3, 2], vec![]));
+    }
+
+    #[test]
+    fn a_replica_of_which_the_disk_is_gone_is_not_in_sync_although_its_broker_is_there() {
+        let three = partition(&[2, 3, 1]);
+        let told = standing(&three, Some(BrokerId(3)), LeaderEpoch(5), |_| true, |one| one.broker != BrokerId(2));
+        assert_eq!((told.replicas, told.in_sync, told.offline), (vec![2, 3, 1], vec![3, 1], vec![]));
     }
 
     #[test]
@@ -268,7 +294,7 @@ mod tests {
         let three = partition(&[2, 3, 1]);
         let told = |leader: Option<i32>, alive: &[i32]| {
             let alive: BTreeSet<i32> = alive.iter().copied().collect();
-            standing(&three, leader.map(BrokerId), LeaderEpoch(5), |broker| alive.contains(&broker.0))
+            standing(&three, leader.map(BrokerId), LeaderEpoch(5), |broker| alive.contains(&broker.0), |_| true)
         };
         let all = Standing {
             leader: Some(BrokerId(3)),

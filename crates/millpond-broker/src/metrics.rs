@@ -253,7 +253,7 @@ impl Page<'_> {
 
     fn leadership(&mut self, figures: &LeadershipFigures) {
         self.figure("millpond_leaders", "gauge", "Partitions that this broker leads.", figures.led_here);
-        let about = "Partitions led here of which a replica is on a broker that does not answer.";
+        let about = "Partitions led here of which a replica is not in sync.";
         self.figure("millpond_under_replicated_partitions", "gauge", about, figures.under_replicated);
         let about = "Partitions of the cluster without a leader that answers.";
         self.figure("millpond_leaderless_partitions", "gauge", about, figures.leaderless);

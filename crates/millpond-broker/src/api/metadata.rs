@@ -14,7 +14,7 @@ use tracing::warn;
 
 use crate::dispatch::{Api, Call, Step};
 use crate::errors;
-use crate::leadership::{Look, live_brokers};
+use crate::leadership::{Look, known_brokers};
 use crate::metadata::{ServedTopic, Snapshot};
 
 pub(crate) const API: Api =
@@ -144,7 +144,7 @@ fn respond(
             first.map(|topic| answer.topic(topic)).collect()
         }
     };
-    let brokers = live_brokers(&snapshot.image, &look).map(|broker| MetadataResponseBroker {
+    let brokers = known_brokers(&snapshot.image, &look).map(|broker| MetadataResponseBroker {
         node_id: broker.id.0,
         host: broker.host.as_str().into(),
         port: i32::from(broker.port),

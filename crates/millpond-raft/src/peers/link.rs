@@ -421,16 +421,16 @@ struct Up<'a> {
 }
 
 impl<'a> Up<'a> {
-    fn new(inner: &'a Inner, peer: &'a Peer, link: &Arc<Link>) -> Up<'a> {
+    fn new(inner: &'a Inner, peer: &'a Peer, link: &Arc<Link>, other: &Standing) -> Up<'a> {
         peer.link.send_replace(Some(Arc::clone(link)));
-        inner.set_alive(peer.broker, true);
+        inner.has_come(peer.broker, other.directory_id);
         Up { inner, peer, link: Arc::clone(link) }
     }
 }
 
 impl Drop for Up<'_> {
     fn drop(&mut self) {
-        self.inner.set_alive(self.peer.broker, false);
+        self.inner.is_gone(self.peer.broker);
         self.peer.link.send_replace(None);
         self.link.close();
     }
@@ -451,7 +451,7 @@ async fn link_once(inner: &Inner, peer: &Peer, address: &HostPort) -> Result<(),
     }));
     Counters::count(&peer.counters.connects);
     info!(broker = %peer.broker, %address, "connected to the broker");
-    let _up = Up::new(inner, peer, &link);
+    let _up = Up::new(inner, peer, &link, &other);
 
     let mut beats = Beats::new(inner.runtime.now());
     let (read, mut progress) = (reader.progress(), (0, None));

@@ -45,6 +45,7 @@ use millpond_record::{BrokerId, GroupId, LogId, RaftIndex, ReplicaId};
 use millpond_runtime::{HostPort, Runtime, Stream};
 use millpond_storage::DirectoryId;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 pub use figures::PeerFigures;
 use frame::{Frame, Kind, MAX_CALL_BYTES, Outgoing};
@@ -150,8 +151,18 @@ struct Inner {
     called: Mutex<BTreeMap<(GroupId, ReplicaId), u64>>,
     peers: Mutex<BTreeMap<BrokerId, Arc<Peer>>>,
     alive: watch::Sender<Arc<BTreeSet<BrokerId>>>,
+    /// Whoever has answered since this broker started.
+    presences: Mutex<BTreeMap<BrokerId, Presence>>,
     closing: watch::Sender<bool>,
     incoming: AtomicUsize,
+}
+
+/// When another broker was last there.
+struct Presence {
+    /// The data directory that it said it runs on.
+    directory: DirectoryId,
+    /// `None` while it answers.
+    gone: Option<Instant>,
 }
 
 impl std::fmt::Debug for Peers {
@@ -183,6 +194,7 @@ impl Peers {
             called: Mutex::default(),
             peers: Mutex::default(),
             alive: watch::Sender::new(Arc::new(BTreeSet::from([standing.broker]))),
+            presences: Mutex::default(),
             closing: watch::Sender::new(false),
             incoming: AtomicUsize::new(0),
             standing,
@@ -268,6 +280,22 @@ impl Peers {
     /// Whether a broker answers. This one does.
     pub fn is_alive(&self, broker: BrokerId) -> bool {
         self.0.alive.borrow().contains(&broker)
+    }
+
+    /// Whether a broker answers, or did so within this time. This one does.
+    pub fn was_alive_within(&self, broker: BrokerId, time: Duration) -> bool {
+        let presences = self.0.presences();
+        let gone = presences.get(&broker).map(|presence| presence.gone);
+        let lately = gone.is_some_and(|gone| gone.is_none_or(|gone| self.0.runtime.now() < gone + time));
+        lately || broker == self.broker()
+    }
+
+    /// Whether a broker answers from this data directory. One that came back with another has nothing of what it had,
+    /// whatever is written of it. This broker always does.
+    pub fn runs_on(&self, broker: BrokerId, directory: DirectoryId) -> bool {
+        let presences = self.0.presences();
+        let here = presences.get(&broker).filter(|presence| presence.gone.is_none());
+        here.map_or(broker == self.broker(), |presence| presence.directory == directory)
     }
 
     /// Sends a message that has no answer. It is dropped when there is no connection, or when 16 MiB wait to be sent
@@ -459,6 +487,25 @@ impl Inner {
         let peer = self.peers().get(&to).cloned()?;
         let link = peer.link()?;
         Some((peer, link))
+    }
+
+    fn presences(&self) -> MutexGuard<'_, BTreeMap<BrokerId, Presence>> {
+        // Nothing that can panic runs under the lock.
+        self.presences.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A broker answers, from this data directory.
+    fn has_come(&self, broker: BrokerId, directory: DirectoryId) {
+        self.presences().insert(broker, Presence { directory, gone: None });
+        self.set_alive(broker, true);
+    }
+
+    /// A broker answers no more.
+    fn is_gone(&self, broker: BrokerId) {
+        if let Some(presence) = self.presences().get_mut(&broker) {
+            presence.gone = Some(self.runtime.now());
+        }
+        self.set_alive(broker, false);
     }
 
     fn set_alive(&self, broker: BrokerId, alive: bool) {

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use millpond_record::BrokerId;
 use millpond_runtime::sim::Crash;
+use millpond_storage::DirectoryId;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::network::{Node, address, addresses, cluster, node, sees, simulated, standing, start, start_as};
-use crate::peers::CallError;
+use crate::peers::{CallError, Standing};
 
 fn figures(node: &Node) -> crate::PeerFigures {
     node.peers.figures().remove(0)
@@ -66,6 +67,30 @@ fn a_killed_peer_is_dead_at_once_and_is_connected_to_when_it_is_back() {
             sees(&back, &[1, 2]).await;
             assert_eq!(figures(&nodes[0]).connects, round + 1);
         }
+    });
+}
+
+#[test]
+fn a_peer_is_known_by_the_data_directory_that_it_came_with_last_and_remembered_for_a_while() {
+    simulated(5, |world| async move {
+        let nodes = cluster(&world, &[1, 2]).await;
+        let (peers, two) = (&nodes[0].peers, BrokerId(2));
+        let of = |number: u8| DirectoryId([number; 16]);
+        let remembered = || peers.was_alive_within(two, Duration::from_secs(9));
+        assert!(peers.runs_on(two, of(2)) && !peers.runs_on(two, of(3)) && remembered());
+        assert!(peers.runs_on(BrokerId(1), of(1)) && !peers.was_alive_within(BrokerId(3), Duration::from_secs(9)));
+
+        world.crash(node(2), Crash::Kill);
+        sees(&nodes[0], &[1]).await;
+        assert!(!peers.runs_on(two, of(2)) && remembered());
+        nodes[0].runtime.sleep(Duration::from_secs(9)).await;
+        assert!(!remembered());
+
+        world.restart(node(2));
+        let back = start_as(&world, 2, Standing { directory_id: of(9), ..standing(2, Some("cluster")) }).await;
+        back.peers.set_brokers(addresses(&world, &[1, 2]));
+        sees(&nodes[0], &[1, 2]).await;
+        assert!(peers.runs_on(two, of(9)) && !peers.runs_on(two, of(2)) && remembered());
     });
 }
 
