@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Troubles three brokers under the load of ordinary clients, and tells what these saw.
 
-    ordeal.py restart|pause|cut|refill --port P --dir FOLDER --start 'COMMAND with {node} {kafka} {peers} {dir}'
-              [--rounds 3]
+    ordeal.py restart|pause|cut|refill|coordinator --port P --dir FOLDER [--rounds 3]
+              --start 'COMMAND with {node} {kafka} {peers} {dir}'
 
 restart  each broker is stopped and started again, one after the other
 pause    one broker, or two, stand still for up to three seconds (SIGSTOP)
@@ -10,17 +10,22 @@ cut      brokers are cut off from one another: one from both others, one way, tw
          network namespace of its own, which needs root and Linux
 refill   each broker loses its data directory, {dir}/data, with --gb of records, and is filled again by the others; at
          the end `verify --cluster` must find the replicas of all brokers equal
+coordinator
+         every ten seconds the broker that coordinates a group is killed (-9) and started again; a group of three
+         members of the classic protocol (cooperative) and one of KIP-848 commit what they were given meanwhile
 
 Broker N serves clients at the port P + N - 1 and brokers at P + N + 2. Needs confluent-kafka. Fails if a client saw an
 error, if a record was lost, came twice or out of order, and, for restarts, if a partition took no writes for longer
-than --longest-ms.
+than --longest-ms. What a group did not commit comes again when its coordinator dies; there, nothing may be left out,
+and no committed offset may go back.
 """
+
 import argparse, collections, os, random, shlex, shutil, signal, socket, subprocess, sys, threading, time
-from confluent_kafka import Consumer, KafkaError, Producer
+from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaError, KafkaException, Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument('trouble', choices=['restart', 'pause', 'cut', 'refill'])
+parser.add_argument('trouble', choices=['restart', 'pause', 'cut', 'refill', 'coordinator'])
 parser.add_argument('--port', type=int, required=True)
 parser.add_argument('--dir', required=True)
 parser.add_argument('--start', required=True)
@@ -33,6 +38,12 @@ parser.add_argument('--seed', type=int, default=None)
 a = parser.parse_args()
 
 NODES = (1, 2, 3)
+MEMBERS = 3
+PROTOCOLS = {
+    'classic': {'partition.assignment.strategy': 'cooperative-sticky', 'session.timeout.ms': 6000},
+    'consumer': {'group.protocol': 'consumer'},
+}
+KILL_EVERY_S = 10
 seed = a.seed if a.seed is not None else random.randrange(1 << 30)
 rng = random.Random(seed)
 topic = f'ordeal-{time.time_ns()}'
@@ -79,8 +90,9 @@ def serves(node):
 
 def all_in_sync():
     known = [admin.list_topics(name, timeout=10).topics[name].partitions.values() for name in topics]
-    return all(len(partitions) == a.partitions for partitions in known) and \
-        all(len(p.isrs) == 3 and p.leader in NODES for partitions in known for p in partitions)
+    return all(len(partitions) == a.partitions for partitions in known) and all(
+        len(p.isrs) == 3 and p.leader in NODES for partitions in known for p in partitions
+    )
 
 
 def ip(command, node=None):
@@ -160,19 +172,94 @@ def restart(node):
     return f'restarted {node}'
 
 
+def kill_coordinator(protocol):
+    group = f'{topic}-{protocol}'
+    node = admin.describe_consumer_groups([group])[group].result(30).coordinator.id
+    processes[node].kill()
+    processes[node].wait()
+    start(node)
+    wait_for(f'broker {node} serves again', lambda: serves(node))
+    return f'killed {node}, the coordinator of the {protocol} group'
+
+
+class Group:
+    """Members that commit what they were given, and a look at what is committed."""
+
+    def __init__(self, protocol):
+        self.name, self.protocol = f'{topic}-{protocol}', protocol
+        self.seen, self.committed = collections.defaultdict(set), {}
+        self.commits, self.back, self.again = 0, [], 0
+        self.threads = [threading.Thread(target=self.member) for _ in range(MEMBERS)]
+        self.threads.append(threading.Thread(target=self.watch))
+
+    def member(self):
+        settings = {'group.id': self.name, 'auto.offset.reset': 'earliest', 'enable.auto.commit': False}
+        settings |= {'bootstrap.servers': bootstrap, 'error_cb': client_error(f'{self.protocol} member')}
+        consumer, given = Consumer(settings | PROTOCOLS[self.protocol]), 0
+        consumer.subscribe([topic])
+        while not consumed_all.is_set():
+            message = consumer.poll(0.1)
+            if message is not None and message.error():
+                errors.append(f'{self.protocol} member: {message.error()}')
+            elif message is not None:
+                number = int(message.value())
+                self.again += number in self.seen[message.partition()]
+                self.seen[message.partition()].add(number)
+                given += 1
+                if given % 50 == 0:
+                    self.commit(consumer)
+        consumer.close()
+
+    def commit(self, consumer):
+        try:
+            consumer.commit(asynchronous=False)
+            self.commits += 1
+        except KafkaException as failed:
+            # A member that was put out while its coordinator was away joins again, and is given these once more.
+            code = failed.args[0].code()
+            put_out = (KafkaError.UNKNOWN_MEMBER_ID, KafkaError.ILLEGAL_GENERATION, KafkaError.REBALANCE_IN_PROGRESS)
+            put_out += (KafkaError.STALE_MEMBER_EPOCH, KafkaError.FENCED_MEMBER_EPOCH, KafkaError._NO_OFFSET)
+            if code not in put_out and not failed.args[0].retriable() and code not in UNREACHED:
+                errors.append(f'{self.protocol} commit: {failed}')
+
+    def watch(self):
+        while not consumed_all.wait(0.2):
+            try:
+                asked = [ConsumerGroupTopicPartitions(self.name)]
+                found = admin.list_consumer_group_offsets(asked)[self.name].result(30).topic_partitions
+            except KafkaException:
+                continue
+            for at in found:
+                before = self.committed.get(at.partition, 0)
+                if at.offset < before:
+                    self.back.append((at.partition, before, at.offset))
+                self.committed[at.partition] = at.offset
+
+    def count(self):
+        return sum(map(len, self.seen.values()))
+
+
 def fill():
     filled = f'{topic}-filled'
     admin.create_topics([NewTopic(filled, a.partitions, 3)])[filled].result(30)
     topics.append(filled)
     wait_for('the topic is replicated', all_in_sync)
-    filling = Producer({'bootstrap.servers': bootstrap, 'linger.ms': 20, 'batch.size': 1 << 20, 'acks': 'all',
-                        'queue.buffering.max.kbytes': 1 << 18, 'queue.buffering.max.messages': 1 << 20})
+    filling = Producer(
+        {
+            'bootstrap.servers': bootstrap,
+            'linger.ms': 20,
+            'batch.size': 1 << 20,
+            'acks': 'all',
+            'queue.buffering.max.kbytes': 1 << 18,
+            'queue.buffering.max.messages': 1 << 20,
+        }
+    )
     value = rng.randbytes(1 << 20)
     for number in range(int(a.gb * 1e9 / 1024)):
         start_at = number * 37 % ((1 << 20) - 1024)
         while True:
             try:
-                filling.produce(filled, value[start_at:start_at + 1024], partition=number % a.partitions)
+                filling.produce(filled, value[start_at : start_at + 1024], partition=number % a.partitions)
                 break
             except BufferError:
                 filling.poll(0.01)
@@ -200,8 +287,10 @@ def refill(node):
     # The others name it among the replicas that are in sync when it has all that they have.
     wait_for(f'broker {node} is filled', all_in_sync, 600)
     took = time.monotonic() - begin
-    return f'emptied {node}: {had / 1e9:.2f} GB there again at {had / 1e6 / took:.0f} MB/s from its start on, ' \
+    return (
+        f'emptied {node}: {had / 1e9:.2f} GB there again at {had / 1e6 / took:.0f} MB/s from its start on, '
         f'slowest write meanwhile {slowest[0]:.0f} ms'
+    )
 
 
 def verify():
@@ -212,11 +301,13 @@ def verify():
         errors.append(f'verify --cluster: {found.stdout[-2000:]} {found.stderr}')
 
 
+# That one broker's connection broke is not an error of the application: the client goes on with the others.
+UNREACHED = (KafkaError._TRANSPORT, KafkaError._RESOLVE)
+UNREACHED += (KafkaError._ALL_BROKERS_DOWN, KafkaError._TIMED_OUT) if a.trouble != 'restart' else ()
+
+
 def client_error(who):
-    # That one broker's connection broke is not an error of the application: the client goes on with the others.
-    transport = (KafkaError._TRANSPORT, KafkaError._RESOLVE)
-    transport += (KafkaError._ALL_BROKERS_DOWN, KafkaError._TIMED_OUT) if a.trouble != 'restart' else ()
-    return lambda error: error.code() in transport or errors.append(f'{who}: {error}')
+    return lambda error: error.code() in UNREACHED or errors.append(f'{who}: {error}')
 
 
 def stop_all():
@@ -234,8 +325,12 @@ def produce():
         due = int((time.monotonic() - begin) * a.rate)
         while number < due:
             partition, sent = number % a.partitions, time.monotonic()
-            producer.produce(topic, str(number // a.partitions).encode(), partition=partition,
-                             on_delivery=lambda error, message, sent=sent: delivered(error, message, sent))
+            producer.produce(
+                topic,
+                str(number // a.partitions).encode(),
+                partition=partition,
+                on_delivery=lambda error, message, sent=sent: delivered(error, message, sent),
+            )
             number += 1
         producer.poll(0.005)
     producer.flush(60)
@@ -253,6 +348,11 @@ def delivered(error, message, sent):
     if partition in last:
         gaps[partition] = max(gaps[partition], (now - last[partition]) * 1000)
     last[partition] = now
+
+
+def arrived():
+    """How many records each group has been given at least once."""
+    return [group.count() for group in groups] or [sum(map(len, seen.values()))]
 
 
 def consume():
@@ -284,34 +384,62 @@ try:
 
     stopping, consumed_all, total = threading.Event(), threading.Event(), []
     last, gaps, slowest, seen = {}, collections.Counter(), [0.0, None], collections.defaultdict(list)
-    producer = Producer({'bootstrap.servers': bootstrap, 'enable.idempotence': True, 'linger.ms': 5,
-                         'error_cb': client_error('producer')})
-    consumer = Consumer({'bootstrap.servers': bootstrap, 'group.id': topic, 'auto.offset.reset': 'earliest',
-                         'error_cb': client_error('consumer')})
-    consumer.subscribe([topic])
-    threads = [threading.Thread(target=produce), threading.Thread(target=consume)]
-    for thread in threads:
+    producer = Producer(
+        {
+            'bootstrap.servers': bootstrap,
+            'enable.idempotence': True,
+            'linger.ms': 5,
+            'error_cb': client_error('producer'),
+        }
+    )
+    consumer = Consumer(
+        {
+            'bootstrap.servers': bootstrap,
+            'group.id': topic,
+            'auto.offset.reset': 'earliest',
+            'error_cb': client_error('consumer'),
+        }
+    )
+    groups = [Group(protocol) for protocol in PROTOCOLS] if a.trouble == 'coordinator' else []
+    producing = threading.Thread(target=produce)
+    consuming = [thread for group in groups for thread in group.threads]
+    if not groups:
+        consumer.subscribe([topic])
+        consuming = [threading.Thread(target=consume)]
+    for thread in [producing, *consuming]:
         thread.start()
-    wait_for('records arrive', lambda: sum(map(len, seen.values())) > a.rate)
+    wait_for('records arrive', lambda: min(arrived()) > a.rate)
     for step in range(3 * a.rounds):
         begin = time.monotonic()
         node = NODES[step % 3]
-        did = {'restart': lambda: restart(node), 'pause': some_pause, 'cut': some_cut,
-               'refill': lambda: refill(node)}[a.trouble]()
+        troubles = {
+            'restart': lambda: restart(node),
+            'pause': some_pause,
+            'cut': some_cut,
+            'refill': lambda: refill(node),
+            'coordinator': lambda: kill_coordinator(list(PROTOCOLS)[step % 2]),
+        }
+        did = troubles[a.trouble]()
         took = time.monotonic() - begin
         wait_for(f'all replicas are in sync ({did})', all_in_sync)
-        enough = sum(map(len, seen.values())) + a.rate
-        wait_for('records arrive', lambda: sum(map(len, seen.values())) > enough)
+        before = arrived()
+        wait_for('records arrive', lambda: all(now > then + a.rate for now, then in zip(arrived(), before)))
         whole = time.monotonic() - begin - took
         print(f'{step + 1}: {did}, {took:.1f} s; in sync and a second of records {whole:.1f} s later', flush=True)
         for node, process in processes.items():
             if process.poll() is not None:
                 sys.exit(f'FAIL broker {node} ended by itself with {process.returncode}')
+        if a.trouble == 'coordinator':
+            stopping.wait(max(0, begin + KILL_EVERY_S - time.monotonic()))
     stopping.set()
-    threads[0].join()
-    threads[1].join(60)
+    producing.join()
+    if groups:
+        wait_for('all groups have all records', lambda: min(arrived()) == total[0])
+    else:
+        consuming[0].join(60)
     consumed_all.set()
-    threads[1].join()
+    for thread in consuming:
+        thread.join()
     consumer.close()
 finally:
     stop_all()
@@ -320,7 +448,13 @@ finally:
 
 if a.trouble == 'refill':
     verify()
-lost = total[0] - sum(len(set(values)) for values in seen.values())
+for group in groups:
+    print(
+        f'{group.protocol} group: {group.count()} of {total[0]} records, {group.again} given again, {group.commits} '
+        f'commits, {len(group.back)} committed offsets went back'
+    )
+    errors += [f'{group.protocol} group: committed offset of {back}' for back in group.back]
+lost = total[0] - min(arrived()) if groups else total[0] - sum(len(set(values)) for values in seen.values())
 twice = sum(len(values) - len(set(values)) for values in seen.values())
 disordered = sum(1 for values in seen.values() for x, y in zip(values, values[1:]) if y < x)
 longest = max(gaps.values())
@@ -328,8 +462,10 @@ for error in errors[:10]:
     print('FAIL', error)
 good = not (errors or lost or twice or disordered)
 good = good and (longest <= a.longest_ms or a.trouble != 'restart')
-print(f'{3 * a.rounds} times {a.trouble}, seed {seed}, under {total[0]} records: {len(errors)} client errors, '
-      f'lost {lost}, twice {twice}, out of order {disordered}; '
-      f'longest pause of a partition {longest:.0f} ms, slowest write {slowest[0]:.0f} ms')
+print(
+    f'{3 * a.rounds} times {a.trouble}, seed {seed}, under {total[0]} records: {len(errors)} client errors, '
+    f'lost {lost}, twice {twice}, out of order {disordered}; '
+    f'longest pause of a partition {longest:.0f} ms, slowest write {slowest[0]:.0f} ms'
+)
 print('1 passed, 0 failed' if good else '0 passed, 1 failed')
 sys.exit(0 if good else 1)
