@@ -29,6 +29,7 @@ use crate::cluster::messages::{self, Answered, Confirmed, Topics, WantedTopic};
 use crate::disk_space::DiskWatch;
 use crate::dispatch::by;
 use crate::errors::ControllerError;
+use crate::leadership::TOLD_OF;
 use crate::memory::AnswerShare;
 use crate::reconcile::Applied;
 
@@ -410,11 +411,16 @@ impl TopicRules {
             runtime.fill_random(&mut bytes);
             bytes
         };
-        create_topics(image, topics, &self.alive(), &self.limits, &self.defaults(image), &mut random)
+        create_topics(image, topics, &self.usable(), &self.limits, &self.defaults(image), &mut random)
     }
 
     fn decide_partitions(&self, image: &Image, topics: &[MorePartitions]) -> CreatePartitions {
-        create_partitions(image, topics, &self.alive(), &self.limits)
+        create_partitions(image, topics, &self.usable(), &self.limits)
+    }
+
+    /// The brokers that new replicas are placed on first. One that is just starting again is among them.
+    fn usable(&self) -> BTreeSet<BrokerId> {
+        self.peers.alive_within(TOLD_OF)
     }
 
     fn alive(&self) -> Arc<BTreeSet<BrokerId>> {

@@ -16,9 +16,9 @@ use tokio::sync::watch;
 use crate::metadata::{ServedTopic, Snapshot};
 
 /// How long clients are told of a broker after it has stopped answering: as long as Kafka takes to miss one
-/// (`broker.session.timeout.ms`). A client that is not told of a broker forgets it, and librdkafka 2.16 does not find
+/// (`broker.session.timeout.ms`), and may get new replicas. A client that is not told of a broker forgets it, and librdkafka 2.16 does not find
 /// one again that is back before it was done with that.
-const TOLD_OF: Duration = Duration::from_secs(9);
+pub(crate) const TOLD_OF: Duration = Duration::from_secs(9);
 
 /// What this broker knows of leaders and of who is alive.
 #[derive(Clone)]
@@ -245,7 +245,8 @@ impl<'a> Hints<'a> {
 
 /// The brokers that clients are told of, the one that answers among them: those that are alive or were so lately.
 pub(crate) fn known_brokers<'a>(image: &'a Image, look: &Look<'_>) -> impl Iterator<Item = &'a Arc<Broker>> {
-    image.brokers().filter(|broker| look.peers.was_alive_within(broker.id, TOLD_OF))
+    let known = look.peers.alive_within(TOLD_OF);
+    image.brokers().filter(move |broker| known.contains(&broker.id))
 }
 
 #[cfg(test)]

@@ -282,12 +282,12 @@ impl Peers {
         self.0.alive.borrow().contains(&broker)
     }
 
-    /// Whether a broker answers, or did so within this time. This one does.
-    pub fn was_alive_within(&self, broker: BrokerId, time: Duration) -> bool {
+    /// The brokers that answer, or did so within this time, this one among them.
+    pub fn alive_within(&self, time: Duration) -> BTreeSet<BrokerId> {
+        let now = self.0.runtime.now();
         let presences = self.0.presences();
-        let gone = presences.get(&broker).map(|presence| presence.gone);
-        let lately = gone.is_some_and(|gone| gone.is_none_or(|gone| self.0.runtime.now() < gone + time));
-        lately || broker == self.broker()
+        let lately = presences.iter().filter(|(_, presence)| presence.gone.is_none_or(|gone| now < gone + time));
+        lately.map(|(broker, _)| *broker).chain([self.broker()]).collect()
     }
 
     /// Whether a broker answers from this data directory. One that came back with another has nothing of what it had,
