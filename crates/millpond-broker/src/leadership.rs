@@ -15,9 +15,9 @@ use tokio::sync::watch;
 
 use crate::metadata::{ServedTopic, Snapshot};
 
-/// How long clients are told of a broker after it has stopped answering: as long as Kafka takes to miss one
-/// (`broker.session.timeout.ms`), and may get new replicas. A client that is not told of a broker forgets it, and librdkafka 2.16 does not find
-/// one again that is back before it was done with that.
+/// How long clients are told of a broker after it has stopped answering, and it may get new replicas: as long as Kafka
+/// takes to miss one (`broker.session.timeout.ms`). A client that is not told of a broker forgets it, and librdkafka
+/// 2.16 does not find one again that is back before it was done with that.
 pub(crate) const TOLD_OF: Duration = Duration::from_secs(9);
 
 /// What this broker knows of leaders and of who is alive.
