@@ -22,6 +22,7 @@ pub use configs::{AlterConfig, ConfigChange, ConfigEntry, ConfigResource, Config
 pub use elections::ElectionType;
 pub use groups::{GroupDescription, GroupListing, GroupMember, GroupOffset};
 pub use offsets::OffsetAt;
+pub(crate) use offsets::{ask_leaders, look_up};
 pub use reassignments::Reassignment;
 pub use topics::{CreatedTopic, NewTopic, PartitionDescription, TopicDescription, TopicListing};
 
@@ -83,13 +84,17 @@ impl Admin {
         &self.cluster
     }
 
-    /// How long a broker may work on a request before it answers as far as it has come: half of what the request is
-    /// given, so that the answer still arrives.
     fn broker_timeout_ms(&self) -> i32 {
-        let config = self.cluster.config();
-        let limit = config.request_limit.min(config.deadline) / 2;
-        i32::try_from(limit.as_millis()).unwrap_or(i32::MAX)
+        broker_timeout_ms(&self.cluster)
     }
+}
+
+/// How long a broker may work on a request before it answers as far as it has come: half of what the request is given,
+/// so that the answer still arrives.
+fn broker_timeout_ms(cluster: &Cluster) -> i32 {
+    let config = cluster.config();
+    let limit = config.request_limit.min(config.deadline) / 2;
+    i32::try_from(limit.as_millis()).unwrap_or(i32::MAX)
 }
 
 impl From<Cluster> for Admin {

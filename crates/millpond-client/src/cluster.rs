@@ -173,6 +173,20 @@ impl Cluster {
         self.call_whom(Whom::Coordinator(group), least, build, judge).await
     }
 
+    /// A call that is made once, of a broker; another may be the right one by the next try.
+    ///
+    /// # Errors
+    /// As of [`call`](Cluster::call), but for [`Error::GaveUp`].
+    pub(crate) async fn call_once<R: Request>(
+        &self,
+        target: Target,
+        least: i16,
+        build: impl Fn(i16) -> R + Sync,
+    ) -> Result<R::Response> {
+        let deadline = clock::now() + self.0.config.deadline;
+        self.once(Whom::Target(target), least, &build, &|_| Ok(()), deadline).await
+    }
+
     async fn call_whom<R, B, J>(&self, whom: Whom<'_>, least: i16, build: B, judge: J) -> Result<R::Response>
     where
         R: Request,
@@ -268,18 +282,32 @@ impl Cluster {
         self.connection(target, clock::now() + self.0.config.deadline).await
     }
 
+    /// A connection to a broker that nobody else uses: for requests that wait at the broker, behind which everything
+    /// else on their connection would wait, too.
+    ///
+    /// # Errors
+    /// As of [`connection_to`](Cluster::connection_to).
+    pub(crate) async fn own_connection_to(&self, broker: i32) -> Result<Connection> {
+        let address = self.looked_up(Target::Broker(broker), clock::now() + self.0.config.deadline).await?;
+        Connection::open(&*self.0.transport, &address, &self.0.config).await
+    }
+
     async fn connection(&self, target: Target, deadline: Instant) -> Result<Connection> {
         if target == Target::Any {
             return self.any(deadline).await;
         }
-        let address = match self.address_of(target) {
-            Some(address) => address,
+        let address = self.looked_up(target, deadline).await?;
+        self.connected(&address, deadline).await
+    }
+
+    async fn looked_up(&self, target: Target, deadline: Instant) -> Result<Address> {
+        match self.address_of(target) {
+            Some(address) => Ok(address),
             None => {
                 self.refresh(deadline).await?;
-                self.address_of(target).ok_or_else(|| unknown(target))?
+                self.address_of(target).ok_or_else(|| unknown(target))
             }
-        };
-        self.connected(&address, deadline).await
+        }
     }
 
     /// A connection to the coordinator of a group, as any broker names it.

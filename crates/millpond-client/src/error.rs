@@ -8,6 +8,7 @@ use millpond_wire::{ApiKey, ErrorCode};
 use thiserror::Error;
 
 use crate::address::Address;
+use crate::admin::TopicPartition;
 
 /// The result of everything that talks to a broker.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -95,6 +96,25 @@ pub enum Error {
         /// The limit.
         limit: usize,
     },
+    /// A partition has no offset to be read from, and the consumer's reset policy gives none. It stands still until it
+    /// is sought.
+    #[error("{partition} cannot be read {}; seek says where to go on", where_from(*offset))]
+    NoOffset {
+        /// The partition.
+        partition: TopicPartition,
+        /// What is not in the log; `None` if there was no offset to begin with.
+        offset: Option<i64>,
+    },
+    /// What is stored cannot be read. The partition stands still until it is sought, for example beyond it.
+    #[error("{partition} cannot be read at offset {offset}: {reason}")]
+    Damaged {
+        /// The partition.
+        partition: TopicPartition,
+        /// The first offset that was not read.
+        offset: i64,
+        /// What is wrong.
+        reason: String,
+    },
     /// What was asked for was closed before.
     #[error("it was closed")]
     Closed,
@@ -106,6 +126,13 @@ pub enum Error {
         /// Why the last try failed.
         last: Box<Error>,
     },
+}
+
+fn where_from(offset: Option<i64>) -> String {
+    match offset {
+        Some(offset) => format!("from offset {offset}, which its log does not have"),
+        None => "because nothing says from where".to_owned(),
+    }
 }
 
 fn refusal(code: ErrorCode, message: Option<&str>) -> String {
@@ -130,6 +157,8 @@ impl Error {
             | Error::Unsupported { .. }
             | Error::Request { .. }
             | Error::TooLarge { .. }
+            | Error::NoOffset { .. }
+            | Error::Damaged { .. }
             | Error::Closed => false,
         }
     }

@@ -1,7 +1,8 @@
 //! A Kafka client in pure Rust, usable against Millpond and against Apache Kafka from 2.4 on.
 //!
-//! What there is so far: connections, what is known of the cluster, the admin client and the producer; no consumer,
-//! transactions, TLS or SASL yet. A program makes a [`ClientConfig`] from a list of addresses and an [`Admin`] from it:
+//! What there is so far: connections, what is known of the cluster, the admin client, the producer, and the consumer of
+//! partitions that are assigned to it; no consumer groups, transactions, TLS or SASL yet. A program makes a
+//! [`ClientConfig`] from a list of addresses and an [`Admin`] from it:
 //!
 //! ```no_run
 //! use millpond_client::{Admin, ClientConfig, NewTopic};
@@ -31,6 +32,21 @@
 //! # }
 //! ```
 //!
+//! and a [`Consumer`] to read them:
+//!
+//! ```no_run
+//! use millpond_client::{ClientConfig, Consumer, ConsumerConfig, OffsetReset, TopicPartition};
+//!
+//! # async fn run() -> Result<(), millpond_client::Error> {
+//! let config = ConsumerConfig::default().offset_reset(OffsetReset::Earliest);
+//! let mut consumer = Consumer::connect(ClientConfig::new("127.0.0.1:9092")?, config).await?;
+//! consumer.assign([TopicPartition::new("logs", 0)])?;
+//! let record = consumer.recv().await?;
+//! assert_eq!(&*record.topic, "logs");
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! | module | story |
 //! | --- | --- |
 //! | `transport` | sockets, tasks and chance behind one trait; TCP is the one that there is |
@@ -40,10 +56,12 @@
 //! | `metadata` | topics, their ids, and who leads their partitions |
 //! | `admin` | topics, partitions, settings, the cluster itself |
 //! | `producer` | batches, sequences, what is sent again, back-pressure |
+//! | `consumer` | positions, what is fetched ahead, resets, aborted transactions |
 //!
 //! Every call can be dropped at any point: a request that has not left is not sent, and the answer to one that has is
-//! read and forgotten; a record that a producer has not taken in is not sent. Nothing that a broker sends panics or
-//! allocates without a bound. The crate shares `millpond-record` and `millpond-wire` with the broker and nothing else.
+//! read and forgotten; a record that a producer has not taken in is not sent, and one that a consumer has not given is
+//! kept. Nothing that a broker sends panics or allocates without a bound. The crate shares `millpond-record` and
+//! `millpond-wire` with the broker and nothing else.
 
 mod address;
 mod admin;
@@ -51,6 +69,7 @@ mod clock;
 mod cluster;
 mod config;
 mod connection;
+mod consumer;
 mod error;
 mod link;
 mod metadata;
@@ -69,6 +88,7 @@ pub use admin::{
 pub use cluster::{BrokerAddress, Cluster, Target};
 pub use config::ClientConfig;
 pub use connection::Connection;
+pub use consumer::{Consumer, ConsumerConfig, ConsumerRecord, Isolation, OffsetReset};
 pub use error::{Error, Result};
 pub use millpond_record::{Codec, TopicId};
 pub use millpond_wire::ErrorCode;

@@ -148,6 +148,11 @@ impl Topics {
         &self.topics[number]
     }
 
+    /// Says that somebody still wants to know of it.
+    pub(crate) fn used(&mut self, number: usize) {
+        self.topics[number].used = true;
+    }
+
     /// Who leads a partition, as far as is known.
     pub(crate) fn leadership(&self, number: usize, partition: usize) -> Leadership {
         self.topics[number].partitions.get(partition).copied().unwrap_or_default()

@@ -14,6 +14,8 @@ mod walk;
 
 use std::borrow::Cow;
 
+use bytes::Bytes;
+
 use crate::batch::{BatchError, BatchHeader, BatchView, TimestampType};
 use crate::codec::{Codec, CodecError, DecompressLimit, decompress};
 use crate::ids::{Offset, Timestamp};
@@ -150,18 +152,35 @@ pub enum RecordsError {
 /// Raft-only entry has no records; what follows its header is not looked at.
 pub fn records(batch: &[u8], limit: DecompressLimit) -> Result<Records<'_>, RecordsError> {
     let view = BatchView::parse(batch)?;
-    let header = *view.header();
-    let bytes = if header.attributes.is_raft_only() {
-        Cow::Borrowed(&[][..])
-    } else {
-        match header.attributes.compression().map_err(RecordsError::UnknownCodec)? {
-            Codec::None => Cow::Borrowed(view.payload()),
-            // A batch that compaction emptied has no payload to decompress.
-            _ if header.record_count == 0 && view.payload().is_empty() => Cow::Borrowed(&[][..]),
-            codec => Cow::Owned(decompress(codec, view.payload(), limit)?),
-        }
+    Ok(Records { header: *view.header(), bytes: payload(&view, limit)? })
+}
+
+/// Decompresses the records of a batch into bytes that can be shared, for who keeps parts of them; without a copy if
+/// they are not compressed. [`Records::of_payload`] reads them.
+///
+/// # Errors
+///
+/// As of [`records`].
+pub fn shared_payload(batch: &Bytes, limit: DecompressLimit) -> Result<(BatchHeader, Bytes), RecordsError> {
+    let view = BatchView::parse(batch)?;
+    let bytes = match payload(&view, limit)? {
+        Cow::Borrowed(bytes) => batch.slice_ref(bytes),
+        Cow::Owned(bytes) => Bytes::from(bytes),
     };
-    Ok(Records { header, bytes })
+    Ok((*view.header(), bytes))
+}
+
+fn payload<'a>(view: &BatchView<'a>, limit: DecompressLimit) -> Result<Cow<'a, [u8]>, RecordsError> {
+    let header = view.header();
+    if header.attributes.is_raft_only() {
+        return Ok(Cow::Borrowed(&[]));
+    }
+    Ok(match header.attributes.compression().map_err(RecordsError::UnknownCodec)? {
+        Codec::None => Cow::Borrowed(view.payload()),
+        // A batch that compaction emptied has no payload to decompress.
+        _ if header.record_count == 0 && view.payload().is_empty() => Cow::Borrowed(&[]),
+        codec => Cow::Owned(decompress(codec, view.payload(), limit)?),
+    })
 }
 
 /// The records of one batch: `for record in &records { … }`.
@@ -171,7 +190,12 @@ pub struct Records<'a> {
     bytes: Cow<'a, [u8]>,
 }
 
-impl Records<'_> {
+impl<'a> Records<'a> {
+    /// The records in a payload of [`shared_payload`], with the header that came with it.
+    pub fn of_payload(header: BatchHeader, payload: &'a [u8]) -> Records<'a> {
+        Records { header, bytes: Cow::Borrowed(payload) }
+    }
+
     /// The batch's header.
     pub fn header(&self) -> &BatchHeader {
         &self.header

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use futures::future::join_all;
 use millpond_wire::ErrorCode;
 use millpond_wire::list_offsets::{ListOffsetsPartition, ListOffsetsRequest, ListOffsetsResponse, ListOffsetsTopic};
 
-use super::{Admin, Outcomes, TopicPartition};
+use super::{Admin, Outcomes, TopicPartition, broker_timeout_ms};
 use crate::clock;
-use crate::cluster::Target;
+use crate::cluster::{Cluster, Target};
 use crate::error::{Error, Result};
 
 /// The offset that is asked for.
@@ -41,96 +42,115 @@ impl Admin {
         &self,
         wanted: &BTreeMap<TopicPartition, OffsetAt>,
     ) -> Result<Outcomes<TopicPartition, Option<i64>>> {
-        let config = self.cluster.config();
-        let deadline = clock::now() + config.deadline;
-        let mut outcomes = Outcomes::new();
-        let mut tries = 0_u32;
-        loop {
-            let open = wanted.iter().map(|(of, at)| (of, *at)).filter(|(of, _)| is_open(outcomes.get(*of)));
-            let open: BTreeMap<&TopicPartition, OffsetAt> = open.collect();
-            tries = tries.saturating_add(1);
-            let pause = config.pause_after(tries, u64::from(tries));
-            if open.is_empty() || tries > 1 && clock::now() + pause >= deadline {
-                return Ok(outcomes);
-            }
-            if tries > 1 {
-                clock::sleep(pause).await;
-            }
-            self.ask_leaders(&open, &mut outcomes).await?;
+        look_up(&self.cluster, wanted, 0).await
+    }
+}
+
+/// Asks the leaders, and again for what passes until the deadline.
+///
+/// # Errors
+/// As of [`ask_leaders`].
+pub(crate) async fn look_up(
+    cluster: &Cluster,
+    wanted: &BTreeMap<TopicPartition, OffsetAt>,
+    isolation: i8,
+) -> Result<Outcomes<TopicPartition, Option<i64>>> {
+    let config = cluster.config();
+    let deadline = clock::now() + config.deadline;
+    let mut outcomes = Outcomes::new();
+    let mut tries = 0_u32;
+    loop {
+        let open = wanted.iter().map(|(of, at)| (of, *at)).filter(|(of, _)| is_open(outcomes.get(*of)));
+        let open: BTreeMap<&TopicPartition, OffsetAt> = open.collect();
+        tries = tries.saturating_add(1);
+        let pause = config.pause_after(tries, u64::from(tries));
+        if open.is_empty() || tries > 1 && clock::now() + pause >= deadline {
+            return Ok(outcomes);
+        }
+        if tries > 1 {
+            clock::sleep(pause).await;
+        }
+        outcomes.extend(ask_leaders(cluster, &open, isolation).await?);
+    }
+}
+
+/// Asks the leaders, once. `isolation` is the level as the protocol has it: with 1 the latest offset is the one up to
+/// which nothing is in an open transaction.
+///
+/// # Errors
+/// Of the whole: when nobody tells who leads.
+pub(crate) async fn ask_leaders(
+    cluster: &Cluster,
+    wanted: &BTreeMap<&TopicPartition, OffsetAt>,
+    isolation: i8,
+) -> Result<Outcomes<TopicPartition, Option<i64>>> {
+    let mut outcomes = Outcomes::new();
+    let mut names: Vec<&str> = wanted.keys().map(|of| of.topic.as_str()).collect();
+    names.dedup();
+    let metadata = cluster.metadata(Some(&names)).await?;
+    let mut leaders: BTreeMap<TopicPartition, std::result::Result<i32, i16>> = BTreeMap::new();
+    for topic in &metadata.topics {
+        let name = topic.name.as_deref().unwrap_or_default();
+        for partition in &topic.partitions {
+            let leader = match (topic.error_code, partition.error_code, partition.leader_id) {
+                (0, 0, id) if id >= 0 => Ok(id),
+                (0, 0, _) => Err(ErrorCode::LEADER_NOT_AVAILABLE.0),
+                (0, code, _) | (code, _, _) => Err(code),
+            };
+            leaders.insert(TopicPartition::new(name, partition.partition_index), leader);
         }
     }
-
-    /// Asks once for all that has no answer yet.
-    async fn ask_leaders(
-        &self,
-        open: &BTreeMap<&TopicPartition, OffsetAt>,
-        outcomes: &mut Outcomes<TopicPartition, Option<i64>>,
-    ) -> Result<()> {
-        let mut names: Vec<&str> = open.keys().map(|of| of.topic.as_str()).collect();
-        names.dedup();
-        let metadata = self.cluster.metadata(Some(&names)).await?;
-        let mut leaders: BTreeMap<TopicPartition, std::result::Result<i32, i16>> = BTreeMap::new();
-        for topic in &metadata.topics {
-            let name = topic.name.as_deref().unwrap_or_default();
-            for partition in &topic.partitions {
-                let leader = match (topic.error_code, partition.error_code, partition.leader_id) {
-                    (0, 0, id) if id >= 0 => Ok(id),
-                    (0, 0, _) => Err(ErrorCode::LEADER_NOT_AVAILABLE.0),
-                    (0, code, _) | (code, _, _) => Err(code),
-                };
-                leaders.insert(TopicPartition::new(name, partition.partition_index), leader);
-            }
+    let mut by_leader: BTreeMap<i32, Vec<(&TopicPartition, OffsetAt)>> = BTreeMap::new();
+    for (of, at) in wanted {
+        match leaders.get(of).copied().unwrap_or(Err(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION.0)) {
+            Ok(leader) => by_leader.entry(leader).or_default().push((of, *at)),
+            Err(code) => drop(outcomes.insert((*of).clone(), refused(of, code))),
         }
-        let mut by_leader: BTreeMap<i32, Vec<(&TopicPartition, OffsetAt)>> = BTreeMap::new();
-        for (of, at) in open {
-            match leaders.get(of).copied().unwrap_or(Err(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION.0)) {
-                Ok(leader) => by_leader.entry(leader).or_default().push((of, *at)),
-                Err(code) => drop(outcomes.insert((*of).clone(), refused(of, code))),
-            }
-        }
-        for (leader, asked) in by_leader {
-            match self.ask_leader(leader, &asked).await {
-                Ok(response) => {
-                    for topic in &response.topics {
-                        for one in &topic.partitions {
-                            let of = TopicPartition::new(topic.name.as_str(), one.partition_index);
-                            let found = refused(&of, one.error_code);
-                            let found = found.map(|_| Some(one.offset).filter(|offset| *offset >= 0));
-                            outcomes.insert(of, found);
-                        }
+    }
+    let asked = by_leader.into_iter().map(|(leader, asked)| async move {
+        let answer = ask_leader(cluster, leader, &asked, isolation).await;
+        (asked, answer)
+    });
+    for (asked, answer) in join_all(asked).await {
+        match answer {
+            Ok(response) => {
+                for topic in &response.topics {
+                    for one in &topic.partitions {
+                        let of = TopicPartition::new(topic.name.as_str(), one.partition_index);
+                        let found = refused(&of, one.error_code);
+                        let found = found.map(|_| Some(one.offset).filter(|offset| *offset >= 0));
+                        outcomes.insert(of, found);
                     }
                 }
-                // Another may lead by now.
-                Err(error) if error.is_retriable() => {
-                    outcomes.extend(asked.iter().map(|(of, _)| ((*of).clone(), Err(error.clone()))));
-                }
-                Err(error) => return Err(error),
             }
+            // Another may lead by the next time.
+            Err(error) => outcomes.extend(asked.iter().map(|(of, _)| ((*of).clone(), Err(error.clone())))),
         }
-        Ok(())
     }
+    Ok(outcomes)
+}
 
-    async fn ask_leader(&self, leader: i32, asked: &[(&TopicPartition, OffsetAt)]) -> Result<ListOffsetsResponse> {
-        let build = |_| {
-            let mut topics: BTreeMap<&str, Vec<ListOffsetsPartition>> = BTreeMap::new();
-            for (of, at) in asked {
-                let partition = ListOffsetsPartition {
-                    partition_index: of.partition,
-                    current_leader_epoch: -1,
-                    timestamp: at.timestamp(),
-                };
-                topics.entry(&of.topic).or_default().push(partition);
-            }
-            let topic = |(name, partitions): (&str, _)| ListOffsetsTopic { name: name.into(), partitions };
-            ListOffsetsRequest {
-                replica_id: -1,
-                topics: topics.into_iter().map(topic).collect(),
-                timeout_ms: self.broker_timeout_ms(),
-                ..Default::default()
-            }
-        };
-        self.cluster.call(Target::Broker(leader), 1, build, |_| Ok(())).await
+async fn ask_leader(
+    cluster: &Cluster,
+    leader: i32,
+    asked: &[(&TopicPartition, OffsetAt)],
+    isolation: i8,
+) -> Result<ListOffsetsResponse> {
+    let mut topics: BTreeMap<&str, Vec<ListOffsetsPartition>> = BTreeMap::new();
+    for (of, at) in asked {
+        let partition =
+            ListOffsetsPartition { partition_index: of.partition, current_leader_epoch: -1, timestamp: at.timestamp() };
+        topics.entry(&of.topic).or_default().push(partition);
     }
+    let topic = |(name, partitions): (&str, _)| ListOffsetsTopic { name: name.into(), partitions };
+    let request = ListOffsetsRequest {
+        replica_id: -1,
+        isolation_level: isolation,
+        topics: topics.into_iter().map(topic).collect(),
+        timeout_ms: broker_timeout_ms(cluster),
+    };
+    // Only from version 2 on can the level be said.
+    cluster.call_once(Target::Broker(leader), if isolation > 0 { 2 } else { 1 }, |_| request.clone()).await
 }
 
 fn refused(of: &TopicPartition, code: i16) -> Result<Option<i64>> {

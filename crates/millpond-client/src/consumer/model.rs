@@ -1,0 +1,314 @@
+//! The positions against a cluster that keeps to the protocol and fails in every way that it may: whatever happens,
+//! each record comes once and in order, from where the reader last sought to.
+#![expect(clippy::disallowed_methods, reason = "only takes a point in time to count from")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use bytes::Bytes;
+use millpond_record::{BatchBuilder, Timestamp, rewrite_crc};
+use millpond_wire::ErrorCode;
+use millpond_wire::metadata::{MetadataResponse, MetadataResponsePartition, MetadataResponseTopic};
+use proptest::prelude::*;
+use tokio::time::Instant;
+
+use super::config::{ConsumerConfig, OffsetReset};
+use super::partition::{Errors, Fetch};
+use super::positions::{Answer, LookUp, Place, Positions, Wanted};
+use crate::admin::{OffsetAt, TopicPartition};
+use crate::config::ClientConfig;
+use crate::error::Error;
+
+const PARTITIONS: usize = 3;
+const BROKERS: i32 = 3;
+
+/// What happens next.
+#[derive(Clone, Debug)]
+enum Step {
+    /// A batch of so many records for a partition, behind a hole of so many offsets.
+    Append(usize, u8, u8),
+    /// The driver looks and fetches.
+    Look,
+    /// The answer to what a broker was asked.
+    Answer(i32, Trouble),
+    /// The answer to the oldest look-up.
+    Find(Trouble),
+    /// A partition gets another leader.
+    Move(usize, i32),
+    /// The first records of a partition are deleted.
+    Trim(usize, u8),
+    Seek(usize, u8),
+    Pause(usize, bool),
+    /// The caller takes so many records.
+    Read(u8),
+    Wait(u16),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Trouble {
+    No,
+    /// Refused, and it will pass.
+    Passing,
+    /// There is no answer.
+    Lost,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let trouble = || prop_oneof![8 => Just(Trouble::No), 1 => Just(Trouble::Passing), 1 => Just(Trouble::Lost)];
+    prop_oneof![
+        6 => (0..PARTITIONS, 1..5_u8, prop_oneof![3 => Just(0_u8), 1 => 1..4_u8])
+            .prop_map(|(partition, count, hole)| Step::Append(partition, count, hole)),
+        8 => Just(Step::Look),
+        8 => (0..BROKERS, trouble()).prop_map(|(broker, trouble)| Step::Answer(broker, trouble)),
+        3 => trouble().prop_map(Step::Find),
+        1 => (0..PARTITIONS, 0..BROKERS).prop_map(|(partition, broker)| Step::Move(partition, broker)),
+        1 => (0..PARTITIONS, 1..6_u8).prop_map(|(partition, count)| Step::Trim(partition, count)),
+        1 => (0..PARTITIONS, any::<u8>()).prop_map(|(partition, to)| Step::Seek(partition, to)),
+        1 => (0..PARTITIONS, any::<bool>()).prop_map(|(partition, paused)| Step::Pause(partition, paused)),
+        6 => (1..9_u8).prop_map(Step::Read),
+        3 => (1..300_u16).prop_map(Step::Wait),
+    ]
+}
+
+/// A partition as its leader has it.
+#[derive(Default)]
+struct Log {
+    leader: i32,
+    epoch: i32,
+    start: i64,
+    end: i64,
+    /// Offsets of the records, and what they were written with, batch by batch.
+    batches: Vec<(Vec<i64>, Bytes)>,
+}
+
+impl Log {
+    fn append(&mut self, count: u8, hole: u8) {
+        let base = self.end + i64::from(hole);
+        let mut builder = BatchBuilder::new();
+        for number in 0..i64::from(count) {
+            builder = builder.record(Timestamp(0), None, Some(&(base + number).to_be_bytes()));
+        }
+        let mut batch = builder.build().to_vec();
+        batch[..8].copy_from_slice(&base.to_be_bytes());
+        rewrite_crc(&mut batch);
+        self.end = base + i64::from(count);
+        self.batches.push(((base..self.end).collect(), Bytes::from(batch)));
+    }
+
+    /// Two batches at most from an offset on, as a leader gives them.
+    fn read(&self, offset: i64) -> Result<Bytes, ErrorCode> {
+        if offset < self.start || offset > self.end {
+            return Err(ErrorCode::OFFSET_OUT_OF_RANGE);
+        }
+        let batches = self.batches.iter().filter(|(offsets, _)| offsets.last().is_some_and(|last| *last >= offset));
+        Ok(Bytes::from(batches.take(2).flat_map(|(_, batch)| batch.to_vec()).collect::<Vec<u8>>()))
+    }
+
+    /// The offset of the first record from here on that was not deleted.
+    fn first_from(&self, offset: i64) -> Option<i64> {
+        let offsets = self.batches.iter().flat_map(|(offsets, _)| offsets.iter().copied());
+        offsets.into_iter().find(|found| *found >= offset)
+    }
+}
+
+struct World {
+    consumer: Positions,
+    now: Instant,
+    logs: Vec<Log>,
+    asked: BTreeMap<i32, Vec<Wanted>>,
+    look_ups: Vec<LookUp>,
+    /// What the caller expects next: from this offset on; `None` before the first look-up.
+    expected: Vec<Option<i64>>,
+    given: usize,
+}
+
+fn name(partition: usize) -> TopicPartition {
+    TopicPartition::new("logs", i32::try_from(partition).expect("few"))
+}
+
+fn of(place: Place) -> usize {
+    usize::try_from(place.1).expect("from 0 on")
+}
+
+impl World {
+    fn new(max_partition_bytes: usize, buffer_memory: usize) -> World {
+        let config = ConsumerConfig::default()
+            .offset_reset(OffsetReset::Earliest)
+            .max_partition_fetch_bytes(max_partition_bytes)
+            .buffer_memory(buffer_memory);
+        let mut consumer = Positions::new(&config, ClientConfig::new("a:1").expect("an address"), 7);
+        consumer.assign(&(0..PARTITIONS).map(name).collect::<BTreeSet<_>>()).expect("good names");
+        World {
+            consumer,
+            now: Instant::now(),
+            logs: (0..PARTITIONS).map(|_| Log::default()).collect(),
+            asked: BTreeMap::new(),
+            look_ups: Vec::new(),
+            expected: vec![Some(0); PARTITIONS],
+            given: 0,
+        }
+    }
+
+    fn metadata(&self) -> MetadataResponse {
+        let partition = |(index, log): (i32, &Log)| MetadataResponsePartition {
+            partition_index: index,
+            leader_id: log.leader,
+            leader_epoch: log.epoch,
+            ..Default::default()
+        };
+        let topic = MetadataResponseTopic {
+            name: Some("logs".into()),
+            topic_id: [1; 16],
+            partitions: (0..).zip(&self.logs).map(partition).collect(),
+            ..Default::default()
+        };
+        MetadataResponse { topics: vec![topic], ..Default::default() }
+    }
+
+    fn look(&mut self) {
+        let plan = self.consumer.plan(self.now);
+        if !plan.topics.is_empty() {
+            let told = self.metadata();
+            self.consumer.learned(&told, self.now);
+        }
+        self.look_ups.extend(plan.look_ups);
+        for broker in plan.brokers {
+            if let Some(outbound) = self.consumer.take(broker, self.now) {
+                assert!(outbound.max_bytes > 0 && !outbound.wanted.is_empty());
+                assert!(self.asked.insert(broker, outbound.wanted).is_none(), "one fetch at a time");
+            }
+        }
+    }
+
+    fn answer(&mut self, broker: i32, trouble: Trouble) {
+        let Some(wanted) = self.asked.remove(&broker) else { return };
+        let mut answers = BTreeMap::new();
+        for one in &wanted {
+            let log = &self.logs[of(one.place)];
+            let answer = match trouble {
+                Trouble::Lost => Answer::Lost,
+                Trouble::Passing => Answer::Refused { code: ErrorCode::KAFKA_STORAGE_ERROR, leader: None },
+                Trouble::No if log.leader != broker => Answer::Refused {
+                    code: ErrorCode::NOT_LEADER_OR_FOLLOWER,
+                    leader: (log.epoch % 2 == 0).then_some((log.leader, log.epoch)),
+                },
+                Trouble::No => match log.read(one.offset) {
+                    // What has nothing new is left out of a session's answer.
+                    Ok(bytes) if bytes.is_empty() => continue,
+                    Ok(bytes) => Answer::Read { bytes, aborted: Vec::new(), end: Some(log.end), replica: None },
+                    Err(code) => Answer::Refused { code, leader: None },
+                },
+            };
+            answers.insert(one.place, answer);
+        }
+        self.consumer.answered(broker, wanted, answers, self.now);
+    }
+
+    fn find(&mut self, trouble: Trouble) {
+        if self.look_ups.is_empty() {
+            return;
+        }
+        let asked = self.look_ups.remove(0);
+        let log = &self.logs[of(asked.place)];
+        let result = match trouble {
+            Trouble::No => Ok(Some(if asked.at == OffsetAt::Latest { log.end } else { log.start })),
+            _ => Error::check(ErrorCode::NOT_LEADER_OR_FOLLOWER.0, None, String::new).map(|()| None),
+        };
+        self.consumer.found(&asked, result, self.now);
+    }
+
+    fn seek(&mut self, partition: usize, to: u8) {
+        let log = &self.logs[partition];
+        let at = match to % 4 {
+            0 => Fetch::LookUp(OffsetAt::Earliest),
+            1 => Fetch::From(log.end + 1_000_000),
+            _ => Fetch::From(log.start + i64::from(to) % (log.end - log.start + 1)),
+        };
+        assert!(self.consumer.seek(&name(partition), at));
+        // What is out of range, or to be looked up, begins with the first that is there.
+        self.expected[partition] = match at {
+            Fetch::From(offset) if offset <= log.end => Some(offset),
+            _ => None,
+        };
+    }
+
+    /// Whether there was something.
+    fn read(&mut self) -> bool {
+        let Some(item) = self.consumer.next(Errors::Give).0 else { return false };
+        let record = item.expect("nothing here is an error");
+        let partition = usize::try_from(record.partition).expect("from 0 on");
+        let log = &self.logs[partition];
+        assert_eq!(record.value.as_deref(), Some(&record.offset.to_be_bytes()[..]), "the record of this offset");
+        if let Some(expected) = self.expected[partition] {
+            assert!(record.offset >= expected, "{} comes after {expected} was reached", record.offset);
+            let missed = log.first_from(expected.max(log.start)).filter(|first| *first < record.offset);
+            assert!(missed.is_none(), "{missed:?} is passed over for {}", record.offset);
+        }
+        let place = self.consumer.partition(&name(partition)).expect("assigned");
+        assert!(!place.paused, "a paused partition gives nothing");
+        assert!(place.position.is_some_and(|position| position > record.offset));
+        self.expected[partition] = Some(record.offset + 1);
+        self.given += 1;
+        true
+    }
+
+    fn step(&mut self, step: &Step) {
+        match *step {
+            Step::Append(partition, count, hole) => self.logs[partition].append(count, hole),
+            Step::Look => self.look(),
+            Step::Answer(broker, trouble) => self.answer(broker, trouble),
+            Step::Find(trouble) => self.find(trouble),
+            Step::Move(partition, leader) => {
+                let log = &mut self.logs[partition];
+                (log.leader, log.epoch) = (leader, log.epoch + 1);
+            }
+            Step::Trim(partition, count) => {
+                let log = &mut self.logs[partition];
+                log.start = (log.start + i64::from(count)).min(log.end);
+            }
+            Step::Seek(partition, to) => self.seek(partition, to),
+            Step::Pause(partition, paused) => assert!(self.consumer.pause(&name(partition), paused)),
+            Step::Read(count) => {
+                for _ in 0..count {
+                    self.read();
+                }
+            }
+            Step::Wait(ms) => self.now += Duration::from_millis(ms.into()),
+        }
+    }
+
+    /// When nothing goes wrong any more, everything comes.
+    fn calm(&mut self) {
+        for partition in 0..PARTITIONS {
+            assert!(self.consumer.pause(&name(partition), false));
+            // The last one tells when all have come.
+            self.logs[partition].append(1, 0);
+        }
+        for _ in 0..2000 {
+            self.look();
+            (0..BROKERS).for_each(|broker| self.answer(broker, Trouble::No));
+            self.find(Trouble::No);
+            while self.read() {}
+            self.now += Duration::from_millis(500);
+            if (0..PARTITIONS).all(|partition| self.expected[partition] == Some(self.logs[partition].end)) {
+                return;
+            }
+        }
+        panic!("not all records come: {:?}", self.expected);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 600, ..ProptestConfig::default() })]
+
+    #[test]
+    fn each_record_comes_once_and_in_order(
+        steps in prop::collection::vec(step(), 1..250),
+        max_partition_bytes in prop_oneof![Just(1_usize), Just(200), Just(1 << 20)],
+        buffer_memory in prop_oneof![Just(1_usize), Just(500), Just(64 << 20)],
+    ) {
+        let mut world = World::new(max_partition_bytes, buffer_memory);
+        steps.iter().for_each(|step| world.step(step));
+        world.calm();
+    }
+}
