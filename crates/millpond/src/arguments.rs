@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::cluster::{CLUSTER_EXAMPLES, ClusterCommand};
+use crate::consume::ConsumeArguments;
 use crate::dev::DevArguments;
 use crate::group::{GROUP_EXAMPLES, GroupCommand};
 use crate::produce::ProduceArguments;
@@ -33,6 +34,8 @@ pub(crate) enum Command {
     Topic(TopicCommand),
     /// Send lines or files to a topic.
     Produce(Box<ProduceArguments>),
+    /// Print the records of a topic, as they come.
+    Consume(Box<ConsumeArguments>),
     /// Look at groups and how far they have read.
     #[command(subcommand, after_help = GROUP_EXAMPLES)]
     Group(GroupCommand),
@@ -58,6 +61,7 @@ Examples:
   millpond cluster status
   millpond topic create logs --partitions 6
   millpond produce logs < lines.txt
+  millpond consume logs --from earliest
   millpond group describe orders
   millpond verify --data-dir /var/lib/millpond
   millpond dump /var/lib/millpond/groups.table

@@ -19,9 +19,10 @@ use crate::mistakes::nearest;
 use crate::output::{Output, printable, quiet};
 use crate::table::Table;
 use arguments::{DeleteArguments, DescribeArguments, ExplainArguments, ListArguments, Looked};
-pub(crate) use arguments::{GROUP_EXAMPLES, GroupCommand};
+pub(crate) use arguments::{GROUP_EXAMPLES, Goal, GroupCommand};
 use explain::{age, explain};
 use facts::{Facts, look};
+pub(crate) use reset::targets;
 
 /// Runs a command on groups.
 pub(crate) fn run(command: &GroupCommand) -> Result<ExitCode> {

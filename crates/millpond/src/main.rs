@@ -3,6 +3,7 @@
 mod arguments;
 mod cluster;
 mod config_file;
+mod consume;
 mod dev;
 mod dump;
 mod explain;
@@ -13,6 +14,7 @@ mod output;
 mod produce;
 mod run;
 mod table;
+mod terminal;
 mod topic;
 mod verify;
 
@@ -35,6 +37,7 @@ fn main() -> ExitCode {
         Command::Broker(arguments) => run::broker(arguments).map(|()| ExitCode::SUCCESS),
         Command::Dev(arguments) => dev::run(arguments),
         Command::Cluster(command) => cluster::run(command),
+        Command::Consume(arguments) => consume::run(arguments),
         Command::Produce(arguments) => produce::run(arguments),
         Command::Topic(command) => topic::run(command),
         Command::Group(command) => group::run(command),

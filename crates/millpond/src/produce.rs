@@ -11,10 +11,9 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
-use millpond_client::{Admin, Delivery, ErrorCode, NewRecord, Producer, ProducerConfig};
+use millpond_client::{Admin, Delivery, NewRecord, Producer, ProducerConfig};
 use millpond_runtime::{RealDisk, Runtime};
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use arguments::AcksArgument;
@@ -24,7 +23,8 @@ use tally::{Live, Summary, Tally};
 
 use crate::cluster::{connect, counted, hint};
 use crate::output::{Output, quiet};
-use crate::topic::missing;
+use crate::terminal::{ClearLine, INTERRUPTED, Interrupts, PROGRESS, interrupted};
+use crate::topic::{check_partition, count_partitions};
 
 /// The longest record. Topics have a limit of their own, `max.message.bytes`, which is 1 MiB if nobody changes it.
 const MOST_RECORD_BYTES: usize = 16 << 20;
@@ -32,12 +32,8 @@ const MOST_RECORD_BYTES: usize = 16 << 20;
 const SPARE_BYTES: usize = 64 << 10;
 /// Records that are read and not yet acknowledged may take so much.
 const MEMORY_BYTES: usize = 64 << 20;
-/// What a command ends with that was interrupted, as shells have it.
-const INTERRUPTED: u8 = 130;
 /// How late a timer may be.
 const TIMER_SLACK: Duration = Duration::from_millis(10);
-/// How often a terminal is told how far it is.
-const PROGRESS: Duration = Duration::from_millis(500);
 
 /// Sends everything, and waits for every record.
 pub(crate) fn run(arguments: &ProduceArguments) -> Result<ExitCode> {
@@ -113,44 +109,10 @@ async fn produce(arguments: &ProduceArguments) -> Result<ExitCode> {
     })
 }
 
-/// Says that it ends because of an interrupt, and how.
-fn interrupted(how: &str) -> ExitCode {
-    eprintln!("millpond: interrupted; {how}");
-    ExitCode::from(INTERRUPTED)
-}
-
 /// Why nothing more is read.
 enum Ended {
     AllRead,
     Interrupted,
-}
-
-/// How often the command was interrupted.
-struct Interrupts(watch::Receiver<u32>);
-
-impl Interrupts {
-    fn count(runtime: &Runtime) -> Result<Interrupts> {
-        let mut interrupt = signal(SignalKind::interrupt()).context("cannot watch for SIGINT")?;
-        let (count, counted) = watch::channel(0);
-        drop(runtime.spawn(async move {
-            while interrupt.recv().await.is_some() {
-                count.send_modify(|count| *count += 1);
-            }
-        }));
-        Ok(Interrupts(counted))
-    }
-
-    /// Completes when it was so often.
-    async fn reached(&self, count: u32) {
-        if self.0.clone().wait_for(|counted| *counted >= count).await.is_err() {
-            // Nobody counts any more.
-            std::future::pending().await
-        }
-    }
-
-    fn any(&self) -> bool {
-        *self.0.borrow() > 0
-    }
 }
 
 fn was(count: usize) -> String {
@@ -165,21 +127,8 @@ fn in_doubt(live: &Live) -> String {
 
 /// Fails when there is no such topic or partition.
 async fn look_for_topic(admin: &Admin, arguments: &ProduceArguments) -> Result<()> {
-    let name = arguments.topic.as_str();
-    let found = admin.describe_topics(&[name]).await.map_err(hint)?;
-    let partitions = match found.get(name) {
-        Some(Ok(topic)) => topic.partitions.len(),
-        Some(Err(error)) if error.code() != Some(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION) => {
-            return Err(hint(error.clone()));
-        }
-        _ => return Err(missing(admin, name).await),
-    };
-    match arguments.partition {
-        Some(wanted) if !usize::try_from(wanted).is_ok_and(|wanted| wanted < partitions) => {
-            bail!("{name} has no partition {wanted}; it has {}, from 0 on", counted(partitions, "partition"))
-        }
-        _ => Ok(()),
-    }
+    let partitions = count_partitions(admin, &arguments.topic).await?;
+    arguments.partition.map_or(Ok(()), |wanted| check_partition(&arguments.topic, partitions, wanted))
 }
 
 /// What sending needs.
@@ -286,15 +235,6 @@ async fn progress(runtime: &Runtime, live: &Live, started: Instant) {
         let (sent, acknowledged) = (live.sent.load(Ordering::Relaxed), live.acknowledged.load(Ordering::Relaxed));
         let rate = acknowledged as f64 / runtime.now().duration_since(started).as_secs_f64();
         eprint!("\r\x1b[K{sent} sent, {acknowledged} acknowledged, {rate:.0} a second");
-    }
-}
-
-/// Takes the progress away when it is of no more use.
-struct ClearLine;
-
-impl Drop for ClearLine {
-    fn drop(&mut self) {
-        eprint!("\r\x1b[K");
     }
 }
 

@@ -8,7 +8,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, anyhow, bail};
-use millpond_client::{Admin, AlterConfig, ConfigChange, ConfigResource, Error, NewTopic};
+use millpond_client::{Admin, AlterConfig, ConfigChange, ConfigResource, Error, ErrorCode, NewTopic};
 use serde_json::json;
 
 use arguments::{AlterArguments, CreateArguments, DeleteArguments};
@@ -44,6 +44,24 @@ pub(crate) async fn missing(admin: &Admin, name: &str) -> anyhow::Error {
     match nearest(name, &names) {
         "" => anyhow!("there is no topic '{name}', nor any other; `millpond topic create {name}` makes it"),
         nearest => anyhow!("there is no topic '{name}'; the nearest is '{nearest}'"),
+    }
+}
+
+/// How many partitions a topic has; fails when there is no such topic.
+pub(crate) async fn count_partitions(admin: &Admin, name: &str) -> Result<usize> {
+    let found = admin.describe_topics(&[name]).await.map_err(hint)?;
+    match found.get(name) {
+        Some(Ok(topic)) => Ok(topic.partitions.len()),
+        Some(Err(error)) if error.code() != Some(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION) => Err(hint(error.clone())),
+        _ => Err(missing(admin, name).await),
+    }
+}
+
+/// Fails when a topic of so many partitions has none of this number.
+pub(crate) fn check_partition(name: &str, partitions: usize, wanted: i32) -> Result<()> {
+    match usize::try_from(wanted).is_ok_and(|wanted| wanted < partitions) {
+        true => Ok(()),
+        false => bail!("{name} has no partition {wanted}; it has {}, from 0 on", counted(partitions, "partition")),
     }
 }
 

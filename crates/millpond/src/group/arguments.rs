@@ -149,7 +149,14 @@ pub(crate) enum Goal {
 
 impl ResetArguments {
     pub(crate) fn goal(&self) -> Result<Goal> {
-        let words: Vec<&str> = self.to.iter().map(String::as_str).collect();
+        Goal::parse(&self.to, "--to", "millpond group reset-offsets --help")
+    }
+}
+
+impl Goal {
+    /// The place that these words name, the values of `option`; `help` says more of it.
+    pub(crate) fn parse(words: &[String], option: &str, help: &str) -> Result<Goal> {
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
         let number = |text: &str| text.parse::<i64>().ok().filter(|number| *number >= 0);
         let goal = match words[..] {
             ["earliest"] => Some(Goal::Earliest),
@@ -162,8 +169,7 @@ impl ResetArguments {
         match goal {
             Some(goal) => Ok(goal),
             None => bail!(
-                "'{}' is no value of --to, which is earliest, latest, offset N, timestamp T or -N \
-                 (see millpond group reset-offsets --help)",
+                "'{}' is no value of {option}, which is earliest, latest, offset N, timestamp T or -N (see {help})",
                 words.join(" ")
             ),
         }

@@ -112,8 +112,12 @@ async fn partitions(admin: &Admin, named: &[(String, Option<i32>)]) -> Result<Ve
     Ok(wanted)
 }
 
-/// Where each partition is to go on.
-async fn targets(admin: &Admin, goal: Goal, wanted: &[TopicPartition]) -> Result<BTreeMap<TopicPartition, i64>> {
+/// The offset in each partition that is meant; what a partition does not have is taken to the nearest that it has.
+pub(crate) async fn targets(
+    admin: &Admin,
+    goal: Goal,
+    wanted: &[TopicPartition],
+) -> Result<BTreeMap<TopicPartition, i64>> {
     let starts = places(admin, wanted, OffsetAt::Earliest).await?;
     let ends = places(admin, wanted, OffsetAt::Latest).await?;
     let times = match goal {

@@ -1,0 +1,65 @@
+//! The command line of `millpond consume`.
+
+use anyhow::Result;
+use clap::{Args, ValueEnum};
+
+use super::format::Template;
+use crate::cluster::Reach;
+use crate::group::Goal;
+
+const EXAMPLES: &str = "\
+Examples:
+  millpond consume logs
+  millpond consume logs --from earliest --until-end > lines.txt
+  millpond consume logs --from -100 --count 100
+  millpond consume logs --from timestamp 1700000000000 --json
+  millpond consume logs --partition 3 --from offset 5000 --count 1
+  millpond consume logs --format '{partition}:{offset} {key} = {value}\\n'
+
+Each value is one line of standard output; on a terminal, what is an order to it is shown as its number. With --json
+each record is an object on a line of its own; bytes that are no UTF-8 are {\"base64\": \"...\"}. A --format has
+{topic}, {partition}, {offset}, {timestamp}, {key}, {value} and {headers}, and \\n, \\t, \\r, \\0, \\\\, {{ and }};
+values are written as they are, and no line end is added. Records of a partition come in order; partitions take turns.
+--from says where: earliest, latest (which it is without), offset N, timestamp T in milliseconds since 1970, or -N for
+the last N of each partition; what a partition does not have is taken to the nearest that it has. It goes on until
+Ctrl-C, and then ends with 130, unless --count or --until-end ends it; a summary goes to standard error.
+It works on Kafka's clusters, too.";
+
+#[derive(Args, Debug)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct ConsumeArguments {
+    /// The topic
+    pub(crate) topic: String,
+    /// Only this partition; may be given many times
+    #[arg(long, value_name = "N")]
+    pub(crate) partition: Vec<i32>,
+    /// Where to begin: earliest, latest, offset N, timestamp T, or -N
+    #[arg(long, value_name = "WHERE", num_args = 1..=2, allow_negative_numbers = true, default_value = "latest")]
+    from: Vec<String>,
+    /// End after so many records
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) count: Option<u64>,
+    /// End where the partitions end when the command begins
+    #[arg(long)]
+    pub(crate) until_end: bool,
+    /// Print each record so
+    #[arg(long, value_name = "TEXT", conflicts_with = "json", value_parser = Template::parse)]
+    pub(crate) format: Option<Template>,
+    /// Which records of transactions are printed
+    #[arg(long, value_name = "LEVEL", default_value = "read-uncommitted")]
+    pub(crate) isolation: IsolationArgument,
+    #[command(flatten)]
+    pub(crate) reach: Reach,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum IsolationArgument {
+    ReadUncommitted,
+    ReadCommitted,
+}
+
+impl ConsumeArguments {
+    pub(crate) fn goal(&self) -> Result<Goal> {
+        Goal::parse(&self.from, "--from", "millpond consume --help")
+    }
+}
