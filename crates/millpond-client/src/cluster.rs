@@ -310,8 +310,23 @@ impl Cluster {
         }
     }
 
-    /// A connection to the coordinator of a group, as any broker names it.
+    /// As [`own_connection_to`](Cluster::own_connection_to), to the coordinator of a group.
+    ///
+    /// # Errors
+    /// As of [`connection_to`](Cluster::connection_to), and what looking for the coordinator fails with.
+    pub(crate) async fn own_connection_to_coordinator(&self, group: &str) -> Result<Connection> {
+        let address = self.coordinator_address(group, clock::now() + self.0.config.deadline).await?;
+        Connection::open(&*self.0.transport, &address, &self.0.config).await
+    }
+
+    /// A connection to the coordinator of a group.
     async fn coordinator(&self, group: &str, deadline: Instant) -> Result<Connection> {
+        let address = self.coordinator_address(group, deadline).await?;
+        self.connected(&address, deadline).await
+    }
+
+    /// The coordinator of a group, as any broker names it.
+    async fn coordinator_address(&self, group: &str, deadline: Instant) -> Result<Address> {
         let asked = self.any(deadline).await?;
         let build = |version| match version {
             COORDINATORS_OF_MANY.. => {
@@ -331,8 +346,7 @@ impl Cluster {
             code: ErrorCode::COORDINATOR_NOT_AVAILABLE,
             message: Some("it has no address".to_owned()),
         };
-        let address = Address::told(host, port).ok_or_else(unavailable)?;
-        self.connected(&address, deadline).await
+        Address::told(host, port).ok_or_else(unavailable)
     }
 
     async fn any(&self, deadline: Instant) -> Result<Connection> {

@@ -6,12 +6,14 @@
 //! | `positions` | all partitions, who leads them, what is fetched from whom; pure, too |
 //! | `record` | batches become records: holes, control batches, aborted transactions |
 //! | `driver` | the task that does what the positions plan |
+//! | `group` | the task that is a member of a consumer group and commits |
 //! | `exchange`, `session` | fetches and answers as the protocol has them; fetch sessions |
 //! | `config` | the settings |
 
 mod config;
 mod driver;
 mod exchange;
+mod group;
 #[cfg(test)]
 mod model;
 mod partition;
@@ -30,15 +32,18 @@ use std::task::{Context, Poll};
 use futures::Stream;
 
 pub use config::{ConsumerConfig, Isolation, OffsetReset};
+pub use group::{Assignor, Commit};
 pub use record::ConsumerRecord;
 
 use driver::{Shared, drive};
+use group::{Desk, take_part};
 use partition::{Errors, Fetch};
 
-use crate::admin::{OffsetAt, Outcomes, TopicPartition, look_up};
+use crate::admin::{Admin, OffsetAt, Outcomes, TopicPartition, look_up};
 use crate::cluster::Cluster;
 use crate::config::ClientConfig;
 use crate::error::{Error, Result};
+use crate::metadata::check_name;
 
 /// Reads records. It ends when it is dropped.
 ///
@@ -83,14 +88,41 @@ use crate::error::{Error, Result};
 /// # Ok(())
 /// # }
 /// ```
+///
+/// As a member of a group, which shares the partitions of topics out among its members and keeps how far they have
+/// come:
+///
+/// ```no_run
+/// use millpond_client::{ClientConfig, Consumer, ConsumerConfig};
+///
+/// # async fn run() -> Result<(), millpond_client::Error> {
+/// let config = ConsumerConfig::default().group("reports").auto_commit(None);
+/// let mut consumer = Consumer::connect(ClientConfig::new("127.0.0.1:9092")?, config).await?;
+/// consumer.subscribe(&["logs"])?;
+/// loop {
+///     let records = consumer.recv_many(100).await?;
+///     assert!(!records.is_empty());
+///     // When they are worked on:
+///     consumer.commit().await?;
+///     # break;
+/// }
+/// consumer.close().await;
+/// # Ok(())
+/// # }
+/// ```
 pub struct Consumer {
     shared: Arc<Shared>,
+    /// Of the group's task, if there is a group.
+    desk: Option<Arc<Desk>>,
 }
 
 impl Drop for Consumer {
     fn drop(&mut self) {
         self.shared.closing.store(true, Ordering::Release);
         self.shared.wake.notify_one();
+        if let Some(desk) = &self.desk {
+            desk.close.notify_one();
+        }
     }
 }
 
@@ -107,8 +139,14 @@ impl Consumer {
     /// of the cluster. To be called in a tokio runtime.
     pub fn new(cluster: Cluster, config: ConsumerConfig) -> Consumer {
         let shared = Arc::new(Shared::new(cluster, config));
-        shared.cluster.transport().spawn(Box::pin(drive(Arc::clone(&shared))));
-        Consumer { shared }
+        let transport = shared.cluster.transport();
+        transport.spawn(Box::pin(drive(Arc::clone(&shared))));
+        let desk = shared.config.group_id.clone().map(|group| {
+            let desk = Arc::new(Desk::new());
+            transport.spawn(Box::pin(take_part(Arc::clone(&shared), Arc::clone(&desk), group)));
+            desk
+        });
+        Consumer { shared, desk }
     }
 
     /// The cluster that it reads from.
@@ -117,16 +155,109 @@ impl Consumer {
     }
 
     /// Reads these partitions and no others. Those that are read already go on where they are; a new one begins where
-    /// [`OffsetReset`] says, or where it is sought to before the next record is asked for.
+    /// the group has come to, if there is one, else where [`OffsetReset`] says, or where it is sought to before the
+    /// next record is asked for.
     ///
     /// # Errors
     /// [`Error::Refused`] for what cannot be the name of a topic; nothing has changed then. A topic or a partition that
-    /// does not exist is no error: it is waited for.
+    /// does not exist is no error: it is waited for. [`Error::Request`] while it is subscribed to topics.
     pub fn assign(&self, partitions: impl IntoIterator<Item = TopicPartition>) -> Result<()> {
+        if self.desk.as_ref().is_some_and(|desk| desk.is_subscribed()) {
+            return Err(Error::Request {
+                reason: "what is read is the group's to say; unsubscribe ends that".to_owned(),
+            });
+        }
         let wanted: BTreeSet<TopicPartition> = partitions.into_iter().collect();
         self.shared.state().assign(&wanted)?;
-        self.shared.wake.notify_one();
+        self.wake();
         Ok(())
+    }
+
+    /// Reads the partitions of these topics that its group gives it: it becomes a member of the group, and stays one
+    /// until [`unsubscribe`](Consumer::unsubscribe) or the end. A partition begins where the group has come to, else
+    /// where [`OffsetReset`] says. Topics that do not exist are waited for.
+    ///
+    /// When the group gives a partition to another member, no more records of it come; what was given before is
+    /// committed first, unless [`auto_commit`](ConsumerConfig::auto_commit) is off. A member that the coordinator has
+    /// taken for dead loses all that it had and joins again. [`recv`](Consumer::recv) says when it cannot be a member.
+    ///
+    /// # Errors
+    /// [`Error::Request`] without a [group](ConsumerConfig::group); [`Error::Refused`] for what cannot be the name of a
+    /// topic.
+    pub fn subscribe(&self, topics: &[&str]) -> Result<()> {
+        let desk = self.desk()?;
+        topics.iter().try_for_each(|topic| check_name(topic))?;
+        if !desk.is_subscribed() {
+            self.shared.state().assign(&BTreeSet::new())?;
+        }
+        desk.subscribe(Some(topics.iter().map(|topic| (*topic).to_owned()).collect()));
+        Ok(())
+    }
+
+    /// Leaves the group, and reads nothing until the next [`subscribe`](Consumer::subscribe) or
+    /// [`assign`](Consumer::assign).
+    pub fn unsubscribe(&self) {
+        if let Some(desk) = &self.desk {
+            desk.subscribe(None);
+        }
+    }
+
+    /// Tells the group how far it has come: behind all records that were given. It is done whether or not the outcome
+    /// is waited for, and commits are made in their order.
+    ///
+    /// # Errors
+    /// Of the outcome: [`Error::Refused`], above all `ILLEGAL_GENERATION`, `UNKNOWN_MEMBER_ID` and
+    /// `REBALANCE_IN_PROGRESS` when partitions have gone to other members meanwhile, who are given again what was not
+    /// committed; [`Error::GaveUp`] for what passes and has not until the deadline; [`Error::Closed`] without a
+    /// [group](ConsumerConfig::group).
+    pub fn commit(&self) -> Commit {
+        let offsets = {
+            let mut state = self.shared.state();
+            state.settle();
+            state.settled()
+        };
+        self.hand_in(offsets)
+    }
+
+    /// As [`commit`](Consumer::commit), of these offsets: of each partition the one of the record that is next.
+    ///
+    /// # Errors
+    /// As of [`commit`](Consumer::commit).
+    pub fn commit_offsets(&self, offsets: &BTreeMap<TopicPartition, i64>) -> Commit {
+        let of = |(partition, offset): (&TopicPartition, &i64)| positions::Offset {
+            partition: partition.clone(),
+            offset: *offset,
+            leader_epoch: None,
+        };
+        self.hand_in(offsets.iter().map(of).collect())
+    }
+
+    fn hand_in(&self, offsets: Vec<positions::Offset>) -> Commit {
+        self.desk.as_ref().map_or_else(Commit::closed, |desk| desk.commit(offsets))
+    }
+
+    /// How far the group has come, by partition: all that it has committed.
+    ///
+    /// # Errors
+    /// [`Error::Request`] without a [group](ConsumerConfig::group); those of
+    /// [`Admin::group_offsets`](crate::Admin::group_offsets).
+    pub async fn committed(&self) -> Result<BTreeMap<TopicPartition, i64>> {
+        self.desk()?;
+        let group = self.shared.config.group_id.as_deref().unwrap_or_default();
+        let offsets = Admin::from(self.shared.cluster.clone()).stable_group_offsets(group).await?;
+        Ok(offsets.into_iter().map(|(partition, committed)| (partition, committed.offset)).collect())
+    }
+
+    fn desk(&self) -> Result<&Desk> {
+        self.desk.as_deref().ok_or_else(|| Error::Request { reason: "the consumer has no group".to_owned() })
+    }
+
+    /// Has the tasks look at what has changed.
+    fn wake(&self) {
+        self.shared.wake.notify_one();
+        if let Some(desk) = &self.desk {
+            desk.wake.notify_one();
+        }
     }
 
     /// The partitions that are read.
@@ -265,12 +396,24 @@ impl Consumer {
         look_up(&self.shared.cluster, wanted, self.shared.config.isolation.level()).await
     }
 
-    /// Ends, and waits until its connections are given back. Dropping it ends it, too.
+    /// Ends, and waits for it: what was given is committed, unless [`auto_commit`](ConsumerConfig::auto_commit) is off,
+    /// and the group is left.
     pub async fn close(self) {
-        let mut ended = self.shared.ended.subscribe();
+        self.shared.state().settle();
+        self.leave().await;
+    }
+
+    /// As [`close`](Consumer::close), but what the last call gave counts as not done: it is not committed, and whoever
+    /// reads the partition next is given it again. Dropping the consumer does the same, and does not wait for it.
+    pub async fn leave(self) {
+        let desk = self.desk.clone();
+        let mut ended = vec![self.shared.ended.subscribe()];
+        ended.extend(desk.iter().map(|desk| desk.ended.subscribe()));
         drop(self);
-        // An error only says that the driver is gone, which is what is waited for.
-        let _ = ended.wait_for(|ended| *ended).await;
+        for mut ended in ended {
+            // An error only says that the task is gone, which is what is waited for.
+            let _ = ended.wait_for(|ended| *ended).await;
+        }
     }
 }
 

@@ -91,7 +91,7 @@ impl Topic {
 
 /// Whether Kafka allows it as the name of a topic: 1 to 249 ASCII letters, digits, `.`, `_` and `-`, but not `.` or
 /// `..`.
-fn check_name(name: &str) -> Result<(), Error> {
+pub(crate) fn check_name(name: &str) -> Result<(), Error> {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
     let problem = match name {
         "" => "a topic's name is not empty",

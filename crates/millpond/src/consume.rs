@@ -8,7 +8,7 @@ use std::io::{self, ErrorKind, IsTerminal, Write, stderr, stdout};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use millpond_client::{Consumer, ConsumerConfig, ConsumerRecord, Isolation, OffsetAt, OffsetReset, TopicPartition};
 use millpond_runtime::{RealDisk, Runtime};
 use tokio::time::Instant;
@@ -50,6 +50,18 @@ async fn consume(arguments: &ConsumeArguments) -> Result<ExitCode> {
         () = interrupts.reached(1) => Ok(Ended::Interrupted),
         ended = reading.all(&runtime, &mut consumer) => ended,
     };
+    let leaving = async {
+        match ended {
+            Ok(Ended::Done) => consumer.close().await,
+            // What was read last may not have been printed.
+            _ => consumer.leave().await,
+        }
+    };
+    tokio::select! {
+        biased;
+        () = interrupts.reached(2) => {}
+        () = leaving => {}
+    }
     if matches!(ended, Ok(Ended::NobodyReads)) {
         return Ok(ExitCode::SUCCESS);
     }
@@ -76,8 +88,20 @@ async fn begin(arguments: &ConsumeArguments, goal: Goal) -> Result<(Consumer, Op
         IsolationArgument::ReadUncommitted => Isolation::ReadUncommitted,
         IsolationArgument::ReadCommitted => Isolation::ReadCommitted,
     };
+    let config = ConsumerConfig::default().isolation(isolation);
+    if let Some(group) = &arguments.group {
+        let reset = match goal {
+            Goal::Earliest => OffsetReset::Earliest,
+            Goal::Latest => OffsetReset::Latest,
+            _ => bail!("--from can be earliest or latest with --group; `millpond group reset-offsets` sets others"),
+        };
+        let config = config.group(group.as_str()).offset_reset(reset);
+        let consumer = Consumer::new(admin.cluster().clone(), config);
+        consumer.subscribe(&[name]).map_err(hint)?;
+        return Ok((consumer, None));
+    }
     // What retention takes away meanwhile is passed over.
-    let config = ConsumerConfig::default().offset_reset(OffsetReset::Earliest).isolation(isolation);
+    let config = config.offset_reset(OffsetReset::Earliest);
     let consumer = Consumer::new(admin.cluster().clone(), config);
     consumer.assign(partitions.iter().cloned()).map_err(hint)?;
     for (partition, offset) in targets(&admin, goal, &partitions).await? {

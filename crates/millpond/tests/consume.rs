@@ -118,6 +118,25 @@ fn a_reader_that_has_seen_enough_is_no_error() {
 }
 
 #[test]
+fn a_group_goes_on_where_it_has_come_to() {
+    let (_folder, broker) = with_records("consume-group");
+    let line = |count: &'static str| ["logs", "--group", "readers", "--from", "earliest", "--count", count];
+    let mut lines = Vec::new();
+    for count in ["2", "4"] {
+        let (out, err, code) = run(&broker, &line(count));
+        assert_eq!(code, Some(0), "{err}");
+        lines.extend(out.lines().map(str::to_owned));
+    }
+    lines.sort();
+    assert_eq!(lines, ["a", "b", "c", "d", "e", "x"], "each once");
+    let child = start(&broker, &line("1"));
+    assert_eq!(broker.client().produce("logs", 1, -1, batch(&["y"])).0, 0);
+    assert_eq!(ended(child).0, "y\n");
+    let (_, err, code) = run(&broker, &["logs", "--group", "readers", "--from", "-3"]);
+    assert!(err.contains("--from can be earliest or latest with --group") && code == Some(1), "{err}");
+}
+
+#[test]
 fn mistakes_are_one_sentence_with_the_nearest_name() {
     let (_folder, broker) = with_records("consume-mistakes");
     for (line, expected) in [

@@ -27,6 +27,8 @@ use crate::error::{Error, Result};
 /// The first version of OffsetFetch that can ask for all partitions.
 const FETCH_OF_ALL: i16 = 2;
 /// From here on OffsetFetch names several groups.
+/// From here on OffsetFetch can wait for what transactions are about to commit.
+const FETCH_OF_STABLE: i16 = 7;
 const FETCH_OF_MANY: i16 = 8;
 /// The protocol type of consumers.
 const CONSUMER: &str = "consumer";
@@ -207,12 +209,31 @@ impl Admin {
     /// Those of [`Cluster::call`](crate::Cluster::call); `GROUP_AUTHORIZATION_FAILED`; the error of the first partition
     /// that has one.
     pub async fn group_offsets(&self, group: &str) -> Result<BTreeMap<TopicPartition, GroupOffset>> {
+        self.offsets_of_group(group, false).await
+    }
+
+    /// As [`group_offsets`](Admin::group_offsets); an offset that a transaction is about to commit is waited for, where
+    /// the coordinator can say that (KIP-447).
+    ///
+    /// # Errors
+    /// As of [`group_offsets`](Admin::group_offsets).
+    pub(crate) async fn stable_group_offsets(&self, group: &str) -> Result<BTreeMap<TopicPartition, GroupOffset>> {
+        self.offsets_of_group(group, true).await
+    }
+
+    async fn offsets_of_group(&self, group: &str, stable: bool) -> Result<BTreeMap<TopicPartition, GroupOffset>> {
         let build = |version| match version {
             FETCH_OF_MANY.. => OffsetFetchRequest {
                 groups: vec![OffsetFetchRequestGroup { group_id: group.into(), topics: None, ..Default::default() }],
+                require_stable: stable,
                 ..Default::default()
             },
-            _ => OffsetFetchRequest { group_id: group.into(), topics: None, ..Default::default() },
+            version => OffsetFetchRequest {
+                group_id: group.into(),
+                topics: None,
+                require_stable: stable && version >= FETCH_OF_STABLE,
+                ..Default::default()
+            },
         };
         let judge = |response: &OffsetFetchResponse| {
             let codes = response.groups.iter().map(|group| group.error_code);

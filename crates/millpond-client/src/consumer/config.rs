@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::group::Assignor;
 use crate::admin::OffsetAt;
 use crate::config::bounded;
 
@@ -78,6 +79,13 @@ pub struct ConsumerConfig {
     pub(crate) check_crcs: bool,
     pub(crate) client_rack: String,
     pub(crate) metadata_max_age: Duration,
+    pub(crate) group_id: Option<String>,
+    pub(crate) group_instance_id: Option<String>,
+    pub(crate) session_timeout: Duration,
+    pub(crate) heartbeat_interval: Duration,
+    pub(crate) rebalance_timeout: Duration,
+    pub(crate) auto_commit: Option<Duration>,
+    pub(crate) assignors: Vec<Assignor>,
 }
 
 impl Default for ConsumerConfig {
@@ -93,6 +101,13 @@ impl Default for ConsumerConfig {
             check_crcs: true,
             client_rack: String::new(),
             metadata_max_age: Duration::from_secs(300),
+            group_id: None,
+            group_instance_id: None,
+            session_timeout: Duration::from_secs(45),
+            heartbeat_interval: Duration::from_secs(3),
+            rebalance_timeout: Duration::from_secs(60),
+            auto_commit: Some(Duration::from_secs(5)),
+            assignors: vec![Assignor::CooperativeSticky],
         }
     }
 }
@@ -173,6 +188,68 @@ impl ConsumerConfig {
     #[must_use]
     pub fn metadata_max_age(mut self, age: Duration) -> ConsumerConfig {
         self.metadata_max_age = bounded(age).max(Duration::from_secs(1));
+        self
+    }
+
+    /// The group in which it keeps its offsets, and which it may be a member of
+    /// ([`subscribe`](crate::Consumer::subscribe)). Default: none, as Kafka's `group.id`.
+    #[must_use]
+    pub fn group(mut self, id: impl Into<String>) -> ConsumerConfig {
+        self.group_id = Some(id.into());
+        self
+    }
+
+    /// A name that stays when the member starts again: it gets back what it had, and nobody else gets it meanwhile
+    /// (KIP-345). No two members may have the same. Default: none, as Kafka's `group.instance.id`.
+    #[must_use]
+    pub fn group_instance_id(mut self, id: impl Into<String>) -> ConsumerConfig {
+        self.group_instance_id = Some(id.into());
+        self
+    }
+
+    /// After how long without a heartbeat the coordinator takes a member for dead. Brokers have limits of their own, 6
+    /// s to 30 minutes if nobody changed them. Default: 45 s, as Kafka's `session.timeout.ms`.
+    #[must_use]
+    pub fn session_timeout(mut self, timeout: Duration) -> ConsumerConfig {
+        self.session_timeout = bounded(timeout);
+        self
+    }
+
+    /// How often a member tells that it lives; it should be a third of the session's timeout at most. Default: 3 s, as
+    /// Kafka's `heartbeat.interval.ms`.
+    #[must_use]
+    pub fn heartbeat_interval(mut self, interval: Duration) -> ConsumerConfig {
+        self.heartbeat_interval = bounded(interval).max(Duration::from_millis(10));
+        self
+    }
+
+    /// How long the coordinator waits in a rebalance for this member to join again. Kafka's `max.poll.interval.ms`,
+    /// but for one thing: a member whose caller does not ask for records stays one. Default: 60 s.
+    #[must_use]
+    pub fn rebalance_timeout(mut self, timeout: Duration) -> ConsumerConfig {
+        self.rebalance_timeout = bounded(timeout);
+        self
+    }
+
+    /// How often the group is told what the caller is done with, which is also done when a partition goes to another
+    /// member and at the end; `None` leaves it to [`commit`](crate::Consumer::commit). A record counts as done when the
+    /// caller has asked for another one. Default: every 5 s, as Kafka's `enable.auto.commit` and
+    /// `auto.commit.interval.ms`.
+    #[must_use]
+    pub fn auto_commit(mut self, every: Option<Duration>) -> ConsumerConfig {
+        self.auto_commit = every.map(|every| bounded(every).max(Duration::from_millis(10)));
+        self
+    }
+
+    /// How partitions are shared out, the preferred way first; the members of a group agree on one that all of them
+    /// have. With [`Assignor::Range`] among them, a member gives up everything before each rebalance. An empty list
+    /// changes nothing. Default: [`Assignor::CooperativeSticky`], which consumers in Java have, too, if nobody changed
+    /// that.
+    #[must_use]
+    pub fn assignors(mut self, assignors: &[Assignor]) -> ConsumerConfig {
+        if !assignors.is_empty() {
+            self.assignors = assignors.to_vec();
+        }
         self
     }
 }

@@ -22,6 +22,8 @@ pub(crate) enum Fetch {
     From(i64),
     /// From an offset that must be looked up.
     LookUp(OffsetAt),
+    /// From what the group has committed.
+    Committed,
     /// Nothing, until a seek.
     Stopped,
 }
@@ -42,6 +44,10 @@ pub(crate) struct Partition {
     pub(crate) position: Option<i64>,
     /// Of the last record that was given.
     pub(crate) leader_epoch: Option<i32>,
+    /// The position when the caller last came for more, and the epoch there: what it is done with.
+    pub(crate) settled: Option<(i64, Option<i32>)>,
+    /// What the group was last told.
+    pub(crate) committed: Option<i64>,
     pub(crate) paused: bool,
     pub(crate) fetch: Fetch,
     /// Of a seek: what was asked before is of no use.
@@ -76,6 +82,8 @@ impl Partition {
             source,
             position: None,
             leader_epoch: None,
+            settled: None,
+            committed: None,
             paused: false,
             fetch: Fetch::Stopped,
             generation,
@@ -103,8 +111,9 @@ impl Partition {
         self.leader_epoch = None;
         self.position = match fetch {
             Fetch::From(offset) => Some(offset),
-            Fetch::LookUp(_) | Fetch::Stopped => None,
+            Fetch::LookUp(_) | Fetch::Committed | Fetch::Stopped => None,
         };
+        self.settle();
     }
 
     fn forget(&mut self) {
@@ -117,6 +126,11 @@ impl Partition {
 
     fn go_on(&mut self) {
         (self.not_before, self.failures, self.leaderless) = (None, 0, false);
+    }
+
+    /// The caller is done with what it was given.
+    pub(crate) fn settle(&mut self) {
+        self.settled = self.position.map(|position| (position, self.leader_epoch));
     }
 
     /// Says to the caller, behind what is here, why nothing more comes.
@@ -175,6 +189,7 @@ impl Partition {
         self.fetch = Fetch::From(offset);
         if !self.has_news() {
             self.position = Some(offset);
+            self.settle();
         }
     }
 

@@ -51,6 +51,15 @@ pub(crate) struct LookUp {
     pub(crate) at: OffsetAt,
 }
 
+/// An offset that is committed: of the record that is next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Offset {
+    pub(crate) partition: TopicPartition,
+    pub(crate) offset: i64,
+    /// Of the record before it.
+    pub(crate) leader_epoch: Option<i32>,
+}
+
 /// A partition of a fetch.
 #[derive(Clone, Debug)]
 pub(crate) struct Wanted {
@@ -95,6 +104,8 @@ pub(crate) enum Answer {
 struct Rules {
     open: OpenRules,
     reset: OffsetReset,
+    /// A new partition begins where the group has come to.
+    grouped: bool,
     max_wait: Duration,
     max_bytes: usize,
     max_partition_bytes: usize,
@@ -112,6 +123,10 @@ pub(crate) struct Positions {
     places: BTreeMap<TopicPartition, Place>,
     /// Those that may have something for the caller, the next one first.
     listed: VecDeque<Place>,
+    /// Those that the last call of the caller has looked into.
+    touched: Vec<Place>,
+    /// What the caller must hear of and is of no partition.
+    errors: VecDeque<Error>,
     /// What a fetch on its way from a broker may bring, in bytes.
     on_the_way: BTreeMap<i32, usize>,
     /// Of all partitions.
@@ -130,6 +145,7 @@ impl Positions {
         let rules = Rules {
             open: OpenRules { check_crcs: config.check_crcs, committed: config.isolation == Isolation::ReadCommitted },
             reset: config.offset_reset,
+            grouped: config.group_id.is_some(),
             max_wait: config.fetch_max_wait,
             max_bytes: config.fetch_max_bytes,
             max_partition_bytes: config.max_partition_fetch_bytes,
@@ -143,6 +159,8 @@ impl Positions {
             partitions: BTreeMap::new(),
             places: BTreeMap::new(),
             listed: VecDeque::new(),
+            touched: Vec::new(),
+            errors: VecDeque::new(),
             on_the_way: BTreeMap::new(),
             buffered: 0,
             last_generation: 0,
@@ -181,8 +199,12 @@ impl Positions {
         for (name, place) in numbers {
             if self.places.insert(name.clone(), place).is_none() {
                 let generation = self.generation();
-                self.partitions.insert(place, Partition::new(name.clone(), generation));
-                self.reset(place, None);
+                let mut partition = Partition::new(name.clone(), generation);
+                partition.fetch = if self.rules.grouped { Fetch::Committed } else { Fetch::Stopped };
+                self.partitions.insert(place, partition);
+                if !self.rules.grouped {
+                    self.reset(place, None);
+                }
             }
         }
         Ok(())
@@ -252,6 +274,12 @@ impl Positions {
     /// The next record for the caller, or an error that it must hear of, and whether the driver must look.
     pub(crate) fn next(&mut self, errors: Errors) -> (Option<Result<ConsumerRecord, Error>>, bool) {
         let mut wake = false;
+        if errors == Errors::Give {
+            self.settle();
+            if let Some(error) = self.errors.pop_front() {
+                return (Some(Err(error)), false);
+            }
+        }
         while let Some(place) = self.listed.front().copied() {
             let Some(partition) = self.partitions.get_mut(&place) else {
                 self.listed.pop_front();
@@ -261,6 +289,9 @@ impl Positions {
                 partition.listed = false;
                 self.listed.pop_front();
                 continue;
+            }
+            if self.touched.last() != Some(&place) {
+                self.touched.push(place);
             }
             let before = partition.buffered;
             let (item, ended) = partition.next(self.rules.open, errors);
@@ -286,7 +317,84 @@ impl Positions {
 
     /// Whether there may be something for the caller.
     pub(crate) fn has_news(&self) -> bool {
-        !self.listed.is_empty()
+        !self.listed.is_empty() || !self.errors.is_empty()
+    }
+
+    /// Has the caller hear of something that is of no partition.
+    pub(crate) fn tell(&mut self, error: Error) {
+        self.errors.push_back(error);
+    }
+
+    /// The caller is done with all that it was given.
+    pub(crate) fn settle(&mut self) {
+        for place in self.touched.drain(..) {
+            if let Some(partition) = self.partitions.get_mut(&place) {
+                partition.settle();
+            }
+        }
+    }
+
+    /// What the caller is done with and the group was not told.
+    pub(crate) fn settled(&self) -> Vec<Offset> {
+        let of = |partition: &Partition| {
+            let (offset, leader_epoch) = partition.settled?;
+            let news = partition.committed != Some(offset);
+            news.then(|| Offset { partition: partition.name.clone(), offset, leader_epoch })
+        };
+        self.partitions.values().filter_map(of).collect()
+    }
+
+    /// The group was told.
+    pub(crate) fn committed(&mut self, offsets: &[Offset]) {
+        for told in offsets {
+            let place = self.places.get(&told.partition);
+            if let Some(partition) = place.and_then(|place| self.partitions.get_mut(place)) {
+                partition.committed = Some(told.offset);
+            }
+        }
+    }
+
+    /// Reads nothing but `kept` of what is read; what the caller is done with of the others.
+    pub(crate) fn revoke(&mut self, kept: &BTreeSet<TopicPartition>) -> Vec<Offset> {
+        let mut offsets = self.settled();
+        offsets.retain(|offset| !kept.contains(&offset.partition));
+        let kept: BTreeSet<TopicPartition> = self.places.keys().filter(|name| kept.contains(name)).cloned().collect();
+        // They have been read: their names are good.
+        let _ = self.assign(&kept);
+        offsets
+    }
+
+    /// The partitions that begin where the group has come to, with their generations.
+    pub(crate) fn waits_for_commits(&self) -> Vec<(TopicPartition, u64)> {
+        let waiting = self.partitions.values().filter(|partition| partition.fetch == Fetch::Committed);
+        waiting.map(|partition| (partition.name.clone(), partition.generation)).collect()
+    }
+
+    /// Takes over what the group has committed for a partition; without anything the reset policy says where to begin.
+    pub(crate) fn found_committed(&mut self, name: &TopicPartition, generation: u64, offset: Option<i64>) {
+        let Some(place) = self.places.get(name).copied() else { return };
+        let Some(partition) = self.partitions.get_mut(&place) else { return };
+        if partition.generation != generation || partition.fetch != Fetch::Committed {
+            return;
+        }
+        match offset {
+            Some(offset) => {
+                partition.committed = Some(offset);
+                partition.found(offset);
+            }
+            None => self.reset(place, None),
+        }
+    }
+
+    /// What the group has committed cannot be told.
+    pub(crate) fn uncommitted(&mut self, waiting: &[(TopicPartition, u64)], error: &Error) {
+        for (name, generation) in waiting {
+            let place = self.places.get(name).copied();
+            let place = place.filter(|place| self.partitions[place].generation == *generation);
+            if let Some(place) = place {
+                self.fail(place, error.clone());
+            }
+        }
     }
 
     /// What is to be done now.
@@ -298,7 +406,7 @@ impl Positions {
         let mut brokers = BTreeSet::new();
         for (place, partition) in &mut self.partitions {
             self.topics.used(place.0);
-            if partition.asking || partition.fetch == Fetch::Stopped {
+            if partition.asking || matches!(partition.fetch, Fetch::Stopped | Fetch::Committed) {
                 continue;
             }
             if let Some(at) = partition.due_at(now) {
@@ -330,7 +438,7 @@ impl Positions {
                         brokers.insert(broker);
                     }
                 }
-                Fetch::From(_) | Fetch::Stopped => {}
+                Fetch::From(_) | Fetch::Committed | Fetch::Stopped => {}
             }
         }
         let (before, behind): (Vec<i32>, Vec<i32>) = brokers.into_iter().partition(|id| *id <= self.last_broker);

@@ -14,6 +14,7 @@ Examples:
   millpond consume logs --from -100 --count 100
   millpond consume logs --from timestamp 1700000000000 --json
   millpond consume logs --partition 3 --from offset 5000 --count 1
+  millpond consume logs --group readers --from earliest
   millpond consume logs --format '{partition}:{offset} {key} = {value}\\n'
 
 Each value is one line of standard output; on a terminal, what is an order to it is shown as its number. With --json
@@ -23,6 +24,8 @@ values are written as they are, and no line end is added. Records of a partition
 --from says where: earliest, latest (which it is without), offset N, timestamp T in milliseconds since 1970, or -N for
 the last N of each partition; what a partition does not have is taken to the nearest that it has. It goes on until
 Ctrl-C, and then ends with 130, unless --count or --until-end ends it; a summary goes to standard error.
+With --group it goes on where the group has come to, and --from (earliest or latest) is for what the group has not read;
+what was printed is committed every 5 s and at the end, and records may come again after a kill.
 It works on Kafka's clusters, too.";
 
 #[derive(Args, Debug)]
@@ -33,6 +36,9 @@ pub(crate) struct ConsumeArguments {
     /// Only this partition; may be given many times
     #[arg(long, value_name = "N")]
     pub(crate) partition: Vec<i32>,
+    /// Read as a member of this group, which shares the topic out and keeps how far it has come
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["partition", "until_end"])]
+    pub(crate) group: Option<String>,
     /// Where to begin: earliest, latest, offset N, timestamp T, or -N
     #[arg(long, value_name = "WHERE", num_args = 1..=2, allow_negative_numbers = true, default_value = "latest")]
     from: Vec<String>,

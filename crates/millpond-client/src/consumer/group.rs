@@ -1,0 +1,675 @@
+//! A member of a consumer group: joins, hears of rebalances, commits, leaves.
+//!
+//! | file | story |
+//! | --- | --- |
+//! | `classic` | the classic protocol as values: generations, what errors mean, the bytes that members exchange |
+//! | `assignor` | who gets which partitions, as the leader decides |
+//!
+//! One task does one thing after the other, over a connection of its own: joining waits at the coordinator until all
+//! members have come. The order keeps what was given to the caller from being lost or given to two:
+//!
+//! 1. A partition that goes is taken from the caller first; then what it was given is committed; then the member joins
+//!    again, which is what tells the coordinator that another may have it.
+//! 2. A partition that comes is read when its committed offset is known, and not before.
+//! 3. What is committed by itself is what the caller is done with: a record that it was given last, and has not yet
+//!    asked for another, is not.
+
+mod assignor;
+mod classic;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::pin::Pin;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use millpond_wire::heartbeat::HeartbeatRequest;
+use millpond_wire::join_group::{JoinGroupRequest, JoinGroupResponse};
+use millpond_wire::leave_group::{LeaveGroupRequest, MemberIdentity};
+use millpond_wire::offset_commit::{OffsetCommitRequest, OffsetCommitRequestPartition, OffsetCommitRequestTopic};
+use millpond_wire::sync_group::SyncGroupRequest;
+use millpond_wire::{EncodeError, ErrorCode, Request};
+use tokio::sync::{Notify, oneshot, watch};
+use tokio::time::Instant;
+use tracing::{debug, info};
+
+pub use assignor::Assignor;
+use classic::{Consequence, Membership, consequence};
+
+use super::driver::Shared;
+use super::positions::Offset;
+use crate::admin::{Admin, TopicPartition};
+use crate::clock;
+use crate::connection::Connection;
+use crate::error::{Error, Result};
+
+/// What consumers call themselves in a classic group.
+const PROTOCOL_TYPE: &str = "consumer";
+/// The last version of OffsetCommit that names topics.
+const COMMIT_BY_NAME: i16 = 9;
+/// How soon the leader looks again for a subscribed topic that is missing.
+const MISSING_TOPIC_PAUSE: Duration = Duration::from_secs(5);
+/// How long the last commit before a partition goes, and leaving, may take: others wait for it, and the coordinator
+/// notices by itself when the session ends.
+const LEAVE_LIMIT: Duration = Duration::from_secs(5);
+/// How much longer than the members have the coordinator may take to answer a join.
+const JOIN_SPARE: Duration = Duration::from_secs(5);
+
+/// What the caller asks of the group's task.
+#[derive(Debug, Default)]
+struct Mail {
+    /// `None` while nothing was subscribed to.
+    subscription: Option<BTreeSet<String>>,
+    /// Of the subscription.
+    changed: bool,
+    commits: Vec<CommitRequest>,
+}
+
+#[derive(Debug)]
+struct CommitRequest {
+    offsets: Vec<Offset>,
+    done: oneshot::Sender<Result<()>>,
+}
+
+/// What a consumer and its group's task share.
+#[derive(Debug)]
+pub(crate) struct Desk {
+    mail: Mutex<Mail>,
+    /// Something is to be done.
+    pub(crate) wake: Notify,
+    /// It is to end.
+    pub(crate) close: Notify,
+    /// It has ended.
+    pub(crate) ended: watch::Sender<bool>,
+}
+
+impl Desk {
+    pub(crate) fn new() -> Desk {
+        Desk { mail: Mutex::default(), wake: Notify::new(), close: Notify::new(), ended: watch::Sender::new(false) }
+    }
+
+    fn mail(&self) -> MutexGuard<'_, Mail> {
+        // The mail is whole after every change.
+        self.mail.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has the task join the group for these topics; leave it, for none.
+    pub(crate) fn subscribe(&self, topics: Option<BTreeSet<String>>) {
+        let mut mail = self.mail();
+        mail.changed |= mail.subscription != topics;
+        mail.subscription = topics;
+        drop(mail);
+        self.wake.notify_one();
+    }
+
+    /// Whether the group says what is read.
+    pub(crate) fn is_subscribed(&self) -> bool {
+        self.mail().subscription.is_some()
+    }
+
+    /// Has the task commit these offsets.
+    pub(crate) fn commit(&self, offsets: Vec<Offset>) -> Commit {
+        let (done, outcome) = oneshot::channel();
+        if offsets.is_empty() {
+            // The receiver is there.
+            let _ = done.send(Ok(()));
+        } else {
+            self.mail().commits.push(CommitRequest { offsets, done });
+            self.wake.notify_one();
+        }
+        Commit(outcome)
+    }
+}
+
+/// The outcome of a commit. It is made whether or not somebody waits for it.
+#[derive(Debug)]
+pub struct Commit(oneshot::Receiver<Result<()>>);
+
+impl Commit {
+    /// One of a consumer that has nobody to tell.
+    pub(crate) fn closed() -> Commit {
+        Commit(oneshot::channel().1)
+    }
+}
+
+impl Future for Commit {
+    type Output = Result<()>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        Pin::new(&mut self.0).poll(cx).map(|outcome| outcome.unwrap_or(Err(Error::Closed)))
+    }
+}
+
+struct Member {
+    shared: Arc<Shared>,
+    desk: Arc<Desk>,
+    group: String,
+    connection: Option<Connection>,
+    membership: Membership,
+    topics: BTreeSet<String>,
+    assigned: BTreeSet<TopicPartition>,
+    /// It must join, for the first time or again.
+    rejoin: bool,
+    next_beat: Instant,
+    next_commit: Option<Instant>,
+    /// What the leader assigned by, and when it looks whether it is still so.
+    watched: Option<(BTreeMap<String, i32>, Instant)>,
+    failures: u32,
+    not_before: Option<Instant>,
+}
+
+/// Leaves nobody waiting, however the task has ended.
+struct Ending(Arc<Desk>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        // Who waits for a commit hears that it is closed.
+        self.0.mail().commits.clear();
+        self.0.ended.send_replace(true);
+    }
+}
+
+/// The group's task: until the consumer is closed.
+pub(crate) fn take_part(shared: Arc<Shared>, desk: Arc<Desk>, group: String) -> impl Future<Output = ()> + Send {
+    let ending = Ending(Arc::clone(&desk));
+    async move {
+        let _ending = ending;
+        let now = clock::now();
+        let next_commit = shared.config.auto_commit.map(|every| now + every);
+        let mut member = Member {
+            shared: Arc::clone(&shared),
+            desk: Arc::clone(&desk),
+            group,
+            connection: None,
+            membership: Membership::default(),
+            topics: BTreeSet::new(),
+            assigned: BTreeSet::new(),
+            rejoin: false,
+            next_beat: now,
+            next_commit,
+            watched: None,
+            failures: 0,
+            not_before: None,
+        };
+        tokio::select! {
+            biased;
+            () = desk.close.notified() => {}
+            () = member.work() => {}
+        }
+        // What was under way on it may be in front of what follows.
+        member.connection = None;
+        let deadline = clock::now() + LEAVE_LIMIT;
+        if clock::by(deadline, member.close()).await.is_none() {
+            debug!("the group {} was not left in time", member.group);
+        }
+    }
+}
+
+impl Member {
+    async fn work(&mut self) {
+        while !self.shared.closing.load(Ordering::Acquire) {
+            let now = clock::now();
+            let paused = self.not_before.filter(|at| *at > now);
+            let wake_at = match paused {
+                Some(at) => Some(at),
+                None => match self.step(now).await {
+                    Ok(wake_at) => {
+                        (self.failures, self.not_before) = (0, None);
+                        wake_at
+                    }
+                    Err(error) => {
+                        debug!("the group {}: {error}", self.group);
+                        self.failures = self.failures.saturating_add(1);
+                        let cluster = &self.shared.cluster;
+                        let pause = cluster.config().pause_after(self.failures, cluster.transport().random_u64());
+                        self.not_before = Some(clock::now() + pause);
+                        continue;
+                    }
+                },
+            };
+            tokio::select! {
+                biased;
+                () = self.desk.wake.notified() => {}
+                () = clock::until(wake_at) => {}
+            }
+        }
+    }
+
+    /// Does what is to be done; says when to look again.
+    async fn step(&mut self, now: Instant) -> Result<Option<Instant>> {
+        let commits = std::mem::take(&mut self.desk.mail().commits);
+        for CommitRequest { offsets, done } in commits {
+            let outcome = self.commit_until_deadline(&offsets).await;
+            // Nobody need wait for it.
+            let _ = done.send(outcome);
+        }
+        self.heed_subscription().await?;
+        if self.rejoin && !self.topics.is_empty() {
+            self.join().await?;
+        }
+        self.look_up().await?;
+        if self.next_commit.is_some_and(|at| at <= now) {
+            self.next_commit = self.shared.config.auto_commit.map(|every| now + every);
+            let offsets = self.shared.state().settled();
+            self.commit(&offsets).await?;
+        }
+        if !self.is_member() {
+            return Ok(self.next_commit);
+        }
+        if self.next_beat <= now {
+            self.beat().await?;
+        }
+        self.watch_topics(now).await?;
+        if self.rejoin {
+            return Ok(Some(now));
+        }
+        let watch_at = self.watched.as_ref().map(|(_, at)| *at);
+        Ok([Some(self.next_beat), self.next_commit, watch_at].into_iter().flatten().min())
+    }
+
+    fn is_member(&self) -> bool {
+        self.membership.generation >= 0
+    }
+
+    async fn heed_subscription(&mut self) -> Result<()> {
+        let topics = {
+            let mut mail = self.desk.mail();
+            if !std::mem::take(&mut mail.changed) {
+                return Ok(());
+            }
+            mail.subscription.clone()
+        };
+        self.topics = topics.unwrap_or_default();
+        self.rejoin = !self.topics.is_empty();
+        if self.topics.is_empty() {
+            self.let_go(&BTreeSet::new()).await;
+            self.leave().await;
+        }
+        Ok(())
+    }
+
+    /// Reads nothing but `kept` from now on, and commits what the caller was given of the others.
+    async fn let_go(&mut self, kept: &BTreeSet<TopicPartition>) {
+        let kept: BTreeSet<TopicPartition> = self.assigned.intersection(kept).cloned().collect();
+        if kept.len() == self.assigned.len() {
+            return;
+        }
+        let offsets = self.shared.state().revoke(&kept);
+        self.assigned = kept;
+        if self.shared.config.auto_commit.is_none() {
+            return;
+        }
+        // Whoever reads them next is given again what was not committed.
+        match clock::by(clock::now() + LEAVE_LIMIT, self.commit_until_deadline(&offsets)).await {
+            Some(Ok(())) => {}
+            Some(Err(error)) => info!("what was read is not committed before its partitions go: {error}"),
+            None => info!("what was read is not committed in time before its partitions go"),
+        }
+    }
+
+    async fn join(&mut self) -> Result<()> {
+        let config = self.shared.config.clone();
+        // With an assignor that knows nothing of owners, nobody may own anything while partitions are shared out.
+        let eager = config.assignors.contains(&Assignor::Range);
+        if eager {
+            self.let_go(&BTreeSet::new()).await;
+        }
+        let joined = loop {
+            let generation = self.membership.generation;
+            let protocols =
+                classic::protocols(&config.assignors, &self.topics, &self.assigned, generation, &config.client_rack);
+            let request = JoinGroupRequest {
+                group_id: self.group.as_str().into(),
+                session_timeout_ms: ms(config.session_timeout),
+                rebalance_timeout_ms: ms(config.rebalance_timeout),
+                member_id: self.membership.member_id.as_str().into(),
+                group_instance_id: config.group_instance_id.as_deref().map(Into::into),
+                protocol_type: PROTOCOL_TYPE.into(),
+                protocols: protocols.map_err(unsayable)?,
+                reason: None,
+            };
+            // Static members need a version that knows them.
+            let least = if config.group_instance_id.is_some() { 5 } else { 0 };
+            let joined = self.call(least, i16::MAX, &request, config.rebalance_timeout + JOIN_SPARE).await?;
+            if ErrorCode(joined.error_code) != ErrorCode::MEMBER_ID_REQUIRED {
+                break joined;
+            }
+            // Kafka lets only those in who have been given an id first (KIP-394).
+            self.membership.member_id = joined.member_id.to_string();
+        };
+        self.judge(joined.error_code, "joining")?;
+        self.membership = Membership {
+            member_id: joined.member_id.to_string(),
+            generation: joined.generation_id,
+            protocol: joined.protocol_name.as_deref().unwrap_or_default().to_owned(),
+        };
+        // A rebalance that is called for from here on is another one.
+        self.rejoin = false;
+        self.watched = None;
+        let assignments = match joined.leader == joined.member_id && !joined.skip_assignment {
+            true => self.lead(&joined).await?,
+            false => Vec::new(),
+        };
+        let request = SyncGroupRequest {
+            group_id: self.group.as_str().into(),
+            generation_id: self.membership.generation,
+            member_id: self.membership.member_id.as_str().into(),
+            group_instance_id: config.group_instance_id.as_deref().map(Into::into),
+            protocol_type: Some(PROTOCOL_TYPE.into()),
+            protocol_name: Some(self.membership.protocol.as_str().into()),
+            assignments,
+        };
+        let least = if config.group_instance_id.is_some() { 3 } else { 0 };
+        let synced = self.call(least, i16::MAX, &request, config.rebalance_timeout + JOIN_SPARE).await;
+        // Until it knows what it has, it must ask again.
+        self.rejoin = true;
+        let synced = synced?;
+        self.judge(synced.error_code, "waiting for an assignment")?;
+        let assigned = classic::assigned(synced.assignment).map_err(|error| self.misunderstood(&error))?;
+        self.rejoin = self.assigned.difference(&assigned).next().is_some();
+        self.let_go(&assigned).await;
+        self.shared.state().assign(&assigned)?;
+        self.shared.wake.notify_one();
+        self.assigned = assigned;
+        self.next_beat = clock::now() + config.heartbeat_interval;
+        debug!("the group {} is in generation {}", self.group, self.membership.generation);
+        Ok(())
+    }
+
+    /// Shares the partitions out among the members.
+    async fn lead(
+        &mut self,
+        joined: &JoinGroupResponse,
+    ) -> Result<Vec<millpond_wire::sync_group::SyncGroupRequestAssignment>> {
+        let members = classic::members(&joined.members);
+        let topics: BTreeSet<&str> =
+            members.values().flat_map(|member| member.topics.iter().map(String::as_str)).collect();
+        let counts = self.counts(&topics).await?;
+        let assignor = Assignor::named(&self.membership.protocol).ok_or_else(|| Error::Refused {
+            what: format!("sharing out the partitions of the group {}", self.group),
+            code: ErrorCode::INCONSISTENT_GROUP_PROTOCOL,
+            message: Some(format!("there is no assignor '{}' here", self.membership.protocol)),
+        })?;
+        let shares = assignor.assign(&members, &counts);
+        let missing = topics.iter().any(|topic| !counts.contains_key(*topic));
+        let age = self.shared.config.metadata_max_age;
+        let look_at = clock::now() + if missing { age.min(MISSING_TOPIC_PAUSE) } else { age };
+        let of = |topic: &&str| ((*topic).to_owned(), counts.get(*topic).copied().unwrap_or(0));
+        self.watched = Some((topics.iter().map(of).collect(), look_at));
+        classic::assignments(shares).map_err(unsayable)
+    }
+
+    /// How many partitions topics have; those that are missing are left out.
+    async fn counts(&self, topics: &BTreeSet<&str>) -> Result<BTreeMap<String, i32>> {
+        let names: Vec<&str> = topics.iter().copied().collect();
+        let told = self.shared.cluster.metadata(Some(&names)).await?;
+        let mut counts = BTreeMap::new();
+        for topic in told.topics.iter().filter(|topic| topic.error_code == 0) {
+            let count = i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX);
+            counts.extend(topic.name.as_ref().map(|name| (name.to_string(), count)));
+        }
+        Ok(counts)
+    }
+
+    /// The leader has the members come together when there are more partitions, or a topic that was missing.
+    async fn watch_topics(&mut self, now: Instant) -> Result<()> {
+        let Some((known, at)) = &self.watched else { return Ok(()) };
+        if *at > now {
+            return Ok(());
+        }
+        let counts = self.counts(&known.keys().map(String::as_str).collect()).await?;
+        let changed = known.iter().any(|(topic, count)| counts.get(topic).copied().unwrap_or(0) != *count);
+        let missing = known.values().any(|count| *count == 0);
+        let age = self.shared.config.metadata_max_age;
+        if let Some((_, at)) = &mut self.watched {
+            *at = now + if missing { age.min(MISSING_TOPIC_PAUSE) } else { age };
+        }
+        self.rejoin |= changed;
+        Ok(())
+    }
+
+    async fn beat(&mut self) -> Result<()> {
+        let config = &self.shared.config;
+        let request = HeartbeatRequest {
+            group_id: self.group.as_str().into(),
+            generation_id: self.membership.generation,
+            member_id: self.membership.member_id.as_str().into(),
+            group_instance_id: config.group_instance_id.as_deref().map(Into::into),
+        };
+        let least = if config.group_instance_id.is_some() { 3 } else { 0 };
+        let limit = config.session_timeout.min(self.shared.cluster.config().request_limit);
+        let interval = config.heartbeat_interval;
+        let answer = self.call(least, i16::MAX, &request, limit).await?;
+        self.next_beat = clock::now() + interval;
+        if ErrorCode(answer.error_code) == ErrorCode::REBALANCE_IN_PROGRESS {
+            self.rejoin = true;
+            return Ok(());
+        }
+        self.judge(answer.error_code, "staying in")
+    }
+
+    /// Looks up what is committed for partitions that wait for it.
+    async fn look_up(&mut self) -> Result<()> {
+        let waiting = self.shared.state().waits_for_commits();
+        if waiting.is_empty() {
+            return Ok(());
+        }
+        // What a transaction is about to commit is waited for (KIP-447).
+        let committed = Admin::from(self.shared.cluster.clone()).stable_group_offsets(&self.group).await;
+        let committed = match committed {
+            Ok(committed) => committed,
+            Err(error) if error.is_retriable() => return Err(error),
+            Err(error) => {
+                self.shared.state().uncommitted(&waiting, &error);
+                self.shared.reader.wake();
+                return Ok(());
+            }
+        };
+        {
+            let mut state = self.shared.state();
+            for (partition, generation) in &waiting {
+                let offset = committed.get(partition).map(|committed| committed.offset);
+                state.found_committed(partition, *generation, offset);
+            }
+        }
+        self.shared.wake.notify_one();
+        self.shared.reader.wake();
+        Ok(())
+    }
+
+    async fn commit_until_deadline(&mut self, offsets: &[Offset]) -> Result<()> {
+        let config = self.shared.cluster.config().clone();
+        let deadline = clock::now() + config.deadline;
+        for tries in 1_u32.. {
+            let error = match self.commit(offsets).await {
+                Err(error) if error.is_retriable() => error,
+                outcome => return outcome,
+            };
+            let pause = config.pause_after(tries, self.shared.cluster.transport().random_u64());
+            if clock::now() + pause >= deadline {
+                return Err(Error::GaveUp { after: config.deadline, last: Box::new(error) });
+            }
+            clock::sleep(pause).await;
+        }
+        Ok(())
+    }
+
+    /// Commits, once.
+    async fn commit(&mut self, offsets: &[Offset]) -> Result<()> {
+        if offsets.is_empty() {
+            return Ok(());
+        }
+        let mut topics: BTreeMap<&str, Vec<OffsetCommitRequestPartition>> = BTreeMap::new();
+        for offset in offsets {
+            topics.entry(&offset.partition.topic).or_default().push(OffsetCommitRequestPartition {
+                partition_index: offset.partition.partition,
+                committed_offset: offset.offset,
+                committed_leader_epoch: offset.leader_epoch.unwrap_or(-1),
+                committed_metadata: Some("".into()),
+            });
+        }
+        let topic = |(name, partitions): (&str, _)| OffsetCommitRequestTopic {
+            name: name.into(),
+            partitions,
+            ..Default::default()
+        };
+        let request = OffsetCommitRequest {
+            group_id: self.group.as_str().into(),
+            generation_id_or_member_epoch: self.membership.generation,
+            member_id: match self.is_member() {
+                true => self.membership.member_id.as_str().into(),
+                false => Default::default(),
+            },
+            group_instance_id: self
+                .shared
+                .config
+                .group_instance_id
+                .as_deref()
+                .filter(|_| self.is_member())
+                .map(Into::into),
+            topics: topics.into_iter().map(topic).collect(),
+            ..Default::default()
+        };
+        let least = if request.group_instance_id.is_some() { 7 } else { 2 };
+        let limit = self.shared.cluster.config().request_limit;
+        let answer = self.call(least, COMMIT_BY_NAME, &request, limit).await?;
+        let mut codes = answer.topics.iter().flat_map(|topic| &topic.partitions).map(|partition| partition.error_code);
+        let code = codes.find(|code| *code != 0).unwrap_or(0);
+        let of_membership = match consequence(ErrorCode(code)) {
+            Consequence::Fatal => {
+                matches!(ErrorCode(code), ErrorCode::FENCED_INSTANCE_ID | ErrorCode::GROUP_AUTHORIZATION_FAILED)
+            }
+            _ => true,
+        };
+        match of_membership {
+            true => self.judge(code, "committing to")?,
+            // It is about a partition.
+            false => Error::check(code, None, || self.what("committing to"))?,
+        }
+        self.shared.state().committed(offsets);
+        Ok(())
+    }
+
+    async fn leave(&mut self) {
+        let member_id = std::mem::take(&mut self.membership).member_id;
+        // A static member comes back as who it was; the coordinator keeps its place until its session ends (KIP-345).
+        if member_id.is_empty() || self.shared.config.group_instance_id.is_some() {
+            return;
+        }
+        let request = LeaveGroupRequest {
+            group_id: self.group.as_str().into(),
+            member_id: member_id.as_str().into(),
+            members: vec![MemberIdentity { member_id: member_id.as_str().into(), ..Default::default() }],
+        };
+        // Up to version 2 it is said in one field, later in the other, and each is left out of the others' versions.
+        let build = |version| match version {
+            3.. => LeaveGroupRequest { member_id: Default::default(), ..request.clone() },
+            _ => LeaveGroupRequest { members: Vec::new(), ..request.clone() },
+        };
+        if let Err(error) = self.call_as(0, i16::MAX, build, LEAVE_LIMIT).await {
+            debug!("the group {} is not left: {error}", self.group);
+        }
+    }
+
+    /// Commits what is left, and leaves.
+    async fn close(&mut self) {
+        let requests = std::mem::take(&mut self.desk.mail().commits);
+        for CommitRequest { offsets, done } in requests {
+            let outcome = self.commit(&offsets).await;
+            // Nobody need wait for it.
+            let _ = done.send(outcome);
+        }
+        if self.shared.config.auto_commit.is_some() {
+            let offsets = self.shared.state().settled();
+            if let Err(error) = self.commit(&offsets).await {
+                info!("what was read is not committed before the end: {error}");
+            }
+        }
+        self.leave().await;
+    }
+
+    /// Draws the consequence of an error code.
+    fn judge(&mut self, code: i16, what: &str) -> Result<()> {
+        let checked = Error::check(code, None, || self.what(what));
+        let Err(error) = &checked else { return checked };
+        match consequence(ErrorCode(code)) {
+            Consequence::LookAgain => self.connection = None,
+            // Who only keeps its offsets there has nothing to lose.
+            _ if self.topics.is_empty() && !self.is_member() => {}
+            Consequence::Rejoin => self.rejoin = true,
+            Consequence::Lost { keep_id } => {
+                self.membership.generation = -1;
+                if !keep_id {
+                    self.membership.member_id.clear();
+                }
+                // Others may have read on: what was given here and not committed is theirs to read again.
+                self.shared.state().revoke(&BTreeSet::new());
+                self.assigned.clear();
+                self.rejoin = !self.topics.is_empty();
+            }
+            Consequence::Fatal => {
+                self.membership = Membership::default();
+                self.shared.state().tell(error.clone());
+                self.shared.state().revoke(&BTreeSet::new());
+                self.shared.reader.wake();
+                self.assigned.clear();
+                self.topics.clear();
+                self.rejoin = false;
+            }
+        }
+        checked
+    }
+
+    fn what(&self, what: &str) -> String {
+        format!("{what} the group {}", self.group)
+    }
+
+    fn misunderstood(&mut self, error: &millpond_wire::DecodeError) -> Error {
+        Error::Refused {
+            what: self.what("understanding the assignment of"),
+            code: ErrorCode::INCONSISTENT_GROUP_PROTOCOL,
+            message: Some(error.to_string()),
+        }
+    }
+
+    async fn call<R: Request + Clone>(
+        &mut self,
+        least: i16,
+        most: i16,
+        request: &R,
+        limit: Duration,
+    ) -> Result<R::Response> {
+        self.call_as(least, most, |_| request.clone(), limit).await
+    }
+
+    /// A request to the coordinator. A failure has the coordinator looked for again.
+    async fn call_as<R: Request>(
+        &mut self,
+        least: i16,
+        most: i16,
+        build: impl Fn(i16) -> R,
+        limit: Duration,
+    ) -> Result<R::Response> {
+        let live = self.connection.take_if(|connection| !connection.is_closed());
+        let connection = match live {
+            Some(connection) => connection,
+            None => self.shared.cluster.own_connection_to_coordinator(&self.group).await?,
+        };
+        let version = match connection.versions().newest::<R>(least, most) {
+            Some(version) => version,
+            None => connection.version::<R>(least)?,
+        };
+        let answer = connection.call(version, &build(version), limit).await?;
+        self.connection = Some(connection);
+        Ok(answer)
+    }
+}
+
+fn ms(time: Duration) -> i32 {
+    i32::try_from(time.as_millis()).unwrap_or(i32::MAX)
+}
+
+fn unsayable(error: EncodeError) -> Error {
+    Error::Request { reason: error.to_string() }
+}

@@ -1,0 +1,298 @@
+//! A member of a classic group at a fake coordinator, which refuses, moves, and calls for rebalances.
+
+#![expect(clippy::disallowed_methods, reason = "waits on the clock that the test has paused")]
+
+mod fake;
+
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use bytes::Bytes;
+use fake::{METADATA, Network, Peer, metadata, versions};
+use millpond_client::{Cluster, Consumer, ConsumerConfig, ErrorCode, OffsetReset, TopicPartition};
+use millpond_wire::consumer_protocol_assignment::{ConsumerProtocolAssignment, TopicPartition as Assigned};
+use millpond_wire::consumer_protocol_subscription::ConsumerProtocolSubscription;
+use millpond_wire::find_coordinator::{Coordinator, FindCoordinatorResponse};
+use millpond_wire::heartbeat::{HeartbeatRequest, HeartbeatResponse};
+use millpond_wire::join_group::{JoinGroupRequest, JoinGroupResponse, JoinGroupResponseMember};
+use millpond_wire::leave_group::{LeaveGroupRequest, LeaveGroupResponse};
+use millpond_wire::list_offsets::{
+    ListOffsetsPartitionResponse, ListOffsetsRequest, ListOffsetsResponse, ListOffsetsTopicResponse,
+};
+use millpond_wire::metadata::{MetadataRequest, MetadataResponsePartition, MetadataResponseTopic};
+use millpond_wire::offset_fetch::{OffsetFetchResponse, OffsetFetchResponseGroup};
+use millpond_wire::sync_group::{SyncGroupRequest, SyncGroupResponse};
+use millpond_wire::{ApiKey, Data};
+
+const APIS: &[(ApiKey, i16, i16)] = &[
+    METADATA,
+    (ApiKey::FETCH, 4, 17),
+    (ApiKey::LIST_OFFSETS, 1, 10),
+    (ApiKey::FIND_COORDINATOR, 0, 6),
+    (ApiKey::JOIN_GROUP, 0, 9),
+    (ApiKey::SYNC_GROUP, 0, 5),
+    (ApiKey::HEARTBEAT, 0, 4),
+    (ApiKey::LEAVE_GROUP, 0, 5),
+    (ApiKey::OFFSET_FETCH, 1, 9),
+    (ApiKey::OFFSET_COMMIT, 2, 9),
+];
+const BROKERS: &[(i32, &str, i32)] = &[(1, "a", 1), (2, "b", 1)];
+
+#[derive(Default)]
+struct State {
+    /// 1 or 2.
+    coordinator: i32,
+    generation: i32,
+    /// What the coordinator says next: by API, the error code. The last one first.
+    errors: Vec<(ApiKey, ErrorCode)>,
+    /// Partitions that the member gets, if it is not the leader.
+    given: Option<Vec<i32>>,
+    /// What was asked of the coordinator: the API and what tells.
+    seen: Vec<String>,
+}
+
+#[derive(Clone)]
+struct Fake {
+    network: Arc<Network>,
+    state: Arc<Mutex<State>>,
+}
+
+impl Fake {
+    fn start() -> Fake {
+        let state = Arc::new(Mutex::new(State { coordinator: 1, ..State::default() }));
+        let fake = Fake { network: Network::new(), state };
+        for (id, host, _) in BROKERS.iter().copied() {
+            let here = fake.clone();
+            fake.network.broker(&format!("{host}:1"), move |peer| here.clone().serve(peer, id));
+        }
+        fake
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no test panics here")
+    }
+
+    /// The error for a request to the coordinator that came to this broker.
+    fn error(&self, broker: i32, api: ApiKey, seen: String) -> i16 {
+        let mut state = self.state();
+        state.seen.push(seen);
+        if state.coordinator != broker {
+            return ErrorCode::NOT_COORDINATOR.0;
+        }
+        match state.errors.last() {
+            Some((of, code)) if *of == api => {
+                let code = code.0;
+                state.errors.pop();
+                code
+            }
+            _ => 0,
+        }
+    }
+
+    async fn serve(self, mut peer: Peer, broker: i32) {
+        while let Some(asked) = peer.request().await {
+            match asked.header.api_key {
+                ApiKey::API_VERSIONS => peer.answer(&asked, &versions(APIS)).await,
+                ApiKey::METADATA => {
+                    let names = asked.body::<MetadataRequest>().topics.unwrap_or_default();
+                    let mut told = metadata(1, BROKERS);
+                    told.topics = names.iter().map(|_| topic()).collect();
+                    peer.answer(&asked, &told).await;
+                }
+                ApiKey::FIND_COORDINATOR => {
+                    let host = if self.state().coordinator == 1 { "a" } else { "b" };
+                    let found = Coordinator { key: "g".into(), host: host.into(), port: 1, ..Default::default() };
+                    let told = FindCoordinatorResponse { coordinators: vec![found], ..Default::default() };
+                    peer.answer(&asked, &told).await;
+                }
+                ApiKey::LIST_OFFSETS => {
+                    let request: ListOffsetsRequest = asked.body();
+                    let of = |partition_index| ListOffsetsPartitionResponse {
+                        partition_index,
+                        offset: 0,
+                        ..Default::default()
+                    };
+                    let partitions = request.topics[0].partitions.iter().map(|one| of(one.partition_index)).collect();
+                    let topics = vec![ListOffsetsTopicResponse { name: "logs".into(), partitions }];
+                    peer.answer(&asked, &ListOffsetsResponse { topics, ..Default::default() }).await;
+                }
+                ApiKey::OFFSET_FETCH => {
+                    let group = OffsetFetchResponseGroup { group_id: "g".into(), ..Default::default() };
+                    peer.answer(&asked, &OffsetFetchResponse { groups: vec![group], ..Default::default() }).await;
+                }
+                ApiKey::JOIN_GROUP => {
+                    let told = self.joined(&asked.body(), broker);
+                    peer.answer(&asked, &told).await;
+                }
+                ApiKey::SYNC_GROUP => {
+                    let told = self.synced(&asked.body(), broker);
+                    peer.answer(&asked, &told).await;
+                }
+                ApiKey::HEARTBEAT => {
+                    let request: HeartbeatRequest = asked.body();
+                    let error_code = self.error(broker, ApiKey::HEARTBEAT, format!("beat {}", request.generation_id));
+                    peer.answer(&asked, &HeartbeatResponse { error_code, ..Default::default() }).await;
+                }
+                ApiKey::LEAVE_GROUP => {
+                    let request: LeaveGroupRequest = asked.body();
+                    let member = request.members[0].member_id.to_string();
+                    let error_code = self.error(broker, ApiKey::LEAVE_GROUP, format!("leave {member}"));
+                    peer.answer(&asked, &LeaveGroupResponse { error_code, ..Default::default() }).await;
+                }
+                // A fetch waits, here for ever.
+                _ => {}
+            }
+        }
+    }
+
+    fn joined(&self, request: &JoinGroupRequest, broker: i32) -> JoinGroupResponse {
+        let metadata = request.protocols[0].metadata.clone();
+        let told = ConsumerProtocolSubscription::from_bytes(metadata.clone()).expect("good");
+        let owned: usize = told.owned_partitions.iter().map(|of| of.partitions.len()).sum();
+        let seen = format!("join '{}' with {owned}", request.member_id);
+        let error_code = self.error(broker, ApiKey::JOIN_GROUP, seen);
+        if error_code != 0 || request.member_id.is_empty() {
+            // As Kafka answers who has no id yet.
+            let code = if error_code == 0 { ErrorCode::MEMBER_ID_REQUIRED.0 } else { error_code };
+            return JoinGroupResponse { error_code: code, member_id: "m".into(), ..Default::default() };
+        }
+        let mut state = self.state();
+        state.generation += 1;
+        let leads = state.given.is_none();
+        let me = JoinGroupResponseMember { member_id: "m".into(), metadata, ..Default::default() };
+        JoinGroupResponse {
+            generation_id: state.generation,
+            protocol_name: Some("cooperative-sticky".into()),
+            leader: if leads { "m" } else { "other" }.into(),
+            member_id: "m".into(),
+            members: if leads { vec![me] } else { Vec::new() },
+            ..Default::default()
+        }
+    }
+
+    fn synced(&self, request: &SyncGroupRequest, broker: i32) -> SyncGroupResponse {
+        let seen = format!("sync {} with {}", request.generation_id, request.assignments.len());
+        let error_code = self.error(broker, ApiKey::SYNC_GROUP, seen);
+        let assignment = match &self.state().given {
+            Some(partitions) => {
+                let assigned = Assigned { topic: "logs".into(), partitions: partitions.clone() };
+                let assigned = ConsumerProtocolAssignment { assigned_partitions: vec![assigned], user_data: None };
+                assigned.to_bytes(0).expect("short")
+            }
+            None => request.assignments.first().map_or_else(Bytes::new, |own| own.assignment.clone()),
+        };
+        SyncGroupResponse { error_code, assignment, ..Default::default() }
+    }
+
+    async fn member(&self) -> Consumer {
+        let cluster = Cluster::connect_with(fake::config(), self.network.clone()).await.expect("a broker answers");
+        let config = ConsumerConfig::default().group("g").offset_reset(OffsetReset::Earliest).auto_commit(None);
+        let consumer = Consumer::new(cluster, config);
+        consumer.subscribe(&["logs"]).expect("a good name");
+        consumer
+    }
+
+    /// What was seen but heartbeats that went well.
+    fn story(&self) -> Vec<String> {
+        self.state().seen.iter().filter(|seen| !seen.starts_with("beat")).cloned().collect()
+    }
+}
+
+fn topic() -> MetadataResponseTopic {
+    let partition = |partition_index| MetadataResponsePartition { partition_index, leader_id: 1, ..Default::default() };
+    MetadataResponseTopic {
+        name: Some("logs".into()),
+        topic_id: [7; 16],
+        partitions: (0..4).map(partition).collect(),
+        ..Default::default()
+    }
+}
+
+async fn has(consumer: &Consumer, count: usize) {
+    let found = tokio::time::timeout(Duration::from_secs(30), async {
+        while consumer.assignment().len() != count {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+    assert!(found.await.is_ok(), "{:?}", consumer.assignment());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_shares_out_beats_and_leaves() {
+    let fake = Fake::start();
+    let consumer = fake.member().await;
+    has(&consumer, 4).await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let beats = fake.state().seen.iter().filter(|seen| *seen == "beat 1").count();
+    assert!((3..=4).contains(&beats), "{beats} in 10 s");
+    consumer.close().await;
+    assert_eq!(fake.story(), ["join '' with 0", "join 'm' with 0", "sync 1 with 1", "leave m"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rebalance_is_joined_with_what_is_owned_and_what_goes_is_let_go_before_it_is_joined_again() {
+    let fake = Fake::start();
+    let consumer = fake.member().await;
+    has(&consumer, 4).await;
+    fake.state().given = Some(vec![1, 2]);
+    fake.state().errors.push((ApiKey::HEARTBEAT, ErrorCode::REBALANCE_IN_PROGRESS));
+    has(&consumer, 2).await;
+    assert_eq!(consumer.assignment(), [TopicPartition::new("logs", 1), TopicPartition::new("logs", 2)]);
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let story = fake.story();
+    assert_eq!(story[3..], ["join 'm' with 4", "sync 2 with 0", "join 'm' with 2", "sync 3 with 0"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_not_known_any_more_loses_everything_and_joins_anew() {
+    for (code, rejoins) in [
+        (ErrorCode::UNKNOWN_MEMBER_ID, &["join '' with 0", "join 'm' with 0", "sync 2 with 1"][..]),
+        (ErrorCode::ILLEGAL_GENERATION, &["join 'm' with 0", "sync 2 with 1"]),
+    ] {
+        let fake = Fake::start();
+        let consumer = fake.member().await;
+        has(&consumer, 4).await;
+        fake.state().errors.push((ApiKey::HEARTBEAT, code));
+        has(&consumer, 0).await;
+        has(&consumer, 4).await;
+        assert_eq!(fake.story()[3..], *rejoins, "{code}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_coordinator_that_moves_is_followed_and_nothing_is_lost() {
+    let fake = Fake::start();
+    let consumer = fake.member().await;
+    has(&consumer, 4).await;
+    fake.state().coordinator = 2;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(consumer.assignment().len(), 4);
+    assert_eq!(fake.story().len(), 3, "it need not join again");
+    assert_eq!(fake.network.connects("b:1"), 1);
+    // A rebalance that is called for in the middle of another, and a coordinator that is still loading.
+    fake.state().errors = vec![
+        (ApiKey::JOIN_GROUP, ErrorCode::COORDINATOR_LOAD_IN_PROGRESS),
+        (ApiKey::SYNC_GROUP, ErrorCode::REBALANCE_IN_PROGRESS),
+        (ApiKey::HEARTBEAT, ErrorCode::REBALANCE_IN_PROGRESS),
+    ];
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(consumer.assignment().len(), 4);
+    let join = "join 'm' with 4";
+    assert_eq!(fake.story()[3..], [join, "sync 2 with 1", join, join, "sync 3 with 1"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_fenced_is_told_and_stays_out_until_it_subscribes_again() {
+    let fake = Fake::start();
+    let mut consumer = fake.member().await;
+    has(&consumer, 4).await;
+    fake.state().errors.push((ApiKey::HEARTBEAT, ErrorCode::FENCED_INSTANCE_ID));
+    let error = consumer.recv().await.expect_err("it is told");
+    assert_eq!((error.code(), error.is_retriable()), (Some(ErrorCode::FENCED_INSTANCE_ID), false));
+    has(&consumer, 0).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(fake.story().len(), 3);
+    consumer.unsubscribe();
+    consumer.subscribe(&["logs"]).expect("a good name");
+    has(&consumer, 4).await;
+}

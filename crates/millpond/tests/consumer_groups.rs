@@ -1,0 +1,198 @@
+//! Consumers of `millpond-client` that share a topic in a group, against a real broker.
+
+#![expect(clippy::disallowed_methods, reason = "drives a real process over real sockets")]
+
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use millpond_client::{
+    Admin, Assignor, ClientConfig, Consumer, ConsumerConfig, ErrorCode, NewRecord, OffsetReset, Producer,
+    ProducerConfig, TopicPartition,
+};
+use support::{Broker, Folder, PATIENCE};
+
+const PARTITIONS: i32 = 6;
+
+fn start(name: &str) -> (Folder, Broker) {
+    let folder = Folder::new(name);
+    let broker = Broker::start(folder.path(), &["--set", "group.initial.rebalance.delay.ms=0"]);
+    broker.client().create_topic("logs", PARTITIONS);
+    (folder, broker)
+}
+
+fn client(broker: &Broker) -> ClientConfig {
+    ClientConfig::new(&broker.kafka.to_string()).expect("its address")
+}
+
+fn member() -> ConsumerConfig {
+    ConsumerConfig::default()
+        .offset_reset(OffsetReset::Earliest)
+        .group("readers")
+        .session_timeout(Duration::from_secs(6))
+        .heartbeat_interval(Duration::from_millis(100))
+        .fetch_max_wait(Duration::from_millis(50))
+}
+
+async fn join(client: ClientConfig, config: ConsumerConfig) -> Consumer {
+    let consumer = Consumer::connect(client, config).await.expect("it answers");
+    consumer.subscribe(&["logs"]).expect("a good name");
+    consumer
+}
+
+async fn send(producer: &Producer, numbers: std::ops::Range<usize>) {
+    for number in numbers {
+        let partition = i32::try_from(number).expect("few") % PARTITIONS;
+        let value = number.to_string();
+        let record = NewRecord::to("logs").partition(partition).value(value.as_bytes());
+        drop(producer.send(record).await.expect("taken in"));
+    }
+    producer.flush().await;
+}
+
+/// Numbers that were read, and how often.
+type Seen = Arc<Mutex<BTreeMap<usize, usize>>>;
+
+fn note(seen: &Seen, value: Option<&[u8]>) {
+    let number = std::str::from_utf8(value.expect("a value")).expect("text").parse().expect("a number");
+    *seen.lock().expect("no test panics here").entry(number).or_default() += 1;
+}
+
+/// Reads until something is so, in any case for a moment.
+async fn read_until(consumer: &mut Consumer, seen: &Seen, what: &str, mut done: impl FnMut(&Consumer) -> bool) {
+    let begun = Instant::now();
+    while !done(consumer) {
+        assert!(begun.elapsed() < PATIENCE, "{what}: {:?}", consumer.assignment());
+        if let Ok(record) = tokio::time::timeout(Duration::from_millis(20), consumer.recv()).await {
+            note(seen, record.expect("a record").value.as_deref());
+        }
+    }
+}
+
+fn all(seen: &Seen, numbers: std::ops::Range<usize>) -> bool {
+    let seen = seen.lock().expect("no test panics here");
+    numbers.into_iter().all(|number| seen.contains_key(&number))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_is_shared_and_nothing_is_skipped_when_a_member_comes_and_dies() {
+    for (name, assignor) in [("range", Assignor::Range), ("sticky", Assignor::CooperativeSticky)] {
+        let (_folder, broker) = start(&format!("groups-{name}"));
+        let config = member().assignors(&[assignor]).auto_commit(Some(Duration::from_millis(50)));
+        let producer = Producer::connect(client(&broker), ProducerConfig::default()).await.expect("it answers");
+        let seen = Seen::default();
+        send(&producer, 0..600).await;
+        let mut first = join(client(&broker), config.clone()).await;
+        read_until(&mut first, &seen, "all is read by the only member", |_| all(&seen, 0..600)).await;
+        assert_eq!(first.assignment().len(), 6);
+        assert!(seen.lock().expect("no test panics here").values().all(|times| *times == 1), "once");
+
+        // The second reads in a runtime of its own, which ends without a word.
+        let shares = Arc::new(Mutex::new(BTreeSet::<TopicPartition>::new()));
+        let other = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let other = other.expect("threads");
+        {
+            let (client, seen, shares) = (client(&broker), Arc::clone(&seen), Arc::clone(&shares));
+            other.spawn(async move {
+                let mut second = join(client, config).await;
+                loop {
+                    if let Ok(record) = tokio::time::timeout(Duration::from_millis(20), second.recv()).await {
+                        note(&seen, record.expect("a record").value.as_deref());
+                    }
+                    *shares.lock().expect("no test panics here") = second.assignment().into_iter().collect();
+                }
+            });
+        }
+        let halved = |first: &Consumer| {
+            let here: BTreeSet<TopicPartition> = first.assignment().into_iter().collect();
+            let there = shares.lock().expect("no test panics here");
+            here.len() == 3 && there.len() == 3 && here.is_disjoint(&there)
+        };
+        read_until(&mut first, &seen, "each has its half", halved).await;
+        send(&producer, 600..1200).await;
+        read_until(&mut first, &seen, "all is read by both", |_| all(&seen, 600..1200)).await;
+        send(&producer, 1200..1300).await;
+        other.shutdown_background();
+        send(&producer, 1300..1800).await;
+        read_until(&mut first, &seen, "all is read by who is left", |_| all(&seen, 0..1800)).await;
+        assert_eq!(first.assignment().len(), 6);
+        first.close().await;
+        producer.close().await;
+
+        let admin = Admin::connect(client(&broker)).await.expect("it answers");
+        let committed = admin.group_offsets("readers").await.expect("an answer");
+        assert!(committed.len() == 6 && committed.values().all(|committed| committed.offset == 300), "{committed:?}");
+        let group = admin.describe_group("readers").await.expect("an answer").expect("it is there");
+        assert!(group.members.is_empty(), "it has left: {group:?}");
+    }
+}
+
+async fn numbers(consumer: &mut Consumer, count: usize) -> Vec<String> {
+    let mut found = Vec::new();
+    while found.len() < count {
+        let record = tokio::time::timeout(PATIENCE, consumer.recv()).await.expect("in time").expect("a record");
+        found.push(String::from_utf8(record.value.expect("a value").to_vec()).expect("text"));
+    }
+    found
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_next_one_begins_where_the_last_one_has_committed() {
+    let (_folder, broker) = start("groups-commit");
+    let producer = Producer::connect(client(&broker), ProducerConfig::default()).await.expect("it answers");
+    for number in 0..30 {
+        let value = number.to_string();
+        let record = NewRecord::to("logs").partition(0).value(value.as_bytes());
+        drop(producer.send(record).await.expect("taken in"));
+    }
+    producer.close().await;
+    let partition = TopicPartition::new("logs", 0);
+    let by_hand = member().auto_commit(None);
+
+    let mut consumer = join(client(&broker), by_hand.clone()).await;
+    assert_eq!(numbers(&mut consumer, 10).await.last().map(String::as_str), Some("9"));
+    consumer.commit().await.expect("committed");
+    assert_eq!(consumer.committed().await.expect("an answer").get(&partition), Some(&10));
+    numbers(&mut consumer, 5).await;
+    consumer.close().await;
+
+    let mut consumer = join(client(&broker), by_hand.clone()).await;
+    assert_eq!(numbers(&mut consumer, 1).await, ["10"], "what was not committed comes again");
+    consumer.commit_offsets(&BTreeMap::from([(partition.clone(), 12)])).await.expect("committed");
+    consumer.close().await;
+
+    // At the end all that was given counts.
+    let mut consumer = join(client(&broker), member()).await;
+    assert_eq!(numbers(&mut consumer, 8).await.first().map(String::as_str), Some("12"));
+    consumer.close().await;
+
+    // Without being a member, the group only keeps how far it has come.
+    let mut consumer = Consumer::connect(client(&broker), member()).await.expect("it answers");
+    consumer.assign([partition.clone()]).expect("a good name");
+    assert_eq!(numbers(&mut consumer, 2).await, ["20", "21"]);
+    consumer.commit().await.expect("committed");
+    assert_eq!(consumer.committed().await.expect("an answer").get(&partition), Some(&22));
+    consumer.subscribe(&["logs"]).expect("a good name");
+    assert!(consumer.assign([partition.clone()]).is_err(), "the group says what is read");
+    assert_eq!(numbers(&mut consumer, 1).await, ["22"]);
+    consumer.unsubscribe();
+    let begun = Instant::now();
+    while !consumer.assignment().is_empty() {
+        assert!(begun.elapsed() < PATIENCE, "it leaves");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_cannot_be_a_member_is_told() {
+    let (_folder, broker) = start("groups-refused");
+    let mut consumer = join(client(&broker), member().session_timeout(Duration::from_millis(1))).await;
+    let error = tokio::time::timeout(PATIENCE, consumer.recv()).await.expect("in time").expect_err("refused");
+    assert_eq!(error.code(), Some(ErrorCode::INVALID_SESSION_TIMEOUT), "{error}");
+    let consumer = Consumer::connect(client(&broker), ConsumerConfig::default()).await.expect("it answers");
+    let error = consumer.subscribe(&["logs"]).expect_err("it has no group");
+    assert_eq!(error.to_string(), "the request cannot be sent: the consumer has no group");
+    assert!(consumer.commit().await.is_err());
+}
