@@ -31,7 +31,7 @@ use std::task::{Context, Poll};
 
 use futures::Stream;
 
-pub use config::{ConsumerConfig, Isolation, OffsetReset};
+pub use config::{ConsumerConfig, GroupProtocol, Isolation, OffsetReset};
 pub use group::{Assignor, Commit};
 pub use record::ConsumerRecord;
 
@@ -173,8 +173,9 @@ impl Consumer {
         Ok(())
     }
 
-    /// Reads the partitions of these topics that its group gives it: it becomes a member of the group, and stays one
-    /// until [`unsubscribe`](Consumer::unsubscribe) or the end. A partition begins where the group has come to, else
+    /// Reads the partitions of these topics that its group gives it: it becomes a member of the group, by the protocol
+    /// that [`group_protocol`](ConsumerConfig::group_protocol) says, and stays one until
+    /// [`unsubscribe`](Consumer::unsubscribe) or the end. A partition begins where the group has come to, else
     /// where [`OffsetReset`] says. Topics that do not exist are waited for.
     ///
     /// When the group gives a partition to another member, no more records of it come; what was given before is
@@ -206,9 +207,9 @@ impl Consumer {
     /// is waited for, and commits are made in their order.
     ///
     /// # Errors
-    /// Of the outcome: [`Error::Refused`], above all `ILLEGAL_GENERATION`, `UNKNOWN_MEMBER_ID` and
-    /// `REBALANCE_IN_PROGRESS` when partitions have gone to other members meanwhile, who are given again what was not
-    /// committed; [`Error::GaveUp`] for what passes and has not until the deadline; [`Error::Closed`] without a
+    /// Of the outcome: [`Error::Refused`], above all `ILLEGAL_GENERATION`, `UNKNOWN_MEMBER_ID`, `STALE_MEMBER_EPOCH`
+    /// and `REBALANCE_IN_PROGRESS` when partitions have gone to other members meanwhile, who are given again what was
+    /// not committed; [`Error::GaveUp`] for what passes and has not until the deadline; [`Error::Closed`] without a
     /// [group](ConsumerConfig::group).
     pub fn commit(&self) -> Commit {
         let offsets = {

@@ -1,8 +1,8 @@
 //! A Kafka client in pure Rust, usable against Millpond and against Apache Kafka from 2.4 on.
 //!
 //! What there is so far: connections, what is known of the cluster, the admin client, the producer, and the consumer,
-//! of partitions that are assigned to it or as a member of a classic group; no consumer protocol (KIP-848),
-//! transactions, TLS or SASL yet. A program makes a [`ClientConfig`] from a list of addresses and an [`Admin`] from it:
+//! of partitions that are assigned to it or as a member of a group; no transactions, TLS or SASL yet. A program makes a
+//! [`ClientConfig`] from a list of addresses and an [`Admin`] from it:
 //!
 //! ```no_run
 //! use millpond_client::{Admin, ClientConfig, NewTopic};
@@ -88,7 +88,7 @@ pub use admin::{
 pub use cluster::{BrokerAddress, Cluster, Target};
 pub use config::ClientConfig;
 pub use connection::Connection;
-pub use consumer::{Assignor, Commit, Consumer, ConsumerConfig, ConsumerRecord, Isolation, OffsetReset};
+pub use consumer::{Assignor, Commit, Consumer, ConsumerConfig, ConsumerRecord, GroupProtocol, Isolation, OffsetReset};
 pub use error::{Error, Result};
 pub use millpond_record::{Codec, TopicId};
 pub use millpond_wire::ErrorCode;

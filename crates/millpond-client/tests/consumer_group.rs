@@ -1,4 +1,4 @@
-//! A member of a classic group at a fake coordinator, which refuses, moves, and calls for rebalances.
+//! A member of a group at a fake coordinator, which refuses, moves, and calls for rebalances; by both protocols.
 
 #![expect(clippy::disallowed_methods, reason = "waits on the clock that the test has paused")]
 
@@ -10,6 +10,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use fake::{METADATA, Network, Peer, metadata, versions};
 use millpond_client::{Cluster, Consumer, ConsumerConfig, ErrorCode, OffsetReset, TopicPartition};
+use millpond_wire::consumer_group_heartbeat::{
+    Assignment, ConsumerGroupHeartbeatRequest, ConsumerGroupHeartbeatResponse, TopicPartitions,
+};
 use millpond_wire::consumer_protocol_assignment::{ConsumerProtocolAssignment, TopicPartition as Assigned};
 use millpond_wire::consumer_protocol_subscription::ConsumerProtocolSubscription;
 use millpond_wire::find_coordinator::{Coordinator, FindCoordinatorResponse};
@@ -36,6 +39,20 @@ const APIS: &[(ApiKey, i16, i16)] = &[
     (ApiKey::OFFSET_FETCH, 1, 9),
     (ApiKey::OFFSET_COMMIT, 2, 9),
 ];
+/// Of a coordinator that also serves the consumer protocol.
+const NEWER: &[(ApiKey, i16, i16)] = &[
+    METADATA,
+    (ApiKey::FETCH, 4, 17),
+    (ApiKey::LIST_OFFSETS, 1, 10),
+    (ApiKey::FIND_COORDINATOR, 0, 6),
+    (ApiKey::JOIN_GROUP, 0, 9),
+    (ApiKey::SYNC_GROUP, 0, 5),
+    (ApiKey::HEARTBEAT, 0, 4),
+    (ApiKey::LEAVE_GROUP, 0, 5),
+    (ApiKey::OFFSET_FETCH, 1, 9),
+    (ApiKey::OFFSET_COMMIT, 2, 9),
+    (ApiKey::CONSUMER_GROUP_HEARTBEAT, 0, 1),
+];
 const BROKERS: &[(i32, &str, i32)] = &[(1, "a", 1), (2, "b", 1)];
 
 #[derive(Default)]
@@ -47,6 +64,8 @@ struct State {
     errors: Vec<(ApiKey, ErrorCode)>,
     /// Partitions that the member gets, if it is not the leader.
     given: Option<Vec<i32>>,
+    /// Members are to be told anew what they get.
+    retarget: bool,
     /// What was asked of the coordinator: the API and what tells.
     seen: Vec<String>,
 }
@@ -59,11 +78,15 @@ struct Fake {
 
 impl Fake {
     fn start() -> Fake {
+        Fake::serving(APIS)
+    }
+
+    fn serving(apis: &'static [(ApiKey, i16, i16)]) -> Fake {
         let state = Arc::new(Mutex::new(State { coordinator: 1, ..State::default() }));
         let fake = Fake { network: Network::new(), state };
         for (id, host, _) in BROKERS.iter().copied() {
             let here = fake.clone();
-            fake.network.broker(&format!("{host}:1"), move |peer| here.clone().serve(peer, id));
+            fake.network.broker(&format!("{host}:1"), move |peer| here.clone().serve(peer, apis, id));
         }
         fake
     }
@@ -89,10 +112,10 @@ impl Fake {
         }
     }
 
-    async fn serve(self, mut peer: Peer, broker: i32) {
+    async fn serve(self, mut peer: Peer, apis: &'static [(ApiKey, i16, i16)], broker: i32) {
         while let Some(asked) = peer.request().await {
             match asked.header.api_key {
-                ApiKey::API_VERSIONS => peer.answer(&asked, &versions(APIS)).await,
+                ApiKey::API_VERSIONS => peer.answer(&asked, &versions(apis)).await,
                 ApiKey::METADATA => {
                     let names = asked.body::<MetadataRequest>().topics.unwrap_or_default();
                     let mut told = metadata(1, BROKERS);
@@ -132,6 +155,10 @@ impl Fake {
                     let request: HeartbeatRequest = asked.body();
                     let error_code = self.error(broker, ApiKey::HEARTBEAT, format!("beat {}", request.generation_id));
                     peer.answer(&asked, &HeartbeatResponse { error_code, ..Default::default() }).await;
+                }
+                ApiKey::CONSUMER_GROUP_HEARTBEAT => {
+                    let told = self.told(&asked.body(), broker);
+                    peer.answer(&asked, &told).await;
                 }
                 ApiKey::LEAVE_GROUP => {
                     let request: LeaveGroupRequest = asked.body();
@@ -182,6 +209,38 @@ impl Fake {
             None => request.assignments.first().map_or_else(Bytes::new, |own| own.assignment.clone()),
         };
         SyncGroupResponse { error_code, assignment, ..Default::default() }
+    }
+
+    /// The consumer protocol: an assignment is told when it changes, and to who joins.
+    fn told(&self, request: &ConsumerGroupHeartbeatRequest, broker: i32) -> ConsumerGroupHeartbeatResponse {
+        let owned = request.topic_partitions.as_ref();
+        let owned = owned.map(|owned| owned.iter().flat_map(|topic| topic.partitions.clone()).collect::<Vec<i32>>());
+        let topics = request.subscribed_topic_names.as_ref().map_or(0, Vec::len);
+        let seen = match owned {
+            Some(owned) => format!("tell {} {owned:?}, {topics} topics", request.member_epoch),
+            None => format!("beat {}", request.member_epoch),
+        };
+        let error_code = self.error(broker, ApiKey::CONSUMER_GROUP_HEARTBEAT, seen);
+        assert!(!request.member_id.is_empty());
+        let mut state = self.state();
+        if request.member_epoch == 0 {
+            assert!(request.rebalance_timeout_ms > 0 && request.topic_partitions.as_ref().is_some_and(Vec::is_empty));
+        }
+        if error_code == 0 && (request.member_epoch == 0 || state.retarget) {
+            state.generation += 1;
+        }
+        let tell = request.member_epoch == 0 || std::mem::take(&mut state.retarget);
+        let partitions = state.given.clone().unwrap_or_default();
+        let assignment =
+            tell.then(|| Assignment { topic_partitions: vec![TopicPartitions { topic_id: [7; 16], partitions }] });
+        ConsumerGroupHeartbeatResponse {
+            error_code,
+            member_id: Some(request.member_id.clone()),
+            member_epoch: state.generation,
+            heartbeat_interval_ms: 5000,
+            assignment,
+            ..Default::default()
+        }
     }
 
     async fn member(&self) -> Consumer {
@@ -295,4 +354,70 @@ async fn who_is_fenced_is_told_and_stays_out_until_it_subscribes_again() {
     consumer.unsubscribe();
     consumer.subscribe(&["logs"]).expect("a good name");
     has(&consumer, 4).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn by_the_consumer_protocol_changes_are_told_at_once_and_nothing_else_is_said() {
+    let fake = Fake::serving(NEWER);
+    fake.state().given = Some(vec![0, 1, 2]);
+    let consumer = fake.member().await;
+    has(&consumer, 3).await;
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    assert_eq!(fake.story(), ["tell 0 [], 1 topics", "tell 1 [0, 1, 2], 0 topics"]);
+    {
+        let mut state = fake.state();
+        (state.given, state.retarget) = (Some(vec![2, 3]), true);
+    }
+    has(&consumer, 2).await;
+    assert_eq!(consumer.assignment(), [TopicPartition::new("logs", 2), TopicPartition::new("logs", 3)]);
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    assert_eq!(fake.story()[2..], ["tell 2 [2, 3], 0 topics"]);
+    let beats = fake.state().seen.iter().filter(|seen| seen.starts_with("beat")).count();
+    assert!((3..=5).contains(&beats), "{beats} in 22 s");
+    consumer.close().await;
+    assert_eq!(fake.state().seen.last().map(String::as_str), Some("beat -1"), "it says that it goes");
+}
+
+#[tokio::test(start_paused = true)]
+async fn by_the_consumer_protocol_who_is_fenced_joins_anew_with_nothing() {
+    for code in [ErrorCode::FENCED_MEMBER_EPOCH, ErrorCode::UNKNOWN_MEMBER_ID] {
+        let fake = Fake::serving(NEWER);
+        fake.state().given = Some(vec![0, 1]);
+        let consumer = fake.member().await;
+        has(&consumer, 2).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        fake.state().errors.push((ApiKey::CONSUMER_GROUP_HEARTBEAT, code));
+        has(&consumer, 0).await;
+        has(&consumer, 2).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(fake.story()[2..], ["tell 0 [], 1 topics", "tell 2 [0, 1], 0 topics"], "{code}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn by_the_consumer_protocol_all_is_said_again_to_a_coordinator_that_has_moved() {
+    let fake = Fake::serving(NEWER);
+    fake.state().given = Some(vec![0, 1]);
+    let consumer = fake.member().await;
+    has(&consumer, 2).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    fake.state().coordinator = 2;
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    assert_eq!(fake.story()[2..], ["tell 1 [0, 1], 1 topics"]);
+    assert_eq!(consumer.assignment().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_group_that_stays_classic_is_joined_by_the_classic_protocol() {
+    for code in [ErrorCode::GROUP_ID_NOT_FOUND, ErrorCode::UNSUPPORTED_VERSION] {
+        let fake = Fake::serving(NEWER);
+        fake.state().errors.push((ApiKey::CONSUMER_GROUP_HEARTBEAT, code));
+        let consumer = fake.member().await;
+        has(&consumer, 4).await;
+        let story = fake.story();
+        assert_eq!(story, ["tell 0 [], 1 topics", "join '' with 0", "join 'm' with 0", "sync 1 with 1"], "{code}");
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        consumer.close().await;
+        assert_eq!(fake.state().seen.last().map(String::as_str), Some("leave m"));
+    }
 }

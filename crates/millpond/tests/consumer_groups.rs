@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use millpond_client::{
-    Admin, Assignor, ClientConfig, Consumer, ConsumerConfig, ErrorCode, NewRecord, OffsetReset, Producer,
-    ProducerConfig, TopicPartition,
+    Admin, Assignor, ClientConfig, Consumer, ConsumerConfig, ErrorCode, GroupProtocol, NewRecord, OffsetReset,
+    Producer, ProducerConfig, TopicPartition,
 };
 use support::{Broker, Folder, PATIENCE};
 
@@ -76,57 +76,68 @@ fn all(seen: &Seen, numbers: std::ops::Range<usize>) -> bool {
     numbers.into_iter().all(|number| seen.contains_key(&number))
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_topic_is_shared_and_nothing_is_skipped_when_a_member_comes_and_dies() {
-    for (name, assignor) in [("range", Assignor::Range), ("sticky", Assignor::CooperativeSticky)] {
-        let (_folder, broker) = start(&format!("groups-{name}"));
-        let config = member().assignors(&[assignor]).auto_commit(Some(Duration::from_millis(50)));
-        let producer = Producer::connect(client(&broker), ProducerConfig::default()).await.expect("it answers");
-        let seen = Seen::default();
-        send(&producer, 0..600).await;
-        let mut first = join(client(&broker), config.clone()).await;
-        read_until(&mut first, &seen, "all is read by the only member", |_| all(&seen, 0..600)).await;
-        assert_eq!(first.assignment().len(), 6);
-        assert!(seen.lock().expect("no test panics here").values().all(|times| *times == 1), "once");
+/// Two read a topic in a group, and one of them dies.
+async fn nothing_is_skipped(name: &str, config: ConsumerConfig) {
+    let (_folder, broker) = start(&format!("groups-{name}"));
+    let config = config.auto_commit(Some(Duration::from_millis(50)));
+    let producer = Producer::connect(client(&broker), ProducerConfig::default()).await.expect("it answers");
+    let seen = Seen::default();
+    send(&producer, 0..600).await;
+    let mut first = join(client(&broker), config.clone()).await;
+    read_until(&mut first, &seen, "all is read by the only member", |_| all(&seen, 0..600)).await;
+    assert_eq!(first.assignment().len(), 6);
+    assert!(seen.lock().expect("no test panics here").values().all(|times| *times == 1), "once");
 
-        // The second reads in a runtime of its own, which ends without a word.
-        let shares = Arc::new(Mutex::new(BTreeSet::<TopicPartition>::new()));
-        let other = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
-        let other = other.expect("threads");
-        {
-            let (client, seen, shares) = (client(&broker), Arc::clone(&seen), Arc::clone(&shares));
-            other.spawn(async move {
-                let mut second = join(client, config).await;
-                loop {
-                    if let Ok(record) = tokio::time::timeout(Duration::from_millis(20), second.recv()).await {
-                        note(&seen, record.expect("a record").value.as_deref());
-                    }
-                    *shares.lock().expect("no test panics here") = second.assignment().into_iter().collect();
+    // The second reads in a runtime of its own, which ends without a word.
+    let shares = Arc::new(Mutex::new(BTreeSet::<TopicPartition>::new()));
+    let other = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    let other = other.expect("threads");
+    {
+        let (client, seen, shares) = (client(&broker), Arc::clone(&seen), Arc::clone(&shares));
+        other.spawn(async move {
+            let mut second = join(client, config).await;
+            loop {
+                if let Ok(record) = tokio::time::timeout(Duration::from_millis(20), second.recv()).await {
+                    note(&seen, record.expect("a record").value.as_deref());
                 }
-            });
-        }
-        let halved = |first: &Consumer| {
-            let here: BTreeSet<TopicPartition> = first.assignment().into_iter().collect();
-            let there = shares.lock().expect("no test panics here");
-            here.len() == 3 && there.len() == 3 && here.is_disjoint(&there)
-        };
-        read_until(&mut first, &seen, "each has its half", halved).await;
-        send(&producer, 600..1200).await;
-        read_until(&mut first, &seen, "all is read by both", |_| all(&seen, 600..1200)).await;
-        send(&producer, 1200..1300).await;
-        other.shutdown_background();
-        send(&producer, 1300..1800).await;
-        read_until(&mut first, &seen, "all is read by who is left", |_| all(&seen, 0..1800)).await;
-        assert_eq!(first.assignment().len(), 6);
-        first.close().await;
-        producer.close().await;
-
-        let admin = Admin::connect(client(&broker)).await.expect("it answers");
-        let committed = admin.group_offsets("readers").await.expect("an answer");
-        assert!(committed.len() == 6 && committed.values().all(|committed| committed.offset == 300), "{committed:?}");
-        let group = admin.describe_group("readers").await.expect("an answer").expect("it is there");
-        assert!(group.members.is_empty(), "it has left: {group:?}");
+                *shares.lock().expect("no test panics here") = second.assignment().into_iter().collect();
+            }
+        });
     }
+    let halved = |first: &Consumer| {
+        let here: BTreeSet<TopicPartition> = first.assignment().into_iter().collect();
+        let there = shares.lock().expect("no test panics here");
+        here.len() == 3 && there.len() == 3 && here.is_disjoint(&there)
+    };
+    read_until(&mut first, &seen, "each has its half", halved).await;
+    send(&producer, 600..1200).await;
+    read_until(&mut first, &seen, "all is read by both", |_| all(&seen, 600..1200)).await;
+    send(&producer, 1200..1300).await;
+    other.shutdown_background();
+    send(&producer, 1300..1800).await;
+    read_until(&mut first, &seen, "all is read by who is left", |_| all(&seen, 0..1800)).await;
+    assert_eq!(first.assignment().len(), 6);
+    first.close().await;
+    producer.close().await;
+
+    let admin = Admin::connect(client(&broker)).await.expect("it answers");
+    let committed = admin.group_offsets("readers").await.expect("an answer");
+    assert!(committed.len() == 6 && committed.values().all(|committed| committed.offset == 300), "{committed:?}");
+    let group = admin.describe_group("readers").await.expect("an answer").expect("it is there");
+    assert!(group.members.is_empty(), "it has left: {group:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn by_the_classic_protocol_nothing_is_skipped_when_a_member_comes_and_dies() {
+    let config = member().group_protocol(GroupProtocol::Classic);
+    nothing_is_skipped("range", config.clone().assignors(&[Assignor::Range])).await;
+    nothing_is_skipped("sticky", config.assignors(&[Assignor::CooperativeSticky])).await;
+}
+
+/// Its sessions end after 45 s, which is the group's to say, so the test takes that long.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn by_the_consumer_protocol_nothing_is_skipped_when_a_member_comes_and_dies() {
+    nothing_is_skipped("consumer", member().group_protocol(GroupProtocol::Consumer)).await;
 }
 
 async fn numbers(consumer: &mut Consumer, count: usize) -> Vec<String> {
@@ -188,7 +199,8 @@ async fn the_next_one_begins_where_the_last_one_has_committed() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_cannot_be_a_member_is_told() {
     let (_folder, broker) = start("groups-refused");
-    let mut consumer = join(client(&broker), member().session_timeout(Duration::from_millis(1))).await;
+    let config = member().group_protocol(GroupProtocol::Classic).session_timeout(Duration::from_millis(1));
+    let mut consumer = join(client(&broker), config).await;
     let error = tokio::time::timeout(PATIENCE, consumer.recv()).await.expect("in time").expect_err("refused");
     assert_eq!(error.code(), Some(ErrorCode::INVALID_SESSION_TIMEOUT), "{error}");
     let consumer = Consumer::connect(client(&broker), ConsumerConfig::default()).await.expect("it answers");

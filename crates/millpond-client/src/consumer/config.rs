@@ -52,6 +52,18 @@ impl Isolation {
     }
 }
 
+/// By which protocol a consumer is a member of its group. Kafka's `group.protocol`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum GroupProtocol {
+    /// The consumer protocol where the coordinator serves it, unless the group is a classic one that stays so.
+    #[default]
+    Newest,
+    /// The classic protocol: members share the partitions out among themselves.
+    Classic,
+    /// The consumer protocol (KIP-848): the coordinator shares out.
+    Consumer,
+}
+
 /// How a consumer works. Values out of range are taken to the nearest that is in it; no time is longer than a year.
 ///
 /// How long one request may take and how long to wait before it is tried again is said by
@@ -80,6 +92,7 @@ pub struct ConsumerConfig {
     pub(crate) client_rack: String,
     pub(crate) metadata_max_age: Duration,
     pub(crate) group_id: Option<String>,
+    pub(crate) group_protocol: GroupProtocol,
     pub(crate) group_instance_id: Option<String>,
     pub(crate) session_timeout: Duration,
     pub(crate) heartbeat_interval: Duration,
@@ -102,6 +115,7 @@ impl Default for ConsumerConfig {
             client_rack: String::new(),
             metadata_max_age: Duration::from_secs(300),
             group_id: None,
+            group_protocol: GroupProtocol::Newest,
             group_instance_id: None,
             session_timeout: Duration::from_secs(45),
             heartbeat_interval: Duration::from_secs(3),
@@ -199,6 +213,14 @@ impl ConsumerConfig {
         self
     }
 
+    /// By which protocol it is a member of its group. Default: [`GroupProtocol::Newest`]; Kafka's `group.protocol` is
+    /// `classic` if it is not set.
+    #[must_use]
+    pub fn group_protocol(mut self, protocol: GroupProtocol) -> ConsumerConfig {
+        self.group_protocol = protocol;
+        self
+    }
+
     /// A name that stays when the member starts again: it gets back what it had, and nobody else gets it meanwhile
     /// (KIP-345). No two members may have the same. Default: none, as Kafka's `group.instance.id`.
     #[must_use]
@@ -208,15 +230,16 @@ impl ConsumerConfig {
     }
 
     /// After how long without a heartbeat the coordinator takes a member for dead. Brokers have limits of their own, 6
-    /// s to 30 minutes if nobody changed them. Default: 45 s, as Kafka's `session.timeout.ms`.
+    /// s to 30 minutes if nobody changed them. By the consumer protocol it is the group's to say. Default: 45 s, as
+    /// Kafka's `session.timeout.ms`.
     #[must_use]
     pub fn session_timeout(mut self, timeout: Duration) -> ConsumerConfig {
         self.session_timeout = bounded(timeout);
         self
     }
 
-    /// How often a member tells that it lives; it should be a third of the session's timeout at most. Default: 3 s, as
-    /// Kafka's `heartbeat.interval.ms`.
+    /// How often a member tells that it lives; it should be a third of the session's timeout at most. By the consumer
+    /// protocol it is the group's to say. Default: 3 s, as Kafka's `heartbeat.interval.ms`.
     #[must_use]
     pub fn heartbeat_interval(mut self, interval: Duration) -> ConsumerConfig {
         self.heartbeat_interval = bounded(interval).max(Duration::from_millis(10));
@@ -241,10 +264,10 @@ impl ConsumerConfig {
         self
     }
 
-    /// How partitions are shared out, the preferred way first; the members of a group agree on one that all of them
-    /// have. With [`Assignor::Range`] among them, a member gives up everything before each rebalance. An empty list
-    /// changes nothing. Default: [`Assignor::CooperativeSticky`], which consumers in Java have, too, if nobody changed
-    /// that.
+    /// How partitions are shared out by the classic protocol, the preferred way first; the members of a group agree on
+    /// one that all of them have. With [`Assignor::Range`] among them, a member gives up everything before each
+    /// rebalance. An empty list changes nothing. Default: [`Assignor::CooperativeSticky`], which consumers in Java
+    /// have, too, if nobody changed that.
     #[must_use]
     pub fn assignors(mut self, assignors: &[Assignor]) -> ConsumerConfig {
         if !assignors.is_empty() {

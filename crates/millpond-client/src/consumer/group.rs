@@ -2,8 +2,11 @@
 //!
 //! | file | story |
 //! | --- | --- |
-//! | `classic` | the classic protocol as values: generations, what errors mean, the bytes that members exchange |
-//! | `assignor` | who gets which partitions, as the leader decides |
+//! | `joining` | the classic protocol: joining, leading, heartbeats |
+//! | `classic` | the same as values: generations, what errors mean, the bytes that members exchange |
+//! | `assignor` | who gets which partitions, as the leader of a classic group decides |
+//! | `heartbeat` | the consumer protocol (KIP-848) |
+//! | `commits` | how far the group has come |
 //!
 //! One task does one thing after the other, over a connection of its own: joining waits at the coordinator until all
 //! members have come. The order keeps what was given to the caller from being lost or given to two:
@@ -16,6 +19,9 @@
 
 mod assignor;
 mod classic;
+mod commits;
+mod heartbeat;
+mod joining;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
@@ -24,11 +30,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use millpond_wire::heartbeat::HeartbeatRequest;
-use millpond_wire::join_group::{JoinGroupRequest, JoinGroupResponse};
 use millpond_wire::leave_group::{LeaveGroupRequest, MemberIdentity};
-use millpond_wire::offset_commit::{OffsetCommitRequest, OffsetCommitRequestPartition, OffsetCommitRequestTopic};
-use millpond_wire::sync_group::SyncGroupRequest;
 use millpond_wire::{EncodeError, ErrorCode, Request};
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::Instant;
@@ -36,10 +38,11 @@ use tracing::{debug, info};
 
 pub use assignor::Assignor;
 use classic::{Consequence, Membership, consequence};
+use heartbeat::{Kind, Told};
 
 use super::driver::Shared;
 use super::positions::Offset;
-use crate::admin::{Admin, TopicPartition};
+use crate::admin::TopicPartition;
 use crate::clock;
 use crate::connection::Connection;
 use crate::error::{Error, Result};
@@ -146,7 +149,10 @@ struct Member {
     desk: Arc<Desk>,
     group: String,
     connection: Option<Connection>,
+    kind: Kind,
     membership: Membership,
+    /// Of the consumer protocol.
+    told: Told,
     topics: BTreeSet<String>,
     assigned: BTreeSet<TopicPartition>,
     /// It must join, for the first time or again.
@@ -182,7 +188,9 @@ pub(crate) fn take_part(shared: Arc<Shared>, desk: Arc<Desk>, group: String) -> 
             desk: Arc::clone(&desk),
             group,
             connection: None,
+            kind: Kind::Undecided,
             membership: Membership::default(),
+            told: Told::default(),
             topics: BTreeSet::new(),
             assigned: BTreeSet::new(),
             rejoin: false,
@@ -220,6 +228,9 @@ impl Member {
                     }
                     Err(error) => {
                         debug!("the group {}: {error}", self.group);
+                        if matches!(error, Error::Unsupported { .. } | Error::Request { .. }) {
+                            self.shut_out(error);
+                        }
                         self.failures = self.failures.saturating_add(1);
                         let cluster = &self.shared.cluster;
                         let pause = cluster.config().pause_after(self.failures, cluster.transport().random_u64());
@@ -246,7 +257,7 @@ impl Member {
         }
         self.heed_subscription().await?;
         if self.rejoin && !self.topics.is_empty() {
-            self.join().await?;
+            self.take_part().await?;
         }
         self.look_up().await?;
         if self.next_commit.is_some_and(|at| at <= now) {
@@ -254,18 +265,34 @@ impl Member {
             let offsets = self.shared.state().settled();
             self.commit(&offsets).await?;
         }
+        if self.is_member() {
+            if self.next_beat <= now {
+                match self.kind {
+                    Kind::Consumer => self.tell().await?,
+                    Kind::Classic | Kind::Undecided => self.beat().await?,
+                }
+            }
+            self.watch_topics(now).await?;
+        }
+        if self.rejoin && !self.topics.is_empty() {
+            return Ok(Some(now));
+        }
         if !self.is_member() {
             return Ok(self.next_commit);
         }
-        if self.next_beat <= now {
-            self.beat().await?;
-        }
-        self.watch_topics(now).await?;
-        if self.rejoin {
-            return Ok(Some(now));
-        }
         let watch_at = self.watched.as_ref().map(|(_, at)| *at);
         Ok([Some(self.next_beat), self.next_commit, watch_at].into_iter().flatten().min())
+    }
+
+    /// Becomes a member, or does what a rebalance asks of one.
+    async fn take_part(&mut self) -> Result<()> {
+        if self.kind == Kind::Undecided {
+            self.decide().await?;
+        }
+        match self.kind {
+            Kind::Consumer => self.tell().await,
+            Kind::Classic | Kind::Undecided => self.join().await,
+        }
     }
 
     fn is_member(&self) -> bool {
@@ -282,6 +309,7 @@ impl Member {
         };
         self.topics = topics.unwrap_or_default();
         self.rejoin = !self.topics.is_empty();
+        self.say_all_again();
         if self.topics.is_empty() {
             self.let_go(&BTreeSet::new()).await;
             self.leave().await;
@@ -308,251 +336,23 @@ impl Member {
         }
     }
 
-    async fn join(&mut self) -> Result<()> {
-        let config = self.shared.config.clone();
-        // With an assignor that knows nothing of owners, nobody may own anything while partitions are shared out.
-        let eager = config.assignors.contains(&Assignor::Range);
-        if eager {
-            self.let_go(&BTreeSet::new()).await;
-        }
-        let joined = loop {
-            let generation = self.membership.generation;
-            let protocols =
-                classic::protocols(&config.assignors, &self.topics, &self.assigned, generation, &config.client_rack);
-            let request = JoinGroupRequest {
-                group_id: self.group.as_str().into(),
-                session_timeout_ms: ms(config.session_timeout),
-                rebalance_timeout_ms: ms(config.rebalance_timeout),
-                member_id: self.membership.member_id.as_str().into(),
-                group_instance_id: config.group_instance_id.as_deref().map(Into::into),
-                protocol_type: PROTOCOL_TYPE.into(),
-                protocols: protocols.map_err(unsayable)?,
-                reason: None,
-            };
-            // Static members need a version that knows them.
-            let least = if config.group_instance_id.is_some() { 5 } else { 0 };
-            let joined = self.call(least, i16::MAX, &request, config.rebalance_timeout + JOIN_SPARE).await?;
-            if ErrorCode(joined.error_code) != ErrorCode::MEMBER_ID_REQUIRED {
-                break joined;
-            }
-            // Kafka lets only those in who have been given an id first (KIP-394).
-            self.membership.member_id = joined.member_id.to_string();
-        };
-        self.judge(joined.error_code, "joining")?;
-        self.membership = Membership {
-            member_id: joined.member_id.to_string(),
-            generation: joined.generation_id,
-            protocol: joined.protocol_name.as_deref().unwrap_or_default().to_owned(),
-        };
-        // A rebalance that is called for from here on is another one.
-        self.rejoin = false;
-        self.watched = None;
-        let assignments = match joined.leader == joined.member_id && !joined.skip_assignment {
-            true => self.lead(&joined).await?,
-            false => Vec::new(),
-        };
-        let request = SyncGroupRequest {
-            group_id: self.group.as_str().into(),
-            generation_id: self.membership.generation,
-            member_id: self.membership.member_id.as_str().into(),
-            group_instance_id: config.group_instance_id.as_deref().map(Into::into),
-            protocol_type: Some(PROTOCOL_TYPE.into()),
-            protocol_name: Some(self.membership.protocol.as_str().into()),
-            assignments,
-        };
-        let least = if config.group_instance_id.is_some() { 3 } else { 0 };
-        let synced = self.call(least, i16::MAX, &request, config.rebalance_timeout + JOIN_SPARE).await;
-        // Until it knows what it has, it must ask again.
-        self.rejoin = true;
-        let synced = synced?;
-        self.judge(synced.error_code, "waiting for an assignment")?;
-        let assigned = classic::assigned(synced.assignment).map_err(|error| self.misunderstood(&error))?;
-        self.rejoin = self.assigned.difference(&assigned).next().is_some();
-        self.let_go(&assigned).await;
+    /// Reads these from now on; [`let_go`](Member::let_go) has seen to the others.
+    fn take_over(&mut self, assigned: BTreeSet<TopicPartition>) -> Result<()> {
         self.shared.state().assign(&assigned)?;
         self.shared.wake.notify_one();
         self.assigned = assigned;
-        self.next_beat = clock::now() + config.heartbeat_interval;
-        debug!("the group {} is in generation {}", self.group, self.membership.generation);
-        Ok(())
-    }
-
-    /// Shares the partitions out among the members.
-    async fn lead(
-        &mut self,
-        joined: &JoinGroupResponse,
-    ) -> Result<Vec<millpond_wire::sync_group::SyncGroupRequestAssignment>> {
-        let members = classic::members(&joined.members);
-        let topics: BTreeSet<&str> =
-            members.values().flat_map(|member| member.topics.iter().map(String::as_str)).collect();
-        let counts = self.counts(&topics).await?;
-        let assignor = Assignor::named(&self.membership.protocol).ok_or_else(|| Error::Refused {
-            what: format!("sharing out the partitions of the group {}", self.group),
-            code: ErrorCode::INCONSISTENT_GROUP_PROTOCOL,
-            message: Some(format!("there is no assignor '{}' here", self.membership.protocol)),
-        })?;
-        let shares = assignor.assign(&members, &counts);
-        let missing = topics.iter().any(|topic| !counts.contains_key(*topic));
-        let age = self.shared.config.metadata_max_age;
-        let look_at = clock::now() + if missing { age.min(MISSING_TOPIC_PAUSE) } else { age };
-        let of = |topic: &&str| ((*topic).to_owned(), counts.get(*topic).copied().unwrap_or(0));
-        self.watched = Some((topics.iter().map(of).collect(), look_at));
-        classic::assignments(shares).map_err(unsayable)
-    }
-
-    /// How many partitions topics have; those that are missing are left out.
-    async fn counts(&self, topics: &BTreeSet<&str>) -> Result<BTreeMap<String, i32>> {
-        let names: Vec<&str> = topics.iter().copied().collect();
-        let told = self.shared.cluster.metadata(Some(&names)).await?;
-        let mut counts = BTreeMap::new();
-        for topic in told.topics.iter().filter(|topic| topic.error_code == 0) {
-            let count = i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX);
-            counts.extend(topic.name.as_ref().map(|name| (name.to_string(), count)));
-        }
-        Ok(counts)
-    }
-
-    /// The leader has the members come together when there are more partitions, or a topic that was missing.
-    async fn watch_topics(&mut self, now: Instant) -> Result<()> {
-        let Some((known, at)) = &self.watched else { return Ok(()) };
-        if *at > now {
-            return Ok(());
-        }
-        let counts = self.counts(&known.keys().map(String::as_str).collect()).await?;
-        let changed = known.iter().any(|(topic, count)| counts.get(topic).copied().unwrap_or(0) != *count);
-        let missing = known.values().any(|count| *count == 0);
-        let age = self.shared.config.metadata_max_age;
-        if let Some((_, at)) = &mut self.watched {
-            *at = now + if missing { age.min(MISSING_TOPIC_PAUSE) } else { age };
-        }
-        self.rejoin |= changed;
-        Ok(())
-    }
-
-    async fn beat(&mut self) -> Result<()> {
-        let config = &self.shared.config;
-        let request = HeartbeatRequest {
-            group_id: self.group.as_str().into(),
-            generation_id: self.membership.generation,
-            member_id: self.membership.member_id.as_str().into(),
-            group_instance_id: config.group_instance_id.as_deref().map(Into::into),
-        };
-        let least = if config.group_instance_id.is_some() { 3 } else { 0 };
-        let limit = config.session_timeout.min(self.shared.cluster.config().request_limit);
-        let interval = config.heartbeat_interval;
-        let answer = self.call(least, i16::MAX, &request, limit).await?;
-        self.next_beat = clock::now() + interval;
-        if ErrorCode(answer.error_code) == ErrorCode::REBALANCE_IN_PROGRESS {
-            self.rejoin = true;
-            return Ok(());
-        }
-        self.judge(answer.error_code, "staying in")
-    }
-
-    /// Looks up what is committed for partitions that wait for it.
-    async fn look_up(&mut self) -> Result<()> {
-        let waiting = self.shared.state().waits_for_commits();
-        if waiting.is_empty() {
-            return Ok(());
-        }
-        // What a transaction is about to commit is waited for (KIP-447).
-        let committed = Admin::from(self.shared.cluster.clone()).stable_group_offsets(&self.group).await;
-        let committed = match committed {
-            Ok(committed) => committed,
-            Err(error) if error.is_retriable() => return Err(error),
-            Err(error) => {
-                self.shared.state().uncommitted(&waiting, &error);
-                self.shared.reader.wake();
-                return Ok(());
-            }
-        };
-        {
-            let mut state = self.shared.state();
-            for (partition, generation) in &waiting {
-                let offset = committed.get(partition).map(|committed| committed.offset);
-                state.found_committed(partition, *generation, offset);
-            }
-        }
-        self.shared.wake.notify_one();
-        self.shared.reader.wake();
-        Ok(())
-    }
-
-    async fn commit_until_deadline(&mut self, offsets: &[Offset]) -> Result<()> {
-        let config = self.shared.cluster.config().clone();
-        let deadline = clock::now() + config.deadline;
-        for tries in 1_u32.. {
-            let error = match self.commit(offsets).await {
-                Err(error) if error.is_retriable() => error,
-                outcome => return outcome,
-            };
-            let pause = config.pause_after(tries, self.shared.cluster.transport().random_u64());
-            if clock::now() + pause >= deadline {
-                return Err(Error::GaveUp { after: config.deadline, last: Box::new(error) });
-            }
-            clock::sleep(pause).await;
-        }
-        Ok(())
-    }
-
-    /// Commits, once.
-    async fn commit(&mut self, offsets: &[Offset]) -> Result<()> {
-        if offsets.is_empty() {
-            return Ok(());
-        }
-        let mut topics: BTreeMap<&str, Vec<OffsetCommitRequestPartition>> = BTreeMap::new();
-        for offset in offsets {
-            topics.entry(&offset.partition.topic).or_default().push(OffsetCommitRequestPartition {
-                partition_index: offset.partition.partition,
-                committed_offset: offset.offset,
-                committed_leader_epoch: offset.leader_epoch.unwrap_or(-1),
-                committed_metadata: Some("".into()),
-            });
-        }
-        let topic = |(name, partitions): (&str, _)| OffsetCommitRequestTopic {
-            name: name.into(),
-            partitions,
-            ..Default::default()
-        };
-        let request = OffsetCommitRequest {
-            group_id: self.group.as_str().into(),
-            generation_id_or_member_epoch: self.membership.generation,
-            member_id: match self.is_member() {
-                true => self.membership.member_id.as_str().into(),
-                false => Default::default(),
-            },
-            group_instance_id: self
-                .shared
-                .config
-                .group_instance_id
-                .as_deref()
-                .filter(|_| self.is_member())
-                .map(Into::into),
-            topics: topics.into_iter().map(topic).collect(),
-            ..Default::default()
-        };
-        let least = if request.group_instance_id.is_some() { 7 } else { 2 };
-        let limit = self.shared.cluster.config().request_limit;
-        let answer = self.call(least, COMMIT_BY_NAME, &request, limit).await?;
-        let mut codes = answer.topics.iter().flat_map(|topic| &topic.partitions).map(|partition| partition.error_code);
-        let code = codes.find(|code| *code != 0).unwrap_or(0);
-        let of_membership = match consequence(ErrorCode(code)) {
-            Consequence::Fatal => {
-                matches!(ErrorCode(code), ErrorCode::FENCED_INSTANCE_ID | ErrorCode::GROUP_AUTHORIZATION_FAILED)
-            }
-            _ => true,
-        };
-        match of_membership {
-            true => self.judge(code, "committing to")?,
-            // It is about a partition.
-            false => Error::check(code, None, || self.what("committing to"))?,
-        }
-        self.shared.state().committed(offsets);
         Ok(())
     }
 
     async fn leave(&mut self) {
+        let was_member = self.is_member();
         let member_id = std::mem::take(&mut self.membership).member_id;
+        if self.kind == Kind::Consumer {
+            if was_member && let Err(error) = self.say_goodbye(&member_id).await {
+                debug!("the group {} is not left: {error}", self.group);
+            }
+            return;
+        }
         // A static member comes back as who it was; the coordinator keeps its place until its session ends (KIP-345).
         if member_id.is_empty() || self.shared.config.group_instance_id.is_some() {
             return;
@@ -608,17 +408,23 @@ impl Member {
                 self.assigned.clear();
                 self.rejoin = !self.topics.is_empty();
             }
-            Consequence::Fatal => {
-                self.membership = Membership::default();
-                self.shared.state().tell(error.clone());
-                self.shared.state().revoke(&BTreeSet::new());
-                self.shared.reader.wake();
-                self.assigned.clear();
-                self.topics.clear();
-                self.rejoin = false;
-            }
+            Consequence::Fatal => self.shut_out(error.clone()),
         }
         checked
+    }
+
+    /// It cannot be a member: the caller hears why, and nothing more is tried until it subscribes again.
+    fn shut_out(&mut self, error: Error) {
+        self.membership = Membership::default();
+        {
+            let mut state = self.shared.state();
+            state.tell(error);
+            state.revoke(&BTreeSet::new());
+        }
+        self.shared.reader.wake();
+        self.assigned.clear();
+        self.topics.clear();
+        self.rejoin = false;
     }
 
     fn what(&self, what: &str) -> String {
@@ -651,18 +457,28 @@ impl Member {
         build: impl Fn(i16) -> R,
         limit: Duration,
     ) -> Result<R::Response> {
-        let live = self.connection.take_if(|connection| !connection.is_closed());
-        let connection = match live {
-            Some(connection) => connection,
-            None => self.shared.cluster.own_connection_to_coordinator(&self.group).await?,
-        };
+        let connection = self.coordinator().await?;
         let version = match connection.versions().newest::<R>(least, most) {
             Some(version) => version,
             None => connection.version::<R>(least)?,
         };
-        let answer = connection.call(version, &build(version), limit).await?;
-        self.connection = Some(connection);
-        Ok(answer)
+        let answer = connection.call(version, &build(version), limit).await;
+        if answer.is_err() {
+            self.connection = None;
+        }
+        answer
+    }
+
+    /// The connection to the coordinator, made if there is none.
+    async fn coordinator(&mut self) -> Result<Connection> {
+        match self.connection.as_ref().filter(|connection| !connection.is_closed()) {
+            Some(connection) => Ok(connection.clone()),
+            None => {
+                let made = self.shared.cluster.own_connection_to_coordinator(&self.group).await?;
+                self.connection = Some(made.clone());
+                Ok(made)
+            }
+        }
     }
 }
 

@@ -55,7 +55,9 @@ pub(crate) enum Consequence {
 pub(crate) fn consequence(code: ErrorCode) -> Consequence {
     match code {
         ErrorCode::REBALANCE_IN_PROGRESS => Consequence::Rejoin,
-        ErrorCode::ILLEGAL_GENERATION => Consequence::Lost { keep_id: true },
+        // Its last heartbeat has come, but not the answer: the next one tells the epoch that it is in.
+        ErrorCode::STALE_MEMBER_EPOCH => Consequence::Rejoin,
+        ErrorCode::ILLEGAL_GENERATION | ErrorCode::FENCED_MEMBER_EPOCH => Consequence::Lost { keep_id: true },
         ErrorCode::UNKNOWN_MEMBER_ID => Consequence::Lost { keep_id: false },
         code if code.is_retriable() => Consequence::LookAgain,
         _ => Consequence::Fatal,
@@ -174,6 +176,8 @@ mod tests {
             (ErrorCode::COORDINATOR_LOAD_IN_PROGRESS, Consequence::LookAgain),
             (ErrorCode::REBALANCE_IN_PROGRESS, Consequence::Rejoin),
             (ErrorCode::ILLEGAL_GENERATION, Consequence::Lost { keep_id: true }),
+            (ErrorCode::FENCED_MEMBER_EPOCH, Consequence::Lost { keep_id: true }),
+            (ErrorCode::STALE_MEMBER_EPOCH, Consequence::Rejoin),
             (ErrorCode::UNKNOWN_MEMBER_ID, Consequence::Lost { keep_id: false }),
             (ErrorCode::FENCED_INSTANCE_ID, Consequence::Fatal),
             (ErrorCode::GROUP_AUTHORIZATION_FAILED, Consequence::Fatal),
