@@ -171,7 +171,9 @@ async fn the_next_one_begins_where_the_last_one_has_committed() {
 
     let mut consumer = join(client(&broker), by_hand.clone()).await;
     assert_eq!(numbers(&mut consumer, 1).await, ["10"], "what was not committed comes again");
-    consumer.commit_offsets(&BTreeMap::from([(partition.clone(), 12)])).await.expect("committed");
+    // Nobody waits for them, and the consumer ends at once.
+    drop(consumer.commit_offsets(&BTreeMap::from([(partition.clone(), 11)])));
+    drop(consumer.commit_offsets(&BTreeMap::from([(partition.clone(), 12)])));
     consumer.close().await;
 
     // At the end all that was given counts.

@@ -23,7 +23,7 @@ mod commits;
 mod heartbeat;
 mod joining;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::pin::Pin;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -66,7 +66,8 @@ struct Mail {
     subscription: Option<BTreeSet<String>>,
     /// Of the subscription.
     changed: bool,
-    commits: Vec<CommitRequest>,
+    /// The first one may be on its way; it stays here until its outcome is known.
+    commits: VecDeque<CommitRequest>,
 }
 
 #[derive(Debug)]
@@ -118,10 +119,28 @@ impl Desk {
             // The receiver is there.
             let _ = done.send(Ok(()));
         } else {
-            self.mail().commits.push(CommitRequest { offsets, done });
+            let mut mail = self.mail();
+            // Behind the end nobody answers.
+            if !*self.ended.borrow() {
+                mail.commits.push_back(CommitRequest { offsets, done });
+            }
+            drop(mail);
             self.wake.notify_one();
         }
         Commit(outcome)
+    }
+
+    /// What is to be committed next.
+    fn next_commit(&self) -> Option<Vec<Offset>> {
+        self.mail().commits.front().map(|request| request.offsets.clone())
+    }
+
+    /// Tells the outcome of that.
+    fn committed(&self, outcome: Result<()>) {
+        if let Some(request) = self.mail().commits.pop_front() {
+            // Nobody need wait for it.
+            let _ = request.done.send(outcome);
+        }
     }
 }
 
@@ -170,9 +189,10 @@ struct Ending(Arc<Desk>);
 
 impl Drop for Ending {
     fn drop(&mut self) {
-        // Who waits for a commit hears that it is closed.
-        self.0.mail().commits.clear();
+        // Who waits for a commit hears that it is closed, and so does who comes later.
+        let mut mail = self.0.mail();
         self.0.ended.send_replace(true);
+        mail.commits.clear();
     }
 }
 
@@ -249,11 +269,9 @@ impl Member {
 
     /// Does what is to be done; says when to look again.
     async fn step(&mut self, now: Instant) -> Result<Option<Instant>> {
-        let commits = std::mem::take(&mut self.desk.mail().commits);
-        for CommitRequest { offsets, done } in commits {
+        while let Some(offsets) = self.desk.next_commit() {
             let outcome = self.commit_until_deadline(&offsets).await;
-            // Nobody need wait for it.
-            let _ = done.send(outcome);
+            self.desk.committed(outcome);
         }
         self.heed_subscription().await?;
         if self.rejoin && !self.topics.is_empty() {
@@ -374,11 +392,9 @@ impl Member {
 
     /// Commits what is left, and leaves.
     async fn close(&mut self) {
-        let requests = std::mem::take(&mut self.desk.mail().commits);
-        for CommitRequest { offsets, done } in requests {
+        while let Some(offsets) = self.desk.next_commit() {
             let outcome = self.commit(&offsets).await;
-            // Nobody need wait for it.
-            let _ = done.send(outcome);
+            self.desk.committed(outcome);
         }
         if self.shared.config.auto_commit.is_some() {
             let offsets = self.shared.state().settled();

@@ -298,6 +298,34 @@ impl World {
     }
 }
 
+#[test]
+fn a_replica_that_the_leader_names_is_read_from_until_it_lacks_what_is_asked_for() {
+    let mut world = World::new(1 << 20, 64 << 20);
+    world.look();
+    world.look();
+    (0..PARTITIONS).for_each(|_| world.find(Trouble::No));
+    world.look();
+    let answers = |wanted: &[Wanted], answer: fn() -> Answer| wanted.iter().map(|one| (one.place, answer())).collect();
+    let named = || Answer::Read { bytes: Bytes::new(), aborted: Vec::new(), end: Some(0), replica: Some(2) };
+    let wanted = world.asked.remove(&0).expect("the leader is asked");
+    world.consumer.answered(0, wanted.clone(), answers(&wanted, named), world.now);
+    world.look();
+    let wanted = world.asked.remove(&2).expect("then the replica");
+    assert_eq!(wanted.len(), PARTITIONS);
+    let lacks = || Answer::Refused { code: ErrorCode::OFFSET_OUT_OF_RANGE, leader: None };
+    world.consumer.answered(2, wanted.clone(), answers(&wanted, lacks), world.now);
+    world.look();
+    assert!(world.look_ups.is_empty(), "a replica that is behind resets nothing");
+    assert!(world.asked.contains_key(&0), "the leader says what is so");
+    // Not for ever: the leader may name another one later.
+    let wanted = world.asked.remove(&0).expect("asked");
+    world.consumer.answered(0, wanted.clone(), answers(&wanted, named), world.now);
+    world.now += Duration::from_secs(301);
+    world.look();
+    world.look();
+    assert!(world.asked.contains_key(&0), "after a while the leader is asked again");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 600, ..ProptestConfig::default() })]
 
