@@ -27,7 +27,7 @@ pub use ids::{
 };
 pub use partitioner::{murmur2, partition_for_key};
 pub use raft_only::{RaftOnlyKind, parse_raft_only, raft_only_batch};
-pub use record::{Record, RecordHeader, Records, RecordsError, RecordsIter, records, shared_payload};
+pub use record::{Record, RecordHeader, Records, RecordsCursor, RecordsError, RecordsIter, records, shared_payload};
 pub use rewrite::{Corrections, recompress, set_create_time, set_log_append_time, set_max_timestamp, set_producer};
 pub use stamped::StampedBatch;
 pub use validate::{

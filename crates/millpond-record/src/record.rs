@@ -203,7 +203,14 @@ impl<'a> Records<'a> {
 
     /// Reads the records one by one. The first error ends the iteration.
     pub fn iter(&self) -> RecordsIter<'_> {
-        RecordsIter { input: SliceInput::new(&self.bytes), declared: self.header.record_count, next: 0, ended: false }
+        self.iter_from(RecordsCursor::default())
+    }
+
+    /// Goes on reading where another iteration of the same records has come to.
+    pub fn iter_from(&self, cursor: RecordsCursor) -> RecordsIter<'_> {
+        let RecordsCursor { at, next, ended } = cursor;
+        let input = SliceInput::starting(&self.bytes, at);
+        RecordsIter { input, declared: self.header.record_count, next, ended }
     }
 }
 
@@ -225,7 +232,20 @@ pub struct RecordsIter<'r> {
     ended: bool,
 }
 
+/// How far an iteration has come; the default is the begin.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RecordsCursor {
+    at: usize,
+    next: i32,
+    ended: bool,
+}
+
 impl<'r> RecordsIter<'r> {
+    /// How far it has come.
+    pub fn cursor(&self) -> RecordsCursor {
+        RecordsCursor { at: self.input.position(), next: self.next, ended: self.ended }
+    }
+
     fn step(&mut self) -> Option<Result<Record<'r>, RecordsError>> {
         let left = self.input.left();
         if self.next >= self.declared {

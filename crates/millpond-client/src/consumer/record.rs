@@ -4,7 +4,9 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use millpond_record::{BatchError, BatchHeader, BatchView, DecompressLimit, Records, RecordsError, shared_payload};
+use millpond_record::{
+    BatchError, BatchHeader, BatchView, DecompressLimit, Records, RecordsCursor, RecordsError, shared_payload,
+};
 
 /// The most bytes that one batch may decompress to.
 const MOST_BATCH_BYTES: DecompressLimit = DecompressLimit(256 << 20);
@@ -48,6 +50,17 @@ pub(crate) struct OpenRules {
     pub(crate) committed: bool,
 }
 
+/// Records of a batch that are read together. A batch may hold far more, and each takes some 200 bytes beside its own.
+const TOGETHER: usize = 500;
+
+/// A batch of which some records are read.
+#[derive(Debug)]
+struct Begun {
+    header: BatchHeader,
+    payload: Bytes,
+    cursor: RecordsCursor,
+}
+
 /// Batches of one partition that came in one answer.
 #[derive(Debug)]
 pub(crate) struct Chunk {
@@ -56,6 +69,7 @@ pub(crate) struct Chunk {
     /// The offset behind the last batch.
     pub(crate) next: i64,
     batches: VecDeque<Bytes>,
+    begun: Option<Begun>,
     pub(crate) bytes: usize,
     /// First offset and producer of the transactions in it that were aborted, the last one first.
     aborted: Vec<(i64, i64)>,
@@ -65,7 +79,7 @@ pub(crate) struct Chunk {
     damage: Option<String>,
 }
 
-/// What a batch holds for the reader.
+/// What a batch, or the next part of one, holds for the reader.
 #[derive(Debug, Default)]
 pub(crate) struct Opened {
     pub(crate) records: VecDeque<ConsumerRecord>,
@@ -108,7 +122,7 @@ impl Chunk {
             damage.get_or_insert_with(|| "the broker gives only what is before it".to_owned());
         }
         aborted.sort_unstable_by(|a, b| b.cmp(a));
-        Chunk { from, next, batches, bytes: size, aborted, aborting: BTreeSet::new(), damage }
+        Chunk { from, next, batches, begun: None, bytes: size, aborted, aborting: BTreeSet::new(), damage }
     }
 
     /// Whether it says nothing.
@@ -116,8 +130,11 @@ impl Chunk {
         self.batches.is_empty() && self.damage.is_none()
     }
 
-    /// The records of the next batch; `None` behind the last. An error is final.
+    /// The next records; `None` behind the last. An error is final.
     pub(crate) fn open_next(&mut self, source: &Source, rules: OpenRules) -> Option<Result<Opened, String>> {
+        if let Some(begun) = self.begun.take() {
+            return Some(self.go_on(begun, source));
+        }
         match self.batches.pop_front() {
             Some(batch) => Some(self.open(&batch, source, rules)),
             None => self.damage.take().map(Err),
@@ -130,31 +147,46 @@ impl Chunk {
             return Err(BatchError::Crc.to_string());
         }
         let header = *view.header();
-        let epoch = Some(header.leader_epoch.0).filter(|epoch| *epoch >= 0);
-        let mut opened = Opened { records: VecDeque::new(), next: header.next_offset().0, leader_epoch: epoch };
         if rules.committed && self.is_aborted(&header, batch)? || header.attributes.is_control() {
-            return Ok(opened);
+            return Ok(Opened { records: VecDeque::new(), next: header.next_offset().0, leader_epoch: epoch(&header) });
         }
         let (header, payload) = shared_payload(batch, MOST_BATCH_BYTES).map_err(|error| error.to_string())?;
+        self.go_on(Begun { header, payload, cursor: RecordsCursor::default() }, source)
+    }
+
+    /// Reads some more of a batch.
+    fn go_on(&mut self, mut begun: Begun, source: &Source) -> Result<Opened, String> {
+        let Begun { header, payload, cursor } = &mut begun;
+        let behind = header.next_offset().0;
+        let mut opened = Opened { records: VecDeque::new(), next: self.from, leader_epoch: epoch(header) };
         let shared = |bytes: &[u8]| payload.slice_ref(bytes);
-        for record in &Records::of_payload(header, &payload) {
+        let of_payload = Records::of_payload(*header, payload);
+        let mut records = of_payload.iter_from(*cursor);
+        while opened.records.len() < TOGETHER {
+            let Some(record) = records.next() else {
+                opened.next = behind;
+                return Ok(opened);
+            };
             let record = record.map_err(|error| error.to_string())?;
-            let offset = record.offset(&header).0;
-            if offset < self.from || offset >= opened.next {
+            let offset = record.offset(header).0;
+            if offset < self.from || offset >= behind {
                 // Given before; one beyond the batch is none of it.
                 continue;
             }
+            opened.next = offset + 1;
             opened.records.push_back(ConsumerRecord {
                 topic: Arc::clone(&source.topic),
                 partition: source.partition,
                 offset,
-                timestamp: record.timestamp(&header).0,
-                leader_epoch: epoch,
+                timestamp: record.timestamp(header).0,
+                leader_epoch: opened.leader_epoch,
                 key: record.key.map(shared),
                 value: record.value.map(shared),
                 headers: record.headers.iter().map(|header| (shared(header.name), header.value.map(shared))).collect(),
             });
         }
+        *cursor = records.cursor();
+        self.begun = Some(begun);
         Ok(opened)
     }
 
@@ -172,6 +204,11 @@ impl Chunk {
         }
         Ok(header.attributes.is_transactional() && self.aborting.contains(&header.producer_id.0))
     }
+}
+
+/// The epoch of the leader that took a batch, if the broker says it.
+fn epoch(header: &BatchHeader) -> Option<i32> {
+    Some(header.leader_epoch.0).filter(|epoch| *epoch >= 0)
 }
 
 /// The type of the first control record: two bytes of version, two of type.
@@ -284,6 +321,28 @@ mod tests {
             );
             assert_eq!(record.headers, [(Bytes::from("n"), Some(Bytes::from("v")))]);
             assert_eq!((opened.records[3].value.as_ref(), opened.records[3].headers[0].1.as_ref()), (None, None));
+        }
+    }
+
+    #[test]
+    fn a_batch_of_many_records_is_read_in_parts() {
+        for codec in Codec::ALL {
+            let mut builder = BatchBuilder::new().codec(codec);
+            for number in 0..1234_u32 {
+                builder.append(Timestamp(0), None, Some(number.to_string().as_bytes()));
+            }
+            let batch = builder.into_batch();
+            for from in [0, 1, 499, 500, 501, 1000, 1233] {
+                let found = read(Chunk::cut(from, batch.clone(), Vec::new()), false);
+                assert!(offsets(&found).into_iter().eq(from..1234), "from {from}, {codec}");
+                assert!(found.0.iter().all(|(offset, value)| offset.to_string() == *value));
+                assert_eq!((found.1, &found.2), (1234, &None));
+            }
+            let mut chunk = Chunk::cut(0, batch, Vec::new());
+            let source = Source { topic: "logs".into(), partition: 0 };
+            let rules = OpenRules { check_crcs: true, committed: false };
+            let first = chunk.open_next(&source, rules).expect("records").expect("good");
+            assert_eq!((first.records.len(), first.next), (TOGETHER, 500));
         }
     }
 

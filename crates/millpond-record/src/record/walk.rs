@@ -163,6 +163,11 @@ impl<'a> SliceInput<'a> {
         SliceInput { bytes, at: 0 }
     }
 
+    /// From this byte on; behind the end there is nothing.
+    pub(super) fn starting(bytes: &'a [u8], at: usize) -> SliceInput<'a> {
+        SliceInput { bytes, at: at.min(bytes.len()) }
+    }
+
     pub(super) fn left(&self) -> usize {
         self.bytes.len() - self.at
     }
