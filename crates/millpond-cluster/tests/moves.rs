@@ -151,7 +151,9 @@ fn dead_brokers_get_a_minority_of_a_new_partition_where_the_others_are_too_few()
 
     let more = MorePartitions { topic: "t".to_owned(), count: 12, assignments: None };
     let image = placed(&[1, 2, 3, 4], 3).expect("created");
-    let grown = |alive: &[i32]| create_partitions(&image, &[more.clone()], &brokers(alive), &TopicLimits::default());
+    let grown = |alive: &[i32]| {
+        create_partitions(&image, std::slice::from_ref(&more), &brokers(alive), &TopicLimits::default())
+    };
     assert!(grown(&[1, 2]).results[0].is_ok());
     assert_eq!(grown(&[1]).results[0], Err(TopicError::InvalidReplicationFactor { wanted: 3, most: 1 }));
 }
