@@ -12,6 +12,7 @@
 //! | [`Disk`], [`File`], [`Map`] | the operating system | memory that forgets, tears and reorders what was not synced |
 //! | [`Stream`], [`Listener`] | TCP | ordered pipes with delay, partitions and resets |
 //! | [`Runtime::wall_clock`], [`Runtime::random_u64`] | the system's | a fixed epoch plus simulated time; one seed |
+//! | [`Runtime::machine_boot_id`] | the kernel's | new after each power cut of the node |
 
 #![allow(clippy::disallowed_methods, reason = "this crate is the seam that all others go through")]
 

@@ -136,6 +136,21 @@ impl Runtime {
         }
     }
 
+    /// Names the time from one boot of the machine to the next: while it stays the same, what was written to files and
+    /// not synced is still in the page cache, whatever became of the processes. Up to 64 characters of `A-Z a-z 0-9 -`;
+    /// `None` where the system does not tell. Blocks.
+    pub fn machine_boot_id(&self) -> Option<String> {
+        let id = match &self.0 {
+            Inner::Real(_) => crate::real::machine_boot_id(),
+            #[cfg(feature = "sim")]
+            Inner::Simulated(node) => Some(node.machine_boot_id()),
+        };
+        let legal = |id: &String| {
+            (1..=64).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+        };
+        id.filter(legal)
+    }
+
     /// The monotonic clock. In the simulator it moves only when every task waits.
     pub fn now(&self) -> Instant {
         Instant::now()

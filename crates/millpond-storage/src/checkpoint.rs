@@ -144,6 +144,11 @@ impl Checkpointer {
 
     /// Writes a checkpoint. Blocking. Its failure is final for the data directory, and the journal is told.
     pub(crate) fn run(&self) -> Result<(), StorageError> {
+        self.run_now().map(drop)
+    }
+
+    /// As [`Checkpointer::run`]; false where the table is still the old one, because the disk is full.
+    pub(crate) fn run_now(&self) -> Result<bool, StorageError> {
         let position = self.journal.position()?;
         self.write(ReplayFrom { file_number: position.0, sequence: position.1 }, None)
             .inspect_err(|error| self.journal.fail(error.clone()))
@@ -158,7 +163,8 @@ impl Checkpointer {
         Ok(*self.written.lock().expect("nothing panics while it writes a checkpoint") == last)
     }
 
-    fn write(&self, position: ReplayFrom, at_most: Option<Duration>) -> Result<(), StorageError> {
+    /// Gives whether the table was written.
+    fn write(&self, position: ReplayFrom, at_most: Option<Duration>) -> Result<bool, StorageError> {
         let mut written = self.written.lock().expect("nothing panics while it writes a checkpoint");
         // After the position was noted: a group that was created before it is in the registry by now.
         let mut slots = self.registry.slots();
@@ -233,7 +239,7 @@ impl Checkpointer {
                 }
             }
         }
-        Ok(())
+        Ok(is_written)
     }
 }
 
@@ -318,10 +324,7 @@ impl Checkpointer {
             let (number, log) = &open[at];
             let slot = &slots[*number];
             let row = if in_time() { log.sync_segments() } else { Err(StorageError::LogClosed(slot.group)) };
-            if let Ok(row) = &row {
-                slot.captured(row);
-            }
-            drop(rows[*number].set(row));
+            drop(rows[*number].set(row.map(|row| slot.captured(row))));
         });
         rows.into_iter().map(|row| row.into_inner().expect("each group's row was set once above")).collect()
     }

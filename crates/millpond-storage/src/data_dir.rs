@@ -21,7 +21,8 @@ use crate::replay::{self, RecoveryReport};
 use crate::stats::StorageStats;
 use crate::sweep::Sweeper;
 use crate::table::{TABLE_FILE, Table};
-use crate::types::{Done, GroupRow, GroupSpec, Hold, PartitionSize, Retained, folder_name, is_topic_name};
+use crate::types::{Done, GroupRow, GroupSpec, Hold, PartitionSize, Retained, Taint};
+use crate::types::{folder_name, is_topic_name};
 use crate::writer::WriteTroubles;
 use crate::{OpenError, StorageError};
 
@@ -103,6 +104,7 @@ impl DataDir {
             let what = "it says that the last stop was clean, but the journal is not empty".into();
             return Err(OpenError::Damaged { path: root.join(META_FILE), what });
         }
+        let mut tainted = table.rows.values().filter(|row| row.taint != Taint::None).count() as u64;
         if !found.clean_stop {
             sync_ancestors(&*disk, &root)?;
             // The last run may have ended with a failed sync of the table or its folder: then what was read here need
@@ -111,6 +113,11 @@ impl DataDir {
                 // A row may count records that were submitted before it was captured and never written. Their numbers
                 // are given out again: what gets them must not pass for covered.
                 row.journal_sequence = row.journal_sequence.min(pass.scanned.next_sequence);
+            }
+            // Before the machine's boot id is replaced: a start that ends in between finds the old one, and marks
+            // again.
+            if !found.is_of_this_boot(runtime) {
+                tainted = pass.taint(&mut table);
             }
             Table::write(&*disk, &root, from, table.rows.values())
                 .map_err(|error| OpenError::io("write", &root.join(TABLE_FILE), error))?;
@@ -132,10 +139,11 @@ impl DataDir {
         let deleted = Deleted { behind: pass.deleted().map(|group| (group, next_sequence)).collect(), looked_at: 0 };
         let context = LogContext::new(runtime.clone(), root.clone(), options, Arc::new(journal.clone()));
         let recovery = replay::Recovery { runtime, disk: &*disk, root: &root, folder: &folder, from };
-        let (logs, report) = recovery.run(&context, &mut table, pass, found.clean_stop).inspect_err(|_| {
+        let (logs, mut report) = recovery.run(&context, &mut table, pass, found.clean_stop).inspect_err(|_| {
             context.stop();
             journal.stop();
         })?;
+        report.groups_tainted = tainted;
         let registry = Arc::new(Registry::default());
         for (group, row) in table.rows {
             let log = logs.get(&group).cloned();
@@ -274,6 +282,44 @@ impl DataDir {
             Some(slot) => slot.log(&*inner.runtime.disk(), &inner.context, &inner.root),
             None => Ok(None),
         }
+    }
+
+    /// The copy of a group that may have lost what it acknowledged is taken for what it is from now on, by the word of
+    /// an operator. Durable when this returns. Blocking.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such group, or the mark cannot be removed from `groups.table`; it stays then.
+    pub fn trust_group(&self, group: GroupId) -> Result<(), StorageError> {
+        let inner = &*self.0;
+        inner.check_open()?;
+        let slot = inner.registry.slot(group).ok_or(StorageError::NoSuchGroup(group))?;
+        let before = slot.set_taint(Taint::None).ok_or(StorageError::NoSuchGroup(group))?;
+        let written = inner.checkpointer.run_now();
+        if !matches!(written, Ok(true)) {
+            slot.set_taint(before);
+        }
+        match written? {
+            true => Ok(()),
+            false => {
+                let why = io::Error::from(io::ErrorKind::StorageFull);
+                Err(StorageError::io("write", &inner.root.join(TABLE_FILE), why))
+            }
+        }
+    }
+
+    /// A group that is tainted [if it is shared](Taint::IfShared) is not: its log says that it has no other replica.
+    /// Durable with the next checkpoint; until then a start asks its log again.
+    pub fn not_shared(&self, group: GroupId) {
+        let slot = self.0.registry.slot(group);
+        if let Some(slot) = slot.filter(|slot| slot.taint() == Taint::IfShared) {
+            slot.set_taint(Taint::None);
+        }
+    }
+
+    /// What a group may have lost; opens nothing.
+    pub fn taint(&self, group: GroupId) -> Taint {
+        self.0.registry.slot(group).map_or(Taint::None, |slot| slot.taint())
     }
 
     /// The log of a group if it is open: never blocks.

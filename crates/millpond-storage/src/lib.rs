@@ -53,7 +53,7 @@ pub use retention::{Limits, SegmentFacts, may_move_log_start, new_log_start};
 pub use stats::{ROUND_BYTES_BOUNDS, ROUND_RECORDS_BOUNDS, SYNC_MICROS_BOUNDS, StorageStats};
 pub use types::{
     Done, EpochStart, FlushMode, GroupRow, GroupSpec, Hold, LogOptions, LogPosition, Newest, PartitionSize, Retained,
-    SegmentPosition, Vote,
+    SegmentPosition, Taint, Vote,
 };
 pub use verify::{CompareSummary, Difference, Finding, Severity, VerifySummary, compare, verify};
 pub use writer::WriteTroubles;

@@ -7,13 +7,15 @@
 //! node.id=1
 //! directory.id=Hdyy9uUuRgqqH6sjY3ldRw
 //! boot.id=pWcyrl6MTHKp_6vY1VqKEQ
+//! machine.boot.id=0b5c9a4e-5c0e-4f5a-9f0e-6a2c6a6f2f11
 //! clean.stop=false
 //! checksum=5f2a90c1
 //! ```
 //!
 //! The keys that Kafka's file of this name has are called as there. Ids are 16 random bytes in base64url. `boot.id` is
-//! new at each start; `clean.stop` is true from a clean stop to the next start. `checksum` is the CRC-32 of all lines
-//! before it.
+//! new at each start; `machine.boot.id` is that of the machine ([`Runtime::machine_boot_id`]), left out where it is not
+//! known, and by earlier versions; `clean.stop` is true from a clean stop to the next start. `checksum` is the CRC-32
+//! of all lines before it.
 
 use std::fmt;
 use std::io;
@@ -73,6 +75,9 @@ pub struct MetaProperties {
     pub directory_id: DirectoryId,
     /// New at each start.
     pub boot_id: DirectoryId,
+    /// Of the machine at the last start; `None` where that is not known. Another one says that what was not synced may
+    /// be lost.
+    pub machine_boot_id: Option<String>,
     /// Whether the directory was closed cleanly and not opened since. False while it is open.
     pub clean_stop: bool,
 }
@@ -98,20 +103,28 @@ impl MetaProperties {
             node_id,
             directory_id: DirectoryId::random(runtime),
             boot_id: DirectoryId::random(runtime),
+            machine_boot_id: runtime.machine_boot_id(),
             clean_stop: false,
         }
     }
 
     /// The same directory in its next run.
     pub(crate) fn next_boot(&self, runtime: &Runtime) -> MetaProperties {
-        MetaProperties { boot_id: DirectoryId::random(runtime), clean_stop: false, ..self.clone() }
+        let (boot_id, machine_boot_id) = (DirectoryId::random(runtime), runtime.machine_boot_id());
+        MetaProperties { boot_id, machine_boot_id, clean_stop: false, ..self.clone() }
+    }
+
+    /// Whether the machine is known not to have been started again since the last start.
+    pub(crate) fn is_of_this_boot(&self, runtime: &Runtime) -> bool {
+        self.machine_boot_id.is_some() && self.machine_boot_id == runtime.machine_boot_id()
     }
 
     pub(crate) fn encode(&self) -> String {
-        let MetaProperties { cluster_id, node_id, directory_id, boot_id, clean_stop } = self;
+        let MetaProperties { cluster_id, node_id, directory_id, boot_id, machine_boot_id, clean_stop } = self;
+        let machine = machine_boot_id.as_ref().map(|id| format!("machine.boot.id={id}\n")).unwrap_or_default();
         let lines = format!(
             "# Millpond wrote this file. Do not edit it.\nmillpond.format={FORMAT_VERSION}\ncluster.id={cluster_id}\n\
-             node.id={node_id}\ndirectory.id={directory_id}\nboot.id={boot_id}\nclean.stop={clean_stop}\n"
+             node.id={node_id}\ndirectory.id={directory_id}\nboot.id={boot_id}\n{machine}clean.stop={clean_stop}\n"
         );
         let checksum = crc32fast::hash(lines.as_bytes());
         format!("{lines}checksum={checksum:08x}\n")
@@ -138,6 +151,7 @@ impl MetaProperties {
             node_id: BrokerId(value("node.id")?.parse().map_err(|_| MetaError::Field("node.id"))?),
             directory_id: id("directory.id")?,
             boot_id: id("boot.id")?,
+            machine_boot_id: value("machine.boot.id").ok().map(str::to_owned),
             clean_stop: value("clean.stop")?.parse().map_err(|_| MetaError::Field("clean.stop"))?,
         })
     }

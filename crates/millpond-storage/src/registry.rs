@@ -10,7 +10,7 @@ use millpond_runtime::Disk;
 use crate::StorageError;
 use crate::log::{Log, LogContext};
 use crate::partition_folder::PartitionMetadata;
-use crate::types::{GroupRow, PartitionSize, Retained};
+use crate::types::{GroupRow, PartitionSize, Retained, Taint};
 
 /// All groups. A group whose deletion is not durable yet is among them.
 #[derive(Default)]
@@ -110,7 +110,8 @@ impl Slot {
         if state.deleted {
             return None;
         }
-        Some(state.log.as_ref().map_or_else(|| state.row.clone(), |log| log.row()))
+        let row = state.log.as_ref().map_or_else(|| state.row.clone(), |log| log.row());
+        Some(GroupRow { taint: state.row.taint, ..row })
     }
 
     /// What retention must know of the log; `None` once the group is being deleted, or where the log is set aside.
@@ -148,9 +149,22 @@ impl Slot {
         self.state().row.clone()
     }
 
-    /// A new row, as a checkpoint captured it.
-    pub(crate) fn captured(&self, row: &GroupRow) {
-        self.state().row = row.clone();
+    /// A new row, as a checkpoint captured it of the log. Gives it as it is written.
+    pub(crate) fn captured(&self, row: GroupRow) -> GroupRow {
+        let mut state = self.state();
+        state.row = GroupRow { taint: state.row.taint, ..row };
+        state.row.clone()
+    }
+
+    /// What the copy may have lost.
+    pub(crate) fn taint(&self) -> Taint {
+        self.state().row.taint
+    }
+
+    /// Replaces the mark of what may be lost; gives the one before. `None` once the group is being deleted.
+    pub(crate) fn set_taint(&self, taint: Taint) -> Option<Taint> {
+        let mut state = self.state();
+        (!state.deleted).then(|| std::mem::replace(&mut state.row.taint, taint))
     }
 
     /// A sync of the log's segments failed: nothing that was acknowledged may be believed to be there.

@@ -21,7 +21,7 @@ use crate::log::{Log, LogContext, Replayed};
 use crate::partition_folder::{self, FolderName, PartitionMetadata};
 use crate::registry::check_owner;
 use crate::table::Table;
-use crate::types::{GroupRow, GroupSpec, folder_name};
+use crate::types::{FlushMode, GroupRow, GroupSpec, Taint, folder_name};
 use crate::{OpenError, StorageError};
 
 /// Without it a broker cannot run.
@@ -47,6 +47,9 @@ pub struct RecoveryReport {
     pub records_covered: u64,
     /// Records that changed a log.
     pub records_applied: u64,
+    /// Groups that are marked as tainted: their relaxed logs may miss what they acknowledged, because the machine was
+    /// started again without a clean stop before. Those of them that have one replica only are counted, too.
+    pub groups_tainted: u64,
     /// Records whose predecessors a relaxed log lost, as it may.
     pub records_lost: u64,
     /// Groups that had something to replay; only their folders were opened.
@@ -81,10 +84,15 @@ pub struct DamagedGroup {
 /// What the first pass over the journal found.
 pub(crate) struct FirstPass {
     pub(crate) scanned: Scanned,
-    created: BTreeMap<GroupId, GroupSpec>,
+    /// With the number of the record that does it.
+    created: BTreeMap<GroupId, (u64, GroupSpec)>,
     deleted: BTreeSet<GroupId>,
     /// What logs were switched over to, with the last record of each that does it.
     installed: BTreeMap<GroupId, (u64, Installed)>,
+    /// Groups whose logs were relaxed at some time since the last checkpoint.
+    relaxed: BTreeSet<GroupId>,
+    /// Groups whose members have changed since then.
+    regrouped: BTreeSet<GroupId>,
 }
 
 impl FirstPass {
@@ -97,9 +105,31 @@ impl FirstPass {
     fn deleted_folders(&self, table: &Table) -> BTreeMap<GroupId, String> {
         let folder = |group: &GroupId| match table.rows.get(group) {
             Some(row) => Some(row.folder()),
-            None => self.created.get(group).map(|spec| folder_name(&spec.topic, spec.partition)),
+            None => self.created.get(group).map(|(_, spec)| folder_name(&spec.topic, spec.partition)),
         };
         self.deleted.iter().filter_map(|group| Some((*group, folder(group)?))).collect()
+    }
+
+    /// Marks the groups that may have lost in a power cut what they had acknowledged: those whose logs were relaxed at
+    /// any time since their last sync, which is as of the table. One that only the journal knows is given its row, so
+    /// that the mark outlives another crash before the first checkpoint. Gives how many are marked.
+    pub(crate) fn taint(&self, table: &mut Table) -> u64 {
+        for (sequence, spec) in self.created.values() {
+            let is_relaxed = spec.options.flush == FlushMode::Relaxed || self.relaxed.contains(&spec.group);
+            if is_relaxed && !self.deleted.contains(&spec.group) {
+                table.rows.entry(spec.group).or_insert_with(|| GroupRow::new(spec, sequence + 1));
+            }
+        }
+        let mut marked = 0;
+        for row in table.rows.values_mut().filter(|row| row.group != METADATA_GROUP) {
+            let is_relaxed = row.options.flush == FlushMode::Relaxed || self.relaxed.contains(&row.group);
+            if is_relaxed && !row.set_aside {
+                let shared = self.regrouped.contains(&row.group);
+                row.taint = row.taint.max(if shared { Taint::Shared } else { Taint::IfShared });
+            }
+            marked += u64::from(row.taint != Taint::None);
+        }
+        marked
     }
 }
 
@@ -111,15 +141,25 @@ pub(crate) fn first_pass(
     from: ReplayFrom,
 ) -> Result<FirstPass, OpenError> {
     let (mut created, mut deleted, mut installed) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
+    let (mut relaxed, mut regrouped) = (BTreeSet::new(), BTreeSet::new());
     let scanned = scan::scan(disk, folder, numbers, from, &mut |record: FoundRecord<'_>| {
         if record.header.is(Kind::Append) {
+            if record.changes_members() {
+                regrouped.insert(record.header.group);
+            }
             return Ok(());
         }
         match record.entry()? {
-            JournalEntry::Create { spec } => drop(created.insert(spec.group, spec)),
+            JournalEntry::Create { spec } => drop(created.insert(spec.group, (record.header.sequence, spec))),
             JournalEntry::Delete { group } => drop(deleted.insert(group)),
             JournalEntry::Install { installed: found } => {
+                if found.row.options.flush == FlushMode::Relaxed {
+                    relaxed.insert(found.row.group);
+                }
                 installed.insert(found.row.group, (record.header.sequence, *found));
+            }
+            JournalEntry::Options { group, options } if options.flush == FlushMode::Relaxed => {
+                relaxed.insert(group);
             }
             _ => {}
         }
@@ -128,7 +168,7 @@ pub(crate) fn first_pass(
     if !scanned.files.is_empty() {
         scan::make_durable(disk, folder, &scanned)?;
     }
-    Ok(FirstPass { scanned, created, deleted, installed })
+    Ok(FirstPass { scanned, created, deleted, installed, relaxed, regrouped })
 }
 
 /// A log that is damaged, or that cannot be written any more, ends its group and no other.
@@ -210,8 +250,8 @@ impl Recovery<'_> {
         if !clean {
             let mut live: BTreeMap<String, GroupId> =
                 table.rows.values().map(|row| (row.folder(), row.group)).collect();
-            let created = pass.created.values().filter(|spec| !pass.deleted.contains(&spec.group));
-            live.extend(created.map(|spec| (folder_name(&spec.topic, spec.partition), spec.group)));
+            let created = pass.created.values().filter(|(_, spec)| !pass.deleted.contains(&spec.group));
+            live.extend(created.map(|(_, spec)| (folder_name(&spec.topic, spec.partition), spec.group)));
             self.put_folders_right(&live, &deleted, &mut report)?;
         }
         for (group, (sequence, installed)) in &pass.installed {
@@ -256,7 +296,8 @@ impl Recovery<'_> {
         }
         report.groups_created += u64::from(known.is_none());
         report.records_applied += 1;
-        let row = installed.row_at(sequence);
+        let taint = known.map_or(Taint::None, |row| row.taint);
+        let row = GroupRow { taint, ..installed.row_at(sequence) };
         let folder = self.root.join(row.folder());
         table.rows.insert(row.group, row.clone());
         check_owner(self.disk, &folder, &row)?;

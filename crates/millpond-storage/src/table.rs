@@ -1,4 +1,4 @@
-//! `groups.table`: what is known of every group without opening its folder (version 1). Little-endian.
+//! `groups.table`: what is known of every group without opening its folder (version 1 or 2). Little-endian.
 //!
 //! ```text
 //!  0        8        12       16                24                32       36
@@ -13,13 +13,16 @@
 //!       committed: present 1 [term 8, index 8], last: present 1 [term 8, index 8],
 //!       durable: present 1 [base offset 8, first index 8, position 8],
 //!       epochs 4, each: term 8, index 8, offset 8,
-//!       journal sequence 8, set aside 1, options: flush 1, segment bytes 4, segment ms 8, segment jitter ms 8,
+//!       journal sequence 8, marks 1, options: flush 1, segment bytes 4, segment ms 8, segment jitter ms 8,
 //!       retained: bytes 8, oldest segment's bytes 8, its newest record: present 1 [timestamp 8, append 8],
 //!       first append 8 and last append 8 of the active segment, freeable 1
 //! ```
 //!
-//! `crc` is CRC-32 over all that follows it. The file is written whole and swapped in by a rename; a start reads the
-//! journal from (replay file, replay sequence) on.
+//! `marks`: 1 the copy is set aside; 2 it is tainted if it is shared, 4 it is tainted (see [`Taint`]). Version 2 is
+//! written where a row is tainted, so that no earlier version opens such a replica; else 1 is.
+//!
+//! `crc` is CRC-32 over all that follows it, in version 2 over the version and that. The file is written whole and
+//! swapped in by a rename; a start reads the journal from (replay file, replay sequence) on.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -35,13 +38,19 @@ use crate::OpenError;
 use crate::fields::{FieldError, FieldReader, put_bytes, put_string};
 use crate::journal::record::{OPTIONS_BYTES, put_options, read_options};
 use crate::journal::scan::ReplayFrom;
-use crate::types::{EpochStart, GroupRow, LogPosition, Newest, Retained, SegmentPosition, Vote, is_topic_name};
+use crate::types::{EpochStart, GroupRow, LogPosition, Newest, Retained, SegmentPosition, Taint, Vote, is_topic_name};
 
 /// The file's name in the data directory.
 pub(crate) const TABLE_FILE: &str = "groups.table";
 
 const MAGIC: &[u8; 8] = b"MILLPTBL";
-const VERSION: u32 = 1;
+/// The newest version that is read.
+const VERSION: u32 = 2;
+/// The version of a table without tainted rows.
+const UNTAINTED_VERSION: u32 = 1;
+const SET_ASIDE: u8 = 1;
+const TAINTED_IF_SHARED: u8 = 2;
+const TAINTED: u8 = 4;
 const VERSION_AT: usize = 8;
 const CRC_AT: usize = 12;
 const COVERED_FROM: usize = 16;
@@ -79,15 +88,20 @@ impl Table {
     pub(crate) fn encode<'a>(replay_from: ReplayFrom, rows: impl ExactSizeIterator<Item = &'a GroupRow>) -> Bytes {
         let mut out = BytesMut::with_capacity(COVERED_FROM + 20 + rows.len() * 2 * MIN_ROW_BYTES);
         out.put_slice(MAGIC);
-        out.put_u32_le(VERSION);
+        out.put_u32_le(UNTAINTED_VERSION);
         out.put_u32_le(0);
         out.put_u64_le(replay_from.file_number);
         out.put_u64_le(replay_from.sequence);
         out.put_u32_le(u32::try_from(rows.len()).expect("a broker has fewer than 2^32 groups"));
+        let mut version = UNTAINTED_VERSION;
         for row in rows {
             put_row(&mut out, row);
+            if row.taint != Taint::None {
+                version = VERSION;
+            }
         }
-        let crc = crc32fast::hash(&out[COVERED_FROM..]);
+        out[VERSION_AT..CRC_AT].copy_from_slice(&version.to_le_bytes());
+        let crc = checksum(version, &out[COVERED_FROM..]);
         out[CRC_AT..COVERED_FROM].copy_from_slice(&crc.to_le_bytes());
         out.freeze()
     }
@@ -97,11 +111,11 @@ impl Table {
         let Some(rest) = bytes.strip_prefix(MAGIC) else { return Err(TableError::NotATable) };
         let mut fields = FieldReader::new(rest);
         let (version, crc) = (fields.u32()?, fields.u32()?);
-        if crc32fast::hash(&bytes[COVERED_FROM..]) != crc {
-            return Err(TableError::Checksum);
-        }
-        if version != VERSION {
+        if !(UNTAINTED_VERSION..=VERSION).contains(&version) {
             return Err(TableError::Newer(version));
+        }
+        if checksum(version, &bytes[COVERED_FROM..]) != crc {
+            return Err(TableError::Checksum);
         }
         let replay_from = ReplayFrom { file_number: fields.u64()?, sequence: fields.u64()? };
         let mut rows = BTreeMap::new();
@@ -137,6 +151,16 @@ impl Table {
     ) -> io::Result<()> {
         write_atomically(disk, &root.join(TABLE_FILE), &Table::encode(replay_from, rows))
     }
+}
+
+/// Of version 2 it covers the version, too: a table must not pass for one of the other version.
+fn checksum(version: u32, covered: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    if version > UNTAINTED_VERSION {
+        hasher.update(&version.to_le_bytes());
+    }
+    hasher.update(covered);
+    hasher.finalize()
 }
 
 /// What of a table can be read, and what is wrong with it: for a person who has to judge a damaged one.
@@ -193,7 +217,12 @@ pub(crate) fn put_row(out: &mut BytesMut, row: &GroupRow) {
         out.put_i64_le(epoch.offset.0);
     }
     out.put_u64_le(row.journal_sequence);
-    out.put_u8(row.set_aside.into());
+    let taint = match row.taint {
+        Taint::None => 0,
+        Taint::IfShared => TAINTED_IF_SHARED,
+        Taint::Shared => TAINTED,
+    };
+    out.put_u8(taint | if row.set_aside { SET_ASIDE } else { 0 });
     put_options(out, &row.options);
     let Retained { bytes, oldest_bytes, oldest_newest, active_since, last_append, freeable } = row.retained;
     out.put_u64_le(bytes);
@@ -256,7 +285,13 @@ pub(crate) fn read_row(fields: &mut FieldReader<'_>) -> Result<GroupRow, FieldEr
         let LogId { term, index } = read_log_id(fields)?;
         epochs.push(EpochStart { term, index, offset: Offset(fields.i64()?) });
     }
-    let (journal_sequence, set_aside) = (fields.u64()?, fields.flag()?);
+    let (journal_sequence, marks) = (fields.u64()?, fields.u8()?);
+    let taint = match marks & !SET_ASIDE {
+        0 => Taint::None,
+        TAINTED_IF_SHARED => Taint::IfShared,
+        TAINTED => Taint::Shared,
+        _ => return Err(FieldError::Value),
+    };
     Ok(GroupRow {
         group,
         topic,
@@ -274,7 +309,8 @@ pub(crate) fn read_row(fields: &mut FieldReader<'_>) -> Result<GroupRow, FieldEr
         durable,
         epochs,
         journal_sequence,
-        set_aside,
+        set_aside: marks & SET_ASIDE != 0,
+        taint,
         options: read_options(fields)?,
         retained: Retained {
             bytes: fields.u64()?,

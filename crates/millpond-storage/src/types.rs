@@ -193,6 +193,19 @@ pub struct PartitionSize {
     pub bytes: u64,
 }
 
+/// What a replica may have lost of what it has acknowledged, although its log is whole in itself: the machine of a
+/// [relaxed](FlushMode::Relaxed) one was started again, and the last run had not ended with a clean stop.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Taint {
+    /// Nothing that others do not know of.
+    #[default]
+    None,
+    /// Something, if the partition has other replicas. Its log knows: no change of its members is lost.
+    IfShared,
+    /// Something: there are other replicas, or were just now, and the log may not know of them any more.
+    Shared,
+}
+
 /// One group as `groups.table` keeps it: enough to answer for it without opening its folder.
 ///
 /// A row describes the log after every journal record of the group with a sequence number below `journal_sequence`,
@@ -233,6 +246,8 @@ pub struct GroupRow {
     pub journal_sequence: u64,
     /// Set when a sync of this log's segments failed: the copy may miss what it acknowledged and is never opened again.
     pub set_aside: bool,
+    /// What it may have lost in a power cut. Kept with the row and not with the log, which cannot tell.
+    pub taint: Taint,
     /// The log's settings.
     pub options: LogOptions,
     /// What retention needs to know of the log.
@@ -260,6 +275,7 @@ impl GroupRow {
             epochs: Vec::new(),
             journal_sequence,
             set_aside: false,
+            taint: Taint::None,
             options: spec.options,
             retained: Retained::NOTHING,
         }

@@ -51,6 +51,12 @@ impl RealRuntime {
     }
 }
 
+/// Linux makes a random id at each boot; a container has that of its host.
+pub(crate) fn machine_boot_id() -> Option<String> {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    Some(text.trim_end().to_owned())
+}
+
 /// Milliseconds since 1970, 0 for a clock that stands before it.
 pub(crate) fn wall_clock() -> i64 {
     let elapsed = std::time::SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

@@ -129,6 +129,10 @@ impl SimRuntime {
         self.incarnation.node
     }
 
+    pub(crate) fn machine_boot_id(&self) -> String {
+        self.world.machine_boot_id(self.node())
+    }
+
     pub(super) fn is_alive(&self) -> bool {
         self.incarnation.is_alive()
     }

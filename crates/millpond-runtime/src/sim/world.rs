@@ -49,6 +49,8 @@ struct Node {
     disk: Arc<NodeDisk>,
     /// How often the disk was replaced.
     disks: u64,
+    /// How often its machine lost power.
+    power_cuts: u64,
     clock_skew_ms: i64,
 }
 
@@ -110,6 +112,9 @@ impl World {
         // Dropped only now, because connections that nobody accepted lock the network when they end.
         drop(listeners);
         disk.crash(kind);
+        if kind == Crash::PowerCut {
+            self.with_node(node, |slot| slot.power_cuts += 1);
+        }
         let image = disk.fingerprint();
         self.0.record(node, "left", &[image], format_args!("disk {image:016x}"));
         incarnation.announce_death();
@@ -270,6 +275,12 @@ impl World {
         *locked(&self.0.planted) == Some(fault)
     }
 
+    /// What [`crate::Runtime::machine_boot_id`] is on a node: the same until its machine loses power.
+    pub(super) fn machine_boot_id(&self, node: NodeId) -> String {
+        let power_cuts = self.with_node(node, |slot| slot.power_cuts);
+        format!("{node}-boot-{power_cuts}")
+    }
+
     pub(super) fn incarnation_of(&self, node: NodeId) -> Arc<Incarnation> {
         self.with_node(node, |slot| Arc::clone(&slot.incarnation))
     }
@@ -284,7 +295,7 @@ impl World {
         f(nodes.entry(node).or_insert_with(|| {
             let disk = Arc::new(NodeDisk::new(self.0.rng.fork("disk", u64::from(node.0))));
             let incarnation = Arc::new(Incarnation::new(node, 0, &disk, &self.0.rng));
-            Node { incarnation, disk, disks: 0, clock_skew_ms: 0 }
+            Node { incarnation, disk, disks: 0, power_cuts: 0, clock_skew_ms: 0 }
         }))
     }
 }

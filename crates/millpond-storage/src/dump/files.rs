@@ -9,7 +9,7 @@ use crate::meta::MetaProperties;
 use crate::partition_folder::PartitionMetadata;
 use crate::producer::{MAX_SNAPSHOT_BYTES, read_snapshot};
 use crate::table::{MAX_TABLE_BYTES, read_as_far_as_possible};
-use crate::types::{FlushMode, GroupRow};
+use crate::types::{FlushMode, GroupRow, Taint};
 
 const MAX_TEXT_BYTES: u64 = 64 << 10;
 
@@ -65,6 +65,15 @@ fn group(row: &GroupRow) -> DumpItem {
         .with("last_append", row.retained.last_append.0)
         .with_some("freeable", row.retained.freeable.then_some(true))
         .with_some("set_aside", row.set_aside.then_some(true))
+        .with_some("tainted", tainted(row.taint))
+}
+
+fn tainted(taint: Taint) -> Option<&'static str> {
+    match taint {
+        Taint::None => None,
+        Taint::IfShared => Some("if shared"),
+        Taint::Shared => Some("yes"),
+    }
 }
 
 pub(super) fn meta(disk: &dyn Disk, path: &Path, sink: &mut Sink<'_>) -> Result<(), DumpError> {
@@ -76,6 +85,7 @@ pub(super) fn meta(disk: &dyn Disk, path: &Path, sink: &mut Sink<'_>) -> Result<
             .with("node_id", meta.node_id.0)
             .with("directory_id", meta.directory_id.to_string())
             .with("boot_id", meta.boot_id.to_string())
+            .with_some("machine_boot_id", meta.machine_boot_id)
             .with("clean_stop", meta.clean_stop),
     )
 }

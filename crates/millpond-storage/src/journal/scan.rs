@@ -9,6 +9,7 @@ use std::io::{self, IoSlice};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use millpond_record::{BatchView, RaftIndex, RaftOnlyKind, parse_raft_only};
 use millpond_runtime::{Disk, File, OpenMode, PlantedFault, planted};
 
 use super::file::{FILE_HEADER_BYTES, FileHeader, HeaderFound, JOURNAL_VERSION, number_of, path_of};
@@ -40,6 +41,21 @@ pub(crate) struct FoundRecord<'a> {
 }
 
 impl FoundRecord<'_> {
+    /// Whether it appends an entry that changes the members of its group. The first entry of all founds it.
+    pub(crate) fn changes_members(&self) -> bool {
+        let batch = self.bytes.get(RECORD_HEADER_BYTES..).and_then(|bytes| BatchView::parse(bytes).ok());
+        // Most are data, and are not copied for this.
+        if !batch.is_some_and(|batch| batch.header().attributes.is_raft_only()) {
+            return false;
+        }
+        match self.entry() {
+            Ok(JournalEntry::Append { index, batch, .. }) if index > RaftIndex(0) => {
+                parse_raft_only(&batch).is_ok_and(|(kind, _)| kind == RaftOnlyKind::Membership)
+            }
+            _ => false,
+        }
+    }
+
     /// What it says.
     pub(crate) fn entry(&self) -> Result<JournalEntry, OpenError> {
         record::decode(&self.header, self.bytes).map_err(|record::Unreadable| OpenError::Damaged {

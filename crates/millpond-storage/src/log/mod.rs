@@ -62,7 +62,7 @@ use crate::StorageError;
 use crate::journal::JournalEntry;
 use crate::producer::ActiveProducer;
 use crate::segment::{Segment, SegmentError};
-use crate::types::{Done, GroupRow, LogOptions, LogPosition, Vote};
+use crate::types::{Done, GroupRow, LogOptions, LogPosition, Taint, Vote};
 use file_state::FileState;
 use ship::Pins;
 use state::LogState;
@@ -356,6 +356,7 @@ impl Log {
             epochs: state.epochs.clone(),
             journal_sequence: self.context.journal.next_sequence(),
             set_aside: state.set_aside,
+            taint: Taint::None,
             options: state.options,
             retained: state.retained(),
         }

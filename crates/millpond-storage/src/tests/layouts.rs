@@ -18,7 +18,7 @@ use crate::partition_folder::PartitionMetadata;
 use crate::producer::Producers;
 use crate::table::Table;
 use crate::types::{
-    EpochStart, FlushMode, GroupRow, GroupSpec, LogOptions, LogPosition, Newest, Retained, SegmentPosition, Vote,
+    EpochStart, FlushMode, GroupRow, GroupSpec, LogOptions, LogPosition, Newest, Retained, SegmentPosition, Taint, Vote,
 };
 
 fn row() -> GroupRow {
@@ -45,6 +45,7 @@ fn row() -> GroupRow {
         epochs: vec![EpochStart { term: Term(9), index: RaftIndex(10), offset: Offset(11) }],
         journal_sequence: 12,
         set_aside: true,
+        taint: Taint::None,
         options: options(),
         retained: Retained {
             bytes: 13,
@@ -122,6 +123,8 @@ fn every_format_has_the_bytes_that_its_version_has_always_had() {
     let covers = LogId { term: Term(1), index: RaftIndex(2) };
     let mut found = vec![
         ("groups.table", Table::encode(replay_from, [row()].iter()).to_vec()),
+        ("tainted", Table::encode(replay_from, [GroupRow { taint: Taint::IfShared, ..row() }].iter()).to_vec()),
+        ("tainted", Table::encode(replay_from, [GroupRow { taint: Taint::Shared, ..row() }].iter()).to_vec()),
         ("journal file", FileHeader { number: 1, first_sequence: 2, salt: 3 }.encode()),
         ("index", index_bytes()),
         ("snapshot", Producers::default().snapshot(covers, Offset(3)).to_vec()),
@@ -135,6 +138,8 @@ fn every_format_has_the_bytes_that_its_version_has_always_had() {
         found.iter().map(|(what, bytes)| (*what, bytes.len(), xxh3_64_with_seed(bytes, 0))).collect();
     let expected = [
         ("groups.table", 323, 0x4ef047adb7294056),
+        ("tainted", 323, 0x38c7852c09f544c5),
+        ("tainted", 323, 0xc68756231452eed9),
         ("journal file", 4096, 0x1b064c176f7a4d84),
         ("index", 128, 0x019b75d08dc17786),
         ("snapshot", 40, 0x06a6f9ba19af9ce8),

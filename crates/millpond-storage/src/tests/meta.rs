@@ -16,8 +16,10 @@ fn seal(lines: &str) -> String {
 #[test]
 fn meta_properties_come_back_from_their_text() {
     for clean_stop in [true, false] {
-        let meta = MetaProperties { clean_stop, ..meta() };
-        assert_eq!(MetaProperties::decode(meta.encode().as_bytes()), Ok(meta));
+        for machine_boot_id in [None, Some("0b5c9a4e-5c0e".to_owned())] {
+            let meta = MetaProperties { clean_stop, machine_boot_id, ..meta() };
+            assert_eq!(MetaProperties::decode(meta.encode().as_bytes()), Ok(meta));
+        }
     }
 }
 

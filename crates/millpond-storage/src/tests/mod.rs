@@ -10,6 +10,7 @@ mod partition_folder;
 mod placing;
 mod stalls;
 mod table;
+mod taint;
 
 use std::path::Path;
 use std::sync::Arc;

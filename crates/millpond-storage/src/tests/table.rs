@@ -9,7 +9,9 @@ use std::path::Path;
 
 use crate::journal::scan::ReplayFrom;
 use crate::table::{Table, TableError};
-use crate::types::{EpochStart, FlushMode, GroupRow, LogOptions, LogPosition, Newest, Retained, SegmentPosition, Vote};
+use crate::types::{
+    EpochStart, FlushMode, GroupRow, LogOptions, LogPosition, Newest, Retained, SegmentPosition, Taint, Vote,
+};
 
 fn log_id() -> impl Strategy<Value = LogId> {
     (any::<u64>(), any::<u64>()).prop_map(|(term, index)| LogId { term: Term(term), index: RaftIndex(index) })
@@ -31,6 +33,7 @@ prop_compose! {
         durable in proptest::option::of((any::<i64>(), any::<u64>(), any::<u64>())),
         epochs in proptest::collection::vec((log_id(), any::<i64>()), 0..5),
         (journal_sequence, set_aside) in (any::<u64>(), any::<bool>()),
+        taint in prop_oneof![Just(Taint::None), Just(Taint::IfShared), Just(Taint::Shared)],
         (relaxed, segment_bytes) in (any::<bool>(), any::<u32>()),
         (segment_ms, segment_jitter_ms) in (any::<u64>(), any::<u64>()),
         retained in (any::<[u64; 2]>(), proptest::option::of(any::<[i64; 2]>()), any::<[i64; 2]>(), any::<bool>()),
@@ -60,6 +63,7 @@ prop_compose! {
                 .collect(),
             journal_sequence,
             set_aside,
+            taint,
             options: LogOptions {
                 flush: if relaxed { FlushMode::Relaxed } else { FlushMode::Durable },
                 segment_bytes,
@@ -95,7 +99,9 @@ fn encode(table: &Table) -> Vec<u8> {
 
 /// Makes the checksum right again.
 fn seal(bytes: &mut [u8]) {
-    let crc = crc32fast::hash(&bytes[16..]);
+    // Of version 2 the version is covered, too.
+    let version = if bytes[8] > 1 { &bytes[8..12] } else { &[] };
+    let crc = crc32fast::hash(&[version, &bytes[16..]].concat());
     bytes[12..16].copy_from_slice(&crc.to_le_bytes());
 }
 
