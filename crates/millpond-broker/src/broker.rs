@@ -136,6 +136,8 @@ pub(crate) struct Shared {
     pub(crate) fetch_sessions: FetchSessions,
     /// Turns to decompress batches.
     pub(crate) opening: Semaphore,
+    /// One turn for unclean elections.
+    pub(crate) unclean: Semaphore,
     pub(crate) throttle: Throttle,
     pub(crate) metrics: Metrics,
     pub(crate) disk: Arc<DiskWatch>,
@@ -291,6 +293,7 @@ impl Broker {
             answer_memory: AnswerMemory::new(config.answer_memory_bytes),
             fetch_sessions: FetchSessions::new(runtime.now(), config.fetch_session_slots, config.answer_memory_bytes),
             opening: Semaphore::new(OPENING_AT_ONCE),
+            unclean: Semaphore::new(1),
             throttle: Throttle::new(runtime.now()),
             metrics: Metrics::new(),
             disk,
@@ -423,6 +426,13 @@ pub(crate) async fn open_data_dir(
              removes it",
             damaged.folder,
             damaged.what
+        );
+    }
+    if recovery.groups_tainted > 0 {
+        info!(
+            partitions = recovery.groups_tainted,
+            "partitions of relaxed topics may lack here what they acknowledged, because the machine was started again \
+             without a clean stop before; those with other replicas take no part until they are replaced or trusted"
         );
     }
     for stray in &recovery.strays {

@@ -100,6 +100,7 @@ const FOR_CONTROLLER: &[ApiKey] = &[
     ApiKey::DESCRIBE_QUORUM,
     ApiKey::UPDATE_FEATURES,
     ApiKey::UNREGISTER_BROKER,
+    ApiKey::ELECT_LEADERS,
 ];
 
 /// How long a request with this `timeout_ms` is worked on before it is answered.

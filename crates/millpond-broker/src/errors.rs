@@ -249,6 +249,11 @@ pub(crate) fn preferred_not_available(why: impl Into<String>) -> Fault {
     Fault::new(ErrorCode::PREFERRED_LEADER_NOT_AVAILABLE, why.into())
 }
 
+/// What remains of a partition is not enough for a leader, or could not be brought together.
+pub(crate) fn too_little_remains(why: impl Into<String>) -> Fault {
+    Fault::new(ErrorCode::ELIGIBLE_LEADERS_NOT_AVAILABLE, why.into())
+}
+
 /// A leader that may lack what was acknowledged.
 pub(crate) fn no_unclean_election() -> Fault {
     let message = "a majority of the partition's replicas is not there, and nobody is elected without one: what was \

@@ -127,7 +127,7 @@ impl Look<'_> {
     /// What an answer says of a partition; `None` for one that the topic does not have.
     pub(crate) fn standing(&self, served: &ServedTopic, index: PartitionIndex) -> Option<Standing> {
         let replica = served.replica(index);
-        let failed_here = replica.is_some_and(millpond_raft::Partition::has_failed);
+        let failed_here = replica.is_some_and(|replica| replica.has_failed() || replica.is_tainted());
         let leader = self.last_leader(served, index);
         let last_epoch = match (leader, replica) {
             (Some(leader), _) => leader.epoch,
@@ -179,6 +179,8 @@ pub(crate) struct LeadershipFigures {
     pub(crate) under_replicated: u64,
     /// Partitions that nobody who is alive leads.
     pub(crate) leaderless: u64,
+    /// Partitions whose replica here may miss what it acknowledged and takes no part.
+    pub(crate) tainted: u64,
     /// By broker the most entries that its replica of a partition led here is behind the leader's.
     pub(crate) entries_behind: BTreeMap<BrokerId, u64>,
 }
@@ -188,7 +190,9 @@ impl Look<'_> {
         let mut figures = LeadershipFigures::default();
         for topic in snapshot.topics() {
             for partition in &topic.topic.partitions {
-                let Some(here) = topic.replica(partition.index).filter(|replica| replica.leads()) else {
+                let replica = topic.replica(partition.index);
+                figures.tainted += u64::from(replica.is_some_and(|replica| replica.is_tainted()));
+                let Some(here) = replica.filter(|replica| replica.leads()) else {
                     figures.leaderless += u64::from(self.leader(topic, partition.index).is_none());
                     continue;
                 };

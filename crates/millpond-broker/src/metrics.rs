@@ -257,6 +257,8 @@ impl Page<'_> {
         self.figure("millpond_under_replicated_partitions", "gauge", about, figures.under_replicated);
         let about = "Partitions of the cluster without a leader that answers.";
         self.figure("millpond_leaderless_partitions", "gauge", about, figures.leaderless);
+        let about = "Partitions whose replica here lost power with a relaxed log and takes no part.";
+        self.figure("millpond_tainted_partitions", "gauge", about, figures.tainted);
         let name = "millpond_follower_entries_behind";
         self.head(name, "gauge", "Most entries that a broker's replica of a partition led here is behind.");
         for (broker, entries) in &figures.entries_behind {

@@ -67,6 +67,13 @@ pub enum RaftError {
         /// What went wrong first.
         why: Arc<str>,
     },
+    /// The machine lost power, and the replica here may miss what it acknowledged: it takes no part until it is
+    /// replaced or an operator has it trusted.
+    #[error(
+        "the replica of group {0} here may miss what it acknowledged, because its topic is relaxed and the machine was \
+         started again without a clean stop before"
+    )]
+    Tainted(GroupId),
     /// The bytes to propose are not one record batch.
     #[error("not a record batch: {0}")]
     BadBatch(#[from] BatchError),

@@ -264,7 +264,12 @@ impl Groups {
             Err(RaftError::Storage(StorageError::GroupExists(_))) => {
                 let data_dir = self.0.shared.data_dir.clone();
                 let log = self.0.shared.runtime.blocking(move || data_dir.log(group)).await?;
-                log.ok_or(RaftError::NoSuchGroup(group))?
+                let log = log.ok_or(RaftError::NoSuchGroup(group))?;
+                if log.frontiers().last.is_none() && log.purged().is_none() {
+                    // It has acknowledged nothing that a power cut could have taken.
+                    self.0.shared.data_dir.not_shared(group);
+                }
+                log
             }
             created => created?,
         };
@@ -292,6 +297,29 @@ impl Groups {
             replica.shutdown().await;
         }
         self.0.shared.shipments.forget(group);
+    }
+
+    /// Has a [tainted](Partition::is_tainted) replica here take part again, by the word of an operator: what it misses
+    /// is given up, unless a replica that has it takes part, too. Durable when this returns; does nothing to another
+    /// one.
+    ///
+    /// # Errors
+    /// [`RaftError::NoSuchGroup`] where the replica is not here; the storage layer's.
+    pub async fn trust(&self, group: GroupId, replica: ReplicaId) -> Result<(), RaftError> {
+        let partition = self.partition(group).filter(|partition| partition.id() == replica);
+        let partition = partition.ok_or(RaftError::NoSuchGroup(group))?;
+        if partition.is_tainted() {
+            let data_dir = self.0.shared.data_dir.clone();
+            self.0.shared.runtime.blocking(move || data_dir.trust_group(group)).await?;
+            partition.trusted();
+        }
+        Ok(())
+    }
+
+    /// The groups of the [tainted](Partition::is_tainted) replicas here, in order.
+    pub fn tainted(&self) -> Vec<GroupId> {
+        let partitions = self.0.partitions.read().unwrap_or_else(PoisonError::into_inner);
+        partitions.iter().filter(|(_, partition)| partition.is_tainted()).map(|(group, _)| *group).collect()
     }
 
     /// As [`Groups::delete`] for a replica that [is damaged](Partition::is_damaged): its files are kept beside.

@@ -45,7 +45,7 @@ pub use groups::Groups;
 pub use leaders::{Leader, Leaders};
 pub use metadata::{GroupMember, MetadataGroup, MetadataLeadership, MetadataStart};
 pub use millpond_storage::Proposal;
-pub use partition::{Acks, Partition, PartitionState, Retention};
+pub use partition::{Acks, Partition, PartitionState, Remains, Retention};
 pub use peers::{CallError, PeerFigures, PeerServices, Peers, Standing};
 pub use receipt::{Receipt, Written};
 pub use state_machine::{Applier, ApplyError};

@@ -12,7 +12,7 @@
 //! more than the last vote's), so that Metadata can announce it. Committed is what is flushed.
 //!
 //! A partition with several replicas (`replicated.rs`) has a [`Replica`] on its log from *Opening* on; *Member* is then
-//! what *Open* to *Serving* are for one.
+//! what *Open* to *Serving* are for one. It stays *Tainted* instead if it may miss what it acknowledged (`taint.rs`).
 //!
 //! The gate is one lock around the phase and the queue. A proposal is enqueued or appended while it is held, so
 //! batches enter the log in the order in which their connection proposed them. Neither the queue nor what the journal
@@ -22,6 +22,7 @@
 mod replicated;
 mod retention;
 mod solo;
+mod taint;
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
@@ -33,6 +34,7 @@ use millpond_storage::{Frontiers, GroupRow, Hold, Log, Proposal, StorageError, V
 use tokio::sync::{oneshot, watch};
 
 pub use retention::Retention;
+pub use taint::Remains;
 
 use crate::error::{ProposeError, RaftError};
 use crate::membership::voters;
@@ -89,6 +91,8 @@ struct Inner {
     failure: OnceLock<Arc<str>>,
     /// The copy here cannot be used any more.
     damaged: AtomicBool,
+    /// The copy here may miss what it acknowledged.
+    tainted: AtomicBool,
     /// Closed or failed: whoever watches has been told, and a late flush must not tell otherwise.
     stopped: AtomicBool,
     /// Set while batches are to be committed when the log can be written again.
@@ -111,6 +115,7 @@ enum Phase {
     Waking,
     Serving,
     Member,
+    Tainted,
     Closed,
 }
 
@@ -141,6 +146,11 @@ impl Partition {
         let kind = match Kind::of(row.membership.clone(), row.replica) {
             // Its log may know of replicas that came after the row was written.
             Kind::Solo if !shared.peers.is_alone() => Kind::Unknown,
+            Kind::Solo => {
+                // A broker without others shares nothing.
+                shared.data_dir.not_shared(row.group);
+                Kind::Solo
+            }
             kind => kind,
         };
         let partition = Self::new(shared, row.group, row.replica, row.vote, kind);
@@ -203,6 +213,7 @@ impl Partition {
             duplicates: Mutex::new(Vec::new()),
             failure: OnceLock::new(),
             damaged: AtomicBool::new(false),
+            tainted: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
             stalled: AtomicBool::new(false),
         }))
@@ -240,6 +251,7 @@ impl Partition {
             Phase::Serving => return inner.do_work(work, None),
             Phase::Member if !gate.held => return inner.hand_in(work, None),
             Phase::Closed => return Receipt::ready(Err(ProposeError::Closed)),
+            Phase::Tainted => return Receipt::ready(Err(ProposeError::NotLeader)),
             Phase::Asleep | Phase::Opening | Phase::Open | Phase::Waking | Phase::Member => {}
         }
         let flight = Arc::new(Flight::default());
@@ -293,7 +305,7 @@ impl Partition {
 
     /// Whether nothing of it was opened yet, and nothing keeps it from being opened.
     pub fn is_asleep(&self) -> bool {
-        self.0.log.get().is_none() && self.0.check_alive().is_ok()
+        self.0.log.get().is_none() && self.0.check_alive().is_ok() && !self.is_tainted()
     }
 
     /// Opens the partition if it is not open, and waits until it is.
@@ -304,6 +316,7 @@ impl Partition {
             inner.check_alive()?;
             match gate.phase {
                 Phase::Closed => return Err(RaftError::Closed(inner.group)),
+                Phase::Tainted => return Err(RaftError::Tainted(inner.group)),
                 Phase::Asleep => inner.start_opening(&mut gate),
                 Phase::Opening => {}
                 Phase::Open | Phase::Waking | Phase::Serving | Phase::Member => {
@@ -386,6 +399,9 @@ impl Inner {
                 return self.stop(&error.to_string());
             }
         };
+        if self.is_kept_out(&log) {
+            return self.keep_out();
+        }
         let replicated = match self.replication.kind() {
             Kind::Replicated => true,
             Kind::Solo | Kind::Unknown => Kind::of(log.membership().1, self.replica) == Kind::Replicated,

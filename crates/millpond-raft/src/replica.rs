@@ -52,7 +52,8 @@ pub(crate) fn raft_config(group: GroupId, flush: FlushMode) -> Config {
         // By default a restarted leader resumes its term although entries that its followers committed may never have
         // been flushed by it, and overwrites them.
         enable_leader_restore: Some(false),
-        // A relaxed follower may have lost in a power cut what it has reported: it gets that again.
+        // A relaxed follower that an operator has trusted after a power cut may lack what it has reported to a leader
+        // that still leads: it gets that again. All others that lost something are replaced.
         allow_log_reversion: Some(flush == FlushMode::Relaxed),
         // The owner drives P; a snapshot is a manifest.
         snapshot_policy: SnapshotPolicy::Never,

@@ -20,11 +20,13 @@ pub enum PlantedFault {
     ReportsUnflushed,
     /// A replica comes back without the last entries of its log.
     DropsTail,
+    /// A relaxed replica whose machine lost power takes part as if it had lost nothing.
+    IgnoresTaint,
 }
 
 impl PlantedFault {
     /// All of them.
-    pub const ALL: [PlantedFault; 7] = [
+    pub const ALL: [PlantedFault; 8] = [
         PlantedFault::AcknowledgeBeforeSync,
         PlantedFault::StaleJournalRecord,
         PlantedFault::UnclampedApplied,
@@ -32,6 +34,7 @@ impl PlantedFault {
         PlantedFault::AcknowledgeAlone,
         PlantedFault::ReportsUnflushed,
         PlantedFault::DropsTail,
+        PlantedFault::IgnoresTaint,
     ];
 
     /// The name on the simulator's command line.
@@ -44,6 +47,7 @@ impl PlantedFault {
             PlantedFault::AcknowledgeAlone => "acknowledge-alone",
             PlantedFault::ReportsUnflushed => "reports-unflushed",
             PlantedFault::DropsTail => "drops-tail",
+            PlantedFault::IgnoresTaint => "ignores-taint",
         }
     }
 }

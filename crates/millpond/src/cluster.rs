@@ -6,6 +6,7 @@ mod picture;
 mod plan;
 mod status;
 mod transfer;
+mod trust;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -33,6 +34,7 @@ pub(crate) fn run(command: &ClusterCommand) -> Result<ExitCode> {
             ClusterCommand::Decommission(arguments) => plan::decommission(&runtime, arguments).await,
             ClusterCommand::Rebalance(arguments) => plan::rebalance(&runtime, arguments).await,
             ClusterCommand::TransferLeader(arguments) => transfer::run(&runtime, arguments).await,
+            ClusterCommand::Trust(arguments) => trust::run(arguments).await,
         }
     })?;
     Ok(ExitCode::SUCCESS)

@@ -4,11 +4,13 @@
 
 mod support;
 
+use std::collections::BTreeMap;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use serde_json::Value;
-use support::cluster::Cluster;
-use support::{Broker, Folder};
+use support::cluster::{Cluster, IDS, throughout, until};
+use support::{Broker, Folder, batch};
 
 /// Standard output and error as text, and whether the command succeeded.
 fn told(arguments: &[&str]) -> (String, String, bool) {
@@ -60,6 +62,10 @@ fn a_mistake_is_one_sentence_with_a_hint() {
         (&["cluster", "transfer-leader", "lgos", "0", "1", "--bootstrap", &kafka], "the nearest is 'logs'"),
         (&["cluster", "transfer-leader", "logs", "2", "1", "--bootstrap", &kafka], "no partition 2; it has 0 to 1"),
         (&["cluster", "transfer-leader", "logs", "1", "--bootstrap", &kafka], "(see millpond cluster transfer-leader"),
+        (&["cluster", "trust", "lgos", "0", "--bootstrap", &kafka], "the nearest is 'logs'"),
+        (&["cluster", "trust", "logs", "2", "--bootstrap", &kafka], "no partition 2; it has 0 to 1"),
+        (&["cluster", "trust", "logs", "one", "--bootstrap", &kafka], "'one' is no value of <PARTITION>"),
+        (&["cluster", "trust", "logs"], "<PARTITION>"),
         (&["cluster", "decommission", "2", "--http", "127.0.0.1:1"], "--http HOST:PORT names the HTTP port of another"),
         (&["cluster", "decommission", "2", "--http", &kafka], "does not answer as a broker's HTTP port"),
         (&["cluster", "decommission", "two", "--http", &http], "'two' is no value of <BROKER>"),
@@ -143,4 +149,71 @@ fn a_leader_that_leads_already_stays_where_it_is() {
     let json: Value = serde_json::from_str(&out).expect("JSON");
     assert!(success && json.as_array().is_some_and(|all| all.len() == 2), "{out}{err}");
     assert_eq!(json[1]["outcome"], "already there");
+}
+
+#[test]
+fn what_power_cuts_left_of_a_relaxed_topic_is_replaced_by_a_majority_or_waits_for_an_operator() {
+    let mut cluster = Cluster::start("cluster-trust", &[]);
+    cluster.create_topic_with("fast", 1, &IDS, &[("millpond.flush", "relaxed")]);
+    cluster.create_topic("safe", 1, &IDS);
+    let mut acknowledged = BTreeMap::new();
+    for (topic, number) in (0..10).flat_map(|number| [("fast", number), ("safe", number)]) {
+        let value = format!("{topic} {number}");
+        until("it is written", || {
+            let leader = cluster.leader(topic, 0);
+            let (code, offset) = cluster.client(leader).produce(topic, 0, -1, batch(&[&value]));
+            (code == 0).then(|| acknowledged.entry(topic).or_insert_with(BTreeMap::new).insert(offset, value.clone()))
+        });
+    }
+    let tainted = |cluster: &Cluster, id| {
+        let (_, body) = cluster.up[&id].get("/metrics");
+        let line = body.lines().find_map(|line| line.strip_prefix("millpond_tainted_partitions "));
+        line.expect("the figure").to_owned()
+    };
+
+    // One of three: the others have all, and it makes room for a replica that they fill.
+    cluster.kill(3);
+    cluster.reboot(3);
+    cluster.restart(&[3]);
+    until("the tainted replica is replaced", || (tainted(&cluster, 3) == "0").then_some(()));
+    until("all are in sync", || {
+        let (out, _, _) = told(&["cluster", "status", "--json", "--bootstrap", &cluster.up[&1].kafka.to_string()]);
+        let json: Value = serde_json::from_str(&out).ok()?;
+        let none = |field: &str| json[field].as_array().is_some_and(Vec::is_empty);
+        (none("under_replicated") && none("without_leader") && none("moving")).then_some(())
+    });
+    cluster.assert_kept("fast", 0, &acknowledged["fast"]);
+
+    // All of them: nobody can tell what is lost.
+    IDS.iter().for_each(|id| cluster.kill(*id));
+    IDS.iter().for_each(|id| cluster.reboot(*id));
+    cluster.restart(&IDS);
+    cluster.assert_kept("safe", 0, &acknowledged["safe"]);
+    let kafka = cluster.up[&1].kafka.to_string();
+    until("the replicas are tainted", || IDS.iter().all(|id| tainted(&cluster, *id) == "1").then_some(()));
+    throughout(Duration::from_secs(1), || {
+        assert!(IDS.iter().all(|id| cluster.leader_by(*id, "fast", 0).is_none()), "nobody leads it");
+    });
+    let (out, err, success) = told(&["cluster", "trust", "safe", "0", "--bootstrap", &kafka]);
+    assert!(success && out.contains("a majority of its replicas misses nothing"), "{out}{err}");
+    let (out, err, success) = told(&["cluster", "trust", "fast", "0", "--bootstrap", &kafka]);
+    assert!(success && out == "fast-0 has a leader that goes on with what remains\n", "{out}{err}");
+    cluster.assert_kept("fast", 0, &acknowledged["fast"]);
+    until("the third replica is replaced", || IDS.iter().all(|id| tainted(&cluster, *id) == "0").then_some(()));
+    cluster.assert_kept("fast", 0, &acknowledged["fast"]);
+
+    // One is left, and another is away: it is not for one of three to decide.
+    IDS.iter().for_each(|id| cluster.kill(*id));
+    cluster.reboot(1);
+    cluster.restart(&[1, 2]);
+    until("the replica is tainted", || (tainted(&cluster, 1) == "1").then_some(()));
+    let kafka = cluster.up[&1].kafka.to_string();
+    cluster.kill(2);
+    let (out, err, success) = told(&["cluster", "trust", "fast", "0", "--bootstrap", &kafka]);
+    assert!(!success && out.is_empty() && err.lines().count() == 1, "{out}{err}");
+    cluster.restart(&[2]);
+    let kafka = cluster.up[&2].kafka.to_string();
+    let (out, err, success) = told(&["cluster", "trust", "fast", "0", "--json", "--bootstrap", &kafka]);
+    assert!(success && out.contains("led"), "{out}{err}");
+    cluster.assert_kept("fast", 0, &acknowledged["fast"]);
 }

@@ -1,18 +1,20 @@
-//! ElectLeaders (KIP-460): hands partitions to the brokers that are preferred for them. There are no unclean elections:
-//! a leader needs a majority of the replicas, so that it has all that was acknowledged.
+//! ElectLeaders (KIP-460): hands partitions to the brokers that are preferred for them. A leader always needs a
+//! majority of the replicas, so that it has all that was acknowledged; an unclean election lets replicas count for it
+//! that lost power with a relaxed log (`cluster/unclean.rs`).
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream;
-use millpond_cluster::Partition;
+use millpond_cluster::{Image, Partition};
 use millpond_record::{BrokerId, PartitionIndex};
 use millpond_wire::elect_leaders::{ElectLeadersRequest, ElectLeadersResponse, PartitionResult, ReplicaElectionResult};
 use millpond_wire::{ApiKey, ErrorCode, Str};
 
 use crate::broker::Shared;
 use crate::cluster::messages::{TRANSFER, Transfer, write};
+use crate::cluster::unclean;
 use crate::dispatch::{Api, Call, Step, by, patience};
 use crate::errors::{self, Fault};
 
@@ -38,14 +40,28 @@ fn handle(mut call: Call) -> Step {
     Step::Stage(Box::pin(async move {
         let shared = &call.shared;
         let deadline = shared.runtime.now() + patience(request.timeout_ms);
-        let wanted = wanted(&call, &request);
+        let mut image = call.snapshot.image.clone();
+        if request.election_type == UNCLEAN {
+            // Nobody else decides meanwhile, and what replicas there are is known to the last change.
+            if let Err(error) = call.controller().confirm().await {
+                let error_code = errors::controller(&error).code.0;
+                return Step::Reply(call.answer(&ElectLeadersResponse { error_code, ..Default::default() }));
+            }
+            image = shared.controller.image();
+        }
+        let wanted = wanted(&image, &request);
         let elections = wanted.into_iter().map(|(topic, index)| {
-            let partition = call.snapshot.image.topic(&topic).and_then(|found| found.partition(index)).cloned();
+            let partition = image.topic(&topic).and_then(|found| found.partition(index)).cloned();
             async move {
                 let elected = match &partition {
                     None => Err(Fault::from(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)),
                     Some(partition) => {
-                        let election = elect(shared, partition, request.election_type);
+                        let election = async {
+                            match request.election_type {
+                                UNCLEAN => unclean::elect(shared, &topic, partition).await,
+                                _ => elect(shared, partition).await,
+                            }
+                        };
                         by(&shared.runtime, deadline, election).await.unwrap_or_else(|| Err(errors::not_in_time()))
                     }
                 };
@@ -72,7 +88,7 @@ fn handle(mut call: Call) -> Step {
 }
 
 /// The partitions that the request names; all of them if it names none.
-fn wanted(call: &Call, request: &ElectLeadersRequest) -> Vec<(Str, PartitionIndex)> {
+fn wanted(image: &Image, request: &ElectLeadersRequest) -> Vec<(Str, PartitionIndex)> {
     match &request.topic_partitions {
         Some(topics) => {
             let named = topics
@@ -81,16 +97,15 @@ fn wanted(call: &Call, request: &ElectLeadersRequest) -> Vec<(Str, PartitionInde
             named.collect()
         }
         None => {
-            let all =
-                call.snapshot.image.topics().flat_map(|topic| {
-                    topic.partitions.iter().map(|partition| (Str::from(&*topic.name), partition.index))
-                });
+            let all = image
+                .topics()
+                .flat_map(|topic| topic.partitions.iter().map(|partition| (Str::from(&*topic.name), partition.index)));
             all.collect()
         }
     }
 }
 
-async fn elect(shared: &Shared, partition: &Partition, kind: i8) -> Result<(), Fault> {
+async fn elect(shared: &Shared, partition: &Partition) -> Result<(), Fault> {
     let here = shared.groups.partition(partition.group).is_some_and(|replica| replica.leads());
     let leader = match shared.groups.leaders().of(partition.group) {
         _ if here => Some(shared.node),
@@ -98,8 +113,6 @@ async fn elect(shared: &Shared, partition: &Partition, kind: i8) -> Result<(), F
     };
     let preferred: Option<BrokerId> = partition.replicas.first().map(|replica| replica.broker);
     match (leader, preferred) {
-        (None, _) if kind == UNCLEAN => Err(errors::no_unclean_election()),
-        (Some(_), _) if kind == UNCLEAN => Err(errors::election_not_needed()),
         (Some(leader), Some(preferred)) if leader == preferred => Err(errors::election_not_needed()),
         (Some(leader), Some(preferred)) if shared.peers.is_alive(preferred) => {
             let body = write(&Transfer { group: partition.group.0, to: preferred.0 });

@@ -13,9 +13,11 @@
 //! | 9 CONFIRM | nothing | [`Answered`], with [`Confirmed`]: how far the metadata is, by what was just written |
 //! | 10 LOST | [`Lost`]: the copy of a replica cannot be used any more | [`Answered`] |
 //! | 11 KNOWN | [`Confirmed`]: the metadata is at least there | nothing, once it is so here |
+//! | 12 REMAINS | [`RemainsWanted`]: what there is of a partition here | [`RemainsAnswer`] |
+//! | 13 TRUST | [`Trust`]: a replica that may miss what it acknowledged takes part again | nothing |
 //! | 20 EDGES | [`EdgesWanted`]: where partitions end, and how old what was not read is | [`EdgesAnswer`] |
 //!
-//! All but HELLO, TRANSFER, KNOWN and EDGES are for the controller; a JOIN is passed on to it.
+//! All but HELLO, TRANSFER, KNOWN, REMAINS, TRUST and EDGES are for the controller; a JOIN is passed on to it.
 
 use std::collections::BTreeMap;
 
@@ -38,6 +40,8 @@ pub(crate) const ADMIN: u16 = 8;
 pub(crate) const CONFIRM: u16 = 9;
 pub(crate) const LOST: u16 = 10;
 pub(crate) const KNOWN: u16 = 11;
+pub(crate) const REMAINS: u16 = 12;
+pub(crate) const TRUST: u16 = 13;
 pub(crate) const EDGES: u16 = 20;
 
 /// A broker and where its peers reach it.
@@ -248,6 +252,52 @@ pub(crate) struct Lost {
     #[prost(uint64, tag = "3")]
     pub(crate) group: u64,
     #[prost(uint64, tag = "4")]
+    pub(crate) replica: u64,
+    /// It is whole in itself, and may miss what it acknowledged: it is replaced where a majority misses nothing.
+    #[prost(bool, tag = "5")]
+    pub(crate) tainted: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Message)]
+pub(crate) struct RemainsWanted {
+    #[prost(uint64, tag = "1")]
+    pub(crate) group: u64,
+}
+
+/// What there is of a partition on a broker; without a replica nothing that can be used.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct RemainsAnswer {
+    #[prost(uint64, optional, tag = "1")]
+    pub(crate) replica: Option<u64>,
+    #[prost(bool, tag = "2")]
+    pub(crate) tainted: bool,
+    /// The last entry of its log.
+    #[prost(message, optional, tag = "3")]
+    pub(crate) last: Option<Entry>,
+    /// Who votes, as its log has it: one set, or two while it changes.
+    #[prost(message, repeated, tag = "4")]
+    pub(crate) electorates: Vec<Electorate>,
+}
+
+#[derive(Clone, Copy, PartialEq, Message)]
+pub(crate) struct Entry {
+    #[prost(uint64, tag = "1")]
+    pub(crate) term: u64,
+    #[prost(uint64, tag = "2")]
+    pub(crate) index: u64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Electorate {
+    #[prost(uint64, repeated, tag = "1")]
+    pub(crate) voters: Vec<u64>,
+}
+
+#[derive(Clone, Copy, PartialEq, Message)]
+pub(crate) struct Trust {
+    #[prost(uint64, tag = "1")]
+    pub(crate) group: u64,
+    #[prost(uint64, tag = "2")]
     pub(crate) replica: u64,
 }
 

@@ -12,6 +12,8 @@
 //! | `keeper.rs` | what the controller sees to: voters, lost replicas, brokers that leave, preferred leaders |
 //! | `admin.rs` | what an operator asks for over HTTP |
 //! | `handover.rs` | giving away what a broker leads that stops |
+//! | `mending.rs` | having damaged and tainted replicas here replaced |
+//! | `unclean.rs` | what remains of partitions whose relaxed replicas lost power, and whom an operator has trusted |
 //! | `mover.rs` | bringing the partitions led here to the replicas that they should have |
 
 use std::collections::BTreeMap;
@@ -32,6 +34,7 @@ pub(crate) mod mover;
 pub(crate) mod producer_ids;
 pub(crate) mod services;
 pub(crate) mod start;
+pub(crate) mod unclean;
 
 /// Where the brokers of a cluster reach each other.
 pub(crate) fn places(image: &Image) -> BTreeMap<BrokerId, HostPort> {

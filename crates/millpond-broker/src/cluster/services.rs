@@ -19,9 +19,10 @@ use tracing::{info, warn};
 use super::admin::{Said, carry_out};
 use super::messages::{
     self, ADMIN, Accepted, Admin, AdminAnswer, Answered, Block, CONFIRM, Confirmed, EDGES, Forwarded, HELLO, Hello,
-    JOIN, Join, JoinAnswer, KAFKA, KNOWN, LOST, Lost, PRODUCER_IDS, Place, SETTLED, Settled, TOPICS, TRANSFER, Topics,
-    Transfer, read, write,
+    JOIN, Join, JoinAnswer, KAFKA, KNOWN, LOST, Lost, PRODUCER_IDS, Place, REMAINS, RemainsWanted, SETTLED, Settled,
+    TOPICS, TRANSFER, TRUST, Topics, Transfer, Trust, read, write,
 };
+use super::unclean::{self, Verdict};
 use crate::broker::Shared;
 use crate::controller::Controller;
 use crate::errors::ControllerError;
@@ -285,9 +286,19 @@ impl Services {
     }
 
     async fn lost(self, body: Bytes) -> Result<Bytes, String> {
-        let Lost { topic, partition, group, replica } = read(body)?;
+        let Lost { topic, partition, group, replica, tainted } = read(body)?;
         let controller = self.controller().ok_or("the broker is starting or stopping")?;
         let topic = TopicId(topic.as_ref().try_into().map_err(|_| "a topic id has 16 bytes".to_owned())?);
+        if tainted && controller.is_here() {
+            // What it has may be missed as soon as it is replaced. That somebody was heard to lead is no proof.
+            let image = controller.image();
+            let found = image.topic_by_id(topic).and_then(|topic| topic.partition(PartitionIndex(partition)));
+            if let Some(partition) = found
+                && unclean::verdict(&unclean::ask(&*self.broker()?, partition).await) != Verdict::Whole
+            {
+                return Err("no majority of the partition's replicas is known to miss nothing".to_owned());
+            }
+        }
         let decided = controller.change(move |image| {
             let index = PartitionIndex(partition);
             ((), replace_replica(image, topic, index, GroupId(group), ReplicaId(replica)))
@@ -311,6 +322,18 @@ impl Services {
 
     async fn edges(self, body: Bytes) -> Result<Bytes, String> {
         crate::coordinator::answer_edges(&self.broker()?, body).await
+    }
+
+    async fn remains(self, body: Bytes) -> Result<Bytes, String> {
+        let RemainsWanted { group } = read(body)?;
+        Ok(write(&unclean::answer(&*self.broker()?, GroupId(group)).await))
+    }
+
+    async fn trust(self, body: Bytes) -> Result<Bytes, String> {
+        let Trust { group, replica } = read(body)?;
+        let broker = self.broker()?;
+        let trusted = broker.groups.trust(GroupId(group), ReplicaId(replica)).await;
+        trusted.map(|()| Bytes::new()).map_err(|error| error.to_string())
     }
 
     async fn transfer(self, body: Bytes) -> Result<Bytes, String> {
@@ -420,7 +443,7 @@ impl PeerServices for Services {
     /// Those that wait for what others ask for, or for other brokers. What keeps the cluster going does not wait behind
     /// them.
     fn takes_long(&self, service: u16) -> bool {
-        matches!(service, KAFKA | TOPICS | TRANSFER | ADMIN | KNOWN | EDGES)
+        matches!(service, KAFKA | TOPICS | TRANSFER | ADMIN | KNOWN | LOST | EDGES)
     }
 
     fn call(&self, from: BrokerId, service: u16, body: Bytes) -> BoxFuture<'static, Result<Bytes, String>> {
@@ -437,6 +460,8 @@ impl PeerServices for Services {
             CONFIRM => here.confirm().boxed(),
             LOST => here.lost(body).boxed(),
             KNOWN => here.known(body).boxed(),
+            REMAINS => here.remains(body).boxed(),
+            TRUST => here.trust(body).boxed(),
             EDGES => here.edges(body).boxed(),
             unknown => async move { Err(format!("service {unknown} is not known to this version")) }.boxed(),
         }

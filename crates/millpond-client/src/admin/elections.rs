@@ -15,7 +15,8 @@ const WITH_TYPE: i16 = 1;
 pub enum ElectionType {
     /// The first replica of the partition, if it is in sync.
     Preferred,
-    /// Any replica that is there, when none is in sync; what the others had more is lost. Kafka only.
+    /// Any replica that is there, when none is in sync; what the others had more is lost. Millpond's brokers trust only
+    /// replicas of relaxed topics that lost power like that, as few and with as long logs as there are.
     Unclean,
 }
 

@@ -249,7 +249,9 @@ impl Inner {
                 Phase::Member => return Ok(()),
                 Phase::Closed => return Err(RaftError::Closed(self.group)),
                 // Somebody else is about it, or it begins its term.
-                Phase::Asleep | Phase::Opening | Phase::Waking => return Err(RaftError::NotLeader(self.group)),
+                Phase::Asleep | Phase::Opening | Phase::Waking | Phase::Tainted => {
+                    return Err(RaftError::NotLeader(self.group));
+                }
             }
         };
         // openraft takes what it finds in a log for flushed.

@@ -2,6 +2,7 @@
 
 mod catch_up;
 mod failover;
+mod taint;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

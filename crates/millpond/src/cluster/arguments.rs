@@ -12,6 +12,8 @@ pub(crate) enum ClusterCommand {
     Rebalance(RebalanceArguments),
     /// Make a broker the leader, and the preferred one, of a partition or of all that it holds.
     TransferLeader(TransferArguments),
+    /// Go on with what a power cut left of a relaxed topic's partition.
+    Trust(TrustArguments),
 }
 
 pub(crate) const CLUSTER_EXAMPLES: &str = "\
@@ -19,6 +21,7 @@ Examples:
   millpond cluster status
   millpond cluster status --bootstrap broker-1.example:9092 --json
   millpond cluster transfer-leader logs 0 2
+  millpond cluster trust logs 0
   millpond cluster decommission 3 --http broker-1.example:9094";
 
 const STATUS_EXAMPLES: &str = "\
@@ -58,6 +61,16 @@ Examples:
 
 The broker must hold a replica that is in sync. It becomes the first of the partition's replicas, which is what a
 cluster goes back to after a failure. It works on Kafka's clusters, too.";
+
+const TRUST_EXAMPLES: &str = "\
+Examples:
+  millpond cluster trust logs 0
+
+A replica of a topic with millpond.flush=relaxed whose machine lost power may miss what it acknowledged, and takes no
+part until a majority of whole ones replaces it. Where there is no such majority the partition waits: for brokers that
+are not alive, which should be started first, or for this command. It lets as few such replicas as are needed take part
+again, those with the longest logs; what only others had is lost. It does nothing where a majority misses nothing. The
+same as kafka-leader-election.sh --election-type unclean.";
 
 /// How the cluster is reached.
 #[derive(Args, Debug)]
@@ -122,6 +135,19 @@ pub(crate) struct TransferArguments {
     /// A topic, a partition of it and a broker's id; or the broker's id alone
     #[arg(value_name = "BROKER", num_args = 1..=3, required = true)]
     words: Vec<String>,
+    #[command(flatten)]
+    pub(crate) reach: Reach,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = TRUST_EXAMPLES)]
+pub(crate) struct TrustArguments {
+    /// The topic
+    #[arg(value_name = "TOPIC")]
+    pub(crate) topic: String,
+    /// The partition's number
+    #[arg(value_name = "PARTITION")]
+    pub(crate) partition: i32,
     #[command(flatten)]
     pub(crate) reach: Reach,
 }

@@ -52,6 +52,9 @@ fn print(picture: &Picture, out: &mut Output) -> io::Result<()> {
     picture.brokers.iter().for_each(|broker| table.row(broker_row(broker)));
     table.print(out)?;
     print_partitions(&picture.without_leader, "without a leader", out)?;
+    if !picture.without_leader.is_empty() {
+        out.line("start the brokers that are not alive; after a power cut and relaxed: millpond cluster trust --help")?;
+    }
     print_partitions(&picture.under_replicated, "under-replicated", out)?;
     print_moves(picture.moving.as_deref().unwrap_or_default(), out)
 }

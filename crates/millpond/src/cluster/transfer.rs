@@ -87,16 +87,7 @@ async fn wanted(admin: &Admin, transfer: &Transfer) -> Result<Vec<Wanted>> {
             .flat_map(|topic| topic.partitions.iter().filter(held).map(|partition| order(topic, partition)))
             .collect());
     };
-    let Some(topic) = topics.iter().find(|topic| topic.name == *name) else {
-        let names: Vec<String> = topics.into_iter().map(|topic| topic.name).collect();
-        match nearest(name, &names) {
-            "" => bail!("there is no topic '{name}', and no other"),
-            near => bail!("there is no topic '{name}'; the nearest is '{near}'"),
-        }
-    };
-    let Some(partition) = topic.partitions.iter().find(|partition| partition.partition == *number) else {
-        bail!("{name} has no partition {number}; it has 0 to {}", topic.partitions.len().saturating_sub(1));
-    };
+    let (topic, partition) = find(&topics, name, *number)?;
     if !partition.replicas.contains(&broker) {
         let replicas: Vec<String> = partition.replicas.iter().map(ToString::to_string).collect();
         bail!(
@@ -105,6 +96,25 @@ async fn wanted(admin: &Admin, transfer: &Transfer) -> Result<Vec<Wanted>> {
         );
     }
     Ok(vec![order(topic, partition)])
+}
+
+/// A partition, or in a sentence what there is instead.
+pub(super) fn find<'a>(
+    topics: &'a [TopicDescription],
+    name: &str,
+    number: i32,
+) -> Result<(&'a TopicDescription, &'a PartitionDescription)> {
+    let Some(topic) = topics.iter().find(|topic| topic.name == name) else {
+        let names: Vec<String> = topics.iter().map(|topic| topic.name.clone()).collect();
+        match nearest(name, &names) {
+            "" => bail!("there is no topic '{name}', and no other"),
+            near => bail!("there is no topic '{name}'; the nearest is '{near}'"),
+        }
+    };
+    let Some(partition) = topic.partitions.iter().find(|partition| partition.partition == number) else {
+        bail!("{name} has no partition {number}; it has 0 to {}", topic.partitions.len().saturating_sub(1));
+    };
+    Ok((topic, partition))
 }
 
 async fn move_leaders(runtime: &Runtime, admin: &Admin, broker: i32, wanted: &[Wanted]) -> Result<Vec<Moved>, Error> {

@@ -171,8 +171,28 @@ impl Cluster {
         self.up[&id].client()
     }
 
+    /// Makes it look as if the machine of a broker that is down had been started again. What was not synced is there
+    /// still, which the broker cannot know.
+    pub fn reboot(&self, id: i32) {
+        assert!(!self.up.contains_key(&id));
+        let path = self.path(id).join("meta.properties");
+        let text = std::fs::read_to_string(&path).expect("a data directory");
+        let line = |line: &str| match line.starts_with("machine.boot.id=") {
+            true => "machine.boot.id=another\n".to_owned(),
+            false => format!("{line}\n"),
+        };
+        let lines: String = text.lines().filter(|line| !line.starts_with("checksum=")).map(line).collect();
+        let checksum = crc32fast::hash(lines.as_bytes());
+        std::fs::write(&path, format!("{lines}checksum={checksum:08x}\n")).expect("it can be written");
+    }
+
     /// Creates a topic whose partitions have replicas on these brokers, the preferred one first.
     pub fn create_topic(&self, name: &str, partitions: i32, brokers: &[i32]) {
+        self.create_topic_with(name, partitions, brokers, &[]);
+    }
+
+    /// As [`Cluster::create_topic`], with settings.
+    pub fn create_topic_with(&self, name: &str, partitions: i32, brokers: &[i32], configs: &[(&str, &str)]) {
         let assignments = (0..partitions)
             .map(|partition_index| CreatableReplicaAssignment { partition_index, broker_ids: brokers.to_vec() });
         let topic = CreatableTopic {
@@ -181,7 +201,11 @@ impl Cluster {
             replication_factor: -1,
             assignments: assignments.collect(),
             // The tests' records are of another year.
-            configs: vec![CreatableTopicConfig { name: "retention.ms".into(), value: Some("-1".into()) }],
+            configs: [("retention.ms", "-1")]
+                .iter()
+                .chain(configs)
+                .map(|&(name, value)| CreatableTopicConfig { name: name.into(), value: Some(value.into()) })
+                .collect(),
         };
         let request = CreateTopicsRequest { topics: vec![topic], ..Default::default() };
         let any = *self.up.keys().next().expect("one is up");
