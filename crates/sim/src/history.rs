@@ -252,6 +252,9 @@ impl History {
         {
             return;
         }
+        if self.is_given_up(partition) {
+            return;
+        }
         let log = self.logs.entry(partition).or_default();
         for (offset, &id) in (base_offset..).zip(ids) {
             let other = match (log.durable.get(&offset), log.seen.get(&offset)) {
@@ -340,6 +343,9 @@ impl History {
 
     /// An answer named a log start at `now`, to a request sent when `known` was known.
     pub fn log_start(&mut self, partition: Partition, known: Known, offset: i64, now: i64) {
+        if self.is_given_up(partition) {
+            return;
+        }
         let from = self.logs.get(&partition).map_or(0, |log| log.log_start);
         if offset < known.log_start && !self.logs.get(&partition).is_some_and(|log| log.deleted) {
             let text = format!("{partition}: the log start went back from {} to {offset}", known.log_start);
@@ -368,6 +374,9 @@ impl History {
     /// A consumer read a record below the high watermark.
     pub fn read(&mut self, partition: Partition, offset: i64, seen: Seen) {
         self.counts.reads += 1;
+        if self.is_given_up(partition) {
+            return;
+        }
         let failure = self.check_read(partition, offset, seen);
         self.failures.extend(failure.map(|text| format!("{partition}@{offset}: {text}")));
     }
@@ -423,7 +432,7 @@ impl History {
 
     /// A whole partition was read, from `start` to `end`: nothing that was promised may be missing.
     pub fn read_whole(&mut self, partition: Partition, start: i64, end: i64) {
-        let Some(log) = self.logs.get(&partition) else { return };
+        let Some(log) = self.logs.get(&partition).filter(|_| !self.is_given_up(partition)) else { return };
         let mut missing = Vec::new();
         for (offset, id) in log.durable.range(start..).chain(log.until_crash.range(start..)) {
             if log.seen.get(offset).is_none_or(|seen| seen.id != *id) || *offset >= end {

@@ -4,6 +4,8 @@
 //!   what was there, and what is written then has a later epoch. A killed broker loses nothing of it.
 //! - A partition whose files failed or have a flipped bit may be offline for good. As long as it answers, it keeps
 //!   every promise: a relaxed one that a bit flipped in may have lost its end, as in a power cut.
+//! - In a cluster a relaxed partition loses nothing either, until an operator decides to go on with what is left of it:
+//!   from then on nothing that was promised about it counts.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,6 +16,7 @@ use crate::history::{History, Known, Partition, Seen};
 pub(crate) struct Losses {
     relaxed_topics: BTreeSet<String>,
     relaxed: BTreeMap<Partition, Former>,
+    given_up: BTreeSet<Partition>,
     /// Parts of paths.
     hurt: BTreeSet<&'static str>,
 }
@@ -62,6 +65,16 @@ impl History {
         }
     }
 
+    /// An operator is about to go on with what is left of a partition.
+    pub fn give_up(&mut self, partition: Partition) {
+        self.losses.given_up.insert(partition);
+    }
+
+    /// Whether nothing counts any more that was promised about a partition.
+    pub fn is_given_up(&self, partition: Partition) -> bool {
+        self.losses.given_up.contains(&partition)
+    }
+
     /// How often the partition may have lost something: what was known before does not bind what is answered later.
     pub fn losses(&self, partition: Partition) -> u64 {
         self.losses.relaxed.get(&partition).map_or(0, |former| former.losses)
@@ -69,7 +82,7 @@ impl History {
 
     /// Whether something may have been lost since this was known.
     pub fn is_void(&self, partition: Partition, known: Known) -> bool {
-        known.losses() != self.losses(partition)
+        known.losses() != self.losses(partition) || self.is_given_up(partition)
     }
 
     /// A record is read: what it contradicts of what was read before a loss.

@@ -25,6 +25,11 @@ fn a_replica_that_comes_back_without_the_end_of_its_log_is_found_within_50_seeds
 }
 
 #[test]
+fn a_relaxed_replica_that_votes_after_a_power_cut_as_if_it_had_lost_nothing_is_found_within_50_seeds() {
+    assert!(found(PlantedFault::IgnoresTaint).is_some());
+}
+
+#[test]
 fn a_cluster_passes_without_a_planted_fault_and_gives_the_same_trace_again() {
     for seed in [0, 1] {
         let options = Options { seed, ..Options::default() };

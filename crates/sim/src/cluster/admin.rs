@@ -20,17 +20,21 @@ pub async fn create_topics(mut router: Router, topics: Vec<ClusterTopic>) {
 
 /// False when the topic is refused for good.
 async fn create(router: &mut Router, topic: &ClusterTopic) -> bool {
+    if topic.relaxed {
+        router.cluster.shared.history().is_to_be_relaxed(&topic.name);
+    }
     router.cluster.shared.history().set_topic(&topic.name, TopicState::Changing);
     loop {
         let min_insync = CreatableTopicConfig {
             name: Str::from("min.insync.replicas"),
             value: Some(Str::from(topic.min_insync.to_string().as_str())),
         };
+        let relaxed = CreatableTopicConfig { name: Str::from("millpond.flush"), value: Some(Str::from("relaxed")) };
         let wanted = CreatableTopic {
             name: Str::from(topic.name.as_str()),
             num_partitions: topic.partitions,
             replication_factor: topic.replicas,
-            configs: vec![min_insync],
+            configs: if topic.relaxed { vec![min_insync, relaxed] } else { vec![min_insync] },
             ..CreatableTopic::default()
         };
         let request = CreateTopicsRequest { topics: vec![wanted], timeout_ms: 3_000, ..CreateTopicsRequest::default() };

@@ -2,7 +2,7 @@
 //! all others, who acknowledges a batch led the epoch that it is stored with, and a leader's high watermark is never
 //! below what any client has read from it or from the leaders before it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::client::Shared;
@@ -14,6 +14,8 @@ pub struct Cluster {
     /// The run.
     pub shared: Shared,
     said: Arc<Mutex<Said>>,
+    /// Brokers whose machines may have lost power.
+    lost_power: Arc<Mutex<BTreeSet<i32>>>,
 }
 
 #[derive(Default)]
@@ -29,7 +31,17 @@ struct Said {
 impl Cluster {
     /// A cluster that nobody has heard anything of.
     pub fn new(shared: Shared) -> Cluster {
-        Cluster { shared, said: Arc::default() }
+        Cluster { shared, said: Arc::default(), lost_power: Arc::default() }
+    }
+
+    /// A broker's machine loses power, or may.
+    pub fn loses_power(&self, broker: i32) {
+        self.lost_power.lock().unwrap_or_else(PoisonError::into_inner).insert(broker);
+    }
+
+    /// How many brokers' machines may have lost power so far.
+    pub fn power_cuts(&self) -> usize {
+        self.lost_power.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
     /// Somebody says that a broker leads a partition in an epoch.
@@ -50,7 +62,7 @@ impl Cluster {
 
     /// A broker has answered as the leader of an epoch, which was asked when `least` was its least high watermark.
     pub fn watermark(&self, partition: Partition, epoch: i32, broker: i32, least: i64, watermark: i64) {
-        if watermark < least {
+        if watermark < least && !self.shared.history().is_given_up(partition) {
             let text = format!(
                 "{partition}: the high watermark of broker {broker} in epoch {epoch} is {watermark}, and was {least}"
             );
@@ -75,6 +87,7 @@ impl Cluster {
         };
         for (offset, broker) in acknowledged {
             let seen = self.shared.history().seen(partition, offset);
+            let seen = seen.filter(|_| !self.shared.history().is_given_up(partition));
             if let Some(seen) = seen {
                 self.leads(partition, seen.epoch, broker);
             }

@@ -86,7 +86,7 @@ pub async fn fetch(
         };
         router.heard(partition, data.current_leader.leader_id, data.current_leader.leader_epoch);
         let code = ErrorCode(data.error_code);
-        if code == ErrorCode::OFFSET_OUT_OF_RANGE {
+        if code == ErrorCode::OFFSET_OUT_OF_RANGE && !router.cluster.shared.history().is_given_up(partition) {
             // Nothing is ever deleted, and the offset was given by an answer: a consumer would start all over.
             router.fail(format!("{partition}: broker {broker} says that {offset} is out of range"));
         }
@@ -134,9 +134,15 @@ pub async fn consume(mut router: Router) {
         let found = if wanted.is_empty() { None } else { fetch(&mut router, broker, asks, &wanted, wait_ms).await };
         let mut lost = found.is_none();
         for (target, result) in found.into_iter().flatten() {
-            let Ok(read) = result else {
-                lost = true;
-                continue;
+            let read = match result {
+                Ok(read) => read,
+                Err(code) => {
+                    if code == ErrorCode::OFFSET_OUT_OF_RANGE {
+                        positions.remove(&target.partition);
+                    }
+                    lost = true;
+                    continue;
+                }
             };
             let again = router.rng.chance(0.03);
             let next = if again { router.rng.between(0, read.next as u64) as i64 } else { read.next };

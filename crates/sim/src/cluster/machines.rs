@@ -153,11 +153,19 @@ impl Machines {
     /// Ends a broker's life.
     pub fn crash(&self, broker: i32, kind: Crash) {
         if self.world().is_alive(node(broker)) {
+            self.may_lose_power(broker, kind);
             self.world().crash(node(broker), kind);
             // The others may lead on in their epochs: this is not the end of the one broker's life.
             self.cluster.shared.history().stopped();
         }
         self.lives().remove(&broker);
+    }
+
+    /// A broker's machine is about to die like this.
+    pub fn may_lose_power(&self, broker: i32, kind: Crash) {
+        if kind == Crash::PowerCut {
+            self.cluster.loses_power(broker);
+        }
     }
 
     /// Whether a broker's process is there.

@@ -96,6 +96,7 @@ async fn strike(machines: &Machines, scenario: &ClusterScenario, blow: Blow) {
             machines.start(broker);
         }
         Trouble::DiesAtOperation(number, kind) => {
+            machines.may_lose_power(broker, kind);
             world.crash_at_disk_op(node(broker), world.disk_op_count(node(broker)) + number, kind);
             hold().await;
             world.cancel_disk_crash(node(broker));

@@ -11,8 +11,9 @@ use super::router::Router;
 use super::scenario::{BROKERS, Chores};
 use crate::consumer::{Target, targets};
 
-/// `kafka-leader-election --election-type preferred`.
+/// `kafka-leader-election --election-type preferred`, and `unclean`.
 const PREFERRED: i8 = 0;
+const UNCLEAN: i8 = 1;
 
 /// Does chores until the run winds down.
 pub async fn operate(mut router: Router, chores: Chores) {
@@ -24,17 +25,35 @@ pub async fn operate(mut router: Router, chores: Chores) {
         }
         let target = all[router.rng.index(all.len())].clone();
         if router.rng.chance(0.5) {
-            elect(&mut router, &target).await;
+            let unclean = router.rng.chance(0.05);
+            elect(&mut router, &target, if unclean { UNCLEAN } else { PREFERRED }).await;
         } else {
             reassign(&mut router, &target, chores).await;
         }
     }
 }
 
-async fn elect(router: &mut Router, target: &Target) {
+/// Goes on with what is left of a relaxed partition, all of whose brokers run.
+pub async fn decide(router: &mut Router, target: &Target, least_power_cuts: usize) {
+    let cuts = router.cluster.power_cuts();
+    if cuts < least_power_cuts {
+        let text = format!("{}: has no leader, though only {cuts} machines lost power", target.partition);
+        router.fail(text);
+    }
+    // What was asked last may not have been waited for.
+    (1..=BROKERS).for_each(|broker| router.disconnect(broker));
+    elect(router, target, UNCLEAN).await;
+}
+
+/// What has a leader by an unclean election of a relaxed partition may lack what was promised; of a durable one it
+/// lacks nothing.
+async fn elect(router: &mut Router, target: &Target, election_type: i8) {
+    if election_type == UNCLEAN && router.cluster.shared.history().is_relaxed(target.partition) {
+        router.note(&format!("{}: is given up", target.partition));
+        router.cluster.shared.history().give_up(target.partition);
+    }
     let topic = TopicPartitions { topic: Str::from(target.topic.as_str()), partitions: vec![target.partition.index] };
-    let request =
-        ElectLeadersRequest { election_type: PREFERRED, topic_partitions: Some(vec![topic]), timeout_ms: 3_000 };
+    let request = ElectLeadersRequest { election_type, topic_partitions: Some(vec![topic]), timeout_ms: 3_000 };
     let (broker, version) = (router.any(), router.rng.pick(&[1, 2]));
     let Some(response) = router.call(broker, version, &request).await else { return };
     for result in response.replica_election_results.iter().flat_map(|topic| &topic.partition_result) {
@@ -52,7 +71,9 @@ async fn reassign(router: &mut Router, target: &Target, chores: Chores) {
             all[1..].reverse();
         }
         if chores == Chores::Moves {
-            all.truncate(router.rng.between(1, BROKERS as u64) as usize);
+            // What the only replica of a relaxed partition loses in a power cut nobody has to decide about.
+            let relaxed = router.cluster.shared.history().is_relaxed(target.partition);
+            all.truncate(router.rng.between(if relaxed { 2 } else { 1 }, BROKERS as u64) as usize);
         }
         all
     });
@@ -74,6 +95,7 @@ fn judge(router: &Router, what: &str, target: &Target, code: ErrorCode) {
         ErrorCode::NONE,
         ErrorCode::ELECTION_NOT_NEEDED,
         ErrorCode::PREFERRED_LEADER_NOT_AVAILABLE,
+        ErrorCode::ELIGIBLE_LEADERS_NOT_AVAILABLE,
         ErrorCode::NO_REASSIGNMENT_IN_PROGRESS,
         // Not all brokers are registered yet.
         ErrorCode::INVALID_REPLICA_ASSIGNMENT,

@@ -246,6 +246,8 @@ impl Producer {
             // whatever a broker sees first of a session is its beginning, as for Kafka.
             ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER if begins_session => Fate::SessionOver,
             code if code.is_retriable() || code == ErrorCode::UNKNOWN_TOPIC_ID => Fate::Again,
+            // What it followed in its session may be lost.
+            _ if self.router.cluster.shared.history().is_given_up(partition) => Fate::SessionOver,
             code => {
                 let text = format!("{partition}: a batch of {:?} is refused: {code}", self.kind);
                 self.router.note(&format!("{text}: {:?}", batch.delivery));

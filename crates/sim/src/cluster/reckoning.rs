@@ -8,18 +8,22 @@ use millpond_runtime::sim::NodeId;
 use super::claims::Cluster;
 use super::consumer::{Asks, fetch};
 use super::machines::Machines;
-use super::operator::settled;
+use super::operator::{decide, settled};
 use super::producer::Producer;
 use super::router::Router;
-use super::scenario::BROKERS;
+use super::scenario::{BROKERS, ClusterScenario};
 use crate::consumer::{Target, targets};
 use crate::producer::{Kind, Volume};
 
 /// How long it may take after healing until everything goes on (invariant 13), in simulated time.
 pub const PROGRESS: Duration = Duration::from_secs(30);
 
-/// All brokers run, and every partition takes a write. False when not.
-pub async fn makes_progress(machines: &Machines, cluster: &Cluster, name: &str) -> bool {
+/// For how long a relaxed partition may be without a leader before an operator goes on with what is left of it.
+const DECIDES_AFTER: Duration = Duration::from_secs(8);
+
+/// All brokers run, and every partition takes a write, a relaxed one as soon as an operator has decided about it where
+/// that is needed. False when not.
+pub async fn makes_progress(machines: &Machines, scenario: &ClusterScenario, cluster: &Cluster, name: &str) -> bool {
     for broker in 1..=BROKERS {
         if !machines.started(broker, PROGRESS).await {
             cluster.shared.history().fail(format!("broker {broker} has not started after {} s", PROGRESS.as_secs()));
@@ -29,10 +33,27 @@ pub async fn makes_progress(machines: &Machines, cluster: &Cluster, name: &str) 
     let volume = Volume { batch_records: 1, record_bytes: 20, uniform: false, pause_ms: 0 };
     let mut writer =
         Producer::new(Router::new(cluster, NodeId(30), format!("{name}-writer")), Kind::Idempotent, volume);
+    let mut operator = Router::new(cluster, NodeId(33), format!("{name}-decider"));
     // Not in the loop's head, where the history would stay locked.
     let all = targets(&cluster.shared.history());
     for target in all {
-        if machines.runtime().timeout(PROGRESS, writer.write(&target, 1)).await.is_err() {
+        let deciding = async {
+            if !cluster.shared.history().is_relaxed(target.partition) {
+                return std::future::pending().await;
+            }
+            loop {
+                machines.runtime().sleep(DECIDES_AFTER).await;
+                decide(&mut operator, &target, scenario.least_power_cuts(&target.topic)).await;
+            }
+        };
+        let written = async {
+            tokio::select! {
+                biased;
+                () = writer.write(&target, 1) => {}
+                () = deciding => {}
+            }
+        };
+        if machines.runtime().timeout(PROGRESS, written).await.is_err() {
             let seconds = PROGRESS.as_secs();
             let text = format!("{} takes no write within {seconds} s of calm", target.partition);
             cluster.shared.history().fail(text);

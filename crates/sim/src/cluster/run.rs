@@ -59,7 +59,7 @@ async fn play(cluster: &Cluster, scenario: &ClusterScenario) {
 
     machines.world().note(NodeId(0), "calm");
     heal(&machines);
-    if has_failed(cluster) || !makes_progress(&machines, cluster, "first").await {
+    if has_failed(cluster) || !makes_progress(&machines, scenario, cluster, "first").await {
         return;
     }
     cluster.shared.wind_down();
@@ -84,7 +84,7 @@ async fn play(cluster: &Cluster, scenario: &ClusterScenario) {
     machines.world().note(NodeId(0), "all lose power");
     (1..=BROKERS).for_each(|broker| machines.crash(broker, Crash::PowerCut));
     heal(&machines);
-    if makes_progress(&machines, cluster, "second").await {
+    if makes_progress(&machines, scenario, cluster, "second").await {
         reckon(&machines, cluster, "reader-2").await;
     }
 }

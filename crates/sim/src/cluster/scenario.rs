@@ -18,6 +18,8 @@ pub struct ClusterTopic {
     pub replicas: i16,
     /// `min.insync.replicas`, 1 to `replicas`.
     pub min_insync: i16,
+    /// `millpond.flush=relaxed`; it has two replicas or more then.
+    pub relaxed: bool,
 }
 
 /// Something that goes wrong with one broker, or with all.
@@ -123,9 +125,10 @@ impl ClusterScenario {
                 partitions: rng.between(1, 3) as i32,
                 replicas,
                 min_insync: rng.between(1, replicas as u64) as i16,
+                relaxed: false,
             }
         });
-        let topics = topics.collect();
+        let topics: Vec<ClusterTopic> = topics.collect();
         let mut kinds = vec![if rng.chance(0.7) { Kind::Idempotent } else { Kind::All }];
         for _ in 0..rng.below(3) {
             kinds.push(rng.pick(&[Kind::Idempotent, Kind::Idempotent, Kind::All, Kind::Leader]));
@@ -134,7 +137,7 @@ impl ClusterScenario {
             let (batch_records, record_bytes) = (rng.between(1, 10), rng.pick(&[20, 300, 2_000]));
             (kind, Volume { batch_records, record_bytes, uniform: false, pause_ms: rng.pick(&[10, 50, 300]) })
         });
-        ClusterScenario {
+        let mut scenario = ClusterScenario {
             topics,
             producers: producers.collect(),
             consumers: rng.between(1, 2) as usize,
@@ -160,7 +163,27 @@ impl ClusterScenario {
             },
             journal_file_bytes: (256 << 10) << rng.below(3),
             tail_cache_bytes: (64 << 10) << rng.below(5),
+        };
+        // With a lost disk what power cuts leave may be too little for any majority.
+        if !loses_disk && rng.chance(0.4) {
+            let replicas = rng.pick(&[2, 3, 3]);
+            scenario.topics.push(ClusterTopic {
+                name: "topic-relaxed".to_owned(),
+                partitions: rng.between(1, 2) as i32,
+                replicas,
+                min_insync: rng.between(1, replicas as u64) as i16,
+                relaxed: true,
+            });
         }
+        scenario
+    }
+}
+
+impl ClusterScenario {
+    /// How many machines must have lost power before a topic may be without a majority that misses nothing.
+    pub fn least_power_cuts(&self, topic: &str) -> usize {
+        let replicas = self.topics.iter().find(|known| known.name == topic).map_or(3, |known| known.replicas);
+        if replicas == 2 || self.chores == Chores::Moves { 1 } else { 2 }
     }
 }
 
