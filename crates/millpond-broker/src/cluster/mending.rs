@@ -8,6 +8,8 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream;
 use millpond_cluster::Partition;
 use millpond_record::{GroupId, ReplicaId};
 use tokio::time::Instant;
@@ -25,6 +27,8 @@ const PEACE: Duration = Duration::from_secs(10);
 const LONGEST_PEACE: Duration = Duration::from_secs(60 * 60);
 /// Partitions with a tainted replica here that are looked at in one round: the others are asked about each.
 const TAINTED_AT_ONCE: usize = 50;
+/// About how many of them at once.
+const ASKED_AT_ONCE: usize = 8;
 /// For how long a partition must lack a majority before its operator is told: brokers may be about to start.
 const TOLD_AFTER: Duration = Duration::from_secs(10);
 
@@ -133,12 +137,14 @@ impl Tainted {
         let partitions = image.topics().flat_map(|topic| topic.partitions.iter().map(move |one| (&topic.name, one)));
         let known: BTreeMap<GroupId, _> =
             partitions.map(|(name, partition)| (partition.group, (name, partition))).collect();
+        let wanted =
+            turn.iter().filter_map(|group| Some((*group, *known.get(group)?, broker.groups.partition(*group)?)));
+        let asked = wanted.map(|(group, (name, partition), here)| async move {
+            (group, name, partition, here, unclean::ask(broker, partition).await)
+        });
+        let mut found = stream::iter(asked.collect::<Vec<_>>()).buffered(ASKED_AT_ONCE);
         let mut replaceable = Vec::new();
-        for group in turn {
-            let (Some((name, partition)), Some(here)) = (known.get(&group), broker.groups.partition(group)) else {
-                continue;
-            };
-            let found = unclean::ask(broker, partition).await;
+        while let Some((group, name, partition, here, found)) = found.next().await {
             let wanted = partition.replicas.iter().any(|replica| replica.id == here.id());
             match unclean::verdict(&found) {
                 Verdict::Whole if wanted && unclean::is_led(broker, group) => {

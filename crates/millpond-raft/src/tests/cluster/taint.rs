@@ -74,22 +74,49 @@ fn a_replica_that_lost_power_makes_no_leader_of_one_that_lacks_what_was_acknowle
     });
 }
 
+async fn trust(cluster: &Cluster, broker: i32) {
+    let host = &cluster.hosts[&broker];
+    let until_tainted = async {
+        while !host.partition(GROUP).is_tainted() {
+            cluster.client.sleep(Duration::from_millis(5)).await;
+        }
+    };
+    cluster.client.timeout(SOON, until_tainted).await.expect("tainted");
+    let groups = host.groups.clone();
+    let trusted = host.runtime.spawn(async move { groups.trust(GroupId(GROUP), replica_of(GROUP, broker)).await });
+    trusted.await.expect("the task").expect("trusted");
+}
+
+#[test]
+fn a_trusted_replica_gets_again_what_it_lost_from_a_leader_that_leads_on() {
+    for seed in 1..8 {
+        clustered(seed, |mut cluster| async move {
+            create_relaxed(&cluster).await;
+            crash(&mut cluster, 3, Crash::Kill).await;
+            for value in numbers(0..20) {
+                cluster.write(GROUP, &value).await;
+            }
+            // The leader has heard of it that it has all of this.
+            crash(&mut cluster, 2, Crash::PowerCut).await;
+            cluster.restart(2).await;
+            trust(&cluster, 2).await;
+            cluster.write(GROUP, "20").await;
+            for broker in [1, 2] {
+                cluster.has(broker, GROUP, &numbers(0..21)).await;
+            }
+        });
+    }
+}
+
 #[test]
 fn a_replica_that_is_trusted_takes_part_also_after_the_next_start() {
     clustered(2, |mut cluster| async move {
         two_are_back(&mut cluster).await;
         let host = &cluster.hosts[&2];
-        let until_tainted = async {
-            while !host.partition(GROUP).is_tainted() {
-                cluster.client.sleep(Duration::from_millis(5)).await;
-            }
-        };
-        cluster.client.timeout(SOON, until_tainted).await.expect("tainted");
-        let (groups, other) = (host.groups.clone(), host.groups.clone());
-        let trusted = host.runtime.spawn(async move { other.trust(GroupId(GROUP), replica_of(GROUP, 3)).await });
+        let groups = host.groups.clone();
+        let trusted = host.runtime.spawn(async move { groups.trust(GroupId(GROUP), replica_of(GROUP, 3)).await });
         assert!(trusted.await.expect("the task").is_err(), "that replica is elsewhere");
-        let trusted = host.runtime.spawn(async move { groups.trust(GroupId(GROUP), replica_of(GROUP, 2)).await });
-        trusted.await.expect("the task").expect("trusted");
+        trust(&cluster, 2).await;
         cluster.write(GROUP, "further").await;
         let expected = cluster.hosts[&3].values(GROUP).await;
         cluster.has(2, GROUP, &expected).await;
