@@ -81,26 +81,45 @@ pub async fn reckon(machines: &Machines, cluster: &Cluster, name: &str) {
     let all = targets(&cluster.shared.history());
     for target in all {
         let Target { partition, .. } = target;
-        let reading = read_leader(&mut router, &target);
-        let Ok(end) = machines.runtime().timeout(PROGRESS, reading).await else {
+        // Some connections are so slow that all of it takes longer than one step may.
+        let mut read = (0, i64::MAX);
+        while read.0 < read.1 {
+            let reading = read_leader(&mut router, &target, read.0);
+            let Ok(further) = machines.runtime().timeout(PROGRESS, reading).await else { break };
+            read = further;
+        }
+        let (position, end) = read;
+        if position < end {
             cluster.shared.history().fail(format!("{partition}: its leader cannot be read in calm"));
+            // What was asked last was not waited for.
+            (1..=BROKERS).for_each(|broker| router.disconnect(broker));
             continue;
-        };
+        }
         cluster.shared.history().read_whole(partition, 0, end);
         cluster.compare_acknowledged(partition);
         for broker in router.replicas(partition) {
-            let reading = read_replica(&mut router, &target, broker, end);
-            if machines.runtime().timeout(PROGRESS, reading).await.is_err() {
-                let text = format!("{partition}: broker {broker} has not all up to {end} in calm");
-                cluster.shared.history().fail(text);
+            let mut position = 0;
+            while position < end {
+                let reading = read_replica(&mut router, &target, broker, position);
+                match machines.runtime().timeout(PROGRESS, reading).await {
+                    Ok(Some(next)) => position = next,
+                    Ok(None) => break,
+                    Err(_) => {
+                        let text = format!("{partition}: broker {broker} has not all up to {end} in calm");
+                        cluster.shared.history().fail(text);
+                        // What was asked last was not waited for.
+                        router.disconnect(broker);
+                        break;
+                    }
+                }
             }
         }
     }
 }
 
-/// Reads a partition from its start to its high watermark, which it gives.
-async fn read_leader(router: &mut Router, target: &Target) -> i64 {
-    let mut position = 0;
+/// Reads on in a partition; gives the offset behind what was read and the high watermark, when either the first is
+/// further or they are the same.
+async fn read_leader(router: &mut Router, target: &Target, position: i64) -> (i64, i64) {
     loop {
         let Some(place) = router.place(target.partition) else {
             router.pause(0, 50).await;
@@ -110,8 +129,10 @@ async fn read_leader(router: &mut Router, target: &Target) -> i64 {
         let wanted = [(target.clone(), position)];
         let found = fetch(router, place.leader, Asks::TheLeader, &wanted, 0).await;
         match found.and_then(|mut found| found.pop()) {
-            Some((_, Ok(read))) if read.next >= read.high_watermark => return read.high_watermark,
-            Some((_, Ok(read))) => position = read.next,
+            Some((_, Ok(read))) if read.next >= read.high_watermark => {
+                return (read.high_watermark, read.high_watermark);
+            }
+            Some((_, Ok(read))) if read.next > position => return (read.next, read.high_watermark),
             _ => {
                 router.pause(10, 100).await;
                 router.refresh().await;
@@ -120,20 +141,20 @@ async fn read_leader(router: &mut Router, target: &Target) -> i64 {
     }
 }
 
-/// Reads a replica from its start to `end`. What it has must be what everybody else has read there.
-async fn read_replica(router: &mut Router, target: &Target, broker: i32, end: i64) {
-    let mut position = 0;
-    while position < end {
+/// Reads on in a replica; gives the offset behind what was read, `None` for a broker that has none any more. What it
+/// has must be what everybody else has read there.
+async fn read_replica(router: &mut Router, target: &Target, broker: i32, position: i64) -> Option<i64> {
+    loop {
         let wanted = [(target.clone(), position)];
         let found = fetch(router, broker, Asks::AReplica, &wanted, 100).await;
         match found.and_then(|mut found| found.pop()) {
-            Some((_, Ok(read))) if read.next > position => position = read.next,
+            Some((_, Ok(read))) if read.next > position => return Some(read.next),
             _ => {
                 router.pause(10, 100).await;
                 router.refresh().await;
                 // The metadata that it was found in may have been old.
                 if !router.replicas(target.partition).contains(&broker) {
-                    return;
+                    return None;
                 }
             }
         }
