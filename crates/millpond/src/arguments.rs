@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 
 use crate::cluster::{CLUSTER_EXAMPLES, ClusterCommand};
 use crate::consume::ConsumeArguments;
@@ -46,6 +47,21 @@ pub(crate) enum Command {
     /// Explain the settings.
     #[command(subcommand, after_help = CONFIG_EXAMPLES)]
     Config(ConfigCommand),
+    /// Print a script with which a shell completes commands and options.
+    Completions(CompletionsArguments),
+}
+
+const COMPLETIONS_EXAMPLES: &str = "\
+Examples:
+  source <(millpond completions bash)
+  millpond completions zsh > \"${fpath[1]}/_millpond\"
+  millpond completions fish > ~/.config/fish/completions/millpond.fish";
+
+#[derive(Args, Debug)]
+#[command(after_help = COMPLETIONS_EXAMPLES)]
+pub(crate) struct CompletionsArguments {
+    /// The shell
+    pub(crate) shell: Shell,
 }
 
 #[derive(Debug, Subcommand)]

@@ -159,6 +159,7 @@ fn headline(facts: &Facts) -> String {
     };
     let members = counted(facts.members.len(), "member");
     let behind = match facts.lag_records() {
+        Some(1) => "1 record behind".to_owned(),
         Some(records) => format!("{records} records behind"),
         None => "it is not known how far behind".to_owned(),
     };

@@ -2,6 +2,7 @@
 
 mod arguments;
 mod cluster;
+mod completions;
 mod config_file;
 mod consume;
 mod dev;
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
         Command::Verify(arguments) => verify::run(arguments),
         Command::Dump(arguments) => dump::run(arguments),
         Command::Config(ConfigCommand::Explain(arguments)) => explain::run(arguments),
+        Command::Completions(arguments) => completions::run(arguments),
     };
     match result {
         Ok(status) => status,

@@ -143,3 +143,27 @@ fn the_page_of_metrics_and_its_documentation_name_the_same_figures() {
     described.sort();
     assert_eq!(served, described);
 }
+
+#[test]
+fn a_shell_completes_commands_options_and_their_values() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let (script, err, success) = told(&["completions", shell]);
+        assert!(success && err.is_empty() && script.contains("reset-offsets"), "{shell}: {err}");
+    }
+    // What bash would offer for words of which the last one is being written.
+    let offered = |words: &str| {
+        let line = format!(
+            "eval \"$({} completions bash)\"; COMP_WORDS=({words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); \
+             _millpond millpond \"${{COMP_WORDS[COMP_CWORD]}}\" \"${{COMP_WORDS[COMP_CWORD - 1]}}\"; \
+             echo \"${{COMPREPLY[*]}}\"",
+            env!("CARGO_BIN_EXE_millpond")
+        );
+        let output = Command::new("bash").args(["-c", &line]).output().expect("bash runs");
+        String::from_utf8(output.stdout).expect("text").trim().to_owned()
+    };
+    assert_eq!(offered("millpond prod"), "produce");
+    assert_eq!(offered("millpond group res"), "reset-offsets");
+    assert_eq!(offered("millpond consume --until"), "--until-end");
+    let (_, err, success) = told(&["completions", "bsh"]);
+    assert!(!success && err.contains("'bsh' is no value of <SHELL>; the nearest is 'bash'"), "{err}");
+}

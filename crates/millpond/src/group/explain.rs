@@ -188,10 +188,11 @@ fn unread(facts: &Facts, said: &mut Vec<String>) {
     let oldest = behind.iter().filter_map(|of| of.lag_seconds).fold(0.0, f64::max);
     let oldest = if oldest > 0.0 { format!("; the oldest is {} old", age(oldest)) } else { String::new() };
     let most = behind.first().map(|of| name(of)).unwrap_or_default();
-    said.push(format!(
-        "{total} records are unread in {}, most of them in {most}{oldest}.",
-        counted(behind.len(), "partition")
-    ));
+    let unread = if total == 1 { "1 record is unread".to_owned() } else { format!("{total} records are unread") };
+    said.push(match behind.len() {
+        1 => format!("{unread} in {most}{oldest}."),
+        partitions => format!("{unread} in {}, most of them in {most}{oldest}.", counted(partitions, "partition")),
+    });
 }
 
 /// How often and why the group rebalanced, as a line of its description.
@@ -286,7 +287,7 @@ mod tests {
     fn each_trouble_is_said_in_a_sentence() {
         let well = partition(10, 0, 10);
         let behind = partition(4, 0, 10);
-        let unread = "6 records are unread in 1 partition, most of them in t-0.";
+        let unread = "6 records are unread in t-0.";
         let nobody = Facts { members: Vec::new(), state: "Empty".into(), ..facts(vec![behind.clone()]) };
         let rebalancing = Facts {
             state: "PreparingRebalance".into(),
@@ -339,7 +340,7 @@ mod tests {
                 &[
                     "What the group would read next is deleted already in t-0; its consumers begin where their \
                      auto.offset.reset says.",
-                    "3 records are unread in 1 partition, most of them in t-0.",
+                    "3 records are unread in t-0.",
                 ],
             ),
             (
@@ -360,7 +361,7 @@ mod tests {
                 &[
                     "The member that has one partition did not commit for up to 7 min, while there is something \
                      to read: m.",
-                    "6 records are unread in 1 partition, most of them in t-0; the oldest is 5 min old.",
+                    "6 records are unread in t-0; the oldest is 5 min old.",
                 ],
             ),
             (
