@@ -411,15 +411,20 @@ impl TopicRules {
             runtime.fill_random(&mut bytes);
             bytes
         };
-        create_topics(image, topics, &self.usable(), &self.limits, &self.defaults(image), &mut random)
+        let defaults = self.defaults(image);
+        let mut decide = |usable: &_| create_topics(image, topics, usable, &self.limits, &defaults, &mut random);
+        let decision = decide(&self.alive());
+        if decision.results.iter().any(is_factor_refused) { decide(&self.lately_alive()) } else { decision }
     }
 
     fn decide_partitions(&self, image: &Image, topics: &[MorePartitions]) -> CreatePartitions {
-        create_partitions(image, topics, &self.usable(), &self.limits)
+        let decide = |usable: &_| create_partitions(image, topics, usable, &self.limits);
+        let decision = decide(&self.alive());
+        if decision.results.iter().any(is_factor_refused) { decide(&self.lately_alive()) } else { decision }
     }
 
-    /// The brokers that new replicas are placed on first. One that is just starting again is among them.
-    fn usable(&self) -> BTreeSet<BrokerId> {
+    /// The brokers that are alive, and those that are just starting again, perhaps.
+    fn lately_alive(&self) -> BTreeSet<BrokerId> {
         self.peers.alive_within(TOLD_OF)
     }
 
@@ -520,6 +525,11 @@ impl Task {
     async fn write(&self, records: &[MetadataRecord], term: Term) -> Result<Option<RaftIndex>, ControllerError> {
         write(&self.runtime, &self.group, records, term).await
     }
+}
+
+/// Whether a majority of so many replicas would be on brokers that do not answer.
+fn is_factor_refused<T>(result: &Result<T, TopicError>) -> bool {
+    matches!(result, Err(TopicError::InvalidReplicationFactor { .. }))
 }
 
 /// Writes records to group 0 as one batch, if this broker still leads it in the term in which they were decided on;

@@ -308,12 +308,17 @@ impl Groups {
     pub async fn trust(&self, group: GroupId, replica: ReplicaId) -> Result<(), RaftError> {
         let partition = self.partition(group).filter(|partition| partition.id() == replica);
         let partition = partition.ok_or(RaftError::NoSuchGroup(group))?;
-        if partition.is_tainted() {
-            let data_dir = self.0.shared.data_dir.clone();
-            self.0.shared.runtime.blocking(move || data_dir.trust_group(group)).await?;
-            partition.trusted();
+        if !partition.is_tainted() {
+            return Ok(());
         }
-        Ok(())
+        let (data_dir, runtime) = (self.0.shared.data_dir.clone(), self.0.shared.runtime.clone());
+        // In a task of its own: a caller that gives up must not leave a replica out that is trusted on disk.
+        let trusting = self.0.shared.runtime.spawn(async move {
+            runtime.blocking(move || data_dir.trust_group(group)).await?;
+            partition.trusted();
+            Ok(())
+        });
+        trusting.await.map_err(|error| RaftError::Fatal { group, why: error.to_string().into() })?
     }
 
     /// The groups of the [tainted](Partition::is_tainted) replicas here, in order.

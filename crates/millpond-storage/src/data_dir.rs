@@ -309,11 +309,13 @@ impl DataDir {
     }
 
     /// A group that is tainted [if it is shared](Taint::IfShared) is not: its log says that it has no other replica.
-    /// Durable with the next checkpoint; until then a start asks its log again.
+    /// Durable with a checkpoint that is on its way then: when it gets other replicas later, no start must hold against
+    /// it what was before.
     pub fn not_shared(&self, group: GroupId) {
         let slot = self.0.registry.slot(group);
         if let Some(slot) = slot.filter(|slot| slot.taint() == Taint::IfShared) {
             slot.set_taint(Taint::None);
+            self.0.checkpointer.force();
         }
     }
 

@@ -155,8 +155,7 @@ impl Tainted {
                     let now = broker.runtime.now();
                     let (since, told) = self.waiting.entry(group).or_insert((now, false));
                     // One of the brokers says it.
-                    let first = found.values().filter(|(_, remains)| remains.tainted).map(|(broker, _)| *broker).min();
-                    if !*told && now >= *since + TOLD_AFTER && first == Some(broker.node) {
+                    if !*told && now >= *since + TOLD_AFTER && found.first_tainted() == Some(broker.node) {
                         *told = true;
                         warn!(group = group.0, "{}", unclean::decision_wanted(name, partition));
                     }

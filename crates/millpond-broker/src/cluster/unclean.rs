@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use millpond_cluster::Partition;
-use millpond_raft::Remains;
+use millpond_raft::{CallError, Remains};
 use millpond_record::{BrokerId, GroupId, LogId, RaftIndex, ReplicaId, Term};
 use tracing::warn;
 
@@ -30,7 +30,19 @@ const MAX_ELECTORATES: usize = 2;
 const MAX_VOTERS: usize = 64;
 
 /// What live brokers have of a partition.
-pub(crate) type Found = BTreeMap<ReplicaId, (BrokerId, Remains)>;
+#[derive(Default)]
+pub(crate) struct Found {
+    copies: BTreeMap<ReplicaId, (BrokerId, Remains)>,
+    /// Brokers that are alive and gave no answer: what they have is not known.
+    silent: BTreeSet<BrokerId>,
+}
+
+impl Found {
+    /// The first of the brokers that have a tainted copy.
+    pub(crate) fn first_tainted(&self) -> Option<BrokerId> {
+        self.copies.values().filter(|(_, remains)| remains.tainted).map(|(broker, _)| *broker).min()
+    }
+}
 
 /// What can be done about a partition.
 #[derive(Debug, PartialEq, Eq)]
@@ -75,7 +87,7 @@ fn are_majority(electorates: &[BTreeSet<ReplicaId>], taking_part: &BTreeMap<Repl
 
 /// What the verdict on these is.
 pub(crate) fn verdict(found: &Found) -> Verdict {
-    judge(&found.iter().map(|(id, (_, remains))| (*id, remains)).collect())
+    judge(&found.copies.iter().map(|(id, (_, remains))| (*id, remains)).collect())
 }
 
 /// Asks the live brokers that have a replica of a partition. Others are not waited for; one that does not know the
@@ -85,12 +97,29 @@ pub(crate) async fn ask(shared: &Shared, partition: &Partition) -> Found {
     let live = brokers.into_iter().filter(|broker| *broker == shared.node || shared.peers.is_alive(*broker));
     let answers = live.map(async |broker| {
         let body = write(&RemainsWanted { group: partition.group.0 });
-        let answer = shared.peers.call(broker, REMAINS, body, ANSWER_TIME).await.ok()?;
-        let (replica, remains) = remains(read(answer).ok()?)?;
-        // One that was replaced meanwhile is no part of the group.
-        partition.all_replicas().any(|known| known.id == replica).then_some((replica, (broker, remains)))
+        let asked = async {
+            match broker == shared.node {
+                // One without others has no services.
+                true => Ok(write(&answer(shared, partition.group).await)),
+                false => shared.peers.call(broker, REMAINS, body, ANSWER_TIME).await,
+            }
+        };
+        (broker, asked.await)
     });
-    join_all(answers).await.into_iter().flatten().collect()
+    let mut found = Found::default();
+    for (broker, answer) in join_all(answers).await {
+        match answer {
+            Ok(answer) => {
+                let copy = read(answer).ok().and_then(remains);
+                // One that was replaced meanwhile is no part of the group.
+                let copy = copy.filter(|(replica, _)| partition.all_replicas().any(|known| known.id == *replica));
+                found.copies.extend(copy.map(|(replica, remains)| (replica, (broker, remains))));
+            }
+            Err(CallError::Refused(_)) => {}
+            Err(_) => drop(found.silent.insert(broker)),
+        }
+    }
+    found
 }
 
 /// The answer to [`ask`] of this broker.
@@ -137,13 +166,17 @@ async fn bring_together(shared: &Shared, topic: &str, partition: &Partition) -> 
     match verdict(&found) {
         Verdict::Whole if is_led(shared, partition.group) => return Err(errors::election_not_needed()),
         Verdict::Whole => {}
-        Verdict::NotEnough if found.values().any(|(_, remains)| remains.tainted) => {
+        // It may have the longest log of all.
+        Verdict::Trust(_) | Verdict::NotEnough if !found.silent.is_empty() => {
+            return Err(errors::too_little_remains(silent(topic, partition, &found)));
+        }
+        Verdict::NotEnough if found.first_tainted().is_some() => {
             return Err(errors::too_little_remains(too_little(shared, topic, partition, &found)));
         }
         Verdict::NotEnough => return Err(errors::no_unclean_election()),
         Verdict::Trust(replicas) => {
             for replica in replicas {
-                let Some((broker, remains)) = found.get(&replica) else { continue };
+                let Some((broker, remains)) = found.copies.get(&replica) else { continue };
                 warn!(
                     topic,
                     partition = partition.index.0,
@@ -170,9 +203,19 @@ pub(crate) fn is_led(shared: &Shared, group: GroupId) -> bool {
     here || leader.is_some_and(|leader| leader != shared.node && shared.peers.is_alive(leader))
 }
 
+/// Which brokers are there and have not answered.
+fn silent(topic: &str, partition: &Partition, found: &Found) -> String {
+    let brokers: Vec<String> = found.silent.iter().map(|broker| format!("broker {broker}")).collect();
+    format!(
+        "what {} has of {topic}-{} is not known yet, though it is alive: ask again",
+        brokers.join(" and "),
+        partition.index.0
+    )
+}
+
 /// Which brokers would have to come back.
 fn too_little(shared: &Shared, topic: &str, partition: &Partition, found: &Found) -> String {
-    let has = |broker: BrokerId| found.values().any(|(other, _)| *other == broker);
+    let has = |broker: BrokerId| found.copies.values().any(|(other, _)| *other == broker);
     let missing: BTreeSet<BrokerId> =
         partition.all_replicas().map(|replica| replica.broker).filter(|broker| !has(*broker)).collect();
     let why = |broker: &BrokerId| match *broker == shared.node || shared.peers.is_alive(*broker) {

@@ -176,8 +176,9 @@ impl Log {
         let record = JournalEntry::Options { group: self.identity.group, options };
         self.context.journal.submit(vec![record], None)?;
         state.barrier |= state.options.flush == FlushMode::Durable && options.flush == FlushMode::Relaxed;
+        // Until the table says that it is durable a power cut taints it.
+        let waits = state.options.flush == FlushMode::Relaxed && options.flush == FlushMode::Durable;
         state.options = options;
-        let waits = options.flush == FlushMode::Durable && state.unjournaled.is_some();
         drop(state);
         if waits {
             self.context.want_checkpoint();
