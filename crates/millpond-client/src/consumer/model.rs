@@ -117,8 +117,8 @@ struct World {
     logs: Vec<Log>,
     asked: BTreeMap<i32, Vec<Wanted>>,
     look_ups: Vec<LookUp>,
-    /// What the caller expects next: from this offset on; `None` before the first look-up.
-    expected: Vec<Option<i64>>,
+    /// What the caller expects next: from this offset on.
+    expected: Vec<i64>,
     given: usize,
 }
 
@@ -144,7 +144,7 @@ impl World {
             logs: (0..PARTITIONS).map(|_| Log::default()).collect(),
             asked: BTreeMap::new(),
             look_ups: Vec::new(),
-            expected: vec![Some(0); PARTITIONS],
+            expected: vec![0; PARTITIONS],
             given: 0,
         }
     }
@@ -187,7 +187,10 @@ impl World {
             let log = &self.logs[of(one.place)];
             let answer = match trouble {
                 Trouble::Lost => Answer::Lost,
-                Trouble::Passing => Answer::Refused { code: ErrorCode::KAFKA_STORAGE_ERROR, leader: None },
+                Trouble::Passing => {
+                    let codes = [ErrorCode::KAFKA_STORAGE_ERROR, ErrorCode::UNKNOWN_SERVER_ERROR];
+                    Answer::Refused { code: codes[of(one.place) % 2], leader: None }
+                }
                 Trouble::No if log.leader != broker => Answer::Refused {
                     code: ErrorCode::NOT_LEADER_OR_FOLLOWER,
                     leader: (log.epoch % 2 == 0).then_some((log.leader, log.epoch)),
@@ -227,8 +230,8 @@ impl World {
         assert!(self.consumer.seek(&name(partition), at));
         // What is out of range, or to be looked up, begins with the first that is there.
         self.expected[partition] = match at {
-            Fetch::From(offset) if offset <= log.end => Some(offset),
-            _ => None,
+            Fetch::From(offset) if offset <= log.end => offset,
+            _ => log.start,
         };
     }
 
@@ -239,15 +242,14 @@ impl World {
         let partition = usize::try_from(record.partition).expect("from 0 on");
         let log = &self.logs[partition];
         assert_eq!(record.value.as_deref(), Some(&record.offset.to_be_bytes()[..]), "the record of this offset");
-        if let Some(expected) = self.expected[partition] {
-            assert!(record.offset >= expected, "{} comes after {expected} was reached", record.offset);
-            let missed = log.first_from(expected.max(log.start)).filter(|first| *first < record.offset);
-            assert!(missed.is_none(), "{missed:?} is passed over for {}", record.offset);
-        }
+        let expected = self.expected[partition];
+        assert!(record.offset >= expected, "{} comes after {expected} was reached", record.offset);
+        let missed = log.first_from(expected.max(log.start)).filter(|first| *first < record.offset);
+        assert!(missed.is_none(), "{missed:?} is passed over for {}", record.offset);
         let place = self.consumer.partition(&name(partition)).expect("assigned");
         assert!(!place.paused, "a paused partition gives nothing");
         assert!(place.position.is_some_and(|position| position > record.offset));
-        self.expected[partition] = Some(record.offset + 1);
+        self.expected[partition] = record.offset + 1;
         self.given += 1;
         true
     }
@@ -290,7 +292,7 @@ impl World {
             self.find(Trouble::No);
             while self.read() {}
             self.now += Duration::from_millis(500);
-            if (0..PARTITIONS).all(|partition| self.expected[partition] == Some(self.logs[partition].end)) {
+            if (0..PARTITIONS).all(|partition| self.expected[partition] == self.logs[partition].end) {
                 return;
             }
         }
@@ -324,6 +326,68 @@ fn a_replica_that_the_leader_names_is_read_from_until_it_lacks_what_is_asked_for
     world.look();
     world.look();
     assert!(world.asked.contains_key(&0), "after a while the leader is asked again");
+}
+
+/// A batch of one value from `offset` on, with these attributes.
+fn batch(offset: i64, attributes: i16) -> Bytes {
+    let mut batch =
+        BatchBuilder::new().record(Timestamp(0), Some(&[0; 4]), Some(&offset.to_be_bytes())).build().to_vec();
+    batch[..8].copy_from_slice(&offset.to_be_bytes());
+    batch[21..23].copy_from_slice(&attributes.to_be_bytes());
+    rewrite_crc(&mut batch);
+    Bytes::from(batch)
+}
+
+/// Everything is looked up, and what there is of the first broker is fetched so many times.
+fn fetch(world: &mut World, times: usize) {
+    for _ in 0..times {
+        world.look();
+        (0..PARTITIONS).for_each(|_| world.find(Trouble::No));
+        world.look();
+        world.answer(0, Trouble::No);
+    }
+}
+
+#[test]
+fn what_is_here_of_a_paused_partition_does_not_keep_the_others_from_being_read() {
+    let mut world = World::new(1 << 20, 500);
+    (0..20).for_each(|_| world.logs[0].append(9, 0));
+    fetch(&mut world, 5);
+    assert!(world.consumer.pause(&name(0), true));
+    world.logs[1].append(1, 0);
+    fetch(&mut world, 2);
+    assert!(world.read() && !world.read(), "the one of the other partition");
+    assert!(world.consumer.pause(&name(0), false));
+    assert!(world.read(), "what was here is kept");
+}
+
+#[test]
+fn what_cannot_be_cut_into_batches_is_asked_for_once() {
+    let mut world = World::new(1 << 20, 64 << 20);
+    let mut bytes = batch(0, 0).to_vec();
+    bytes[16] = 1;
+    world.logs[0].batches.push((vec![0], Bytes::from(bytes)));
+    world.logs[0].end = 1;
+    fetch(&mut world, 2);
+    world.look();
+    let asked = world.asked.remove(&0).expect("the others are asked for");
+    assert!(asked.iter().all(|one| of(one.place) != 0));
+    let told = world.consumer.next(Errors::Give).0;
+    assert!(matches!(told, Some(Err(Error::Damaged { offset: 0, .. }))), "{told:?}");
+}
+
+#[test]
+fn who_has_read_all_is_done_with_the_marker_at_the_end() {
+    const CONTROL: i16 = 0x30;
+    let mut world = World::new(1 << 20, 64 << 20);
+    world.logs[0].batches = vec![(vec![0], batch(0, 0)), (vec![1], batch(1, CONTROL))];
+    world.logs[0].end = 2;
+    fetch(&mut world, 2);
+    assert!(world.read());
+    let at = |world: &World| world.consumer.partition(&name(0)).and_then(|one| one.settled).map(|(offset, _)| offset);
+    assert_eq!(at(&world), Some(0), "it may still be at work on the record");
+    assert!(!world.read());
+    assert_eq!(at(&world), Some(2));
 }
 
 proptest! {

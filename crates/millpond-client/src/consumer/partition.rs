@@ -177,7 +177,8 @@ impl Partition {
         if chunk.is_empty() {
             return;
         }
-        self.fetch = Fetch::From(chunk.next);
+        // Behind damage nothing is asked for: the answer would be the same until the caller has heard of it.
+        self.fetch = if chunk.ends_in_damage() { Fetch::Stopped } else { Fetch::From(chunk.next) };
         self.buffered += chunk.bytes;
         self.chunks.push_back(chunk);
     }

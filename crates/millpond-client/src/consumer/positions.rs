@@ -312,6 +312,10 @@ impl Positions {
             }
             return (item, wake);
         }
+        if errors == Errors::Give {
+            // Whoever asks for more and gets none is done with what gave nothing, too: markers of transactions.
+            self.settle();
+        }
         (None, wake)
     }
 
@@ -452,10 +456,13 @@ impl Positions {
         plan
     }
 
-    /// How much more may be fetched.
+    /// How much more may be fetched. What is here of paused partitions does not count, or it would keep the others from
+    /// being read until somebody resumes it; it is bounded by one answer more than each partition may hold.
     fn room(&self) -> usize {
         let on_the_way: usize = self.on_the_way.values().sum();
-        self.rules.buffer_memory.saturating_sub(self.buffered).saturating_sub(on_the_way)
+        let paused: usize = self.assigned().filter(|partition| partition.paused).map(|one| one.buffered).sum();
+        let held = self.buffered.saturating_sub(paused).saturating_add(on_the_way);
+        self.rules.buffer_memory.saturating_sub(held)
     }
 
     /// What is to be fetched from a broker now; `None` if nothing is, or a fetch is on its way. It counts as asked:
@@ -523,6 +530,11 @@ impl Positions {
             if partition.generation != generation {
                 continue;
             }
+            if partition.fetch != Fetch::From(offset) {
+                // It has come to stand still since it was asked for: what lies behind damage is not to be given.
+                partition.asking = false;
+                continue;
+            }
             match answer {
                 // In a session what has nothing new is left out.
                 None => partition.arrived(Chunk::cut(offset, Bytes::new(), Vec::new())),
@@ -565,7 +577,8 @@ impl Positions {
             partition.asking = false;
             return self.reset(place, Some(offset));
         }
-        if !code.is_retriable() {
+        // A broker that does not know what went wrong may know better next time, as Kafka's `FetchCollector` has it.
+        if !code.is_retriable() && code != ErrorCode::UNKNOWN_SERVER_ERROR {
             let error = Error::Refused { what: format!("reading {}", partition.name), code, message: None };
             return self.fail(place, error);
         }

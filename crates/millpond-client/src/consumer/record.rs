@@ -50,8 +50,11 @@ pub(crate) struct OpenRules {
     pub(crate) committed: bool,
 }
 
-/// Records of a batch that are read together. A batch may hold far more, and each takes some 200 bytes beside its own.
+/// Records and headers of a batch that are read together. A batch may hold far more, and a record takes some 200 bytes
+/// beside its own.
 const TOGETHER: usize = 500;
+/// The most headers of a record: one may be two bytes of a batch, and takes 64 bytes of memory.
+const MOST_HEADERS: usize = 1 << 16;
 
 /// A batch of which some records are read.
 #[derive(Debug)]
@@ -130,6 +133,11 @@ impl Chunk {
         self.batches.is_empty() && self.damage.is_none()
     }
 
+    /// Whether it ends in what cannot be read: an error that is still to come.
+    pub(crate) fn ends_in_damage(&self) -> bool {
+        self.damage.is_some()
+    }
+
     /// The next records; `None` behind the last. An error is final.
     pub(crate) fn open_next(&mut self, source: &Source, rules: OpenRules) -> Option<Result<Opened, String>> {
         if let Some(begun) = self.begun.take() {
@@ -162,7 +170,8 @@ impl Chunk {
         let shared = |bytes: &[u8]| payload.slice_ref(bytes);
         let of_payload = Records::of_payload(*header, payload);
         let mut records = of_payload.iter_from(*cursor);
-        while opened.records.len() < TOGETHER {
+        let mut together = 0;
+        while together < TOGETHER {
             let Some(record) = records.next() else {
                 opened.next = behind;
                 return Ok(opened);
@@ -173,6 +182,13 @@ impl Chunk {
                 // Given before; one beyond the batch is none of it.
                 continue;
             }
+            if record.headers.len() > MOST_HEADERS {
+                return Err(format!(
+                    "the record at offset {offset} has {} headers, and at most {MOST_HEADERS} are read",
+                    record.headers.len()
+                ));
+            }
+            together += 1 + record.headers.len();
             opened.next = offset + 1;
             opened.records.push_back(ConsumerRecord {
                 topic: Arc::clone(&source.topic),
@@ -347,6 +363,24 @@ mod tests {
     }
 
     #[test]
+    fn headers_count_in_what_is_read_together_and_a_record_of_too_many_is_damage() {
+        let headers = |count: usize| {
+            let none = millpond_record::RecordHeader { name: b"", value: None };
+            std::iter::repeat_n(none, count)
+        };
+        let mut builder = BatchBuilder::new();
+        for count in [TOGETHER, 0, MOST_HEADERS, MOST_HEADERS + 1] {
+            builder.append_with_headers(Timestamp(0), None, None, headers(count));
+        }
+        let mut chunk = Chunk::cut(0, builder.into_batch(), Vec::new());
+        let source = Source { topic: "logs".into(), partition: 0 };
+        let rules = OpenRules { check_crcs: true, committed: false };
+        let mut next = || chunk.open_next(&source, rules).expect("more").map(|opened| opened.records.len());
+        assert_eq!((next(), next()), (Ok(1), Ok(2)));
+        assert!(next().expect_err("damage").contains("65537 headers"));
+    }
+
+    #[test]
     fn holes_are_gone_over() {
         let shorter = |batch: Bytes, delta: i32| {
             changed(batch, |batch| batch[LAST_OFFSET_DELTA].copy_from_slice(&delta.to_be_bytes()))
@@ -359,7 +393,7 @@ mod tests {
 
     #[test]
     fn only_committed_transactions_are_given_if_that_is_asked() {
-        let bytes = joined(&[
+        let batches = [
             of(1, 0, TRANSACTIONAL, &[b"aborted"]),
             of(2, 1, TRANSACTIONAL, &[b"committed"]),
             plain(2, &["plain"]),
@@ -370,14 +404,15 @@ mod tests {
             marker(1, 7, 1),
             of(2, 8, TRANSACTIONAL, &[b"aborted"]),
             marker(2, 9, 0),
-        ]);
+        ];
+        let bytes = joined(&batches);
         let aborted = vec![(8, 2), (0, 1)];
         let found = read(Chunk::cut(0, bytes.clone(), aborted.clone()), true);
         assert_eq!((offsets(&found), found.1, &found.2), (vec![1, 2, 5], 10, &None));
-        let found = read(Chunk::cut(0, bytes.clone(), aborted), false);
+        let found = read(Chunk::cut(0, bytes, aborted.clone()), false);
         assert_eq!((offsets(&found), found.1), (vec![0, 1, 2, 3, 5, 8], 10), "markers are never given");
-        let found = read(Chunk::cut(3, bytes.slice(bytes.len() / 10 * 2..).slice(..0), Vec::new()), true);
-        assert_eq!(found, (vec![], 3, None));
+        let found = read(Chunk::cut(3, joined(&batches[3..]), aborted), true);
+        assert_eq!((offsets(&found), found.1), (vec![5], 10), "one that began before it is aborted, too");
     }
 
     #[test]
