@@ -20,6 +20,7 @@ use std::sync::Arc;
 pub use cluster::{BrokerDescription, ClusterDescription, QuorumDescription, QuorumReplica};
 pub use configs::{AlterConfig, ConfigChange, ConfigEntry, ConfigResource, ConfigSource, ResourceKind};
 pub use elections::ElectionType;
+pub(crate) use groups::{FETCH_OF_MANY, FETCH_OF_STABLE};
 pub use groups::{GroupDescription, GroupListing, GroupMember, GroupOffset};
 pub use offsets::OffsetAt;
 pub(crate) use offsets::{ask_leaders, look_up};

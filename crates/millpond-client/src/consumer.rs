@@ -142,7 +142,7 @@ impl Consumer {
         let transport = shared.cluster.transport();
         transport.spawn(Box::pin(drive(Arc::clone(&shared))));
         let desk = shared.config.group_id.clone().map(|group| {
-            let desk = Arc::new(Desk::new());
+            let desk = Arc::new(Desk::new(shared.config.auto_commit.is_some()));
             transport.spawn(Box::pin(take_part(Arc::clone(&shared), Arc::clone(&desk), group)));
             desk
         });
@@ -156,19 +156,18 @@ impl Consumer {
 
     /// Reads these partitions and no others. Those that are read already go on where they are; a new one begins where
     /// the group has come to, if there is one, else where [`OffsetReset`] says, or where it is sought to before the
-    /// next record is asked for.
+    /// next record is asked for. What was given of those that are read no more is committed, unless
+    /// [`auto_commit`](ConsumerConfig::auto_commit) is off or there is no group.
     ///
     /// # Errors
     /// [`Error::Refused`] for what cannot be the name of a topic; nothing has changed then. A topic or a partition that
     /// does not exist is no error: it is waited for. [`Error::Request`] while it is subscribed to topics.
     pub fn assign(&self, partitions: impl IntoIterator<Item = TopicPartition>) -> Result<()> {
-        if self.desk.as_ref().is_some_and(|desk| desk.is_subscribed()) {
-            return Err(Error::Request {
-                reason: "what is read is the group's to say; unsubscribe ends that".to_owned(),
-            });
-        }
         let wanted: BTreeSet<TopicPartition> = partitions.into_iter().collect();
-        self.shared.state().assign(&wanted)?;
+        match &self.desk {
+            Some(desk) => desk.assign(&self.shared, &wanted)?,
+            None => self.shared.state().assign(&wanted)?,
+        }
         self.wake();
         Ok(())
     }
@@ -188,18 +187,17 @@ impl Consumer {
     pub fn subscribe(&self, topics: &[&str]) -> Result<()> {
         let desk = self.desk()?;
         topics.iter().try_for_each(|topic| check_name(topic))?;
-        if !desk.is_subscribed() {
-            self.shared.state().assign(&BTreeSet::new())?;
-        }
-        desk.subscribe(Some(topics.iter().map(|topic| (*topic).to_owned()).collect()));
+        desk.subscribe(&self.shared, topics.iter().map(|topic| (*topic).to_owned()).collect());
         Ok(())
     }
 
     /// Leaves the group, and reads nothing until the next [`subscribe`](Consumer::subscribe) or
-    /// [`assign`](Consumer::assign).
+    /// [`assign`](Consumer::assign); what was assigned by hand is given up, too. What was given before is committed,
+    /// unless [`auto_commit`](ConsumerConfig::auto_commit) is off.
     pub fn unsubscribe(&self) {
-        if let Some(desk) = &self.desk {
-            desk.subscribe(None);
+        match &self.desk {
+            Some(desk) => desk.unsubscribe(&self.shared),
+            None => drop(self.shared.state().revoke(&BTreeSet::new())),
         }
     }
 
@@ -212,12 +210,7 @@ impl Consumer {
     /// not committed; [`Error::GaveUp`] for what passes and has not until the deadline; [`Error::Closed`] without a
     /// [group](ConsumerConfig::group).
     pub fn commit(&self) -> Commit {
-        let offsets = {
-            let mut state = self.shared.state();
-            state.settle();
-            state.settled()
-        };
-        self.hand_in(offsets)
+        self.desk.as_ref().map_or_else(Commit::closed, |desk| desk.commit_given(&self.shared))
     }
 
     /// As [`commit`](Consumer::commit), of these offsets: of each partition the one of the record that is next.
@@ -225,15 +218,6 @@ impl Consumer {
     /// # Errors
     /// As of [`commit`](Consumer::commit).
     pub fn commit_offsets(&self, offsets: &BTreeMap<TopicPartition, i64>) -> Commit {
-        let of = |(partition, offset): (&TopicPartition, &i64)| positions::Offset {
-            partition: partition.clone(),
-            offset: *offset,
-            leader_epoch: None,
-        };
-        self.hand_in(offsets.iter().map(of).collect())
-    }
-
-    fn hand_in(&self, offsets: Vec<positions::Offset>) -> Commit {
         self.desk.as_ref().map_or_else(Commit::closed, |desk| desk.commit(offsets))
     }
 

@@ -4,12 +4,13 @@
 
 mod fake;
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
-use fake::{METADATA, Network, Peer, metadata, versions};
-use millpond_client::{Cluster, Consumer, ConsumerConfig, ErrorCode, OffsetReset, TopicPartition};
+use fake::{Asked, METADATA, Network, Peer, metadata, versions};
+use millpond_client::{Cluster, Consumer, ConsumerConfig, Error, ErrorCode, OffsetReset, TopicPartition};
 use millpond_wire::consumer_group_heartbeat::{
     Assignment, ConsumerGroupHeartbeatRequest, ConsumerGroupHeartbeatResponse, TopicPartitions,
 };
@@ -23,9 +24,12 @@ use millpond_wire::list_offsets::{
     ListOffsetsPartitionResponse, ListOffsetsRequest, ListOffsetsResponse, ListOffsetsTopicResponse,
 };
 use millpond_wire::metadata::{MetadataRequest, MetadataResponsePartition, MetadataResponseTopic};
+use millpond_wire::offset_commit::{
+    OffsetCommitRequest, OffsetCommitResponse, OffsetCommitResponsePartition, OffsetCommitResponseTopic,
+};
 use millpond_wire::offset_fetch::{OffsetFetchResponse, OffsetFetchResponseGroup};
 use millpond_wire::sync_group::{SyncGroupRequest, SyncGroupResponse};
-use millpond_wire::{ApiKey, Data};
+use millpond_wire::{ApiKey, Data, Message};
 
 const APIS: &[(ApiKey, i16, i16)] = &[
     METADATA,
@@ -66,6 +70,12 @@ struct State {
     given: Option<Vec<i32>>,
     /// Members are to be told anew what they get.
     retarget: bool,
+    /// The assignor that the members agree on next, if it is none of them.
+    strange_assignor: bool,
+    /// Answers to this API are held back.
+    held: Option<ApiKey>,
+    /// The next request to this API is never answered.
+    swallow: Option<ApiKey>,
     /// What was asked of the coordinator: the API and what tells.
     seen: Vec<String>,
 }
@@ -112,6 +122,18 @@ impl Fake {
         }
     }
 
+    /// What was told of a request is told, but for what is held back or never answered.
+    async fn tell<M: Message>(&self, peer: &mut Peer, asked: &Asked, told: &M) {
+        let api = Some(asked.header.api_key);
+        if self.state().swallow.take_if(|swallow| Some(*swallow) == api).is_some() {
+            return;
+        }
+        while self.state().held == api {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        peer.answer(asked, told).await;
+    }
+
     async fn serve(self, mut peer: Peer, apis: &'static [(ApiKey, i16, i16)], broker: i32) {
         while let Some(asked) = peer.request().await {
             match asked.header.api_key {
@@ -145,31 +167,47 @@ impl Fake {
                 }
                 ApiKey::JOIN_GROUP => {
                     let told = self.joined(&asked.body(), broker);
-                    peer.answer(&asked, &told).await;
+                    self.tell(&mut peer, &asked, &told).await;
                 }
                 ApiKey::SYNC_GROUP => {
                     let told = self.synced(&asked.body(), broker);
-                    peer.answer(&asked, &told).await;
+                    self.tell(&mut peer, &asked, &told).await;
                 }
                 ApiKey::HEARTBEAT => {
                     let request: HeartbeatRequest = asked.body();
                     let error_code = self.error(broker, ApiKey::HEARTBEAT, format!("beat {}", request.generation_id));
-                    peer.answer(&asked, &HeartbeatResponse { error_code, ..Default::default() }).await;
+                    self.tell(&mut peer, &asked, &HeartbeatResponse { error_code, ..Default::default() }).await;
                 }
                 ApiKey::CONSUMER_GROUP_HEARTBEAT => {
                     let told = self.told(&asked.body(), broker);
-                    peer.answer(&asked, &told).await;
+                    self.tell(&mut peer, &asked, &told).await;
                 }
                 ApiKey::LEAVE_GROUP => {
                     let request: LeaveGroupRequest = asked.body();
                     let member = request.members[0].member_id.to_string();
                     let error_code = self.error(broker, ApiKey::LEAVE_GROUP, format!("leave {member}"));
-                    peer.answer(&asked, &LeaveGroupResponse { error_code, ..Default::default() }).await;
+                    self.tell(&mut peer, &asked, &LeaveGroupResponse { error_code, ..Default::default() }).await;
+                }
+                ApiKey::OFFSET_COMMIT => {
+                    let told = self.commit(&asked.body(), broker);
+                    self.tell(&mut peer, &asked, &told).await;
                 }
                 // A fetch waits, here for ever.
                 _ => {}
             }
         }
+    }
+
+    fn commit(&self, request: &OffsetCommitRequest, broker: i32) -> OffsetCommitResponse {
+        let partitions = &request.topics[0].partitions;
+        let offsets: Vec<String> =
+            partitions.iter().map(|one| format!("{}@{}", one.partition_index, one.committed_offset)).collect();
+        let seen = format!("commit {} {}", request.generation_id_or_member_epoch, offsets.join(" "));
+        let error_code = self.error(broker, ApiKey::OFFSET_COMMIT, seen);
+        let of = |partition_index| OffsetCommitResponsePartition { partition_index, error_code };
+        let partitions = partitions.iter().map(|one| of(one.partition_index)).collect();
+        let topics = vec![OffsetCommitResponseTopic { name: "logs".into(), partitions, ..Default::default() }];
+        OffsetCommitResponse { topics, ..Default::default() }
     }
 
     fn joined(&self, request: &JoinGroupRequest, broker: i32) -> JoinGroupResponse {
@@ -186,10 +224,11 @@ impl Fake {
         let mut state = self.state();
         state.generation += 1;
         let leads = state.given.is_none();
+        let strange = std::mem::take(&mut state.strange_assignor);
         let me = JoinGroupResponseMember { member_id: "m".into(), metadata, ..Default::default() };
         JoinGroupResponse {
             generation_id: state.generation,
-            protocol_name: Some("cooperative-sticky".into()),
+            protocol_name: Some(if strange { "strange" } else { "cooperative-sticky" }.into()),
             leader: if leads { "m" } else { "other" }.into(),
             member_id: "m".into(),
             members: if leads { vec![me] } else { Vec::new() },
@@ -243,12 +282,34 @@ impl Fake {
         }
     }
 
-    async fn member(&self) -> Consumer {
+    async fn consumer(&self, auto_commit: Option<Duration>) -> Consumer {
         let cluster = Cluster::connect_with(fake::config(), self.network.clone()).await.expect("a broker answers");
-        let config = ConsumerConfig::default().group("g").offset_reset(OffsetReset::Earliest).auto_commit(None);
-        let consumer = Consumer::new(cluster, config);
+        let config = ConsumerConfig::default().group("g").offset_reset(OffsetReset::Earliest).auto_commit(auto_commit);
+        Consumer::new(cluster, config)
+    }
+
+    async fn member(&self) -> Consumer {
+        let consumer = self.consumer(None).await;
         consumer.subscribe(&["logs"]).expect("a good name");
         consumer
+    }
+
+    /// One that commits by itself when partitions go and at the end, and begins its four at 0.
+    async fn committing_member(&self) -> Consumer {
+        let consumer = self.consumer(Some(Duration::from_secs(3600))).await;
+        consumer.subscribe(&["logs"]).expect("a good name");
+        has(&consumer, 4).await;
+        until(|| (0..4).all(|partition| consumer.position(&of(partition)) == Some(0))).await;
+        consumer
+    }
+
+    /// Waits until this is the last that was seen but heartbeats.
+    async fn sees(&self, what: &str) {
+        until(|| self.story().last().is_some_and(|seen| seen == what)).await;
+    }
+
+    fn calls_for_a_rebalance(&self) {
+        self.state().errors.push((ApiKey::HEARTBEAT, ErrorCode::REBALANCE_IN_PROGRESS));
     }
 
     /// What was seen but heartbeats that went well.
@@ -267,13 +328,21 @@ fn topic() -> MetadataResponseTopic {
     }
 }
 
-async fn has(consumer: &Consumer, count: usize) {
+fn of(partition: i32) -> TopicPartition {
+    TopicPartition::new("logs", partition)
+}
+
+async fn until(condition: impl Fn() -> bool) {
     let found = tokio::time::timeout(Duration::from_secs(30), async {
-        while consumer.assignment().len() != count {
+        while !condition() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     });
-    assert!(found.await.is_ok(), "{:?}", consumer.assignment());
+    assert!(found.await.is_ok(), "it does not come to that");
+}
+
+async fn has(consumer: &Consumer, count: usize) {
+    until(|| consumer.assignment().len() == count).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -351,7 +420,6 @@ async fn who_is_fenced_is_told_and_stays_out_until_it_subscribes_again() {
     has(&consumer, 0).await;
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(fake.story().len(), 3);
-    consumer.unsubscribe();
     consumer.subscribe(&["logs"]).expect("a good name");
     has(&consumer, 4).await;
 }
@@ -420,4 +488,145 @@ async fn a_group_that_stays_classic_is_joined_by_the_classic_protocol() {
         consumer.close().await;
         assert_eq!(fake.state().seen.last().map(String::as_str), Some("leave m"));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_cannot_share_out_joins_again() {
+    let fake = Fake::start();
+    fake.state().strange_assignor = true;
+    let consumer = fake.member().await;
+    has(&consumer, 4).await;
+    assert_eq!(fake.story()[1..], ["join 'm' with 0", "join 'm' with 0", "sync 2 with 1"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_assigned_by_hand_stays_when_the_group_is_left_before() {
+    let fake = Fake::start();
+    let consumer = fake.committing_member().await;
+    consumer.seek(&of(0), 7).expect("assigned");
+    consumer.unsubscribe();
+    assert_eq!(consumer.assignment(), []);
+    consumer.assign([of(1)]).expect("it is not subscribed");
+    fake.sees("leave m").await;
+    assert_eq!(fake.story()[3..], ["commit 1 0@7 1@0 2@0 3@0", "leave m"]);
+    assert_eq!(consumer.assignment(), [of(1)]);
+    // Also in the middle of a join.
+    fake.state().held = Some(ApiKey::JOIN_GROUP);
+    consumer.subscribe(&["logs"]).expect("a good name");
+    fake.sees("join '' with 0").await;
+    consumer.unsubscribe();
+    consumer.assign([of(1)]).expect("it is not subscribed");
+    fake.state().held = None;
+    fake.sees("leave m").await;
+    assert_eq!(consumer.assignment(), [of(1)]);
+    // And one that is left and joined again at once is left in between.
+    consumer.subscribe(&["logs"]).expect("a good name");
+    has(&consumer, 4).await;
+    consumer.unsubscribe();
+    consumer.subscribe(&["logs"]).expect("a good name");
+    has(&consumer, 4).await;
+    let story = fake.story();
+    let left = story.iter().rposition(|seen| seen == "leave m").expect("it is left");
+    assert_eq!(story[left + 1..], ["join '' with 0", "join 'm' with 0", "sync 4 with 1"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_read_by_hand_is_committed_when_it_goes() {
+    let fake = Fake::start();
+    let consumer = fake.consumer(Some(Duration::from_secs(3600))).await;
+    consumer.assign([of(0), of(1)]).expect("good names");
+    consumer.seek(&of(0), 5).expect("assigned");
+    consumer.seek(&of(1), 6).expect("assigned");
+    consumer.assign([of(1)]).expect("good names");
+    consumer.subscribe(&["logs"]).expect("a good name");
+    has(&consumer, 4).await;
+    assert_eq!(fake.story()[..3], ["commit -1 0@5", "commit -1 1@6", "join '' with 0"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn commits_are_made_in_their_order_and_none_of_a_partition_that_has_gone() {
+    let fake = Fake::start();
+    let consumer = fake.committing_member().await;
+    {
+        let mut state = fake.state();
+        (state.given, state.held) = (Some(vec![1, 2]), Some(ApiKey::JOIN_GROUP));
+    }
+    fake.calls_for_a_rebalance();
+    fake.sees("join 'm' with 4").await;
+    let early = consumer.commit_offsets(&BTreeMap::from([(of(0), 10)]));
+    consumer.seek(&of(0), 20).expect("assigned");
+    fake.state().held = None;
+    early.await.expect("it is still this member's");
+    fake.sees("sync 3 with 0").await;
+    let rejoined = ["join 'm' with 2", "sync 3 with 0"];
+    let expected =
+        [&["join 'm' with 4", "sync 2 with 0", "commit 2 0@10", "commit 2 0@20 3@0"][..], &rejoined].concat();
+    assert_eq!(fake.story()[3..], expected);
+    let late = consumer.commit_offsets(&BTreeMap::from([(of(0), 10)])).await.expect_err("another reads it");
+    assert_eq!(late.code(), Some(ErrorCode::ILLEGAL_GENERATION));
+    consumer.commit_offsets(&BTreeMap::from([(of(1), 3)])).await.expect("that one is kept");
+    assert_eq!(fake.story()[9..], ["commit 3 1@3"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_commit_that_has_to_wait_holds_up_no_heartbeat() {
+    let fake = Fake::start();
+    let consumer = fake.member().await;
+    has(&consumer, 4).await;
+    fake.state().errors = vec![(ApiKey::OFFSET_COMMIT, ErrorCode::UNKNOWN_TOPIC_OR_PARTITION); 1000];
+    let before = fake.state().seen.iter().filter(|seen| *seen == "beat 1").count();
+    let error = consumer.commit_offsets(&BTreeMap::from([(of(0), 10)])).await.expect_err("it is not taken");
+    assert!(matches!(error, Error::GaveUp { .. }), "{error}");
+    let beats = fake.state().seen.iter().filter(|seen| *seen == "beat 1").count() - before;
+    assert!((5..=7).contains(&beats), "{beats} in 20 s");
+    assert!(fake.story().len() > 10, "it is tried again");
+    fake.state().errors.clear();
+    consumer.commit_offsets(&BTreeMap::from([(of(0), 11)])).await.expect("it is taken");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_closed_in_the_middle_commits_what_it_owes_and_leaves() {
+    let fake = Fake::start();
+    let consumer = fake.committing_member().await;
+    {
+        let mut state = fake.state();
+        (state.given, state.swallow) = (Some(vec![1, 2]), Some(ApiKey::OFFSET_COMMIT));
+    }
+    fake.calls_for_a_rebalance();
+    let gone = "commit 2 0@0 3@0";
+    fake.sees(gone).await;
+    consumer.close().await;
+    assert_eq!(fake.story()[5..], [gone, gone, "commit 2 1@0 2@0", "leave m"]);
+
+    let fake = Fake::start();
+    let consumer = fake.member().await;
+    has(&consumer, 4).await;
+    fake.state().swallow = Some(ApiKey::LEAVE_GROUP);
+    consumer.unsubscribe();
+    fake.sees("leave m").await;
+    consumer.close().await;
+    assert_eq!(fake.story()[3..], ["leave m", "leave m"]);
+
+    let fake = Fake::serving(NEWER);
+    fake.state().swallow = Some(ApiKey::CONSUMER_GROUP_HEARTBEAT);
+    let consumer = fake.member().await;
+    fake.sees("tell 0 [], 1 topics").await;
+    consumer.close().await;
+    assert_eq!(fake.state().seen.last().map(String::as_str), Some("beat -1"), "it may be a member");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_commit_waits_for_a_rebalance_to_end_and_leaves_time_to_leave() {
+    let fake = Fake::start();
+    let consumer = fake.committing_member().await;
+    fake.state().errors = vec![(ApiKey::OFFSET_COMMIT, ErrorCode::REBALANCE_IN_PROGRESS); 2];
+    consumer.close().await;
+    let last = "commit 1 0@0 1@0 2@0 3@0";
+    assert_eq!(fake.story()[3..], [last, last, last, "leave m"]);
+
+    let fake = Fake::start();
+    let consumer = fake.committing_member().await;
+    fake.state().errors = vec![(ApiKey::OFFSET_COMMIT, ErrorCode::COORDINATOR_LOAD_IN_PROGRESS); 1000];
+    consumer.close().await;
+    assert_eq!(fake.story().last().map(String::as_str), Some("leave m"));
 }

@@ -26,10 +26,10 @@ use crate::error::{Error, Result};
 
 /// The first version of OffsetFetch that can ask for all partitions.
 const FETCH_OF_ALL: i16 = 2;
-/// From here on OffsetFetch names several groups.
 /// From here on OffsetFetch can wait for what transactions are about to commit.
-const FETCH_OF_STABLE: i16 = 7;
-const FETCH_OF_MANY: i16 = 8;
+pub(crate) const FETCH_OF_STABLE: i16 = 7;
+/// From here on OffsetFetch names several groups.
+pub(crate) const FETCH_OF_MANY: i16 = 8;
 /// The protocol type of consumers.
 const CONSUMER: &str = "consumer";
 /// Longer assignments of a member are not read.

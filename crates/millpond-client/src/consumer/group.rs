@@ -7,6 +7,7 @@
 //! | `assignor` | who gets which partitions, as the leader of a classic group decides |
 //! | `heartbeat` | the consumer protocol (KIP-848) |
 //! | `commits` | how far the group has come |
+//! | `desk` | what the caller asks of the task, and which of the two says what is read |
 //!
 //! One task does one thing after the other, over a connection of its own: joining waits at the coordinator until all
 //! members have come. The order keeps what was given to the caller from being lost or given to two:
@@ -20,28 +21,28 @@
 mod assignor;
 mod classic;
 mod commits;
+mod desk;
 mod heartbeat;
 mod joining;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::pin::Pin;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use millpond_wire::leave_group::{LeaveGroupRequest, MemberIdentity};
 use millpond_wire::{EncodeError, ErrorCode, Request};
-use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::Instant;
 use tracing::{debug, info};
 
 pub use assignor::Assignor;
 use classic::{Consequence, Membership, consequence};
+use commits::Retry;
+pub use desk::Commit;
+pub(crate) use desk::Desk;
 use heartbeat::{Kind, Told};
 
 use super::driver::Shared;
-use super::positions::Offset;
 use crate::admin::TopicPartition;
 use crate::clock;
 use crate::connection::Connection;
@@ -56,112 +57,10 @@ const MISSING_TOPIC_PAUSE: Duration = Duration::from_secs(5);
 /// How long the last commit before a partition goes, and leaving, may take: others wait for it, and the coordinator
 /// notices by itself when the session ends.
 const LEAVE_LIMIT: Duration = Duration::from_secs(5);
+/// How much of that the commits at the end may take, so that there is time to say that it goes.
+const LAST_COMMITS_LIMIT: Duration = Duration::from_secs(4);
 /// How much longer than the members have the coordinator may take to answer a join.
 const JOIN_SPARE: Duration = Duration::from_secs(5);
-
-/// What the caller asks of the group's task.
-#[derive(Debug, Default)]
-struct Mail {
-    /// `None` while nothing was subscribed to.
-    subscription: Option<BTreeSet<String>>,
-    /// Of the subscription.
-    changed: bool,
-    /// The first one may be on its way; it stays here until its outcome is known.
-    commits: VecDeque<CommitRequest>,
-}
-
-#[derive(Debug)]
-struct CommitRequest {
-    offsets: Vec<Offset>,
-    done: oneshot::Sender<Result<()>>,
-}
-
-/// What a consumer and its group's task share.
-#[derive(Debug)]
-pub(crate) struct Desk {
-    mail: Mutex<Mail>,
-    /// Something is to be done.
-    pub(crate) wake: Notify,
-    /// It is to end.
-    pub(crate) close: Notify,
-    /// It has ended.
-    pub(crate) ended: watch::Sender<bool>,
-}
-
-impl Desk {
-    pub(crate) fn new() -> Desk {
-        Desk { mail: Mutex::default(), wake: Notify::new(), close: Notify::new(), ended: watch::Sender::new(false) }
-    }
-
-    fn mail(&self) -> MutexGuard<'_, Mail> {
-        // The mail is whole after every change.
-        self.mail.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Has the task join the group for these topics; leave it, for none.
-    pub(crate) fn subscribe(&self, topics: Option<BTreeSet<String>>) {
-        let mut mail = self.mail();
-        mail.changed |= mail.subscription != topics;
-        mail.subscription = topics;
-        drop(mail);
-        self.wake.notify_one();
-    }
-
-    /// Whether the group says what is read.
-    pub(crate) fn is_subscribed(&self) -> bool {
-        self.mail().subscription.is_some()
-    }
-
-    /// Has the task commit these offsets.
-    pub(crate) fn commit(&self, offsets: Vec<Offset>) -> Commit {
-        let (done, outcome) = oneshot::channel();
-        if offsets.is_empty() {
-            // The receiver is there.
-            let _ = done.send(Ok(()));
-        } else {
-            let mut mail = self.mail();
-            // Behind the end nobody answers.
-            if !*self.ended.borrow() {
-                mail.commits.push_back(CommitRequest { offsets, done });
-            }
-            drop(mail);
-            self.wake.notify_one();
-        }
-        Commit(outcome)
-    }
-
-    /// What is to be committed next.
-    fn next_commit(&self) -> Option<Vec<Offset>> {
-        self.mail().commits.front().map(|request| request.offsets.clone())
-    }
-
-    /// Tells the outcome of that.
-    fn committed(&self, outcome: Result<()>) {
-        if let Some(request) = self.mail().commits.pop_front() {
-            // Nobody need wait for it.
-            let _ = request.done.send(outcome);
-        }
-    }
-}
-
-/// The outcome of a commit. It is made whether or not somebody waits for it.
-#[derive(Debug)]
-pub struct Commit(oneshot::Receiver<Result<()>>);
-
-impl Commit {
-    /// One of a consumer that has nobody to tell.
-    pub(crate) fn closed() -> Commit {
-        Commit(oneshot::channel().1)
-    }
-}
-
-impl Future for Commit {
-    type Output = Result<()>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
-        Pin::new(&mut self.0).poll(cx).map(|outcome| outcome.unwrap_or(Err(Error::Closed)))
-    }
-}
 
 struct Member {
     shared: Arc<Shared>,
@@ -178,6 +77,8 @@ struct Member {
     rejoin: bool,
     next_beat: Instant,
     next_commit: Option<Instant>,
+    /// Of the first of the commits that wait.
+    retry: Option<Retry>,
     /// What the leader assigned by, and when it looks whether it is still so.
     watched: Option<(BTreeMap<String, i32>, Instant)>,
     failures: u32,
@@ -189,10 +90,7 @@ struct Ending(Arc<Desk>);
 
 impl Drop for Ending {
     fn drop(&mut self) {
-        // Who waits for a commit hears that it is closed, and so does who comes later.
-        let mut mail = self.0.mail();
-        self.0.ended.send_replace(true);
-        mail.commits.clear();
+        self.0.end();
     }
 }
 
@@ -216,6 +114,7 @@ pub(crate) fn take_part(shared: Arc<Shared>, desk: Arc<Desk>, group: String) -> 
             rejoin: false,
             next_beat: now,
             next_commit,
+            retry: None,
             watched: None,
             failures: 0,
             not_before: None,
@@ -267,39 +166,39 @@ impl Member {
         }
     }
 
-    /// Does what is to be done; says when to look again.
+    /// Does what is to be done; says when to look again. The heartbeat comes first, and nothing but a rebalance takes
+    /// longer than a request: what passes is tried again by a later step.
     async fn step(&mut self, now: Instant) -> Result<Option<Instant>> {
-        while let Some(offsets) = self.desk.next_commit() {
-            let outcome = self.commit_until_deadline(&offsets).await;
-            self.desk.committed(outcome);
+        if self.is_member() && self.next_beat <= now {
+            match self.kind {
+                Kind::Consumer => self.tell().await?,
+                Kind::Classic | Kind::Undecided => self.beat().await?,
+            }
         }
-        self.heed_subscription().await?;
+        let mut commit_at = self.commit_waiting().await;
+        self.heed_subscription().await;
         if self.rejoin && !self.topics.is_empty() {
             self.take_part().await?;
         }
-        self.look_up().await?;
+        let looked_up = self.look_up().await;
         if self.next_commit.is_some_and(|at| at <= now) {
             self.next_commit = self.shared.config.auto_commit.map(|every| now + every);
-            let offsets = self.shared.state().settled();
-            self.commit(&offsets).await?;
+            // What waits is older, and goes first.
+            if self.desk.next_commit().is_none() {
+                self.desk.commit_settled(&self.shared, false);
+                commit_at = self.commit_waiting().await;
+            }
         }
         if self.is_member() {
-            if self.next_beat <= now {
-                match self.kind {
-                    Kind::Consumer => self.tell().await?,
-                    Kind::Classic | Kind::Undecided => self.beat().await?,
-                }
-            }
             self.watch_topics(now).await?;
         }
+        looked_up?;
         if self.rejoin && !self.topics.is_empty() {
             return Ok(Some(now));
         }
-        if !self.is_member() {
-            return Ok(self.next_commit);
-        }
-        let watch_at = self.watched.as_ref().map(|(_, at)| *at);
-        Ok([Some(self.next_beat), self.next_commit, watch_at].into_iter().flatten().min())
+        let of_member = [Some(self.next_beat), self.watched.as_ref().map(|(_, at)| *at)];
+        let of_member = of_member.into_iter().filter(|_| self.is_member());
+        Ok(of_member.chain([self.next_commit, commit_at]).flatten().min())
     }
 
     /// Becomes a member, or does what a rebalance asks of one.
@@ -317,90 +216,81 @@ impl Member {
         self.membership.generation >= 0
     }
 
-    async fn heed_subscription(&mut self) -> Result<()> {
-        let topics = {
-            let mut mail = self.desk.mail();
-            if !std::mem::take(&mut mail.changed) {
-                return Ok(());
-            }
-            mail.subscription.clone()
-        };
-        self.topics = topics.unwrap_or_default();
-        self.rejoin = !self.topics.is_empty();
-        self.say_all_again();
-        if self.topics.is_empty() {
+    async fn heed_subscription(&mut self) {
+        let Some(change) = self.desk.changed() else { return };
+        if change.left || change.topics.is_empty() {
+            self.topics.clear();
             self.let_go(&BTreeSet::new()).await;
             self.leave().await;
         }
-        Ok(())
+        self.topics = change.topics;
+        self.rejoin = !self.topics.is_empty();
+        self.say_all_again();
     }
 
-    /// Reads nothing but `kept` from now on, and commits what the caller was given of the others.
+    /// Reads nothing but `kept` from now on, and makes all commits that wait: what the caller was given of the others
+    /// comes behind what it has committed itself. A member they are still, until that is done.
     async fn let_go(&mut self, kept: &BTreeSet<TopicPartition>) {
-        let kept: BTreeSet<TopicPartition> = self.assigned.intersection(kept).cloned().collect();
-        if kept.len() == self.assigned.len() {
+        if self.assigned.is_subset(kept) {
             return;
         }
-        let offsets = self.shared.state().revoke(&kept);
-        self.assigned = kept;
-        if self.shared.config.auto_commit.is_none() {
-            return;
-        }
+        self.desk.take_back(&self.shared, kept);
         // Whoever reads them next is given again what was not committed.
-        match clock::by(clock::now() + LEAVE_LIMIT, self.commit_until_deadline(&offsets)).await {
-            Some(Ok(())) => {}
-            Some(Err(error)) => info!("what was read is not committed before its partitions go: {error}"),
-            None => info!("what was read is not committed in time before its partitions go"),
+        if clock::by(clock::now() + LEAVE_LIMIT, self.commit_all()).await.is_none() {
+            info!("what was read is not committed in time before its partitions go");
         }
+        self.assigned.retain(|partition| kept.contains(partition));
     }
 
     /// Reads these from now on; [`let_go`](Member::let_go) has seen to the others.
     fn take_over(&mut self, assigned: BTreeSet<TopicPartition>) -> Result<()> {
-        self.shared.state().assign(&assigned)?;
+        self.desk.with_positions(&self.shared, |state| state.assign(&assigned)).transpose()?;
         self.shared.wake.notify_one();
         self.assigned = assigned;
         Ok(())
     }
 
     async fn leave(&mut self) {
-        let was_member = self.is_member();
-        let member_id = std::mem::take(&mut self.membership).member_id;
-        if self.kind == Kind::Consumer {
-            if was_member && let Err(error) = self.say_goodbye(&member_id).await {
-                debug!("the group {} is not left: {error}", self.group);
-            }
-            return;
+        let member_id = self.membership.member_id.clone();
+        // Who has not heard yet that it is a member may be one.
+        let left = match self.kind {
+            _ if member_id.is_empty() => Ok(()),
+            Kind::Consumer => self.say_goodbye(&member_id).await,
+            Kind::Classic | Kind::Undecided => self.leave_classic(&member_id).await,
+        };
+        if let Err(error) = left {
+            debug!("the group {} is not left: {error}", self.group);
         }
+        // Not before: what ends the task meanwhile has it leave again.
+        self.membership = Membership::default();
+    }
+
+    async fn leave_classic(&mut self, member_id: &str) -> Result<()> {
         // A static member comes back as who it was; the coordinator keeps its place until its session ends (KIP-345).
-        if member_id.is_empty() || self.shared.config.group_instance_id.is_some() {
-            return;
+        if self.shared.config.group_instance_id.is_some() {
+            return Ok(());
         }
         let request = LeaveGroupRequest {
             group_id: self.group.as_str().into(),
-            member_id: member_id.as_str().into(),
-            members: vec![MemberIdentity { member_id: member_id.as_str().into(), ..Default::default() }],
+            member_id: member_id.into(),
+            members: vec![MemberIdentity { member_id: member_id.into(), ..Default::default() }],
         };
         // Up to version 2 it is said in one field, later in the other, and each is left out of the others' versions.
         let build = |version| match version {
             3.. => LeaveGroupRequest { member_id: Default::default(), ..request.clone() },
             _ => LeaveGroupRequest { members: Vec::new(), ..request.clone() },
         };
-        if let Err(error) = self.call_as(0, i16::MAX, build, LEAVE_LIMIT).await {
-            debug!("the group {} is not left: {error}", self.group);
-        }
+        self.call_as(0, i16::MAX, build, LEAVE_LIMIT).await.map(drop)
     }
 
     /// Commits what is left, and leaves.
     async fn close(&mut self) {
-        while let Some(offsets) = self.desk.next_commit() {
-            let outcome = self.commit(&offsets).await;
-            self.desk.committed(outcome);
-        }
         if self.shared.config.auto_commit.is_some() {
-            let offsets = self.shared.state().settled();
-            if let Err(error) = self.commit(&offsets).await {
-                info!("what was read is not committed before the end: {error}");
-            }
+            self.desk.commit_settled(&self.shared, true);
+        }
+        self.retry = None;
+        if clock::by(clock::now() + LAST_COMMITS_LIMIT, self.commit_all()).await.is_none() {
+            info!("what was read is not committed in time before the end");
         }
         self.leave().await;
     }
@@ -420,7 +310,7 @@ impl Member {
                     self.membership.member_id.clear();
                 }
                 // Others may have read on: what was given here and not committed is theirs to read again.
-                self.shared.state().revoke(&BTreeSet::new());
+                self.desk.with_positions(&self.shared, |state| state.revoke(&BTreeSet::new()));
                 self.assigned.clear();
                 self.rejoin = !self.topics.is_empty();
             }
@@ -432,11 +322,7 @@ impl Member {
     /// It cannot be a member: the caller hears why, and nothing more is tried until it subscribes again.
     fn shut_out(&mut self, error: Error) {
         self.membership = Membership::default();
-        {
-            let mut state = self.shared.state();
-            state.tell(error);
-            state.revoke(&BTreeSet::new());
-        }
+        self.desk.shut_out(&self.shared, error);
         self.shared.reader.wake();
         self.assigned.clear();
         self.topics.clear();

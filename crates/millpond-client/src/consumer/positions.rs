@@ -358,10 +358,16 @@ impl Positions {
         }
     }
 
-    /// Reads nothing but `kept` of what is read; what the caller is done with of the others.
-    pub(crate) fn revoke(&mut self, kept: &BTreeSet<TopicPartition>) -> Vec<Offset> {
+    /// The same, of all but these.
+    pub(crate) fn settled_but(&self, kept: &BTreeSet<TopicPartition>) -> Vec<Offset> {
         let mut offsets = self.settled();
         offsets.retain(|offset| !kept.contains(&offset.partition));
+        offsets
+    }
+
+    /// Reads nothing but `kept` of what is read; what the caller is done with of the others.
+    pub(crate) fn revoke(&mut self, kept: &BTreeSet<TopicPartition>) -> Vec<Offset> {
+        let offsets = self.settled_but(kept);
         let kept: BTreeSet<TopicPartition> = self.places.keys().filter(|name| kept.contains(name)).cloned().collect();
         // They have been read: their names are good.
         let _ = self.assign(&kept);

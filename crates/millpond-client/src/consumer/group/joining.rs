@@ -23,38 +23,25 @@ impl Member {
         let eager = config.assignors.contains(&Assignor::Range);
         if eager {
             self.let_go(&BTreeSet::new()).await;
-        }
-        let joined = loop {
-            let generation = self.membership.generation;
-            let protocols =
-                classic::protocols(&config.assignors, &self.topics, &self.assigned, generation, &config.client_rack);
-            let request = JoinGroupRequest {
-                group_id: self.group.as_str().into(),
-                session_timeout_ms: ms(config.session_timeout),
-                rebalance_timeout_ms: ms(config.rebalance_timeout),
-                member_id: self.membership.member_id.as_str().into(),
-                group_instance_id: config.group_instance_id.as_deref().map(Into::into),
-                protocol_type: PROTOCOL_TYPE.into(),
-                protocols: protocols.map_err(unsayable)?,
-                reason: None,
-            };
-            // Static members need a version that knows them.
-            let least = if config.group_instance_id.is_some() { 5 } else { 0 };
-            let joined = self.call(least, i16::MAX, &request, config.rebalance_timeout + JOIN_SPARE).await?;
-            if ErrorCode(joined.error_code) != ErrorCode::MEMBER_ID_REQUIRED {
-                break joined;
+            if self.topics.is_empty() {
+                // The coordinator has shut it out meanwhile.
+                return Ok(());
             }
-            // Kafka lets only those in who have been given an id first (KIP-394).
+        }
+        let mut joined = self.ask_to_join().await?;
+        if ErrorCode(joined.error_code) == ErrorCode::MEMBER_ID_REQUIRED {
+            // Kafka lets only those in who have been given an id first (KIP-394). Who has one is not told so again.
             self.membership.member_id = joined.member_id.to_string();
-        };
+            joined = self.ask_to_join().await?;
+        }
         self.judge(joined.error_code, "joining")?;
         self.membership = Membership {
             member_id: joined.member_id.to_string(),
             generation: joined.generation_id,
             protocol: joined.protocol_name.as_deref().unwrap_or_default().to_owned(),
         };
-        // A rebalance that is called for from here on is another one.
-        self.rejoin = false;
+        // Until it knows what it has, it must ask again.
+        self.rejoin = true;
         self.watched = None;
         let assignments = match joined.leader == joined.member_id && !joined.skip_assignment {
             true => self.lead(&joined).await?,
@@ -70,12 +57,10 @@ impl Member {
             assignments,
         };
         let least = if config.group_instance_id.is_some() { 3 } else { 0 };
-        let synced = self.call(least, i16::MAX, &request, config.rebalance_timeout + JOIN_SPARE).await;
-        // Until it knows what it has, it must ask again.
-        self.rejoin = true;
-        let synced = synced?;
+        let synced = self.call(least, i16::MAX, &request, config.rebalance_timeout + JOIN_SPARE).await?;
         self.judge(synced.error_code, "waiting for an assignment")?;
         let assigned = classic::assigned(synced.assignment).map_err(|error| self.misunderstood(&error))?;
+        // A rebalance that is called for from here on is another one.
         self.rejoin = self.assigned.difference(&assigned).next().is_some();
         self.let_go(&assigned).await;
         if !self.is_member() {
@@ -85,6 +70,27 @@ impl Member {
         self.next_beat = clock::now() + config.heartbeat_interval;
         debug!("the group {} is in generation {}", self.group, self.membership.generation);
         Ok(())
+    }
+
+    async fn ask_to_join(&mut self) -> Result<JoinGroupResponse> {
+        let config = &self.shared.config;
+        let generation = self.membership.generation;
+        let protocols =
+            classic::protocols(&config.assignors, &self.topics, &self.assigned, generation, &config.client_rack);
+        let request = JoinGroupRequest {
+            group_id: self.group.as_str().into(),
+            session_timeout_ms: ms(config.session_timeout),
+            rebalance_timeout_ms: ms(config.rebalance_timeout),
+            member_id: self.membership.member_id.as_str().into(),
+            group_instance_id: config.group_instance_id.as_deref().map(Into::into),
+            protocol_type: PROTOCOL_TYPE.into(),
+            protocols: protocols.map_err(unsayable)?,
+            reason: None,
+        };
+        // Static members need a version that knows them.
+        let least = if config.group_instance_id.is_some() { 5 } else { 0 };
+        let limit = config.rebalance_timeout + JOIN_SPARE;
+        self.call(least, i16::MAX, &request, limit).await
     }
 
     /// Shares the partitions out among the members.

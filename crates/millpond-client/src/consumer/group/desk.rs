@@ -1,0 +1,275 @@
+//! What a consumer and its group's task share: what is read, who says so, and what is to be committed.
+//!
+//! The partitions that are read have two masters. While the consumer is subscribed the task sets them, else the caller
+//! does; which of the two it is changes under the lock of the mail, and whoever changes the partitions holds it. The
+//! lock of the positions is taken within it, never the other way round.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::pin::Pin;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+
+use tokio::sync::{Notify, oneshot, watch};
+use tracing::info;
+
+use super::super::driver::Shared;
+use super::super::positions::{Offset, Positions};
+use crate::admin::TopicPartition;
+use crate::error::{Error, Result};
+
+/// What the caller asks of the group's task.
+#[derive(Debug, Default)]
+struct Mail {
+    /// `None` while nothing is subscribed to.
+    subscription: Option<BTreeSet<String>>,
+    /// Of the subscription, since the task has looked.
+    changed: bool,
+    /// It was unsubscribed since the task has looked, even if it is subscribed again by now.
+    left: bool,
+    /// The first one may be on its way; it stays here until its outcome is known.
+    commits: VecDeque<CommitRequest>,
+}
+
+impl Mail {
+    /// Whether what is read is the task's to say, of the subscription that it knows.
+    fn is_with_the_task(&self) -> bool {
+        self.subscription.is_some() && !self.left
+    }
+
+    fn put(&mut self, offsets: Vec<Offset>, again: bool) -> oneshot::Receiver<Result<()>> {
+        let (done, outcome) = oneshot::channel();
+        let by_member = self.is_with_the_task();
+        self.commits.push_back(CommitRequest { offsets, by_member, again, done });
+        outcome
+    }
+}
+
+#[derive(Debug)]
+struct CommitRequest {
+    offsets: Vec<Offset>,
+    by_member: bool,
+    again: bool,
+    done: oneshot::Sender<Result<()>>,
+}
+
+/// A commit that is to be made.
+#[derive(Debug)]
+pub(super) struct Due {
+    pub(super) offsets: Vec<Offset>,
+    /// It is of what the group had given, not of what was assigned by hand.
+    pub(super) by_member: bool,
+    /// It is tried again for what passes.
+    pub(super) again: bool,
+}
+
+/// A subscription that has changed.
+#[derive(Debug)]
+pub(super) struct Change {
+    /// The group is to be left first.
+    pub(super) left: bool,
+    /// Empty for none.
+    pub(super) topics: BTreeSet<String>,
+}
+
+/// What a consumer and its group's task share.
+#[derive(Debug)]
+pub(crate) struct Desk {
+    mail: Mutex<Mail>,
+    /// What the caller is done with is committed by itself.
+    commits_itself: bool,
+    /// Something is to be done.
+    pub(crate) wake: Notify,
+    /// It is to end.
+    pub(crate) close: Notify,
+    /// It has ended.
+    pub(crate) ended: watch::Sender<bool>,
+}
+
+impl Desk {
+    pub(crate) fn new(commits_itself: bool) -> Desk {
+        let (wake, close) = (Notify::new(), Notify::new());
+        Desk { mail: Mutex::default(), commits_itself, wake, close, ended: watch::Sender::new(false) }
+    }
+
+    fn mail(&self) -> MutexGuard<'_, Mail> {
+        // The mail is whole after every change.
+        self.mail.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has what goes committed, if that is done by itself.
+    fn hand_in(&self, mail: &mut Mail, gone: Vec<Offset>) {
+        if self.commits_itself && !gone.is_empty() && !*self.ended.borrow() {
+            // Nobody waits for it; a failure is logged.
+            drop(mail.put(gone, true));
+        }
+    }
+
+    /// Reads these partitions, as the caller says.
+    ///
+    /// # Errors
+    /// While it is subscribed, and for what cannot be the name of a topic; nothing has changed then.
+    pub(crate) fn assign(&self, shared: &Shared, wanted: &BTreeSet<TopicPartition>) -> Result<()> {
+        let mut mail = self.mail();
+        if mail.subscription.is_some() {
+            return Err(Error::Request {
+                reason: "what is read is the group's to say; unsubscribe ends that".to_owned(),
+            });
+        }
+        let gone = {
+            let mut state = shared.state();
+            let gone = state.settled_but(wanted);
+            state.assign(wanted)?;
+            gone
+        };
+        self.hand_in(&mut mail, gone);
+        Ok(())
+    }
+
+    /// Has the task join the group for these topics. What was assigned by hand is read no more.
+    pub(crate) fn subscribe(&self, shared: &Shared, topics: BTreeSet<String>) {
+        let mut mail = self.mail();
+        if mail.subscription.is_none() {
+            let gone = shared.state().revoke(&BTreeSet::new());
+            self.hand_in(&mut mail, gone);
+        }
+        mail.changed |= mail.subscription.as_ref() != Some(&topics);
+        mail.subscription = Some(topics);
+        drop(mail);
+        self.wake.notify_one();
+    }
+
+    /// Reads nothing from now on, and has the task leave the group.
+    pub(crate) fn unsubscribe(&self, shared: &Shared) {
+        let mut mail = self.mail();
+        let gone = shared.state().revoke(&BTreeSet::new());
+        self.hand_in(&mut mail, gone);
+        if mail.subscription.take().is_some() {
+            (mail.changed, mail.left) = (true, true);
+        }
+        drop(mail);
+        self.wake.notify_one();
+    }
+
+    /// What has changed of the subscription since the last time.
+    pub(super) fn changed(&self) -> Option<Change> {
+        let mut mail = self.mail();
+        let left = std::mem::take(&mut mail.left);
+        std::mem::take(&mut mail.changed)
+            .then(|| Change { left, topics: mail.subscription.clone().unwrap_or_default() })
+    }
+
+    /// The task changes what is read; `None` if that is not its to say any more.
+    pub(super) fn with_positions<T>(&self, shared: &Shared, change: impl FnOnce(&mut Positions) -> T) -> Option<T> {
+        let mail = self.mail();
+        mail.is_with_the_task().then(|| change(&mut shared.state()))
+    }
+
+    /// The task takes all but `kept` from the caller.
+    pub(super) fn take_back(&self, shared: &Shared, kept: &BTreeSet<TopicPartition>) {
+        let mut mail = self.mail();
+        if mail.is_with_the_task() {
+            let gone = shared.state().revoke(kept);
+            self.hand_in(&mut mail, gone);
+        }
+    }
+
+    /// The task cannot be a member: nothing is subscribed to any more, unless the caller has just said what.
+    pub(super) fn shut_out(&self, shared: &Shared, error: Error) {
+        let mut mail = self.mail();
+        if mail.is_with_the_task() {
+            let mut state = shared.state();
+            state.tell(error);
+            state.revoke(&BTreeSet::new());
+        }
+        if !mail.changed {
+            mail.subscription = None;
+        }
+    }
+
+    /// Has the task commit these offsets.
+    pub(crate) fn commit(&self, offsets: &BTreeMap<TopicPartition, i64>) -> Commit {
+        let of = |(partition, offset): (&TopicPartition, &i64)| Offset {
+            partition: partition.clone(),
+            offset: *offset,
+            leader_epoch: None,
+        };
+        self.commit_by_hand(&mut self.mail(), offsets.iter().map(of).collect())
+    }
+
+    /// Has the task commit all that the caller was given.
+    pub(crate) fn commit_given(&self, shared: &Shared) -> Commit {
+        let mut mail = self.mail();
+        let offsets = {
+            let mut state = shared.state();
+            state.settle();
+            state.settled()
+        };
+        self.commit_by_hand(&mut mail, offsets)
+    }
+
+    fn commit_by_hand(&self, mail: &mut Mail, offsets: Vec<Offset>) -> Commit {
+        if offsets.is_empty() {
+            let (done, outcome) = oneshot::channel();
+            // The receiver is there.
+            let _ = done.send(Ok(()));
+            return Commit(outcome);
+        }
+        if *self.ended.borrow() {
+            // Behind the end nobody answers.
+            return Commit::closed();
+        }
+        let outcome = mail.put(offsets, true);
+        self.wake.notify_one();
+        Commit(outcome)
+    }
+
+    /// Puts what the caller is done with behind the other commits.
+    pub(super) fn commit_settled(&self, shared: &Shared, again: bool) {
+        let mut mail = self.mail();
+        let offsets = shared.state().settled();
+        if !offsets.is_empty() {
+            drop(mail.put(offsets, again));
+        }
+    }
+
+    /// What is to be committed next.
+    pub(super) fn next_commit(&self) -> Option<Due> {
+        let mail = self.mail();
+        let request = mail.commits.front()?;
+        Some(Due { offsets: request.offsets.clone(), by_member: request.by_member, again: request.again })
+    }
+
+    /// Tells the outcome of that.
+    pub(super) fn committed(&self, outcome: Result<()>) {
+        let request = self.mail().commits.pop_front();
+        if let Some(Err(Err(error))) = request.map(|request| request.done.send(outcome)) {
+            info!("what was read is not committed, and nobody waits for it: {error}");
+        }
+    }
+
+    /// Who waits for a commit hears that it is closed, and so does who comes later.
+    pub(super) fn end(&self) {
+        let mut mail = self.mail();
+        self.ended.send_replace(true);
+        mail.commits.clear();
+    }
+}
+
+/// The outcome of a commit. It is made whether or not somebody waits for it.
+#[derive(Debug)]
+pub struct Commit(oneshot::Receiver<Result<()>>);
+
+impl Commit {
+    /// One of a consumer that has nobody to tell.
+    pub(crate) fn closed() -> Commit {
+        Commit(oneshot::channel().1)
+    }
+}
+
+impl Future for Commit {
+    type Output = Result<()>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        Pin::new(&mut self.0).poll(cx).map(|outcome| outcome.unwrap_or(Err(Error::Closed)))
+    }
+}
