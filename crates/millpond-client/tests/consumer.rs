@@ -54,6 +54,8 @@ struct State {
     /// A refusal of a broker that does not lead names who does.
     hints: bool,
     metadata_asked: usize,
+    /// This broker never answers who looks up offsets.
+    mute: i32,
 }
 
 impl State {
@@ -114,6 +116,7 @@ impl Fake {
                     }
                     peer.answer(&asked, &told).await;
                 }
+                ApiKey::LIST_OFFSETS if self.state().mute == broker => {}
                 ApiKey::LIST_OFFSETS => {
                     let told = self.offsets(&asked);
                     peer.answer(&asked, &told).await;
@@ -505,4 +508,17 @@ async fn a_broker_that_is_away_is_waited_for() {
     let here = fake.clone();
     network.broker("b:1", move |peer| here.clone().serve(peer, APIS, 2));
     assert_eq!(read(&mut consumer, 1).await, [(0, 0, "a".to_owned())]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_does_not_answer_holds_up_only_its_own_partitions() {
+    let fake = Fake::start(APIS, &[1, 2]);
+    fake.state().mute = 2;
+    fake.state().append(0, &["a"]);
+    fake.state().append(1, &["b"]);
+    let mut consumer = fake.consumer(earliest()).await;
+    let soon = tokio::time::timeout(Duration::from_secs(2), read(&mut consumer, 1));
+    assert_eq!(soon.await.expect("in time"), [(0, 0, "a".to_owned())]);
+    fake.state().mute = 0;
+    assert_eq!(read(&mut consumer, 1).await, [(1, 0, "b".to_owned())]);
 }

@@ -70,7 +70,9 @@ struct State {
     given: Option<Vec<i32>>,
     /// Members are to be told anew what they get.
     retarget: bool,
-    /// The assignor that the members agree on next, if it is none of them.
+    /// How often the topic was made again.
+    remade: u8,
+    /// The assignor that the members agree on next is one that there is not.
     strange_assignor: bool,
     /// Answers to this API are held back.
     held: Option<ApiKey>,
@@ -141,7 +143,8 @@ impl Fake {
                 ApiKey::METADATA => {
                     let names = asked.body::<MetadataRequest>().topics.unwrap_or_default();
                     let mut told = metadata(1, BROKERS);
-                    told.topics = names.iter().map(|_| topic()).collect();
+                    let remade = self.state().remade;
+                    told.topics = names.iter().map(|_| topic(remade)).collect();
                     peer.answer(&asked, &told).await;
                 }
                 ApiKey::FIND_COORDINATOR => {
@@ -255,7 +258,10 @@ impl Fake {
         let owned = request.topic_partitions.as_ref();
         let owned = owned.map(|owned| owned.iter().flat_map(|topic| topic.partitions.clone()).collect::<Vec<i32>>());
         let topics = request.subscribed_topic_names.as_ref().map_or(0, Vec::len);
+        let of_remade = |topic: &TopicPartitions| topic.topic_id != [7; 16];
+        let remade = request.topic_partitions.as_ref().is_some_and(|topics| topics.iter().any(of_remade));
         let seen = match owned {
+            Some(owned) if remade => format!("tell {} {owned:?} of the new topic", request.member_epoch),
             Some(owned) => format!("tell {} {owned:?}, {topics} topics", request.member_epoch),
             None => format!("beat {}", request.member_epoch),
         };
@@ -270,8 +276,8 @@ impl Fake {
         }
         let tell = request.member_epoch == 0 || std::mem::take(&mut state.retarget);
         let partitions = state.given.clone().unwrap_or_default();
-        let assignment =
-            tell.then(|| Assignment { topic_partitions: vec![TopicPartitions { topic_id: [7; 16], partitions }] });
+        let topic_id = [7 + state.remade; 16];
+        let assignment = tell.then(|| Assignment { topic_partitions: vec![TopicPartitions { topic_id, partitions }] });
         ConsumerGroupHeartbeatResponse {
             error_code,
             member_id: Some(request.member_id.clone()),
@@ -318,11 +324,11 @@ impl Fake {
     }
 }
 
-fn topic() -> MetadataResponseTopic {
+fn topic(remade: u8) -> MetadataResponseTopic {
     let partition = |partition_index| MetadataResponsePartition { partition_index, leader_id: 1, ..Default::default() };
     MetadataResponseTopic {
         name: Some("logs".into()),
-        topic_id: [7; 16],
+        topic_id: [7 + remade; 16],
         partitions: (0..4).map(partition).collect(),
         ..Default::default()
     }
@@ -497,6 +503,31 @@ async fn a_leader_that_cannot_share_out_joins_again() {
     let consumer = fake.member().await;
     has(&consumer, 4).await;
     assert_eq!(fake.story()[1..], ["join 'm' with 0", "join 'm' with 0", "sync 2 with 1"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_told_to_join_with_an_id_that_it_has_is_not_to_be_a_member() {
+    let fake = Fake::start();
+    fake.state().errors = vec![(ApiKey::JOIN_GROUP, ErrorCode::MEMBER_ID_REQUIRED); 1000];
+    let mut consumer = fake.member().await;
+    let error = consumer.recv().await.expect_err("it is told");
+    assert_eq!(error.code(), Some(ErrorCode::MEMBER_ID_REQUIRED));
+    assert_eq!(fake.story(), ["join '' with 0", "join 'm' with 0"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn by_the_consumer_protocol_a_topic_that_was_made_again_is_reported_anew() {
+    let fake = Fake::serving(NEWER);
+    fake.state().given = Some(vec![0, 1]);
+    let consumer = fake.member().await;
+    has(&consumer, 2).await;
+    fake.sees("tell 1 [0, 1], 0 topics").await;
+    {
+        let mut state = fake.state();
+        (state.remade, state.retarget) = (1, true);
+    }
+    fake.sees("tell 2 [0, 1] of the new topic").await;
+    assert_eq!(consumer.assignment(), [of(0), of(1)]);
 }
 
 #[tokio::test(start_paused = true)]

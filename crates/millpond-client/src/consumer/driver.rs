@@ -129,9 +129,14 @@ impl Driver {
             let cluster = self.shared.cluster.clone();
             self.events.push(Box::pin(async move { Event::Learned(cluster.topics_once(&topics, false).await) }));
         }
-        if !look_ups.is_empty() {
+        let mut by_leader: BTreeMap<i32, Vec<LookUp>> = BTreeMap::new();
+        for look_up in look_ups {
+            by_leader.entry(look_up.leader).or_default().push(look_up);
+        }
+        // One that does not answer holds up none of the others.
+        for asked in by_leader.into_values() {
             let shared = Arc::clone(&self.shared);
-            self.events.push(Box::pin(async move { Event::LookedUp(look_up(&shared, look_ups).await) }));
+            self.events.push(Box::pin(async move { Event::LookedUp(look_up(&shared, asked).await) }));
         }
         let mut wake_at = wake_at.unwrap_or(now + LONGEST_NAP);
         for broker in brokers {

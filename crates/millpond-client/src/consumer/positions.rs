@@ -46,6 +46,8 @@ pub(crate) struct Plan {
 #[derive(Clone, Debug)]
 pub(crate) struct LookUp {
     pub(crate) place: Place,
+    /// As far as is known.
+    pub(crate) leader: i32,
     pub(crate) generation: u64,
     pub(crate) name: TopicPartition,
     pub(crate) at: OffsetAt,
@@ -440,7 +442,7 @@ impl Positions {
                 Fetch::LookUp(at) => {
                     partition.asking = true;
                     let (place, generation, name) = (*place, partition.generation, partition.name.clone());
-                    plan.look_ups.push(LookUp { place, generation, name, at });
+                    plan.look_ups.push(LookUp { place, leader, generation, name, at });
                 }
                 Fetch::From(_) if room && !partition.paused && partition.buffered < self.rules.max_partition_bytes => {
                     let broker = partition.replica.filter(|(_, until)| *until > now).map_or(leader, |(id, _)| id);

@@ -42,7 +42,8 @@ pub(super) enum Kind {
 pub(super) struct Told {
     /// What the member has reported that it has; `None` if everything must be said again: at the begin, and when it is
     /// not known whether the last heartbeat has come.
-    reported: Option<BTreeSet<TopicPartition>>,
+    /// By the topics' ids: one that was made again under its name is another.
+    reported: Option<BTreeSet<(TopicId, i32)>>,
     /// What it is to have, until it has it.
     target: Option<Vec<(TopicId, i32)>>,
     names: BTreeMap<TopicId, String>,
@@ -75,7 +76,7 @@ impl Member {
         }
         let limit = self.shared.cluster.config().request_limit;
         let request = self.heartbeat(joins);
-        let reports = self.assigned.clone();
+        let reports = self.owned();
         // Until the answer says that it has come.
         self.say_all_again();
         let answer = self.call(0, i16::MAX, &request, limit).await?;
@@ -96,14 +97,13 @@ impl Member {
     fn heartbeat(&self, joins: bool) -> ConsumerGroupHeartbeatRequest {
         let config = &self.shared.config;
         let all = joins || self.told.reported.is_none();
-        let changed = self.told.reported.as_ref() != Some(&self.assigned);
-        let mut owned: BTreeMap<TopicId, Vec<i32>> = BTreeMap::new();
-        for partition in &self.assigned {
-            if let Some(id) = self.told.ids.get(&partition.topic) {
-                owned.entry(*id).or_default().push(partition.partition);
-            }
+        let owned = self.owned();
+        let changed = self.told.reported.as_ref() != Some(&owned);
+        let mut by_topic: BTreeMap<TopicId, Vec<i32>> = BTreeMap::new();
+        for (id, partition) in owned {
+            by_topic.entry(id).or_default().push(partition);
         }
-        let owned = owned.into_iter().map(|(id, partitions)| TopicPartitions { topic_id: id.0, partitions });
+        let owned = by_topic.into_iter().map(|(id, partitions)| TopicPartitions { topic_id: id.0, partitions });
         ConsumerGroupHeartbeatRequest {
             group_id: self.group.as_str().into(),
             member_id: self.membership.member_id.as_str().into(),
@@ -116,6 +116,12 @@ impl Member {
             server_assignor: None,
             topic_partitions: (all || changed).then(|| owned.collect()),
         }
+    }
+
+    /// What it has, as the coordinator knows it.
+    fn owned(&self) -> BTreeSet<(TopicId, i32)> {
+        let of = |one: &TopicPartition| self.told.ids.get(&one.topic).map(|id| (*id, one.partition));
+        self.assigned.iter().filter_map(of).collect()
     }
 
     fn heed(&mut self, answer: ConsumerGroupHeartbeatResponse) {
@@ -154,7 +160,7 @@ impl Member {
             return Ok(());
         }
         self.take_over(wanted)?;
-        self.rejoin = self.told.reported.as_ref() != Some(&self.assigned);
+        self.rejoin = self.told.reported.as_ref() != Some(&self.owned());
         Ok(())
     }
 

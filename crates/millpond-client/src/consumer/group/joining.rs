@@ -43,7 +43,7 @@ impl Member {
         // Until it knows what it has, it must ask again.
         self.rejoin = true;
         self.watched = None;
-        let assignments = match joined.leader == joined.member_id && !joined.skip_assignment {
+        let assignments = match joined.leader == joined.member_id {
             true => self.lead(&joined).await?,
             false => Vec::new(),
         };
@@ -93,24 +93,27 @@ impl Member {
         self.call(least, i16::MAX, &request, limit).await
     }
 
-    /// Shares the partitions out among the members.
+    /// Shares the partitions out among the members, unless what they have stands: a static leader that has come back is
+    /// told so (KIP-814), and only watches the topics.
     async fn lead(&mut self, joined: &JoinGroupResponse) -> Result<Vec<SyncGroupRequestAssignment>> {
         let members = classic::members(&joined.members);
         let topics: BTreeSet<&str> =
             members.values().flat_map(|member| member.topics.iter().map(String::as_str)).collect();
         let counts = self.counts(&topics).await?;
-        let assignor = Assignor::named(&self.membership.protocol).ok_or_else(|| Error::Refused {
-            what: format!("sharing out the partitions of the group {}", self.group),
-            code: ErrorCode::INCONSISTENT_GROUP_PROTOCOL,
-            message: Some(format!("there is no assignor '{}' here", self.membership.protocol)),
-        })?;
-        let shares = assignor.assign(&members, &counts);
         let missing = topics.iter().any(|topic| !counts.contains_key(*topic));
         let age = self.shared.config.metadata_max_age;
         let look_at = clock::now() + if missing { age.min(MISSING_TOPIC_PAUSE) } else { age };
         let of = |topic: &&str| ((*topic).to_owned(), counts.get(*topic).copied().unwrap_or(0));
         self.watched = Some((topics.iter().map(of).collect(), look_at));
-        classic::assignments(shares).map_err(unsayable)
+        if joined.skip_assignment {
+            return Ok(Vec::new());
+        }
+        let assignor = Assignor::named(&self.membership.protocol).ok_or_else(|| Error::Refused {
+            what: format!("sharing out the partitions of the group {}", self.group),
+            code: ErrorCode::INCONSISTENT_GROUP_PROTOCOL,
+            message: Some(format!("there is no assignor '{}' here", self.membership.protocol)),
+        })?;
+        classic::assignments(assignor.assign(&members, &counts)).map_err(unsayable)
     }
 
     /// How many partitions topics have; those that are missing are left out.
