@@ -213,7 +213,9 @@ impl Consumer {
         self.desk.as_ref().map_or_else(Commit::closed, |desk| desk.commit_given(&self.shared))
     }
 
-    /// As [`commit`](Consumer::commit), of these offsets: of each partition the one of the record that is next.
+    /// As [`commit`](Consumer::commit), of these offsets: of each partition the one of the record that is next. While
+    /// it is subscribed they must be of partitions that the group has given it; others are refused with
+    /// `ILLEGAL_GENERATION`.
     ///
     /// # Errors
     /// As of [`commit`](Consumer::commit).
