@@ -295,6 +295,21 @@ async fn a_commit_that_has_to_wait_holds_up_no_heartbeat() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn many_commits_hold_up_no_heartbeat() {
+    let fake = Fake::start();
+    let consumer = fake.member().await;
+    has(&consumer, 4).await;
+    fake.state().commit_takes = Duration::from_millis(100);
+    let commits: Vec<_> = (0..300).map(|at| consumer.commit_offsets(&BTreeMap::from([(of(0), at)]))).collect();
+    for commit in commits {
+        commit.await.expect("it is taken");
+    }
+    let beats = fake.state().seen.iter().filter(|seen| *seen == "beat 1").count();
+    assert!((9..=10).contains(&beats), "{beats} in 30 s");
+    assert!(fake.story()[3..].iter().eq((0..300).map(|at| format!("commit 1 0@{at}")).collect::<Vec<_>>().iter()));
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_is_closed_in_the_middle_commits_what_it_owes_and_leaves() {
     let fake = Fake::start();
     let consumer = fake.committing_member().await;

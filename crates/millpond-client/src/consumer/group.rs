@@ -175,7 +175,8 @@ impl Member {
                 Kind::Classic | Kind::Undecided => self.beat().await?,
             }
         }
-        let mut commit_at = self.commit_waiting().await;
+        let beat_at = Some(self.next_beat).filter(|_| self.is_member());
+        let mut commit_at = self.commit_waiting(beat_at).await;
         self.heed_subscription().await;
         if self.rejoin && !self.topics.is_empty() {
             self.take_part().await?;
@@ -186,7 +187,7 @@ impl Member {
             // What waits is older, and goes first.
             if self.desk.next_commit().is_none() {
                 self.desk.commit_settled(&self.shared, false);
-                commit_at = self.commit_waiting().await;
+                commit_at = self.commit_waiting(beat_at).await;
             }
         }
         if self.is_member() {

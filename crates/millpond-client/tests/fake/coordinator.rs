@@ -81,6 +81,8 @@ pub struct State {
     pub offsets_asked: Vec<Vec<i32>>,
     /// Answers to this API are held back.
     pub held: Option<ApiKey>,
+    /// How long a commit takes.
+    pub commit_takes: Duration,
     /// The next request to this API is never answered.
     pub swallow: Option<ApiKey>,
     /// What was asked of the coordinator: the API and what tells.
@@ -198,6 +200,8 @@ impl Fake {
                 }
                 ApiKey::OFFSET_COMMIT => {
                     let told = self.commit(&asked.body(), broker);
+                    let takes = self.state().commit_takes;
+                    tokio::time::sleep(takes).await;
                     self.tell(&mut peer, &asked, &told).await;
                 }
                 // A fetch waits, here for ever.

@@ -119,9 +119,12 @@ impl Member {
     }
 
     /// Makes the commits that wait, in their order, up to the first that does not succeed for now; says when to try
-    /// that one again.
-    pub(super) async fn commit_waiting(&mut self) -> Option<Instant> {
+    /// that one again. At `until` it leaves the rest for later: the caller may hand in more than it can make.
+    pub(super) async fn commit_waiting(&mut self, until: Option<Instant>) -> Option<Instant> {
         while let Some(due) = self.desk.next_commit() {
+            if until.is_some_and(|until| until <= clock::now()) {
+                return until;
+            }
             if let Some(retry) = self.retry.filter(|retry| retry.not_before > clock::now()) {
                 return Some(retry.not_before);
             }
@@ -144,7 +147,7 @@ impl Member {
 
     /// Makes all commits that wait, and waits for what passes.
     pub(super) async fn commit_all(&mut self) {
-        while let Some(at) = self.commit_waiting().await {
+        while let Some(at) = self.commit_waiting(None).await {
             clock::until(Some(at)).await;
         }
     }
