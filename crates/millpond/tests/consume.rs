@@ -153,4 +153,6 @@ fn mistakes_are_one_sentence_with_the_nearest_name() {
     }
     let (_, err, code) = run(&broker, &["logs", "--format", "{ofset}"]);
     assert!(err.contains("the nearest is {offset}") && code == Some(2), "{err}");
+    let (_, err, code) = run(&broker, &["logs", "--format", "%p/%o"]);
+    assert!(err.contains("it names nothing of a record; {value} is its value") && code == Some(2), "{err}");
 }

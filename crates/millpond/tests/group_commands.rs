@@ -66,8 +66,7 @@ fn a_group_is_reset_listed_described_explained_and_deleted() {
     assert_eq!(told_more["partitions"][1]["lag_seconds"], json!(0.0));
 
     let (out, _, success) = text(&["group", "explain", "orders"]);
-    let sentences =
-        "The group has no members: nobody reads.\n4 records are unread in logs-0.\n";
+    let sentences = "The group has no members: nobody reads.\n4 records are unread in logs-0.\n";
     assert!(success && out == sentences, "{out}");
     let (_, err, success) = text(&["group", "explain", "order"]);
     assert!(!success && err == "millpond: there is no group 'order'; the nearest is 'orders'\n", "{err}");

@@ -145,6 +145,9 @@ impl Template {
         if !plain.is_empty() {
             parts.push(Part::Text(plain));
         }
+        if !parts.iter().any(|part| matches!(part, Part::Field(_))) {
+            return Err("it names nothing of a record; {value} is its value".to_owned());
+        }
         Ok(Template(parts))
     }
 
