@@ -55,8 +55,8 @@ pub(super) fn read_record<'a>(input: &mut SliceInput<'a>) -> Result<Record<'a>, 
     let key = take_nullable(input)?;
     let value = take_nullable(input)?;
     let count = header_count(input)?;
-    // A header takes two bytes at least: the count alone allocates nothing.
-    let mut headers = Vec::with_capacity((count as usize).min(input.left() / 2));
+    // A count is believed as far as records have headers; more of them show themselves as they are read.
+    let mut headers = Vec::with_capacity((count as usize).min(USUAL_HEADERS));
     for _ in 0..count {
         let name = take_nullable(input)?.ok_or(NAMELESS)?;
         headers.push(RecordHeader { name, value: take_nullable(input)? });
@@ -64,6 +64,9 @@ pub(super) fn read_record<'a>(input: &mut SliceInput<'a>) -> Result<Record<'a>, 
     finish(input, end)?;
     Ok(Record { offset_delta, timestamp_delta, key, value, headers })
 }
+
+/// More headers than most records have. In memory each takes many times the two bytes that it may take here.
+const USUAL_HEADERS: usize = 16;
 
 const NAMELESS: MalformedRecord = MalformedRecord("a header has no name");
 
