@@ -18,7 +18,8 @@ const PARTITIONS: i32 = 6;
 
 fn start(name: &str) -> (Folder, Broker) {
     let folder = Folder::new(name);
-    let broker = Broker::start(folder.path(), &["--set", "group.initial.rebalance.delay.ms=0"]);
+    // Who dies is missed after six seconds, as in the classic groups below.
+    let broker = Broker::start(folder.path(), &["--set", "group.consumer.session.timeout.ms=6000"]);
     broker.client().create_topic("logs", PARTITIONS);
     (folder, broker)
 }
@@ -134,7 +135,6 @@ async fn by_the_classic_protocol_nothing_is_skipped_when_a_member_comes_and_dies
     nothing_is_skipped("sticky", config.assignors(&[Assignor::CooperativeSticky])).await;
 }
 
-/// Its sessions end after 45 s, which is the group's to say, so the test takes that long.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn by_the_consumer_protocol_nothing_is_skipped_when_a_member_comes_and_dies() {
     nothing_is_skipped("consumer", member().group_protocol(GroupProtocol::Consumer)).await;

@@ -127,11 +127,8 @@ impl ConsumerGroup {
     /// While members still follow, heartbeats come faster: nothing else tells one that a partition is free.
     fn interval_ms(&self, turn: &Turn<'_>) -> i32 {
         let settled = self.members.values().all(|member| self.has_followed(member));
-        if settled {
-            turn.settings.consumer_heartbeat_interval_ms
-        } else {
-            turn.settings.consumer_following_interval_ms
-        }
+        let usual = turn.settings.consumer_heartbeat_interval_ms;
+        if settled { usual } else { usual.min(turn.settings.consumer_following_interval_ms) }
     }
 
     pub(super) fn has_followed(&self, member: &ConsumerMember) -> bool {

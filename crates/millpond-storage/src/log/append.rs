@@ -1,7 +1,7 @@
 //! Appending: stamping, the sequence check, the journal.
 
 use bytes::Bytes;
-use millpond_record::{RaftIndex, RaftOnlyKind, StampedBatch, Term, Timestamp, raft_only_batch};
+use millpond_record::{RaftIndex, RaftOnlyKind, StampedBatch, Term, Timestamp, parse_raft_only, raft_only_batch};
 
 use super::Log;
 use super::state::{LogState, RelaxedAck};
@@ -25,6 +25,8 @@ pub(super) struct Appending<'a> {
     cost: u64,
     /// Whether an entry needs the journal whatever the flush mode.
     needs_journal: bool,
+    /// Whether an entry needs all that is before it on the disk: see [`RelaxedAck::synced`].
+    needs_sync: bool,
 }
 
 /// What becomes of a proposal.
@@ -110,7 +112,7 @@ impl Log {
         append: impl FnOnce(&mut LogState, &mut Appending<'_>) -> Result<T, StorageError>,
     ) -> Result<T, StorageError> {
         let mut appending = Appending::new(self, entries);
-        let (result, urgent, at_once, done) = {
+        let (result, urgent, at_once, wants_checkpoint, done) = {
             let mut state = self.state();
             self.check_open(&state)?;
             self.check_not_installing(&state)?;
@@ -122,10 +124,14 @@ impl Log {
                 // Entries are in the log that the journal never gets.
                 state.failed = Some(error.clone());
             }
+            let needs_sync = appending.needs_sync;
             let (urgent, done) = if result.is_ok() { appending.finish(&mut state, done)? } else { (false, None) };
             let relaxed = state.options.flush == FlushMode::Relaxed;
-            (result, urgent, relaxed && state.dirty_bytes <= AT_ONCE_BYTES, done)
+            (result, urgent, relaxed && state.dirty_bytes <= AT_ONCE_BYTES, needs_sync, done)
         };
+        if wants_checkpoint {
+            self.context.want_checkpoint();
+        }
         self.context.cache.make_room();
         if !(at_once && self.write_at_once())
             && let Some(log) = self.me.upgrade()
@@ -197,7 +203,7 @@ fn unpin_proposal(proposal: Proposal) -> (Proposal, u64) {
 
 impl<'a> Appending<'a> {
     fn new(log: &'a Log, entries: usize) -> Appending<'a> {
-        Appending { log, records: Vec::with_capacity(entries), cost: 0, needs_journal: false }
+        Appending { log, records: Vec::with_capacity(entries), cost: 0, needs_journal: false, needs_sync: false }
     }
 
     fn check_next(&self, state: &mut LogState, entry: &AppendEntry) -> Result<(), StorageError> {
@@ -323,6 +329,8 @@ impl<'a> Appending<'a> {
         let index = state.next_index();
         state.push(&batch, term, append_time, cost);
         self.cost += cost;
+        self.needs_sync |=
+            state.unjournaled.is_some() && matches!(parse_raft_only(&batch), Ok((RaftOnlyKind::Membership, _)));
         if batch.header().attributes.is_raft_only() || state.journals_data() {
             let group = self.log.identity.group;
             let begins_segment = state.begins_segment(index);
@@ -340,7 +348,7 @@ impl<'a> Appending<'a> {
         if self.cost == 0 {
             return Ok((urgent, Some(done)));
         }
-        let journaled = !self.records.is_empty();
+        let (journaled, synced) = (!self.records.is_empty(), self.needs_sync);
         if !state.acks_by_write() {
             return self.submit(state, Some(done)).map(|()| (urgent, None));
         }
@@ -360,7 +368,7 @@ impl<'a> Appending<'a> {
         if journaled {
             self.submit(state, answer)?;
         }
-        state.relaxed_acks.push_back(RelaxedAck { until: state.next_index(), journal: ack, done });
+        state.relaxed_acks.push_back(RelaxedAck { until: state.next_index(), journal: ack, synced, done });
         Ok((true, None))
     }
 

@@ -202,17 +202,18 @@ impl Log {
     }
 
     /// Calls `done` when all that the log holds now is flushed: what was answered with [`StorageError::Stalled`] is in
-    /// the log still, and counts when it is written.
+    /// the log still, and counts when it is written; where batches are not journaled, when it is synced.
     pub fn notify_flushed(&self, done: Done) {
-        let refused = {
+        let (refused, wants_checkpoint) = {
             let mut state = self.state();
             match self.check_open(&state) {
                 Ok(()) => {
                     let until = state.next_index();
-                    state.relaxed_acks.push_back(RelaxedAck { until, journal: None, done });
-                    None
+                    // What was refused may have been a membership.
+                    state.relaxed_acks.push_back(RelaxedAck { until, journal: None, synced: true, done });
+                    (None, state.awaits_checkpoint())
                 }
-                Err(error) => Some((done, error)),
+                Err(error) => (Some((done, error)), false),
             }
         };
         match refused {
@@ -220,6 +221,9 @@ impl Log {
             None => {
                 if let Some(log) = self.me.upgrade() {
                     self.context.writer.dirty(&log, true);
+                }
+                if wants_checkpoint {
+                    self.context.want_checkpoint();
                 }
             }
         }

@@ -114,6 +114,9 @@ pub(crate) struct RelaxedAck {
     pub(crate) until: RaftIndex,
     /// The number by which the journal's answer finds it; `None` when the journal need not answer.
     pub(crate) journal: Option<u64>,
+    /// Whether all of that must be synced, too: it holds a membership, and behind batches that a power cut takes a
+    /// start would not find it, so that the log would name voters which are gone.
+    pub(crate) synced: bool,
     pub(crate) done: Done,
 }
 
@@ -568,15 +571,23 @@ impl LogState {
         cost
     }
 
+    /// Whether an append waits, or any would, for a sync of the segments: a checkpoint has to be asked for, and again
+    /// when one may have left the log out.
+    pub(crate) fn awaits_checkpoint(&self) -> bool {
+        let becomes_durable = self.options.flush == FlushMode::Durable && self.unjournaled.is_some();
+        becomes_durable || self.relaxed_acks.iter().any(|ack| self.awaits_sync(ack))
+    }
+
+    fn awaits_sync(&self, ack: &RelaxedAck) -> bool {
+        let needs_sync = ack.synced || self.options.flush == FlushMode::Durable;
+        needs_sync && self.unjournaled.is_some() && ack.until > self.next_unsynced
+    }
+
     /// The appends that may be reported now.
     pub(crate) fn take_acks(&mut self) -> Vec<Done> {
         let mut ready = Vec::new();
-        if self.options.flush == FlushMode::Durable && self.unjournaled.is_some() {
-            // What comes before is only in the page cache: a sync of the segments is awaited.
-            return ready;
-        }
         while let Some(ack) = self.relaxed_acks.front() {
-            if ack.journal.is_some() || ack.until > self.next_unwritten {
+            if ack.journal.is_some() || ack.until > self.next_unwritten || self.awaits_sync(ack) {
                 break;
             }
             ready.extend(self.relaxed_acks.pop_front().map(|ack| ack.done));

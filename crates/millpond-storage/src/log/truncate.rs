@@ -52,7 +52,7 @@ impl Log {
 
     /// The journal has the log's `number`th truncation: the files may be cut.
     fn truncation_durable(&self, number: u64) {
-        {
+        let wants_checkpoint = {
             let mut state = self.state();
             if state.truncations != number {
                 return;
@@ -60,9 +60,14 @@ impl Log {
             if let Some(cut) = &mut state.cut {
                 cut.durable = true;
             }
-        }
+            state.awaits_checkpoint()
+        };
         if let Some(log) = self.me.upgrade() {
             self.context.writer.dirty(&log, true);
+        }
+        if wants_checkpoint {
+            // One that came meanwhile has left this log out.
+            self.context.want_checkpoint();
         }
     }
 

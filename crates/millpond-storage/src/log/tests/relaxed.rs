@@ -22,6 +22,20 @@ fn data() -> Body {
     Body::Proposed(proposal(plain(1, 10, 0)))
 }
 
+fn voters() -> Body {
+    Body::RaftOnly { kind: RaftOnlyKind::Membership, payload: Bytes::from_static(b"voters"), time: Timestamp(1) }
+}
+
+/// Counts how often a checkpoint is asked for.
+fn asked(bench: &Bench) -> Arc<AtomicUsize> {
+    let count = Arc::new(AtomicUsize::new(0));
+    let asked = count.clone();
+    bench.context.on_checkpoint_wanted(move || {
+        asked.fetch_add(1, Ordering::Relaxed);
+    });
+    count
+}
+
 #[test]
 fn a_batch_of_a_relaxed_log_skips_the_journal_and_is_reported_by_its_write() {
     with_log(1, small_options(), relaxed(1 << 20), |bench| async move {
@@ -83,6 +97,60 @@ fn a_log_that_becomes_durable_reports_when_what_came_before_is_synced() {
         bench.recover().unwrap();
         assert_eq!(bench.entries().len(), 3);
     });
+}
+
+#[test]
+fn a_membership_of_a_relaxed_log_is_reported_when_all_before_it_is_synced() {
+    with_log(1, small_options(), relaxed(1 << 20), |mut bench| async move {
+        let asked = asked(&bench);
+        let first = append(&bench, voters());
+        bench.journal.sync();
+        write(&bench);
+        assert_eq!([called(&first), called(&asked)], [1, 0], "everything is in the journal");
+        let before = append(&bench, data());
+        let membership = append(&bench, voters());
+        let behind = append(&bench, data());
+        bench.journal.sync();
+        write(&bench);
+        assert_eq!([called(&before), called(&membership), called(&behind)], [1, 0, 0]);
+        assert_eq!(called(&asked), 1);
+        bench.table = bench.log.sync_segments().unwrap();
+        assert_eq!([called(&membership), called(&behind)], [1, 1]);
+        append(&bench, data());
+        write(&bench);
+        bench.crash(Crash::PowerCut, 0);
+        bench.recover().unwrap();
+        assert_eq!(bench.entries().len(), 4, "what it was told of is there, and what came after need not be");
+    });
+}
+
+#[test]
+fn a_checkpoint_that_a_truncation_kept_from_a_log_is_asked_for_again() {
+    for becomes_durable in [false, true] {
+        with_log(1, small_options(), relaxed(1 << 20), |bench| async move {
+            let asked = asked(&bench);
+            append(&bench, data());
+            append(&bench, data());
+            write(&bench);
+            bench.log.truncate_after(Some(RaftIndex(0))).unwrap();
+            let late = if becomes_durable {
+                bench.log.set_options(durable(1 << 20)).unwrap();
+                None
+            } else {
+                Some(append(&bench, voters()))
+            };
+            assert_eq!(called(&asked), 1);
+            assert!(matches!(bench.log.sync_segments(), Err(StorageError::TruncationPending(GROUP))));
+            bench.journal.sync();
+            assert_eq!(called(&asked), 2);
+            let late = late.unwrap_or_else(|| append(&bench, data()));
+            bench.journal.sync();
+            write(&bench);
+            assert_eq!(called(&late), 0);
+            bench.log.sync_segments().unwrap();
+            assert_eq!(called(&late), 1);
+        });
+    }
 }
 
 #[test]
