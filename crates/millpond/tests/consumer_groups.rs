@@ -1,4 +1,5 @@
-//! Consumers of `millpond-client` that share a topic in a group, against a real broker.
+//! Consumers of `millpond-client` that share a topic in a group, against a real broker, which may be any: see
+//! `support::any_broker`.
 
 #![expect(clippy::disallowed_methods, reason = "drives a real process over real sockets")]
 
@@ -12,42 +13,38 @@ use millpond_client::{
     Admin, Assignor, ClientConfig, Consumer, ConsumerConfig, ErrorCode, GroupProtocol, NewRecord, OffsetReset,
     Producer, ProducerConfig, TopicPartition,
 };
-use support::{Broker, Folder, PATIENCE};
+use support::PATIENCE;
+use support::any_broker::{AnyBroker, unique};
 
 const PARTITIONS: i32 = 6;
 
-fn start(name: &str) -> (Folder, Broker) {
-    let folder = Folder::new(name);
-    // Who dies is missed after six seconds, as in the classic groups below.
-    let broker = Broker::start(folder.path(), &["--set", "group.consumer.session.timeout.ms=6000"]);
-    broker.client().create_topic("logs", PARTITIONS);
-    (folder, broker)
+/// A broker with a topic, and the name of a group: the topic's, too.
+fn start(name: &str) -> (AnyBroker, String) {
+    let (broker, topic) = (AnyBroker::start(name), unique(name));
+    broker.client().create_topic(&topic, PARTITIONS);
+    (broker, topic)
 }
 
-fn client(broker: &Broker) -> ClientConfig {
-    ClientConfig::new(&broker.kafka.to_string()).expect("its address")
-}
-
-fn member() -> ConsumerConfig {
+fn member(group: &str) -> ConsumerConfig {
     ConsumerConfig::default()
         .offset_reset(OffsetReset::Earliest)
-        .group("readers")
+        .group(group)
         .session_timeout(Duration::from_secs(6))
         .heartbeat_interval(Duration::from_millis(100))
         .fetch_max_wait(Duration::from_millis(50))
 }
 
-async fn join(client: ClientConfig, config: ConsumerConfig) -> Consumer {
+async fn join(client: ClientConfig, config: ConsumerConfig, topic: &str) -> Consumer {
     let consumer = Consumer::connect(client, config).await.expect("it answers");
-    consumer.subscribe(&["logs"]).expect("a good name");
+    consumer.subscribe(&[topic]).expect("a good name");
     consumer
 }
 
-async fn send(producer: &Producer, numbers: std::ops::Range<usize>) {
+async fn send(producer: &Producer, topic: &str, numbers: std::ops::Range<usize>) {
     for number in numbers {
         let partition = i32::try_from(number).expect("few") % PARTITIONS;
         let value = number.to_string();
-        let record = NewRecord::to("logs").partition(partition).value(value.as_bytes());
+        let record = NewRecord::to(topic).partition(partition).value(value.as_bytes());
         drop(producer.send(record).await.expect("taken in"));
     }
     producer.flush().await;
@@ -78,13 +75,13 @@ fn all(seen: &Seen, numbers: std::ops::Range<usize>) -> bool {
 }
 
 /// Two read a topic in a group, and one of them dies.
-async fn nothing_is_skipped(name: &str, config: ConsumerConfig) {
-    let (_folder, broker) = start(&format!("groups-{name}"));
-    let config = config.auto_commit(Some(Duration::from_millis(50)));
-    let producer = Producer::connect(client(&broker), ProducerConfig::default()).await.expect("it answers");
+async fn nothing_is_skipped(name: &str, configure: impl FnOnce(ConsumerConfig) -> ConsumerConfig) {
+    let (broker, logs) = start(&format!("groups-{name}"));
+    let config = configure(member(&logs)).auto_commit(Some(Duration::from_millis(50)));
+    let producer = Producer::connect(broker.config(), ProducerConfig::default()).await.expect("it answers");
     let seen = Seen::default();
-    send(&producer, 0..600).await;
-    let mut first = join(client(&broker), config.clone()).await;
+    send(&producer, &logs, 0..600).await;
+    let mut first = join(broker.config(), config.clone(), &logs).await;
     read_until(&mut first, &seen, "all is read by the only member", |_| all(&seen, 0..600)).await;
     assert_eq!(first.assignment().len(), 6);
     assert!(seen.lock().expect("no test panics here").values().all(|times| *times == 1), "once");
@@ -94,9 +91,10 @@ async fn nothing_is_skipped(name: &str, config: ConsumerConfig) {
     let other = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     let other = other.expect("threads");
     {
-        let (client, seen, shares) = (client(&broker), Arc::clone(&seen), Arc::clone(&shares));
+        let (client, topic) = (broker.config(), logs.clone());
+        let (seen, shares) = (Arc::clone(&seen), Arc::clone(&shares));
         other.spawn(async move {
-            let mut second = join(client, config).await;
+            let mut second = join(client, config, &topic).await;
             loop {
                 if let Ok(record) = tokio::time::timeout(Duration::from_millis(20), second.recv()).await {
                     note(&seen, record.expect("a record").value.as_deref());
@@ -111,33 +109,34 @@ async fn nothing_is_skipped(name: &str, config: ConsumerConfig) {
         here.len() == 3 && there.len() == 3 && here.is_disjoint(&there)
     };
     read_until(&mut first, &seen, "each has its half", halved).await;
-    send(&producer, 600..1200).await;
+    send(&producer, &logs, 600..1200).await;
     read_until(&mut first, &seen, "all is read by both", |_| all(&seen, 600..1200)).await;
-    send(&producer, 1200..1300).await;
+    send(&producer, &logs, 1200..1300).await;
     other.shutdown_background();
-    send(&producer, 1300..1800).await;
+    send(&producer, &logs, 1300..1800).await;
     read_until(&mut first, &seen, "all is read by who is left", |_| all(&seen, 0..1800)).await;
     assert_eq!(first.assignment().len(), 6);
     first.close().await;
     producer.close().await;
 
-    let admin = Admin::connect(client(&broker)).await.expect("it answers");
-    let committed = admin.group_offsets("readers").await.expect("an answer");
+    let admin = Admin::connect(broker.config()).await.expect("it answers");
+    let committed = admin.group_offsets(&logs).await.expect("an answer");
     assert!(committed.len() == 6 && committed.values().all(|committed| committed.offset == 300), "{committed:?}");
-    let group = admin.describe_group("readers").await.expect("an answer").expect("it is there");
+    let group = admin.describe_group(&logs).await.expect("an answer").expect("it is there");
     assert!(group.members.is_empty(), "it has left: {group:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn by_the_classic_protocol_nothing_is_skipped_when_a_member_comes_and_dies() {
-    let config = member().group_protocol(GroupProtocol::Classic);
-    nothing_is_skipped("range", config.clone().assignors(&[Assignor::Range])).await;
-    nothing_is_skipped("sticky", config.assignors(&[Assignor::CooperativeSticky])).await;
+    for (name, assignor) in [("range", Assignor::Range), ("sticky", Assignor::CooperativeSticky)] {
+        let classic = |config: ConsumerConfig| config.group_protocol(GroupProtocol::Classic).assignors(&[assignor]);
+        nothing_is_skipped(name, classic).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn by_the_consumer_protocol_nothing_is_skipped_when_a_member_comes_and_dies() {
-    nothing_is_skipped("consumer", member().group_protocol(GroupProtocol::Consumer)).await;
+    nothing_is_skipped("consumer", |config| config.group_protocol(GroupProtocol::Consumer)).await;
 }
 
 async fn numbers(consumer: &mut Consumer, count: usize) -> Vec<String> {
@@ -151,25 +150,25 @@ async fn numbers(consumer: &mut Consumer, count: usize) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_next_one_begins_where_the_last_one_has_committed() {
-    let (_folder, broker) = start("groups-commit");
-    let producer = Producer::connect(client(&broker), ProducerConfig::default()).await.expect("it answers");
+    let (broker, logs) = start("groups-commit");
+    let producer = Producer::connect(broker.config(), ProducerConfig::default()).await.expect("it answers");
     for number in 0..30 {
         let value = number.to_string();
-        let record = NewRecord::to("logs").partition(0).value(value.as_bytes());
+        let record = NewRecord::to(&logs).partition(0).value(value.as_bytes());
         drop(producer.send(record).await.expect("taken in"));
     }
     producer.close().await;
-    let partition = TopicPartition::new("logs", 0);
-    let by_hand = member().auto_commit(None);
+    let partition = TopicPartition::new(logs.as_str(), 0);
+    let by_hand = member(&logs).auto_commit(None);
 
-    let mut consumer = join(client(&broker), by_hand.clone()).await;
+    let mut consumer = join(broker.config(), by_hand.clone(), &logs).await;
     assert_eq!(numbers(&mut consumer, 10).await.last().map(String::as_str), Some("9"));
     consumer.commit().await.expect("committed");
     assert_eq!(consumer.committed().await.expect("an answer").get(&partition), Some(&10));
     numbers(&mut consumer, 5).await;
     consumer.close().await;
 
-    let mut consumer = join(client(&broker), by_hand.clone()).await;
+    let mut consumer = join(broker.config(), by_hand.clone(), &logs).await;
     assert_eq!(numbers(&mut consumer, 1).await, ["10"], "what was not committed comes again");
     // Nobody waits for them, and the consumer ends at once.
     drop(consumer.commit_offsets(&BTreeMap::from([(partition.clone(), 11)])));
@@ -177,17 +176,17 @@ async fn the_next_one_begins_where_the_last_one_has_committed() {
     consumer.close().await;
 
     // At the end all that was given counts.
-    let mut consumer = join(client(&broker), member()).await;
+    let mut consumer = join(broker.config(), member(&logs), &logs).await;
     assert_eq!(numbers(&mut consumer, 8).await.first().map(String::as_str), Some("12"));
     consumer.close().await;
 
     // Without being a member, the group only keeps how far it has come.
-    let mut consumer = Consumer::connect(client(&broker), member()).await.expect("it answers");
+    let mut consumer = Consumer::connect(broker.config(), member(&logs)).await.expect("it answers");
     consumer.assign([partition.clone()]).expect("a good name");
     assert_eq!(numbers(&mut consumer, 2).await, ["20", "21"]);
     consumer.commit().await.expect("committed");
     assert_eq!(consumer.committed().await.expect("an answer").get(&partition), Some(&22));
-    consumer.subscribe(&["logs"]).expect("a good name");
+    consumer.subscribe(&[&logs]).expect("a good name");
     assert!(consumer.assign([partition.clone()]).is_err(), "the group says what is read");
     assert_eq!(numbers(&mut consumer, 1).await, ["22"]);
     consumer.unsubscribe();
@@ -200,13 +199,13 @@ async fn the_next_one_begins_where_the_last_one_has_committed() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_cannot_be_a_member_is_told() {
-    let (_folder, broker) = start("groups-refused");
-    let config = member().group_protocol(GroupProtocol::Classic).session_timeout(Duration::from_millis(1));
-    let mut consumer = join(client(&broker), config).await;
+    let (broker, logs) = start("groups-refused");
+    let config = member(&logs).group_protocol(GroupProtocol::Classic).session_timeout(Duration::from_millis(1));
+    let mut consumer = join(broker.config(), config, &logs).await;
     let error = tokio::time::timeout(PATIENCE, consumer.recv()).await.expect("in time").expect_err("refused");
     assert_eq!(error.code(), Some(ErrorCode::INVALID_SESSION_TIMEOUT), "{error}");
-    let consumer = Consumer::connect(client(&broker), ConsumerConfig::default()).await.expect("it answers");
-    let error = consumer.subscribe(&["logs"]).expect_err("it has no group");
+    let consumer = Consumer::connect(broker.config(), ConsumerConfig::default()).await.expect("it answers");
+    let error = consumer.subscribe(&[&logs]).expect_err("it has no group");
     assert_eq!(error.to_string(), "the request cannot be sent: the consumer has no group");
     assert!(consumer.commit().await.is_err());
 }

@@ -1,6 +1,7 @@
 //! A `millpond` process and a minimal client for it, made of nothing but the wire and record crates.
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+pub mod any_broker;
 pub mod cluster;
 
 use std::io::{self, BufRead, BufReader, Read, Write};
