@@ -23,7 +23,8 @@ const UNFINISHED: &[[&str; 2]] = &[
 ];
 
 /// Who may print: programs, and build scripts, which talk to cargo that way.
-const PRINTERS: &[&str] = &["crates/millpond/", "crates/sim/", "benches/", "tests/interop/"];
+const PRINTERS: &[&str] =
+    &["crates/millpond/", "crates/millpond-client/examples/", "crates/sim/", "benches/", "tests/interop/"];
 
 /// Folders in which people and machines keep their checkouts: a path below one holds on one machine only.
 const MACHINE_FOLDERS: &[&str] = &["home", "root", "Users", "work", "workspace", "builds"];

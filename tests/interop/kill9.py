@@ -1,24 +1,33 @@
 #!/usr/bin/env python3
-"""Durability check: producers write with acks=all through librdkafka, brokers are killed with -9 and started again.
+"""Durability check: producers write with acks=all, brokers are killed with -9 and started again.
 
 Afterwards every acknowledged record must be at its acknowledged offset, once, and each producer's records in order.
 
   kill9.py --start 'COMMAND with {node} {dir} {port}' [--nodes 3] [--cycles 5] [--transactions]
            [--between 'COMMAND with {node} {dir} {port}']     run while the broker is down (to damage its data, say)
+           [--writer 'COMMAND with {bootstrap} {topic} {partitions} {rate} {number}']
+           [--reader 'COMMAND with {bootstrap} {topic} {partitions}']
 
 COMMAND is run by the shell in a process group of its own; it must run the broker in the foreground, keep what is in
 {dir}, and serve clients on 127.0.0.1:{port}. With --nodes N the nodes get ports PORT, PORT+1 … and folders DIR/1, DIR/2
 …; one random node is killed a cycle, in every fourth cycle a majority at once; topics have replication factor N and
 min.insync.replicas N/2+1. Needs confluent-kafka, which `run setup` installs. Only processes started here are killed.
+
+Records are written and read through librdkafka, or by programs: a writer sends 'number:0', 'number:1' … to the
+partitions in turn and prints {"value": …, "partition": …, "offset": …} for each acknowledged one and {"value": …,
+"error": …} for one of which it does not know; it ends, all told, on SIGTERM. A reader prints each record likewise, and
+{"ended": partition} where a partition ends. Topics are made, and leaders waited for, through librdkafka in any case.
 """
 
-import argparse, collections, os, random, signal, subprocess, sys, tempfile, threading, time, uuid
+import argparse, collections, json, os, random, signal, subprocess, sys, tempfile, threading, time, uuid
 from confluent_kafka import Consumer, KafkaError, KafkaException, OFFSET_BEGINNING, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument('--start', required=True)
 parser.add_argument('--between')
+parser.add_argument('--writer', help='a program that produces; default: librdkafka')
+parser.add_argument('--reader', help='a program that reads everything; default: librdkafka')
 parser.add_argument('--nodes', type=int, default=1)
 parser.add_argument('--port', type=int, default=19192)
 parser.add_argument('--dir', default=None)
@@ -34,6 +43,8 @@ parser.add_argument('--start-limit-s', type=float, default=90)
 parser.add_argument('--limit-s', type=float, default=600, help='the whole run')
 parser.add_argument('--seed', type=int, default=None)
 args = parser.parse_args()
+if args.transactions and args.writer:
+    parser.error('--writer knows no --transactions')
 
 seed = args.seed if args.seed is not None else random.randrange(1 << 30)
 rng = random.Random(seed)
@@ -50,6 +61,7 @@ CLIENT = {
 }
 TOPIC = 'kill9-' + uuid.uuid4().hex[:8]
 processes = {}
+programs = []
 
 
 def folder(node):
@@ -77,6 +89,14 @@ def kill(node):
         except ProcessLookupError:
             pass  # it has ended by itself
         process.wait()
+
+
+def end_all():
+    for node in list(processes):
+        kill(node)
+    for process in programs:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def serving(limit_s):
@@ -188,8 +208,64 @@ class Writer(threading.Thread):
             producer.flush(90)
 
 
+def program(command, **more):
+    """Starts a program that writes or reads, in a process group of its own."""
+    places = {'bootstrap': BOOTSTRAP, 'topic': TOPIC, 'partitions': args.partitions, 'rate': args.rate, **more}
+    for name, value in places.items():
+        command = command.replace('{' + name + '}', str(value))
+    log = open(f'{base_dir}.client.out', 'ab')
+    process = subprocess.Popen(
+        command, shell=True, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True
+    )
+    programs.append(process)
+    return process
+
+
+class WritingProgram(threading.Thread):
+    """Believes what the program of --writer says."""
+
+    def __init__(self, number):
+        super().__init__(daemon=True)
+        self.trouble = self.broken = None
+        self.process = program(args.writer, number=number)
+
+    def run(self):
+        for line in self.process.stdout:
+            told = json.loads(line)
+            with lock:
+                if 'error' in told:
+                    self.trouble = told['error']
+                    uncertain.add(told['value'])
+                else:
+                    acked[told['value']] = (told['partition'], told['offset'])
+        code = self.process.wait()
+        if code or not stop.is_set():
+            self.trouble = self.broken = f'a writer ended by itself with {code}: see {base_dir}.client.out'
+
+    def finish(self):
+        os.killpg(self.process.pid, signal.SIGTERM)
+
+
+def read_by_program():
+    """As read_all."""
+    seen, ended = collections.defaultdict(list), set()
+    reader = program(args.reader)
+    for line in reader.stdout:
+        told = json.loads(line)
+        if 'ended' in told:
+            ended.add(told['ended'])
+        else:
+            seen[told['value']].append((told['partition'], told['offset']))
+    if code := reader.wait():
+        print(f'the reader ended with {code}: see {base_dir}.client.out', flush=True)
+        ended.clear()
+    return seen, ended
+
+
 def read_all():
     """value -> [(partition, offset)], and the partitions whose end was reached."""
+    if args.reader:
+        return read_by_program()
     consumer = Consumer(
         {
             **CLIENT,
@@ -222,8 +298,7 @@ def check(name, ok, detail=''):
 
 def out_of_time():
     print(f'FAIL kill9: time limit: {args.limit_s:.0f} s\n0 passed, 1 failed, 0 skipped', flush=True)
-    for node in list(processes):
-        kill(node)
+    end_all()
     os._exit(1)
 
 
@@ -249,7 +324,7 @@ def main():
                 raise
             time.sleep(1)
     time.sleep(1)
-    writers = [Writer(n) for n in range(args.producers)]
+    writers = [(WritingProgram if args.writer else Writer)(n) for n in range(args.producers)]
     for writer in writers:
         writer.start()
     for cycle in range(1, args.cycles + 1):
@@ -285,6 +360,8 @@ def main():
             break
     time.sleep(args.uptime_s)
     stop.set()
+    for writer in writers if args.writer else ():
+        writer.finish()
     for writer in writers:
         writer.join(120)
     serving(args.start_limit_s)
@@ -307,6 +384,9 @@ def main():
         f'lost {len(lost)}, duplicated {len(twice)}, moved {len(moved)}, out of order {disorder}',
         flush=True,
     )
+    if args.writer:
+        silent = [w.broken for w in writers if w.broken or w.is_alive()]
+        check('every writer has told of all its records', not silent, silent)
     check(
         'every partition can be read to its end', len(ended) == args.partitions, f'{sorted(ended)} of {args.partitions}'
     )
@@ -326,8 +406,7 @@ def main():
             not any(v in seen for v in aborted),
             [v for v in aborted if v in seen][:3],
         )
-    for node in NODES:
-        kill(node)
+    end_all()
     print(f'{results["passed"]} passed, {results["failed"]} failed, 0 skipped', flush=True)
     os._exit(1 if results['failed'] else 0)
 
@@ -335,11 +414,9 @@ def main():
 try:
     main()
 except SystemExit as error:
-    for node in list(processes):
-        kill(node)
+    end_all()
     print(error.code if isinstance(error.code, str) else '0 passed, 1 failed, 0 skipped', flush=True)
     os._exit(1)
 except BaseException:
-    for node in list(processes):
-        kill(node)
+    end_all()
     raise
