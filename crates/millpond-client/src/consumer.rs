@@ -36,7 +36,7 @@ pub use group::{Assignor, Commit};
 pub use record::ConsumerRecord;
 
 use driver::{Shared, drive};
-use group::{Desk, take_part};
+use group::{Desk, Pattern, Subscription, take_part};
 use partition::{Errors, Fetch};
 
 use crate::admin::{Admin, OffsetAt, Outcomes, TopicPartition, look_up};
@@ -187,7 +187,24 @@ impl Consumer {
     pub fn subscribe(&self, topics: &[&str]) -> Result<()> {
         let desk = self.desk()?;
         topics.iter().try_for_each(|topic| check_name(topic))?;
-        desk.subscribe(&self.shared, topics.iter().map(|topic| (*topic).to_owned()).collect());
+        let topics: BTreeSet<String> = topics.iter().map(|topic| (*topic).to_owned()).collect();
+        match topics.is_empty() {
+            true => desk.unsubscribe(&self.shared),
+            false => desk.subscribe(&self.shared, Subscription::Topics(topics)),
+        }
+        Ok(())
+    }
+
+    /// As [`subscribe`](Consumer::subscribe), to all topics whose whole name matches a regular expression, also those
+    /// that are made later. A coordinator that can do so matches it (KIP-848, Kafka 4.0), in RE2's syntax and only the
+    /// topics that this client may see; else it is matched here, whenever what is known of topics is asked for again
+    /// ([`metadata_max_age`](ConsumerConfig::metadata_max_age)), and internal topics do not count. The syntax here is
+    /// that of the `regex` crate, which refuses what RE2 has and it has not.
+    ///
+    /// # Errors
+    /// [`Error::Request`] without a [group](ConsumerConfig::group), and for what is no regular expression.
+    pub fn subscribe_pattern(&self, pattern: &str) -> Result<()> {
+        self.desk()?.subscribe(&self.shared, Subscription::Pattern(Pattern::new(pattern)?));
         Ok(())
     }
 

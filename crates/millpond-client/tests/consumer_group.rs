@@ -9,7 +9,7 @@ mod fake;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use coordinator::{Fake, NEWER};
+use coordinator::{APIS, Fake, NEW, NEWER};
 use millpond_client::{Consumer, Error, ErrorCode, TopicPartition};
 use millpond_wire::ApiKey;
 
@@ -369,4 +369,67 @@ async fn an_offset_that_a_transaction_is_about_to_commit_holds_up_nothing_else()
     assert!((9..=10).contains(&beats), "{beats} in 30 s");
     fake.state().unstable.clear();
     until(|| consumer.position(&of(0)) == Some(0)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_coordinator_that_matches_expressions_is_given_one_and_it_is_taken_back() {
+    let fake = Fake::serving(NEWER);
+    fake.state().given = Some(vec![0, 1]);
+    let consumer = fake.consumer(None).await;
+    consumer.subscribe_pattern("lo.*").expect("good");
+    has(&consumer, 2).await;
+    fake.sees("tell 1 [0, 1], 0 topics").await;
+    consumer.subscribe(&["logs"]).expect("a good name");
+    fake.sees("tell 1 [0, 1], 1 topics and what matches ''").await;
+    consumer.subscribe(&["logs", "more"]).expect("good names");
+    fake.sees("tell 1 [0, 1], 2 topics").await;
+    consumer.close().await;
+    assert_eq!(fake.story()[0], "tell 0 [], 0 topics and what matches 'lo.*'");
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_the_coordinator_matches_no_expressions_topics_are_matched_here_again_and_again() {
+    for (apis, first, second) in [
+        (NEW, "tell 0 [], 1 topics", "tell 1 [0, 1], 2 topics"),
+        (APIS, "join '' with 0", "join 'm' with 2 of logs and logs-2"),
+    ] {
+        let fake = Fake::serving(apis);
+        fake.state().given = Some(vec![0, 1]);
+        fake.state().others = vec!["other", "my-logs"];
+        let consumer = fake.consumer(None).await;
+        consumer.subscribe_pattern("_*logs(-.)?").expect("good");
+        has(&consumer, 2).await;
+        assert_eq!(fake.story()[0], first);
+        fake.state().others.push("logs-2");
+        tokio::time::sleep(Duration::from_secs(299)).await;
+        assert!(!fake.story().iter().any(|seen| seen == second), "it is not asked for all the time");
+        until(|| fake.story().iter().any(|seen| seen == second)).await;
+        consumer.close().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_topic_that_matches_later_is_read_soon_if_none_has_matched_before() {
+    let fake = Fake::start();
+    let consumer = fake.consumer(None).await;
+    consumer.subscribe_pattern("more.*").expect("good");
+    fake.sees("sync 1 with 1").await;
+    assert_eq!(consumer.assignment(), []);
+    fake.state().others.push("more-1");
+    has(&consumer, 4).await;
+    assert!(consumer.assignment().iter().all(|partition| partition.topic == "more-1"));
+    consumer.unsubscribe();
+    has(&consumer, 0).await;
+    fake.sees("leave m").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_coordinator_that_refuses_an_expression_has_the_caller_told() {
+    let fake = Fake::serving(NEWER);
+    fake.state().errors.push((ApiKey::CONSUMER_GROUP_HEARTBEAT, ErrorCode::INVALID_REGULAR_EXPRESSION));
+    let mut consumer = fake.consumer(None).await;
+    consumer.subscribe_pattern("a+").expect("good here");
+    let error = consumer.recv().await.expect_err("it is told");
+    assert_eq!(error.code(), Some(ErrorCode::INVALID_REGULAR_EXPRESSION));
+    assert!(matches!(consumer.subscribe_pattern("("), Err(Error::Request { .. })));
 }

@@ -209,3 +209,31 @@ async fn who_cannot_be_a_member_is_told() {
     assert_eq!(error.to_string(), "the request cannot be sent: the consumer has no group");
     assert!(consumer.commit().await.is_err());
 }
+
+/// By the consumer protocol the coordinator matches topics, by the classic one the client.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn topics_that_match_an_expression_are_read_also_those_that_are_made_later() {
+    for (name, protocol) in [("classic", GroupProtocol::Classic), ("consumer", GroupProtocol::Consumer)] {
+        let (broker, prefix) = (AnyBroker::start(&format!("groups-matched-{name}")), unique(name));
+        let topic = |number: &str| format!("{prefix}-{number}");
+        let producer = Producer::connect(broker.config(), ProducerConfig::default()).await.expect("it answers");
+        let send_one = async |topic: &str| {
+            broker.client().create_topic(topic, 2);
+            let written = producer.send(NewRecord::to(topic).value(topic.as_bytes())).await.expect("taken in");
+            written.await.expect("written");
+        };
+        for number in ["1", "2", "other"] {
+            send_one(&topic(number)).await;
+        }
+        let config = member(&prefix).group_protocol(protocol).metadata_max_age(Duration::from_secs(1));
+        let mut consumer = Consumer::connect(broker.config(), config).await.expect("it answers");
+        consumer.subscribe_pattern(&format!("{prefix}-[0-9]+")).expect("good");
+        let mut found = numbers(&mut consumer, 2).await;
+        found.sort();
+        assert_eq!(found, [topic("1"), topic("2")]);
+        assert_eq!(consumer.assignment().len(), 4);
+        send_one(&topic("30")).await;
+        assert_eq!(numbers(&mut consumer, 1).await, [topic("30")]);
+        consumer.close().await;
+    }
+}

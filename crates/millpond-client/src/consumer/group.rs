@@ -6,6 +6,7 @@
 //! | `classic` | the same as values: generations, what errors mean, the bytes that members exchange |
 //! | `assignor` | who gets which partitions, as the leader of a classic group decides |
 //! | `heartbeat` | the consumer protocol (KIP-848) |
+//! | `pattern` | topics by a regular expression |
 //! | `commits` | how far the group has come |
 //! | `desk` | what the caller asks of the task, and which of the two says what is read |
 //!
@@ -24,6 +25,7 @@ mod commits;
 mod desk;
 mod heartbeat;
 mod joining;
+mod pattern;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -39,8 +41,9 @@ pub use assignor::Assignor;
 use classic::{Consequence, Membership, consequence};
 use commits::Retry;
 pub use desk::Commit;
-pub(crate) use desk::Desk;
+pub(crate) use desk::{Desk, Subscription};
 use heartbeat::{Kind, Told};
+pub(crate) use pattern::Pattern;
 
 use super::driver::Shared;
 use crate::admin::TopicPartition;
@@ -71,7 +74,12 @@ struct Member {
     membership: Membership,
     /// Of the consumer protocol.
     told: Told,
+    /// What it names to the group: what is subscribed to, or what matches the pattern.
     topics: BTreeSet<String>,
+    /// What is subscribed to instead of topics.
+    pattern: Option<Pattern>,
+    /// When the pattern is matched here again; `None` if the coordinator does it, or nobody has yet.
+    match_at: Option<Instant>,
     assigned: BTreeSet<TopicPartition>,
     /// It must join, for the first time or again.
     rejoin: bool,
@@ -110,6 +118,8 @@ pub(crate) fn take_part(shared: Arc<Shared>, desk: Arc<Desk>, group: String) -> 
             membership: Membership::default(),
             told: Told::default(),
             topics: BTreeSet::new(),
+            pattern: None,
+            match_at: None,
             assigned: BTreeSet::new(),
             rejoin: false,
             next_beat: now,
@@ -178,7 +188,7 @@ impl Member {
         let beat_at = Some(self.next_beat).filter(|_| self.is_member());
         let mut commit_at = self.commit_waiting(beat_at).await;
         self.heed_subscription().await;
-        if self.rejoin && !self.topics.is_empty() {
+        if self.rejoin && self.is_subscribed() {
             self.take_part().await?;
         }
         let looked_up = self.look_up().await;
@@ -192,12 +202,13 @@ impl Member {
         }
         if self.is_member() {
             self.watch_topics(now).await?;
+            self.watch_pattern(now).await?;
         }
         looked_up?;
-        if self.rejoin && !self.topics.is_empty() {
+        if self.rejoin && self.is_subscribed() {
             return Ok(Some(now));
         }
-        let of_member = [Some(self.next_beat), self.watched.as_ref().map(|(_, at)| *at)];
+        let of_member = [Some(self.next_beat), self.watched.as_ref().map(|(_, at)| *at), self.match_at];
         let of_member = of_member.into_iter().filter(|_| self.is_member());
         Ok(of_member.chain([self.next_commit, commit_at]).flatten().min())
     }
@@ -213,19 +224,28 @@ impl Member {
         }
     }
 
+    fn is_subscribed(&self) -> bool {
+        !self.topics.is_empty() || self.pattern.is_some()
+    }
+
     fn is_member(&self) -> bool {
         self.membership.generation >= 0
     }
 
     async fn heed_subscription(&mut self) {
         let Some(change) = self.desk.changed() else { return };
-        if change.left || change.topics.is_empty() {
+        if change.left || change.subscription.is_none() {
             self.topics.clear();
             self.let_go(&BTreeSet::new()).await;
             self.leave().await;
         }
-        self.topics = change.topics;
-        self.rejoin = !self.topics.is_empty();
+        self.match_at = None;
+        (self.topics, self.pattern) = match change.subscription {
+            Some(Subscription::Topics(topics)) => (topics, None),
+            Some(Subscription::Pattern(pattern)) => (BTreeSet::new(), Some(pattern)),
+            None => (BTreeSet::new(), None),
+        };
+        self.rejoin = self.is_subscribed();
         self.say_all_again();
     }
 
@@ -303,7 +323,7 @@ impl Member {
         match consequence(ErrorCode(code)) {
             Consequence::LookAgain => self.connection = None,
             // Who only keeps its offsets there has nothing to lose.
-            _ if self.topics.is_empty() && !self.is_member() => {}
+            _ if !self.is_subscribed() && !self.is_member() => {}
             Consequence::Rejoin => self.rejoin = true,
             Consequence::Lost { keep_id } => {
                 self.membership.generation = -1;
@@ -313,7 +333,7 @@ impl Member {
                 // Others may have read on: what was given here and not committed is theirs to read again.
                 self.desk.with_positions(&self.shared, |state| state.revoke(&BTreeSet::new()));
                 self.assigned.clear();
-                self.rejoin = !self.topics.is_empty();
+                self.rejoin = self.is_subscribed();
             }
             Consequence::Fatal => self.shut_out(error.clone()),
         }
@@ -327,6 +347,7 @@ impl Member {
         self.shared.reader.wake();
         self.assigned.clear();
         self.topics.clear();
+        (self.pattern, self.match_at) = (None, None);
         self.rejoin = false;
     }
 

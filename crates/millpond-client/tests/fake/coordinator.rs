@@ -23,8 +23,8 @@ use millpond_wire::offset_commit::{
     OffsetCommitRequest, OffsetCommitResponse, OffsetCommitResponsePartition, OffsetCommitResponseTopic,
 };
 use millpond_wire::offset_fetch::{
-    OffsetFetchRequest, OffsetFetchResponse, OffsetFetchResponseGroup, OffsetFetchResponsePartitions,
-    OffsetFetchResponseTopics,
+    OffsetFetchRequest, OffsetFetchRequestTopics, OffsetFetchResponse, OffsetFetchResponseGroup,
+    OffsetFetchResponsePartitions, OffsetFetchResponseTopics,
 };
 use millpond_wire::sync_group::{SyncGroupRequest, SyncGroupResponse};
 use millpond_wire::{ApiKey, Data, Message};
@@ -32,7 +32,7 @@ use millpond_wire::{ApiKey, Data, Message};
 use super::fake::{self, Asked, METADATA, Network, Peer, metadata, versions};
 use super::{has, of, until};
 
-const APIS: &[(ApiKey, i16, i16)] = &[
+pub const APIS: &[(ApiKey, i16, i16)] = &[
     METADATA,
     (ApiKey::FETCH, 4, 17),
     (ApiKey::LIST_OFFSETS, 1, 10),
@@ -43,6 +43,16 @@ const APIS: &[(ApiKey, i16, i16)] = &[
     (ApiKey::LEAVE_GROUP, 0, 5),
     (ApiKey::OFFSET_FETCH, 1, 9),
     (ApiKey::OFFSET_COMMIT, 2, 9),
+];
+/// Of a coordinator that also serves the first version of the consumer protocol, and matches no expressions.
+pub const NEW: &[(ApiKey, i16, i16)] = &[
+    METADATA,
+    (ApiKey::FETCH, 4, 17),
+    (ApiKey::LIST_OFFSETS, 1, 10),
+    (ApiKey::FIND_COORDINATOR, 0, 6),
+    (ApiKey::OFFSET_FETCH, 1, 9),
+    (ApiKey::OFFSET_COMMIT, 2, 9),
+    (ApiKey::CONSUMER_GROUP_HEARTBEAT, 0, 0),
 ];
 /// Of a coordinator that also serves the consumer protocol.
 pub const NEWER: &[(ApiKey, i16, i16)] = &[
@@ -73,6 +83,8 @@ pub struct State {
     pub retarget: bool,
     /// How often the topic was made again.
     pub remade: u8,
+    /// Topics that there are beside `logs`.
+    pub others: Vec<&'static str>,
     /// The assignor that the members agree on next is one that there is not.
     pub strange_assignor: bool,
     /// Partitions whose committed offsets are not told, as a transaction is about to change them.
@@ -87,6 +99,14 @@ pub struct State {
     pub swallow: Option<ApiKey>,
     /// What was asked of the coordinator: the API and what tells.
     pub seen: Vec<String>,
+}
+
+impl State {
+    fn there_are(&self) -> Vec<MetadataResponseTopic> {
+        let others = self.others.iter().map(|name| topic(name, name.as_bytes()[0]));
+        let internal = MetadataResponseTopic { is_internal: true, ..topic("__logs", 1) };
+        [topic("logs", 7 + self.remade), internal].into_iter().chain(others).collect()
+    }
 }
 
 #[derive(Clone)]
@@ -148,10 +168,14 @@ impl Fake {
             match asked.header.api_key {
                 ApiKey::API_VERSIONS => peer.answer(&asked, &versions(apis)).await,
                 ApiKey::METADATA => {
-                    let names = asked.body::<MetadataRequest>().topics.unwrap_or_default();
+                    let names = asked.body::<MetadataRequest>().topics;
                     let mut told = metadata(1, BROKERS);
-                    let remade = self.state().remade;
-                    told.topics = names.iter().map(|_| topic(remade)).collect();
+                    let topics = self.state().there_are();
+                    let named = |name: &str| {
+                        names.as_ref().is_none_or(|names| names.iter().any(|one| one.name.as_deref() == Some(name)))
+                    };
+                    told.topics =
+                        topics.into_iter().filter(|topic| named(topic.name.as_deref().unwrap_or_default())).collect();
                     peer.answer(&asked, &told).await;
                 }
                 ApiKey::FIND_COORDINATOR => {
@@ -213,15 +237,20 @@ impl Fake {
     fn committed(&self, request: &OffsetFetchRequest) -> OffsetFetchResponse {
         assert!(request.require_stable);
         let mut state = self.state();
-        let asked = request.groups[0].topics.clone().unwrap_or_default()[0].partition_indexes.clone();
+        let topics = request.groups[0].topics.clone().unwrap_or_default();
+        let asked = topics[0].partition_indexes.clone();
         let told = |partition: &i32| OffsetFetchResponsePartitions {
             partition_index: *partition,
             committed_offset: -1,
             error_code: if state.unstable.contains(partition) { ErrorCode::UNSTABLE_OFFSET_COMMIT.0 } else { 0 },
             ..Default::default()
         };
-        let partitions = asked.iter().map(told).collect();
-        let topics = vec![OffsetFetchResponseTopics { name: "logs".into(), partitions, ..Default::default() }];
+        let of = |topic: &OffsetFetchRequestTopics| OffsetFetchResponseTopics {
+            name: topic.name.clone(),
+            partitions: topic.partition_indexes.iter().map(told).collect(),
+            ..Default::default()
+        };
+        let topics = topics.iter().map(of).collect();
         state.offsets_asked.push(asked);
         let group = OffsetFetchResponseGroup { group_id: "g".into(), topics, ..Default::default() };
         OffsetFetchResponse { groups: vec![group], ..Default::default() }
@@ -243,7 +272,9 @@ impl Fake {
         let metadata = request.protocols[0].metadata.clone();
         let told = ConsumerProtocolSubscription::from_bytes(metadata.clone()).expect("good");
         let owned: usize = told.owned_partitions.iter().map(|of| of.partitions.len()).sum();
-        let seen = format!("join '{}' with {owned}", request.member_id);
+        let topics: Vec<&str> = told.topics.iter().map(|topic| topic.as_str()).collect();
+        let of = if topics == ["logs"] { String::new() } else { format!(" of {}", topics.join(" and ")) };
+        let seen = format!("join '{}' with {owned}{of}", request.member_id);
         let error_code = self.error(broker, ApiKey::JOIN_GROUP, seen);
         if error_code != 0 || request.member_id.is_empty() {
             // As Kafka answers who has no id yet.
@@ -284,11 +315,13 @@ impl Fake {
         let owned = request.topic_partitions.as_ref();
         let owned = owned.map(|owned| owned.iter().flat_map(|topic| topic.partitions.clone()).collect::<Vec<i32>>());
         let topics = request.subscribed_topic_names.as_ref().map_or(0, Vec::len);
+        let matching = request.subscribed_topic_regex.as_ref();
+        let matching = matching.map(|pattern| format!(" and what matches '{pattern}'")).unwrap_or_default();
         let of_remade = |topic: &TopicPartitions| topic.topic_id != [7; 16];
         let remade = request.topic_partitions.as_ref().is_some_and(|topics| topics.iter().any(of_remade));
         let seen = match owned {
             Some(owned) if remade => format!("tell {} {owned:?} of the new topic", request.member_epoch),
-            Some(owned) => format!("tell {} {owned:?}, {topics} topics", request.member_epoch),
+            Some(owned) => format!("tell {} {owned:?}, {topics} topics{matching}", request.member_epoch),
             None => format!("beat {}", request.member_epoch),
         };
         let error_code = self.error(broker, ApiKey::CONSUMER_GROUP_HEARTBEAT, seen);
@@ -350,11 +383,11 @@ impl Fake {
     }
 }
 
-fn topic(remade: u8) -> MetadataResponseTopic {
+fn topic(name: &str, id: u8) -> MetadataResponseTopic {
     let partition = |partition_index| MetadataResponsePartition { partition_index, leader_id: 1, ..Default::default() };
     MetadataResponseTopic {
-        name: Some("logs".into()),
-        topic_id: [7 + remade; 16],
+        name: Some(name.into()),
+        topic_id: [id; 16],
         partitions: (0..4).map(partition).collect(),
         ..Default::default()
     }

@@ -14,14 +14,24 @@ use tracing::info;
 
 use super::super::driver::Shared;
 use super::super::positions::{Offset, Positions};
+use super::pattern::Pattern;
 use crate::admin::TopicPartition;
 use crate::error::{Error, Result};
+
+/// Which topics a member wants to read.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Subscription {
+    /// These, at least one.
+    Topics(BTreeSet<String>),
+    /// Those that match.
+    Pattern(Pattern),
+}
 
 /// What the caller asks of the group's task.
 #[derive(Debug, Default)]
 struct Mail {
     /// `None` while nothing is subscribed to.
-    subscription: Option<BTreeSet<String>>,
+    subscription: Option<Subscription>,
     /// Of the subscription, since the task has looked.
     changed: bool,
     /// It was unsubscribed since the task has looked, even if it is subscribed again by now.
@@ -67,8 +77,7 @@ pub(super) struct Due {
 pub(super) struct Change {
     /// The group is to be left first.
     pub(super) left: bool,
-    /// Empty for none.
-    pub(super) topics: BTreeSet<String>,
+    pub(super) subscription: Option<Subscription>,
 }
 
 /// What a consumer and its group's task share.
@@ -126,14 +135,14 @@ impl Desk {
     }
 
     /// Has the task join the group for these topics. What was assigned by hand is read no more.
-    pub(crate) fn subscribe(&self, shared: &Shared, topics: BTreeSet<String>) {
+    pub(crate) fn subscribe(&self, shared: &Shared, subscription: Subscription) {
         let mut mail = self.mail();
         if mail.subscription.is_none() {
             let gone = shared.state().revoke(&BTreeSet::new());
             self.hand_in(&mut mail, gone);
         }
-        mail.changed |= mail.subscription.as_ref() != Some(&topics);
-        mail.subscription = Some(topics);
+        mail.changed |= mail.subscription.as_ref() != Some(&subscription);
+        mail.subscription = Some(subscription);
         drop(mail);
         self.wake.notify_one();
     }
@@ -154,8 +163,7 @@ impl Desk {
     pub(super) fn changed(&self) -> Option<Change> {
         let mut mail = self.mail();
         let left = std::mem::take(&mut mail.left);
-        std::mem::take(&mut mail.changed)
-            .then(|| Change { left, topics: mail.subscription.clone().unwrap_or_default() })
+        std::mem::take(&mut mail.changed).then(|| Change { left, subscription: mail.subscription.clone() })
     }
 
     /// The task changes what is read; `None` if that is not its to say any more.

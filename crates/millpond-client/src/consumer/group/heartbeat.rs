@@ -12,6 +12,7 @@ use millpond_wire::consumer_group_heartbeat::{
 use millpond_wire::{ApiKey, ErrorCode};
 use tracing::debug;
 
+use super::pattern::Pattern;
 use super::{LEAVE_LIMIT, Member, ms};
 use crate::admin::TopicPartition;
 use crate::clock;
@@ -44,6 +45,8 @@ pub(super) struct Told {
     /// not known whether the last heartbeat has come.
     /// By the topics' ids: one that was made again under its name is another.
     reported: Option<BTreeSet<(TopicId, i32)>>,
+    /// The coordinator matches a pattern for this member.
+    pub(super) matches: bool,
     /// What it is to have, until it has it.
     target: Option<Vec<(TopicId, i32)>>,
     names: BTreeMap<TopicId, String>,
@@ -75,7 +78,11 @@ impl Member {
             self.membership.member_id = self.new_id();
         }
         let limit = self.shared.cluster.config().request_limit;
+        self.match_topics().await?;
         let request = self.heartbeat(joins);
+        if let Some(pattern) = &request.subscribed_topic_regex {
+            self.told.matches = !pattern.is_empty();
+        }
         let reports = self.owned();
         // Until the answer says that it has come.
         self.say_all_again();
@@ -97,6 +104,9 @@ impl Member {
     fn heartbeat(&self, joins: bool) -> ConsumerGroupHeartbeatRequest {
         let config = &self.shared.config;
         let all = joins || self.told.reported.is_none();
+        let pattern = self.pattern.as_ref().filter(|_| self.match_at.is_none()).map(Pattern::text);
+        // One that is no more is taken back by an empty one.
+        let pattern = pattern.or(Some("").filter(|_| self.told.matches));
         let owned = self.owned();
         let changed = self.told.reported.as_ref() != Some(&owned);
         let mut by_topic: BTreeMap<TopicId, Vec<i32>> = BTreeMap::new();
@@ -112,7 +122,7 @@ impl Member {
             rack_id: Some(config.client_rack.as_str()).filter(|rack| all && !rack.is_empty()).map(Into::into),
             rebalance_timeout_ms: if all { ms(config.rebalance_timeout) } else { -1 },
             subscribed_topic_names: all.then(|| self.topics.iter().map(|topic| topic.as_str().into()).collect()),
-            subscribed_topic_regex: None,
+            subscribed_topic_regex: pattern.filter(|_| all).map(Into::into),
             server_assignor: None,
             topic_partitions: (all || changed).then(|| owned.collect()),
         }
@@ -166,7 +176,9 @@ impl Member {
 
     async fn learn_names(&mut self) -> Result<()> {
         let names: Vec<&str> = self.topics.iter().map(String::as_str).collect();
-        let told = self.shared.cluster.metadata(Some(&names)).await?;
+        // What the coordinator has matched may be any topic.
+        let names = Some(&names[..]).filter(|_| self.pattern.is_none());
+        let told = self.shared.cluster.metadata(names).await?;
         for topic in told.topics.iter().filter(|topic| topic.error_code == 0) {
             if let Some(name) = &topic.name {
                 self.told.names.insert(TopicId(topic.topic_id), name.to_string());

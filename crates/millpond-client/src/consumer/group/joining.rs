@@ -23,11 +23,12 @@ impl Member {
         let eager = config.assignors.contains(&Assignor::Range);
         if eager {
             self.let_go(&BTreeSet::new()).await;
-            if self.topics.is_empty() {
+            if !self.is_subscribed() {
                 // The coordinator has shut it out meanwhile.
                 return Ok(());
             }
         }
+        self.match_topics().await?;
         let mut joined = self.ask_to_join().await?;
         if ErrorCode(joined.error_code) == ErrorCode::MEMBER_ID_REQUIRED {
             // Kafka lets only those in who have been given an id first (KIP-394). Who has one is not told so again.
