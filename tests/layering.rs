@@ -79,6 +79,8 @@ const RESERVED: &[Reserved] = &[
     reserved("rustix", &["millpond-runtime", "millpond"]),
     reserved("libc", &["millpond-runtime"]),
     reserved("memmap2", &["millpond-runtime"]),
+    reserved("tokio-rustls", &["millpond-client"]),
+    reserved("rustls-native-certs", &["millpond-client"]),
     // millpond-raft implements its traits, so that openraft draws from the runtime.
     reserved("rand", &["millpond-runtime", "millpond-raft", "sim"]),
     reserved("uuid", &["millpond-runtime"]),

@@ -1,5 +1,6 @@
 //! A connection to one broker whose versions are known.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,14 +28,16 @@ impl Connection {
     /// Connects and agrees on versions, within the configuration's limit for that.
     ///
     /// # Errors
-    /// [`Error::Unreachable`] when nobody listens there, [`Error::TimedOut`], [`Error::Disconnected`], and
-    /// [`Error::Protocol`] for what is no Kafka broker.
+    /// [`Error::Unreachable`] when nobody listens there, [`Error::Untrusted`], [`Error::TimedOut`],
+    /// [`Error::Disconnected`], and [`Error::Protocol`] for what is no Kafka broker.
     pub async fn open(transport: &dyn Transport, address: &Address, config: &ClientConfig) -> Result<Connection> {
         let limit = config.connect_limit;
         let opened = async {
             let connected = transport.connect(address).await;
-            let stream =
-                connected.map_err(|error| Error::Unreachable { broker: address.clone(), source: Arc::new(error) })?;
+            let stream = connected.map_err(|error| match error.kind() {
+                ErrorKind::InvalidData => Error::Untrusted { broker: address.clone(), reason: error.to_string() },
+                _ => Error::Unreachable { broker: address.clone(), source: Arc::new(error) },
+            })?;
             let link = Link::start(transport, address.clone(), stream, config.max_response_bytes, config.max_in_flight);
             let client_id = Str::from(config.client_id.as_str());
             let versions = Arc::new(versions::negotiate(&link, &client_id, limit).await?);

@@ -30,6 +30,20 @@ pub enum Error {
         /// What the system says.
         source: Arc<io::Error>,
     },
+    /// Who answers is not who it must be; it is not asked again.
+    #[error("{broker} is not trusted: {reason}")]
+    Untrusted {
+        /// The broker.
+        broker: Address,
+        /// Why not.
+        reason: String,
+    },
+    /// What TLS is set up with is of no use.
+    #[error("TLS cannot be used: {reason}")]
+    Tls {
+        /// Why not.
+        reason: String,
+    },
     /// Not one of the bootstrap addresses answers.
     #[error("no broker answers: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     NoBroker(
@@ -153,6 +167,8 @@ impl Error {
             Error::Refused { code, .. } => code.is_retriable(),
             Error::GaveUp { last, .. } => last.is_retriable(),
             Error::Address { .. }
+            | Error::Untrusted { .. }
+            | Error::Tls { .. }
             | Error::Protocol { .. }
             | Error::Unsupported { .. }
             | Error::Request { .. }

@@ -1,8 +1,8 @@
 //! A Kafka client in pure Rust, usable against Millpond and against Apache Kafka from 2.4 on.
 //!
-//! What there is so far: connections, what is known of the cluster, the admin client, the producer, and the consumer,
-//! of partitions that are assigned to it or as a member of a group; no transactions, TLS or SASL yet. A program makes a
-//! [`ClientConfig`] from a list of addresses and an [`Admin`] from it:
+//! What there is so far: connections, also by TLS, what is known of the cluster, the admin client, the producer, and
+//! the consumer, of partitions that are assigned to it or as a member of a group; no transactions and no SASL yet. A
+//! program makes a [`ClientConfig`] from a list of addresses and an [`Admin`] from it:
 //!
 //! ```no_run
 //! use millpond_client::{Admin, ClientConfig, NewTopic};
@@ -49,7 +49,8 @@
 //!
 //! | module | story |
 //! | --- | --- |
-//! | `transport` | sockets, tasks and chance behind one trait; TCP is the one that there is |
+//! | `transport` | sockets, tasks and chance behind one trait, and TCP |
+//! | `tls` | TLS over another transport, with the cargo feature `tls`, which is on by default |
 //! | `link` | frames of one connection: pipelined, answers matched to requests, both bounded |
 //! | `connection` | a link to a broker whose versions are known; typed calls |
 //! | `cluster` | the brokers, who is the controller, reconnecting, trying again within a deadline |
@@ -75,6 +76,8 @@ mod link;
 mod metadata;
 mod producer;
 mod slot;
+#[cfg(feature = "tls")]
+mod tls;
 mod transport;
 mod versions;
 
@@ -93,5 +96,7 @@ pub use error::{Error, Result};
 pub use millpond_record::{Codec, TopicId};
 pub use millpond_wire::ErrorCode;
 pub use producer::{Acknowledged, Acks, Delivery, NewRecord, Producer, ProducerConfig, TrySendError};
+#[cfg(feature = "tls")]
+pub use tls::{Tls, TlsConfig};
 pub use transport::{Duplex, Tcp, Transport};
 pub use versions::Versions;

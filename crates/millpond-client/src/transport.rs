@@ -13,13 +13,14 @@ pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
-/// How a client reaches brokers. [`Tcp`] is plain TCP; TLS is a transport that wraps another, and a simulation is one
+/// How a client reaches brokers. [`Tcp`] is plain TCP; `Tls` is a transport that wraps another, and a simulation is one
 /// that has no sockets at all.
 pub trait Transport: Send + Sync + 'static {
     /// Opens a connection. The caller bounds the time, and may drop the future.
     ///
     /// # Errors
-    /// What the system says: the name is unknown, nobody listens, the network is down.
+    /// What the system says: the name is unknown, nobody listens, the network is down. `InvalidData` says that who
+    /// answers is not who it must be: it is not asked again.
     fn connect<'a>(&'a self, address: &'a Address) -> BoxFuture<'a, io::Result<Box<dyn Duplex>>>;
 
     /// Runs the work of a connection, beside whoever calls, until it completes by itself.
