@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+use crate::bench::{BENCH_EXAMPLES, BenchCommand};
 use crate::cluster::{CLUSTER_EXAMPLES, ClusterCommand};
 use crate::consume::ConsumeArguments;
 use crate::dev::DevArguments;
@@ -37,6 +38,9 @@ pub(crate) enum Command {
     Produce(Box<ProduceArguments>),
     /// Print the records of a topic, as they come.
     Consume(Box<ConsumeArguments>),
+    /// Measure how fast a cluster takes and gives records, and how soon.
+    #[command(subcommand, after_help = BENCH_EXAMPLES)]
+    Bench(BenchCommand),
     /// Look at groups and how far they have read.
     #[command(subcommand, after_help = GROUP_EXAMPLES)]
     Group(GroupCommand),
@@ -79,6 +83,7 @@ Examples:
   millpond produce logs < lines.txt
   millpond consume logs --from earliest
   millpond group describe orders
+  millpond bench produce logs
   millpond verify --data-dir /var/lib/millpond
   millpond dump /var/lib/millpond/groups.table
   millpond config explain num.partitions";

@@ -115,7 +115,7 @@ async fn begin(arguments: &ConsumeArguments, goal: Goal) -> Result<(Consumer, Op
 }
 
 /// Where the partitions end at the moment.
-async fn ends(consumer: &Consumer, partitions: &[TopicPartition]) -> Result<BTreeMap<TopicPartition, i64>> {
+pub(crate) async fn ends(consumer: &Consumer, partitions: &[TopicPartition]) -> Result<BTreeMap<TopicPartition, i64>> {
     let wanted = partitions.iter().map(|partition| (partition.clone(), OffsetAt::Latest)).collect();
     let mut ends = BTreeMap::new();
     for (partition, outcome) in consumer.offsets(&wanted).await.map_err(hint)? {

@@ -1,6 +1,7 @@
 //! The `millpond` binary: command line, configuration file, signals and logging around a broker.
 
 mod arguments;
+mod bench;
 mod cluster;
 mod completions;
 mod config_file;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         Command::Cluster(command) => cluster::run(command),
         Command::Consume(arguments) => consume::run(arguments),
         Command::Produce(arguments) => produce::run(arguments),
+        Command::Bench(command) => bench::run(command),
         Command::Topic(command) => topic::run(command),
         Command::Group(command) => group::run(command),
         Command::Verify(arguments) => verify::run(arguments),

@@ -16,8 +16,7 @@ use millpond_runtime::{RealDisk, Runtime};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use arguments::AcksArgument;
-pub(crate) use arguments::ProduceArguments;
+pub(crate) use arguments::{AcksArgument, Compression, ProduceArguments};
 use input::{Cutter, Input};
 use tally::{Live, Summary, Tally};
 
