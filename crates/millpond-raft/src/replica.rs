@@ -8,13 +8,14 @@ mod election;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 use millpond_record::{BrokerId, GroupId, LogId, RaftIndex, ReplicaId, Term};
 use millpond_runtime::{PlantedFault, planted};
 use millpond_storage::{FlushMode, Frontiers, Hold, Log, Proposal, StorageError};
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, Fatal, RaftError as OpenraftError};
-use openraft::{ChangeMembers, Config, Raft, RaftMetrics, ServerState, SnapshotPolicy};
+use openraft::{ChangeMembers, Config, LinearizerOption, Raft, RaftMetrics, ReadPolicy, ServerState, SnapshotPolicy};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -277,6 +278,14 @@ impl Replica {
     /// Whether this replica leads, as it believes.
     pub(crate) fn leads(&self) -> bool {
         self.role().leader.is_some_and(|(leader, _)| leader == self.id())
+    }
+
+    /// Whether it leads beyond doubt: a majority has taken a heartbeat that was sent after this was asked (ReadIndex,
+    /// section 6.4 of Ongaro's thesis). False where none does so within `limit`.
+    pub(crate) async fn surely_leads(&self, limit: Duration) -> bool {
+        let confirmed = LinearizerOption::from(ReadPolicy::ReadIndex).with_wait_timeout(limit);
+        let asked = self.shared.runtime.timeout(limit, self.raft.get_read_linearizer(confirmed));
+        matches!(asked.await, Ok(Ok(_))) && self.serves()
     }
 
     /// The last entry and the last one that is known to be committed, if they differ.

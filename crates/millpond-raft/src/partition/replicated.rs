@@ -129,6 +129,15 @@ impl Partition {
         handed
     }
 
+    /// Whether this replica leads beyond doubt: another may have been elected while it was cut off, or stood still. Asks
+    /// a majority of the replicas; false if it does not answer within `limit`.
+    pub async fn surely_leads(&self, limit: Duration) -> bool {
+        match self.0.replication.replica.get() {
+            Some(replica) => replica.surely_leads(limit).await,
+            None => self.leads(),
+        }
+    }
+
     /// Makes these replicas, in order of preference, the members of the group, on its leader: new ones are filled
     /// first. A partition that had one replica gets its Raft object for it, and keeps it until the next start. Returns
     /// when the change is complete; may be called again when it fails.

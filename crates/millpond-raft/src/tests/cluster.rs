@@ -381,6 +381,34 @@ fn a_leader_that_is_cut_off_acknowledges_nothing_and_follows_when_it_is_back() {
 }
 
 #[test]
+fn a_deposed_leader_that_reaches_only_a_follower_again_does_not_lead_beyond_doubt() {
+    for seed in 1..4 {
+        clustered(seed, |cluster| async move {
+            cluster.create(1).await;
+            cluster.write(1, "0").await;
+            let [first, second, third] = [1, 2, 3].map(|broker| cluster.hosts[&broker].partition(1));
+            assert!(first.surely_leads(SOON).await);
+            assert!(!second.surely_leads(SOON).await, "it follows");
+            for other in [2, 3] {
+                cluster.world.block(NodeId(1), NodeId(other));
+                cluster.world.block(NodeId(other), NodeId(1));
+            }
+            let elected = async {
+                while !second.leads() && !third.leads() {
+                    cluster.client.sleep(Duration::from_millis(5)).await;
+                }
+            };
+            cluster.client.timeout(SOON, elected).await.expect("the majority goes on");
+            assert!(!first.surely_leads(Duration::from_millis(100)).await);
+            let follower = NodeId(if second.leads() { 3 } else { 2 });
+            cluster.world.unblock(NodeId(1), follower);
+            cluster.world.unblock(follower, NodeId(1));
+            assert!(!first.surely_leads(SOON).await);
+        });
+    }
+}
+
+#[test]
 fn a_batch_that_all_replicas_must_have_is_acknowledged_when_all_have_it() {
     clustered(11, |cluster| async move {
         cluster.create(1).await;

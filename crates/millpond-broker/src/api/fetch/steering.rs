@@ -6,6 +6,7 @@ use std::time::Duration;
 use millpond_raft::{GroupMember, Leader, Partition};
 use millpond_record::{BrokerId, LogId, PartitionIndex, RaftIndex};
 use millpond_wire::{ErrorCode, Str};
+use tokio::time::Instant;
 
 use crate::dispatch::Call;
 use crate::errors::Fault;
@@ -15,21 +16,21 @@ use crate::metadata::ServedTopic;
 /// A follower that misses more entries than this is nobody sent to: it would keep its readers waiting.
 const MOST_ENTRIES_BEHIND: u64 = 1000;
 
-/// A broker that was deposed while it was cut off, or stood still, knows of it within this time: brokers hear from each
-/// other five times meanwhile.
-const KNOWS_BETTER: Duration = Duration::from_millis(600);
+/// What finding out for a request who leads may take. A broker that was deposed while it was cut off, or stood still,
+/// may have to connect to the others first.
+const DOUBT: Duration = Duration::from_millis(600);
 
 /// What a request says of its reader, and what was found out for it.
 pub(super) struct Steering {
     /// Where the reader stands; `None` if it does not say.
     rack: Option<Str>,
-    /// The request waited for [`KNOWS_BETTER`].
-    waited: bool,
+    /// When [`DOUBT`] is over, once there was any.
+    doubt_ends: Option<Instant>,
 }
 
 impl Steering {
     pub(super) fn new(rack: &str) -> Steering {
-        Steering { rack: (!rack.is_empty()).then(|| Str::from(rack)), waited: false }
+        Steering { rack: (!rack.is_empty()).then(|| Str::from(rack)), doubt_ends: None }
     }
 
     /// Whether a follower may answer: only to readers that can be sent to one.
@@ -50,20 +51,11 @@ impl Steering {
         choose(partition.progress().into_iter().filter(near), committed.map(|committed| committed.index))
     }
 
-    /// Whether this broker leads the partition beyond doubt: what it knows of the others is fresh, and most replicas
-    /// are on live ones. Otherwise another may lead, and have what is not here.
+    /// Whether this broker leads the partition beyond doubt. Otherwise another may lead, and have what is not here.
     pub(super) async fn surely_leads(&mut self, call: &Call, partition: &Partition) -> bool {
-        if !partition.is_replicated() {
-            return partition.leads();
-        }
-        if !std::mem::replace(&mut self.waited, true) {
-            call.shared.runtime.sleep(KNOWS_BETTER).await;
-        }
-        let look = call.shared.leadership.now();
-        let voters = partition.progress().into_iter().filter(|member| member.voter);
-        let (all, live) =
-            voters.fold((0, 0), |(all, live), voter| (all + 1, live + usize::from(look.is_alive(voter.broker))));
-        partition.leads() && live * 2 > all
+        let now = call.shared.runtime.now();
+        let ends = *self.doubt_ends.get_or_insert(now + DOUBT);
+        partition.surely_leads(ends.saturating_duration_since(now)).await
     }
 }
 
