@@ -3,7 +3,7 @@
 //! | file | story |
 //! | --- | --- |
 //! | `partition` | one partition as a pure state machine: position, what is fetched ahead, errors in their place |
-//! | `positions` | all partitions, who leads them, what is fetched from whom; pure, too |
+//! | `positions` | all partitions, who leads them, what is fetched from whom, what is gone of it; pure, too |
 //! | `record` | batches become records: holes, control batches, aborted transactions |
 //! | `driver` | the task that does what the positions plan |
 //! | `group` | the task that is a member of a consumer group and commits |
@@ -54,7 +54,8 @@ use crate::metadata::check_name;
 ///
 /// Lost connections, leaders that move and brokers that start again are not the caller's business: it only waits
 /// longer. What must be decided is an error, given once, behind all records that came before: a partition that has no
-/// offset to go on from ([`Error::NoOffset`], with [`OffsetReset::None`]), one whose records cannot be read
+/// offset to go on from ([`Error::NoOffset`], with [`OffsetReset::None`]), one that has lost records which were given
+/// ([`Error::Truncated`], with [`OffsetReset::None`]; else it goes on where they end), one whose records cannot be read
 /// ([`Error::Damaged`]), and one that may not be read ([`Error::Refused`]). That partition stands still until
 /// [`seek`](Consumer::seek); the others go on. A topic that was deleted and made again begins where the reset policy
 /// says.

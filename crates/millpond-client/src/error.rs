@@ -119,6 +119,17 @@ pub enum Error {
         /// What is not in the log; `None` if there was no offset to begin with.
         offset: Option<i64>,
     },
+    /// Records that were given are gone: a leader was elected that did not have them (KIP-320), and the consumer's
+    /// reset policy does not say where to go on. The partition stands still until it is sought.
+    #[error("{partition} has lost records that were read, up to offset {offset}; {}", agrees(*end))]
+    Truncated {
+        /// The partition.
+        partition: TopicPartition,
+        /// Behind the last record that was given.
+        offset: i64,
+        /// Behind the last record that is still there of those that were given; `None` if that is not known.
+        end: Option<i64>,
+    },
     /// What is stored cannot be read. The partition stands still until it is sought, for example beyond it.
     #[error("{partition} cannot be read at offset {offset}: {reason}")]
     Damaged {
@@ -149,6 +160,13 @@ fn where_from(offset: Option<i64>) -> String {
     }
 }
 
+fn agrees(end: Option<i64>) -> String {
+    match end {
+        Some(end) => format!("its log has what was read up to offset {end}; seek says where to go on"),
+        None => "seek says where to go on".to_owned(),
+    }
+}
+
 fn refusal(code: ErrorCode, message: Option<&str>) -> String {
     let known = code.spec().map_or_else(|| format!("error code {}", code.0), |spec| spec.name.to_owned());
     match message.map(str::trim).filter(|message| !message.is_empty()) {
@@ -174,6 +192,7 @@ impl Error {
             | Error::Request { .. }
             | Error::TooLarge { .. }
             | Error::NoOffset { .. }
+            | Error::Truncated { .. }
             | Error::Damaged { .. }
             | Error::Closed => false,
         }

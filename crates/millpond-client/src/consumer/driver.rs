@@ -19,7 +19,7 @@ use tracing::debug;
 
 use super::config::ConsumerConfig;
 use super::exchange;
-use super::positions::{Answer, LONGEST_NAP, LookUp, Plan, Positions, Wanted};
+use super::positions::{Answer, Check, EpochEnd, LONGEST_NAP, LookUp, Plan, Positions, Wanted};
 use super::session::Session;
 use crate::admin::{OffsetAt, TopicPartition, ask_leaders};
 use crate::clock;
@@ -69,6 +69,7 @@ enum Event {
     Connected { broker: i32, connection: Result<Connection> },
     Learned(Result<MetadataResponse>),
     LookedUp(Vec<(LookUp, Result<Option<i64>>)>),
+    Checked(Vec<(Check, Result<Option<EpochEnd>>)>),
 }
 
 /// How a broker is reached.
@@ -124,7 +125,7 @@ impl Driver {
     /// Does what is to be done now; says when to look again.
     fn look(&mut self) -> Option<Instant> {
         let now = clock::now();
-        let Plan { brokers, topics, look_ups, wake_at } = self.shared.state().plan(now);
+        let Plan { brokers, topics, look_ups, checks, wake_at } = self.shared.state().plan(now);
         if !topics.is_empty() {
             let cluster = self.shared.cluster.clone();
             self.events.push(Box::pin(async move { Event::Learned(cluster.topics_once(&topics, false).await) }));
@@ -137,6 +138,15 @@ impl Driver {
         for asked in by_leader.into_values() {
             let shared = Arc::clone(&self.shared);
             self.events.push(Box::pin(async move { Event::LookedUp(look_up(&shared, asked).await) }));
+        }
+        let mut by_leader: BTreeMap<i32, Vec<Check>> = BTreeMap::new();
+        for check in checks {
+            by_leader.entry(check.leader).or_default().push(check);
+        }
+        for (leader, asked) in by_leader {
+            let cluster = self.shared.cluster.clone();
+            let ends = async move { exchange::epoch_ends(&cluster, leader, asked).await };
+            self.events.push(Box::pin(async move { Event::Checked(ends.await) }));
         }
         let mut wake_at = wake_at.unwrap_or(now + LONGEST_NAP);
         for broker in brokers {
@@ -236,6 +246,11 @@ impl Driver {
             Event::LookedUp(found) => {
                 for (asked, result) in found {
                     state.found(&asked, result, now);
+                }
+            }
+            Event::Checked(told) => {
+                for (asked, result) in told {
+                    state.checked(&asked, result, now);
                 }
             }
         }

@@ -7,17 +7,26 @@ use millpond_wire::ErrorCode;
 use millpond_wire::fetch::{
     FetchPartition, FetchRequest, FetchResponse, FetchTopic, ForgottenTopic, PartitionData as FetchedPartition,
 };
+use millpond_wire::offset_for_leader_epoch::{
+    EpochEndOffset, OffsetForLeaderEpochRequest, OffsetForLeaderEpochResponse, OffsetForLeaderPartition,
+    OffsetForLeaderTopic,
+};
 
 use super::config::{ConsumerConfig, Isolation};
-use super::positions::{Answer, Outbound, Place, Wanted};
+use super::positions::{Answer, Check, EpochEnd, Outbound, Place, Wanted};
 use super::session::Session;
+use crate::cluster::{Cluster, Target};
 use crate::connection::Connection;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// The first version with batches as they are today (Kafka 0.11).
 const FIRST_WITH_BATCHES: i16 = 4;
 /// The first version with sessions.
 const FIRST_WITH_SESSIONS: i16 = 7;
+/// The first version of OffsetForLeaderEpoch that readers may ask (KIP-320).
+const EPOCHS_FOR_READERS: i16 = 3;
+/// A reader is no replica.
+const NO_REPLICA: i32 = -1;
 /// The last version that names topics; later ones have their ids.
 const LAST_WITH_NAMES: i16 = 12;
 
@@ -130,4 +139,41 @@ fn answer(told: FetchedPartition, isolation: Isolation) -> Answer {
         end: Some(end).filter(|end| *end >= 0),
         replica: Some(told.preferred_read_replica).filter(|replica| *replica >= 0),
     }
+}
+
+/// Asks a leader up to where it has what was written in certain epochs, once.
+pub(crate) async fn epoch_ends(
+    cluster: &Cluster,
+    leader: i32,
+    asked: Vec<Check>,
+) -> Vec<(Check, Result<Option<EpochEnd>>)> {
+    let mut topics: BTreeMap<&str, Vec<OffsetForLeaderPartition>> = BTreeMap::new();
+    for check in &asked {
+        topics.entry(&check.name.topic).or_default().push(OffsetForLeaderPartition {
+            partition: check.name.partition,
+            current_leader_epoch: check.leader_epoch,
+            leader_epoch: check.epoch,
+        });
+    }
+    let topic = |(topic, partitions): (&str, _)| OffsetForLeaderTopic { topic: topic.into(), partitions };
+    let topics = topics.into_iter().map(topic).collect();
+    let request = OffsetForLeaderEpochRequest { replica_id: NO_REPLICA, topics };
+    let answer = cluster.call_once(Target::Broker(leader), EPOCHS_FOR_READERS, |_| request.clone()).await;
+    let of = |check: Check| {
+        let told = answer.as_ref().map_err(Error::clone).and_then(|answer| epoch_end(answer, &check));
+        (check, told)
+    };
+    asked.into_iter().map(of).collect()
+}
+
+/// What the answer says of one of them.
+fn epoch_end(answer: &OffsetForLeaderEpochResponse, check: &Check) -> Result<Option<EpochEnd>> {
+    let topic = answer.topics.iter().find(|topic| topic.topic.as_str() == check.name.topic);
+    let told = topic.and_then(|topic| topic.partitions.iter().find(|one| one.partition == check.name.partition));
+    // One that is left out is asked for again.
+    let left_out = EpochEndOffset { error_code: ErrorCode::UNKNOWN_TOPIC_OR_PARTITION.0, ..Default::default() };
+    let told = told.unwrap_or(&left_out);
+    Error::check(told.error_code, None, || format!("asking for the epochs of {}", check.name))?;
+    let end = EpochEnd { epoch: told.leader_epoch, offset: told.end_offset };
+    Ok(Some(end).filter(|end| end.epoch >= 0 && end.offset >= 0))
 }

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::config::{ConsumerConfig, OffsetReset};
 use super::partition::{Errors, Fetch};
-use super::positions::{Answer, LookUp, Place, Positions, Wanted};
+use super::positions::{Answer, Check, EpochEnd, LookUp, Place, Positions, Wanted};
 use crate::admin::{OffsetAt, TopicPartition};
 use crate::config::ClientConfig;
 use crate::error::Error;
@@ -31,10 +31,12 @@ enum Step {
     Look,
     /// The answer to what a broker was asked.
     Answer(i32, Trouble),
-    /// The answer to the oldest look-up.
+    /// The answer to the oldest look-up, and to the oldest check of a new leader.
     Find(Trouble),
     /// A partition gets another leader.
     Move(usize, i32),
+    /// A partition gets a leader that lacks so many of its last batches.
+    Cut(usize, u8),
     /// The first records of a partition are deleted.
     Trim(usize, u8),
     Seek(usize, u8),
@@ -90,6 +92,7 @@ impl Log {
         }
         let mut batch = builder.build().to_vec();
         batch[..8].copy_from_slice(&base.to_be_bytes());
+        batch[12..16].copy_from_slice(&self.epoch.to_be_bytes());
         rewrite_crc(&mut batch);
         self.end = base + i64::from(count);
         self.batches.push(((base..self.end).collect(), Bytes::from(batch)));
@@ -102,6 +105,28 @@ impl Log {
         }
         let batches = self.batches.iter().filter(|(offsets, _)| offsets.last().is_some_and(|last| *last >= offset));
         Ok(Bytes::from(batches.take(2).flat_map(|(_, batch)| batch.to_vec()).collect::<Vec<u8>>()))
+    }
+
+    fn cut(&mut self, batches: u8) {
+        self.epoch += 1;
+        for _ in 0..batches {
+            if let Some((offsets, _)) = self.batches.pop() {
+                self.end = offsets[0];
+            }
+        }
+    }
+
+    /// Each record's offset and epoch.
+    fn records(&self) -> impl Iterator<Item = (i64, i32)> {
+        let epoch = |batch: &Bytes| i32::from_be_bytes(*batch[12..].first_chunk().expect("a header"));
+        self.batches.iter().flat_map(move |(offsets, batch)| offsets.iter().map(move |one| (*one, epoch(batch))))
+    }
+
+    /// As a leader answers OffsetForLeaderEpoch.
+    fn epoch_end(&self, asked: i32) -> Option<EpochEnd> {
+        let newest = self.records().map(|(_, epoch)| epoch).filter(|epoch| *epoch <= asked).max()?;
+        let behind = self.records().find(|(_, epoch)| *epoch > newest);
+        Some(EpochEnd { epoch: newest, offset: behind.map_or(self.end, |(offset, _)| offset) })
     }
 
     /// The offset of the first record from here on that was not deleted.
@@ -117,9 +142,13 @@ struct World {
     logs: Vec<Log>,
     asked: BTreeMap<i32, Vec<Wanted>>,
     look_ups: Vec<LookUp>,
+    checks: Vec<Check>,
     /// What the caller expects next: from this offset on.
     expected: Vec<i64>,
     given: usize,
+    /// What the caller has of each partition: offsets, and the epochs of their records. What comes again replaces what
+    /// came from there on.
+    has: Vec<BTreeMap<i64, i32>>,
 }
 
 fn name(partition: usize) -> TopicPartition {
@@ -144,6 +173,8 @@ impl World {
             logs: (0..PARTITIONS).map(|_| Log::default()).collect(),
             asked: BTreeMap::new(),
             look_ups: Vec::new(),
+            checks: Vec::new(),
+            has: vec![BTreeMap::new(); PARTITIONS],
             expected: vec![0; PARTITIONS],
             given: 0,
         }
@@ -172,6 +203,7 @@ impl World {
             self.consumer.learned(&told, self.now);
         }
         self.look_ups.extend(plan.look_ups);
+        self.checks.extend(plan.checks);
         for broker in plan.brokers {
             if let Some(outbound) = self.consumer.take(broker, self.now) {
                 assert!(outbound.max_bytes > 0 && !outbound.wanted.is_empty());
@@ -195,6 +227,9 @@ impl World {
                     code: ErrorCode::NOT_LEADER_OR_FOLLOWER,
                     leader: (log.epoch % 2 == 0).then_some((log.leader, log.epoch)),
                 },
+                Trouble::No if one.leader_epoch != Some(log.epoch) => {
+                    Answer::Refused { code: ErrorCode::FENCED_LEADER_EPOCH, leader: None }
+                }
                 Trouble::No => match log.read(one.offset) {
                     // What has nothing new is left out of a session's answer.
                     Ok(bytes) if bytes.is_empty() => continue,
@@ -208,6 +243,17 @@ impl World {
     }
 
     fn find(&mut self, trouble: Trouble) {
+        if !self.checks.is_empty() {
+            let asked = self.checks.remove(0);
+            let log = &self.logs[of(asked.place)];
+            let result = match trouble {
+                Trouble::No if log.leader == asked.leader && log.epoch == asked.leader_epoch => {
+                    Ok(log.epoch_end(asked.epoch))
+                }
+                _ => Error::check(ErrorCode::FENCED_LEADER_EPOCH.0, None, String::new).map(|()| None),
+            };
+            self.consumer.checked(&asked, result, self.now);
+        }
         if self.look_ups.is_empty() {
             return;
         }
@@ -254,6 +300,16 @@ impl World {
         true
     }
 
+    /// Whether there was something, whatever it is.
+    fn take(&mut self) -> bool {
+        let Some(item) = self.consumer.next(Errors::Give).0 else { return false };
+        let record = item.expect("nothing here is an error");
+        let has = &mut self.has[usize::try_from(record.partition).expect("from 0 on")];
+        drop(has.split_off(&record.offset));
+        has.insert(record.offset, record.leader_epoch.expect("it is said"));
+        true
+    }
+
     fn step(&mut self, step: &Step) {
         match *step {
             Step::Append(partition, count, hole) => self.logs[partition].append(count, hole),
@@ -264,6 +320,7 @@ impl World {
                 let log = &mut self.logs[partition];
                 (log.leader, log.epoch) = (leader, log.epoch + 1);
             }
+            Step::Cut(partition, batches) => self.logs[partition].cut(batches),
             Step::Trim(partition, count) => {
                 let log = &mut self.logs[partition];
                 log.start = (log.start + i64::from(count)).min(log.end);
@@ -298,6 +355,58 @@ impl World {
         }
         panic!("not all records come: {:?}", self.expected);
     }
+}
+
+/// A consumer with ten records of epoch 0 fetched, five of them given, and a leader that has fewer.
+fn cut_at_a_new_leader(reset: OffsetReset, left: usize) -> World {
+    let mut world = World::new(1 << 20, 64 << 20);
+    let config = ConsumerConfig::default().offset_reset(reset);
+    world.consumer = Positions::new(&config, ClientConfig::new("a:1").expect("an address"), 7);
+    world.consumer.assign(&[name(0)].into()).expect("a good name");
+    (0..10).for_each(|_| world.logs[0].append(1, 0));
+    assert!(world.consumer.seek(&name(0), Fetch::From(0)));
+    for _ in 0..8 {
+        world.look();
+        world.answer(0, Trouble::No);
+    }
+    (0..5).for_each(|_| assert!(world.take()));
+    world.logs[0].cut(10 - u8::try_from(left).expect("few"));
+    (0..4).for_each(|_| world.logs[0].append(1, 0));
+    for _ in 0..20 {
+        world.look();
+        world.answer(0, Trouble::No);
+        world.find(Trouble::No);
+        world.now += Duration::from_secs(1);
+    }
+    world
+}
+
+#[test]
+fn what_was_fetched_ahead_of_a_log_that_was_cut_off_is_fetched_anew() {
+    let mut world = cut_at_a_new_leader(OffsetReset::None, 7);
+    while world.take() {}
+    assert!(world.has[0].iter().map(|(offset, epoch)| (*offset, *epoch)).eq(world.logs[0].records()));
+    assert_eq!(world.consumer.partition(&name(0)).and_then(|one| one.position), Some(11));
+}
+
+#[test]
+fn who_was_given_what_is_gone_goes_back_by_the_policy_or_is_told() {
+    let mut world = cut_at_a_new_leader(OffsetReset::Latest, 3);
+    while world.take() {}
+    assert!(world.has[0].iter().map(|(offset, epoch)| (*offset, *epoch)).eq(world.logs[0].records()));
+
+    let mut world = cut_at_a_new_leader(OffsetReset::None, 3);
+    let told = world.consumer.next(Errors::Give).0.expect("something").expect_err("not a record that is gone");
+    assert!(matches!(&told, Error::Truncated { offset: 5, end: Some(3), .. }), "{told}");
+    assert_eq!(
+        told.to_string(),
+        "partition 0 of logs has lost records that were read, up to offset 5; its log has what was read up to offset \
+         3; seek says where to go on"
+    );
+    assert!(world.consumer.seek(&name(0), Fetch::From(3)));
+    fetch(&mut world, 4);
+    while world.take() {}
+    assert!(world.has[0].iter().map(|(offset, epoch)| (*offset, *epoch)).eq(world.logs[0].records()));
 }
 
 #[test]
@@ -390,6 +499,17 @@ fn who_has_read_all_is_done_with_the_marker_at_the_end() {
     assert_eq!(at(&world), Some(2));
 }
 
+/// Steps of a cluster whose elections lose what was acknowledged.
+fn unclean_step() -> impl Strategy<Value = Step> {
+    let others = step().prop_map(|step| match step {
+        Step::Seek(..) | Step::Trim(..) | Step::Read(_) => Step::Look,
+        Step::Append(partition, count, _) => Step::Append(partition, count, 0),
+        other => other,
+    });
+    let cut = (0..PARTITIONS, 0..4_u8).prop_map(|(partition, batches)| Step::Cut(partition, batches));
+    prop_oneof![6 => others, 1 => cut]
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 600, ..ProptestConfig::default() })]
 
@@ -402,5 +522,34 @@ proptest! {
         let mut world = World::new(max_partition_bytes, buffer_memory);
         steps.iter().for_each(|step| world.step(step));
         world.calm();
+    }
+
+    /// In the end the caller has exactly what is there, whatever it was given meanwhile.
+    #[test]
+    fn what_elections_have_lost_is_replaced_by_what_is_there(
+        steps in prop::collection::vec((unclean_step(), 0..5_u8), 1..250),
+        max_partition_bytes in prop_oneof![Just(1_usize), Just(200), Just(1 << 20)],
+    ) {
+        let mut world = World::new(max_partition_bytes, 64 << 20);
+        for (step, takes) in &steps {
+            world.step(step);
+            for _ in 0..*takes {
+                world.take();
+            }
+        }
+        for partition in 0..PARTITIONS {
+            assert!(world.consumer.pause(&name(partition), false));
+            world.logs[partition].append(1, 0);
+        }
+        for _ in 0..500 {
+            world.look();
+            (0..BROKERS).for_each(|broker| world.answer(broker, Trouble::No));
+            world.find(Trouble::No);
+            while world.take() {}
+            world.now += Duration::from_millis(500);
+        }
+        for (has, log) in world.has.iter().zip(&world.logs) {
+            prop_assert!(has.iter().map(|(offset, epoch)| (*offset, *epoch)).eq(log.records()), "{has:?}");
+        }
     }
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::positions::{Check, Place};
 use super::record::{Chunk, ConsumerRecord, OpenRules, Source};
 use crate::admin::{OffsetAt, TopicPartition};
 use crate::error::Error;
@@ -52,6 +53,10 @@ pub(crate) struct Partition {
     pub(crate) fetch: Fetch,
     /// Of a seek: what was asked before is of no use.
     pub(crate) generation: u64,
+    /// Of the last record that was fetched; `None` until there is one, since the last seek.
+    fetched_epoch: Option<i32>,
+    /// Of the newest leader that is known to have all that was fetched.
+    confirmed_by: Option<i32>,
     /// Something was asked for this generation.
     pub(crate) asking: bool,
     /// A pause after failures.
@@ -87,6 +92,8 @@ impl Partition {
             paused: false,
             fetch: Fetch::Stopped,
             generation,
+            fetched_epoch: None,
+            confirmed_by: None,
             asking: false,
             not_before: None,
             failures: 0,
@@ -108,12 +115,47 @@ impl Partition {
         self.generation = generation;
         self.asking = false;
         self.fetch = fetch;
-        self.leader_epoch = None;
+        (self.leader_epoch, self.fetched_epoch, self.confirmed_by) = (None, None, None);
         self.position = match fetch {
             Fetch::From(offset) => Some(offset),
             Fetch::LookUp(_) | Fetch::Committed | Fetch::Stopped => None,
         };
         self.settle();
+    }
+
+    /// Drops what was fetched ahead, and fetches again from here on. The position stays.
+    pub(crate) fn fetch_anew(&mut self, offset: i64, generation: u64) {
+        self.forget();
+        self.generation = generation;
+        self.asking = false;
+        self.fetch = Fetch::From(offset);
+        self.fetched_epoch = self.leader_epoch;
+    }
+
+    /// What is before the position was written in this epoch, as the leader of that one says.
+    pub(crate) fn stands_behind(&mut self, epoch: i32, leader_epoch: i32) {
+        (self.leader_epoch, self.fetched_epoch) = (Some(epoch), Some(epoch));
+        self.confirm(leader_epoch);
+        self.settle();
+    }
+
+    /// Whether a leader of this epoch may lack what was fetched: it is newer than any that is known to have it.
+    pub(crate) fn doubts(&self, leader_epoch: Option<i32>) -> bool {
+        self.fetched_epoch.is_some() && leader_epoch > self.confirmed_by
+    }
+
+    /// What to ask that leader. It counts as asked.
+    pub(crate) fn check(&mut self, place: Place, leader: i32, epoch: Option<i32>, offset: i64) -> Option<Check> {
+        let (leader_epoch, epoch) = (epoch?, self.fetched_epoch?);
+        self.asking = true;
+        let (generation, name) = (self.generation, self.name.clone());
+        Some(Check { place, leader, leader_epoch, generation, name, offset, epoch })
+    }
+
+    /// The leader of this epoch has all that was fetched.
+    pub(crate) fn confirm(&mut self, leader_epoch: i32) {
+        self.confirmed_by = self.confirmed_by.max(Some(leader_epoch));
+        self.go_on();
     }
 
     fn forget(&mut self) {
@@ -170,10 +212,12 @@ impl Partition {
         }
     }
 
-    /// Takes over what was fetched from where the fetch stands.
-    pub(crate) fn arrived(&mut self, chunk: Chunk) {
+    /// Takes over what was fetched from where the fetch stands, from a leader of this epoch.
+    pub(crate) fn arrived(&mut self, chunk: Chunk, leader_epoch: Option<i32>) {
         self.asking = false;
         self.go_on();
+        self.confirmed_by = self.confirmed_by.max(leader_epoch);
+        self.fetched_epoch = chunk.leader_epoch.or(self.fetched_epoch);
         if chunk.is_empty() {
             return;
         }

@@ -1,6 +1,8 @@
 //! Everything that a consumer holds, as a pure state machine: its partitions, who leads them, and how much is on the
 //! way from each broker. Time and chance are arguments; the driver does what a [`Plan`] says.
 
+mod truncation;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
@@ -9,6 +11,8 @@ use millpond_record::TopicId;
 use millpond_wire::metadata::MetadataResponse;
 use millpond_wire::{ErrorCode, Str};
 use tokio::time::Instant;
+
+pub(crate) use truncation::{Check, EpochEnd};
 
 use super::config::{ConsumerConfig, Isolation, OffsetReset};
 use super::partition::{Errors, Fetch, Partition};
@@ -38,6 +42,8 @@ pub(crate) struct Plan {
     pub(crate) topics: Vec<Str>,
     /// Offsets to look up.
     pub(crate) look_ups: Vec<LookUp>,
+    /// What is to be asked of leaders that are new.
+    pub(crate) checks: Vec<Check>,
     /// When to look again if nothing happens.
     pub(crate) wake_at: Option<Instant>,
 }
@@ -425,8 +431,8 @@ impl Positions {
                 plan.wake_at = earlier(plan.wake_at, Some(at));
                 continue;
             }
-            let leader = self.topics.leadership(place.0, index(place.1)).leader;
-            let Some(leader) = leader else {
+            let known = self.topics.leadership(place.0, index(place.1));
+            let Some(leader) = known.leader else {
                 self.topics.doubt(place.0);
                 let error = self.topics.get(place.0).error.as_ref();
                 match error.filter(|error| !error.is_retriable()) {
@@ -443,6 +449,9 @@ impl Positions {
                     partition.asking = true;
                     let (place, generation, name) = (*place, partition.generation, partition.name.clone());
                     plan.look_ups.push(LookUp { place, leader, generation, name, at });
+                }
+                Fetch::From(offset) if partition.doubts(known.epoch) => {
+                    plan.checks.extend(partition.check(*place, leader, known.epoch, offset));
                 }
                 Fetch::From(_) if room && !partition.paused && partition.buffered < self.rules.max_partition_bytes => {
                     let broker = partition.replica.filter(|(_, until)| *until > now).map_or(leader, |(id, _)| id);
@@ -487,7 +496,8 @@ impl Positions {
             let known = self.topics.leadership(place.0, index(place.1));
             let Some(leader) = known.leader else { continue };
             let target = partition.replica.filter(|(_, until)| *until > now).map_or(leader, |(id, _)| id);
-            if target != broker || partition.asking || partition.paused || partition.due_at(now).is_some() {
+            let held = partition.asking || partition.paused || partition.doubts(known.epoch);
+            if target != broker || held || partition.due_at(now).is_some() {
                 continue;
             }
             if partition.buffered >= self.rules.max_partition_bytes {
@@ -532,7 +542,7 @@ impl Positions {
         now: Instant,
     ) {
         self.on_the_way.remove(&broker);
-        for Wanted { place, generation, offset, .. } in asked {
+        for Wanted { place, generation, offset, leader_epoch, .. } in asked {
             let answer = answers.remove(&place);
             let Some(partition) = self.partitions.get_mut(&place) else { continue };
             if partition.generation != generation {
@@ -545,7 +555,7 @@ impl Positions {
             }
             match answer {
                 // In a session what has nothing new is left out.
-                None => partition.arrived(Chunk::cut(offset, Bytes::new(), Vec::new())),
+                None => partition.arrived(Chunk::cut(offset, Bytes::new(), Vec::new()), leader_epoch),
                 Some(Answer::Read { replica: Some(replica), end, .. }) if replica != broker => {
                     partition.end = end.or(partition.end);
                     partition.replica = Some((replica, now + self.rules.replica_for));
@@ -555,7 +565,7 @@ impl Positions {
                     let chunk = Chunk::cut(offset, bytes, aborted);
                     partition.end = end.or(partition.end);
                     self.buffered += chunk.bytes;
-                    partition.arrived(chunk);
+                    partition.arrived(chunk, leader_epoch);
                     self.list(place);
                 }
                 Some(Answer::Refused { code, leader }) => self.refused(broker, place, offset, code, leader, now),

@@ -71,6 +71,8 @@ pub(crate) struct Chunk {
     from: i64,
     /// The offset behind the last batch.
     pub(crate) next: i64,
+    /// Of the last batch; `None` if there is none, or it does not say.
+    pub(crate) leader_epoch: Option<i32>,
     batches: VecDeque<Bytes>,
     begun: Option<Begun>,
     pub(crate) bytes: usize,
@@ -95,7 +97,7 @@ impl Chunk {
     /// Cuts an answer into batches. A batch that is cut short at the end is left out, as brokers may send one.
     pub(crate) fn cut(from: i64, mut bytes: Bytes, mut aborted: Vec<(i64, i64)>) -> Chunk {
         let mut batches = VecDeque::new();
-        let mut next = from;
+        let (mut next, mut leader_epoch) = (from, None);
         let (mut damage, mut size) = (None, 0);
         let some = !bytes.is_empty();
         while !bytes.is_empty() {
@@ -115,7 +117,7 @@ impl Chunk {
             // One that ends before what was asked for has nothing to give. Offsets that go back have no end.
             let behind = header.next_offset().0;
             if behind > next {
-                next = behind;
+                (next, leader_epoch) = (behind, epoch(&header));
                 size += batch.len();
                 batches.push_back(batch);
             }
@@ -125,7 +127,17 @@ impl Chunk {
             damage.get_or_insert_with(|| "the broker gives only what is before it".to_owned());
         }
         aborted.sort_unstable_by(|a, b| b.cmp(a));
-        Chunk { from, next, batches, begun: None, bytes: size, aborted, aborting: BTreeSet::new(), damage }
+        Chunk {
+            from,
+            next,
+            leader_epoch,
+            batches,
+            begun: None,
+            bytes: size,
+            aborted,
+            aborting: BTreeSet::new(),
+            damage,
+        }
     }
 
     /// Whether it says nothing.
