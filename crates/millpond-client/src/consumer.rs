@@ -381,6 +381,9 @@ impl Consumer {
         if wake {
             self.shared.wake.notify_one();
         }
+        if let Some(desk) = self.desk.as_ref().filter(|desk| desk.calls.came(item.is_none())) {
+            desk.wake.notify_one();
+        }
         match item {
             Some(item) => Poll::Ready(item),
             None if self.shared.closing.load(Ordering::Acquire) => Poll::Ready(Err(Error::Closed)),

@@ -9,7 +9,7 @@ mod fake;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use coordinator::{APIS, Fake, NEW, NEWER};
+use coordinator::{APIS, Fake, MAX_POLL_INTERVAL, NEW, NEWER};
 use millpond_client::{Consumer, Error, ErrorCode, TopicPartition};
 use millpond_wire::ApiKey;
 
@@ -432,4 +432,41 @@ async fn a_coordinator_that_refuses_an_expression_has_the_caller_told() {
     let error = consumer.recv().await.expect_err("it is told");
     assert_eq!(error.code(), Some(ErrorCode::INVALID_REGULAR_EXPRESSION));
     assert!(matches!(consumer.subscribe_pattern("("), Err(Error::Request { .. })));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_group_is_left_for_a_caller_that_does_not_come_and_joined_again_when_it_does() {
+    for apis in [APIS, NEWER] {
+        let fake = Fake::serving(apis);
+        fake.state().given = Some(vec![0, 1, 2, 3]);
+        let mut consumer = fake.member().await;
+        has(&consumer, 4).await;
+        let before = fake.state().seen.len();
+        tokio::time::sleep(MAX_POLL_INTERVAL - Duration::from_secs(20)).await;
+        assert_eq!(consumer.assignment().len(), 4);
+        has(&consumer, 0).await;
+        let leaves = |seen: &String| *seen == "leave m" || *seen == "beat -1";
+        until(|| fake.state().seen.last().is_some_and(leaves)).await;
+        let seen = fake.state().seen.len();
+        assert!(seen > before + 100, "it has told that it lives until then");
+        tokio::time::sleep(MAX_POLL_INTERVAL).await;
+        assert_eq!(fake.state().seen.len(), seen, "it stays out");
+        let come = tokio::time::timeout(Duration::from_secs(10), consumer.recv()).await;
+        assert!(come.is_err(), "there are no records: {come:?}");
+        has(&consumer, 4).await;
+        consumer.close().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_waits_or_comes_now_and_then_stays_a_member() {
+    let fake = Fake::start();
+    let mut consumer = fake.member().await;
+    for pause in [3 * MAX_POLL_INTERVAL, Duration::from_secs(1), MAX_POLL_INTERVAL - Duration::from_secs(20)] {
+        // The last ones are dropped at once and come back later.
+        assert!(tokio::time::timeout(pause, consumer.recv()).await.is_err(), "there are no records");
+        tokio::time::sleep(MAX_POLL_INTERVAL - Duration::from_secs(20)).await;
+        assert_eq!(consumer.assignment().len(), 4);
+    }
+    assert_eq!(fake.story(), ["join '' with 0", "join 'm' with 0", "sync 1 with 1"]);
 }

@@ -97,6 +97,7 @@ pub struct ConsumerConfig {
     pub(crate) session_timeout: Duration,
     pub(crate) heartbeat_interval: Duration,
     pub(crate) rebalance_timeout: Duration,
+    pub(crate) max_poll_interval: Duration,
     pub(crate) auto_commit: Option<Duration>,
     pub(crate) assignors: Vec<Assignor>,
 }
@@ -120,6 +121,7 @@ impl Default for ConsumerConfig {
             session_timeout: Duration::from_secs(45),
             heartbeat_interval: Duration::from_secs(3),
             rebalance_timeout: Duration::from_secs(60),
+            max_poll_interval: Duration::from_secs(300),
             auto_commit: Some(Duration::from_secs(5)),
             assignors: vec![Assignor::CooperativeSticky],
         }
@@ -246,11 +248,20 @@ impl ConsumerConfig {
         self
     }
 
-    /// How long the coordinator waits in a rebalance for this member to join again. Kafka's `max.poll.interval.ms`,
-    /// but for one thing: a member whose caller does not ask for records stays one. Default: 60 s.
+    /// How long the coordinator waits in a rebalance for this member to join again. Kafka's consumers say their
+    /// `max.poll.interval.ms` here; this one joins without waiting for its caller. Default: 60 s.
     #[must_use]
     pub fn rebalance_timeout(mut self, timeout: Duration) -> ConsumerConfig {
         self.rebalance_timeout = bounded(timeout);
+        self
+    }
+
+    /// How long the caller may not ask for records before the group is left for it, so that others read what it had; it
+    /// is a member again when it asks for more. It is looked at with each heartbeat. A caller that waits for records
+    /// counts as there. Default: 5 minutes, as Kafka's `max.poll.interval.ms`.
+    #[must_use]
+    pub fn max_poll_interval(mut self, interval: Duration) -> ConsumerConfig {
+        self.max_poll_interval = bounded(interval);
         self
     }
 

@@ -8,6 +8,7 @@
 //! | `heartbeat` | the consumer protocol (KIP-848) |
 //! | `pattern` | topics by a regular expression |
 //! | `commits` | how far the group has come |
+//! | `presence` | whether the caller still comes for records |
 //! | `desk` | what the caller asks of the task, and which of the two says what is read |
 //!
 //! One task does one thing after the other, over a connection of its own: joining waits at the coordinator until all
@@ -26,6 +27,7 @@ mod desk;
 mod heartbeat;
 mod joining;
 mod pattern;
+mod presence;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -44,6 +46,7 @@ pub use desk::Commit;
 pub(crate) use desk::{Desk, Subscription};
 use heartbeat::{Kind, Told};
 pub(crate) use pattern::Pattern;
+use presence::Presence;
 
 use super::driver::Shared;
 use crate::admin::TopicPartition;
@@ -89,6 +92,7 @@ struct Member {
     retry: Option<Retry>,
     /// What the leader assigned by, and when it looks whether it is still so.
     watched: Option<(BTreeMap<String, i32>, Instant)>,
+    presence: Presence,
     failures: u32,
     not_before: Option<Instant>,
 }
@@ -126,6 +130,7 @@ pub(crate) fn take_part(shared: Arc<Shared>, desk: Arc<Desk>, group: String) -> 
             next_commit,
             retry: None,
             watched: None,
+            presence: Presence::new(now),
             failures: 0,
             not_before: None,
         };
@@ -188,7 +193,8 @@ impl Member {
         let beat_at = Some(self.next_beat).filter(|_| self.is_member());
         let mut commit_at = self.commit_waiting(beat_at).await;
         self.heed_subscription().await;
-        if self.rejoin && self.is_subscribed() {
+        self.heed_presence(now).await;
+        if self.is_to_join() {
             self.take_part().await?;
         }
         let looked_up = self.look_up().await;
@@ -205,7 +211,7 @@ impl Member {
             self.watch_pattern(now).await?;
         }
         looked_up?;
-        if self.rejoin && self.is_subscribed() {
+        if self.is_to_join() {
             return Ok(Some(now));
         }
         let of_member = [Some(self.next_beat), self.watched.as_ref().map(|(_, at)| *at), self.match_at];
@@ -222,6 +228,10 @@ impl Member {
             Kind::Consumer => self.tell().await,
             Kind::Classic | Kind::Undecided => self.join().await,
         }
+    }
+
+    fn is_to_join(&self) -> bool {
+        self.rejoin && self.is_subscribed() && !self.is_missed()
     }
 
     fn is_subscribed(&self) -> bool {

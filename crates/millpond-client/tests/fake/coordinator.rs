@@ -68,6 +68,8 @@ pub const NEWER: &[(ApiKey, i16, i16)] = &[
     (ApiKey::OFFSET_COMMIT, 2, 9),
     (ApiKey::CONSUMER_GROUP_HEARTBEAT, 0, 1),
 ];
+/// Longer than any test waits that is about something else.
+pub const MAX_POLL_INTERVAL: Duration = Duration::from_secs(3600);
 const BROKERS: &[(i32, &str, i32)] = &[(1, "a", 1), (2, "b", 1)];
 
 #[derive(Default)]
@@ -350,7 +352,7 @@ impl Fake {
     pub async fn consumer(&self, auto_commit: Option<Duration>) -> Consumer {
         let cluster = Cluster::connect_with(fake::config(), self.network.clone()).await.expect("a broker answers");
         let config = ConsumerConfig::default().group("g").offset_reset(OffsetReset::Earliest).auto_commit(auto_commit);
-        Consumer::new(cluster, config)
+        Consumer::new(cluster, config.max_poll_interval(MAX_POLL_INTERVAL))
     }
 
     pub async fn member(&self) -> Consumer {

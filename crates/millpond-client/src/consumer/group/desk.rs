@@ -15,6 +15,7 @@ use tracing::info;
 use super::super::driver::Shared;
 use super::super::positions::{Offset, Positions};
 use super::pattern::Pattern;
+use super::presence::Calls;
 use crate::admin::TopicPartition;
 use crate::error::{Error, Result};
 
@@ -86,6 +87,8 @@ pub(crate) struct Desk {
     mail: Mutex<Mail>,
     /// What the caller is done with is committed by itself.
     commits_itself: bool,
+    /// Of the caller for records.
+    pub(crate) calls: Calls,
     /// Something is to be done.
     pub(crate) wake: Notify,
     /// It is to end.
@@ -97,7 +100,14 @@ pub(crate) struct Desk {
 impl Desk {
     pub(crate) fn new(commits_itself: bool) -> Desk {
         let (wake, close) = (Notify::new(), Notify::new());
-        Desk { mail: Mutex::default(), commits_itself, wake, close, ended: watch::Sender::new(false) }
+        Desk {
+            mail: Mutex::default(),
+            commits_itself,
+            calls: Calls::default(),
+            wake,
+            close,
+            ended: watch::Sender::new(false),
+        }
     }
 
     fn mail(&self) -> MutexGuard<'_, Mail> {
@@ -144,6 +154,8 @@ impl Desk {
         mail.changed |= mail.subscription.as_ref() != Some(&subscription);
         mail.subscription = Some(subscription);
         drop(mail);
+        // Who subscribes is there.
+        self.calls.came(false);
         self.wake.notify_one();
     }
 
