@@ -357,16 +357,7 @@ impl Consumer {
     /// As of [`recv`](Consumer::recv); an error comes after the records before it were given.
     pub async fn recv_many(&mut self, most: usize) -> Result<Vec<ConsumerRecord>> {
         let mut records = vec![self.recv().await?];
-        let mut wake = false;
-        {
-            let mut state = self.shared.state();
-            while records.len() < most {
-                let (record, ended) = state.next(Errors::Leave);
-                wake |= ended;
-                let Some(Ok(record)) = record else { break };
-                records.push(record);
-            }
-        }
+        let wake = self.shared.state().next_many(most, &mut records);
         if wake {
             self.shared.wake.notify_one();
         }

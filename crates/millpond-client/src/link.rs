@@ -24,6 +24,8 @@ use crate::transport::{Duplex, Transport};
 
 /// The room that an answer is given before its bytes have come; it grows as they do.
 const FIRST_READ_BYTES: usize = 8 << 10;
+/// How many times the bytes that have come an answer is given room for: the more, the less is copied as it grows.
+const READ_GROWTH: usize = 8;
 /// Frames up to this length are joined into one write.
 const JOINED_BYTES: usize = 16 << 10;
 
@@ -333,6 +335,9 @@ async fn read_frame(read: &mut (impl AsyncRead + Unpin), max_bytes: usize) -> Re
     let mut frame = BytesMut::with_capacity(length.min(FIRST_READ_BYTES));
     let mut rest = read.take(length as u64);
     while frame.len() < length {
+        if frame.len() == frame.capacity() {
+            frame.reserve((length - frame.len()).min(frame.len() * (READ_GROWTH - 1)));
+        }
         if rest.read_buf(&mut frame).await? == 0 {
             return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
         }

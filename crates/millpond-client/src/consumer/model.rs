@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use super::config::{ConsumerConfig, OffsetReset};
 use super::partition::{Errors, Fetch};
 use super::positions::{Answer, Check, EpochEnd, LookUp, Place, Positions, Wanted};
+use super::record::ConsumerRecord;
 use crate::admin::{OffsetAt, TopicPartition};
 use crate::config::ClientConfig;
 use crate::error::Error;
@@ -43,6 +44,8 @@ enum Step {
     Pause(usize, bool),
     /// The caller takes so many records.
     Read(u8),
+    /// As many at once, at most.
+    ReadMany(u8),
     Wait(u16),
 }
 
@@ -67,7 +70,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0..PARTITIONS, 1..6_u8).prop_map(|(partition, count)| Step::Trim(partition, count)),
         1 => (0..PARTITIONS, any::<u8>()).prop_map(|(partition, to)| Step::Seek(partition, to)),
         1 => (0..PARTITIONS, any::<bool>()).prop_map(|(partition, paused)| Step::Pause(partition, paused)),
-        6 => (1..9_u8).prop_map(Step::Read),
+        3 => (1..9_u8).prop_map(Step::Read),
+        3 => (1..30_u8).prop_map(Step::ReadMany),
         3 => (1..300_u16).prop_map(Step::Wait),
     ]
 }
@@ -284,7 +288,24 @@ impl World {
     /// Whether there was something.
     fn read(&mut self) -> bool {
         let Some(item) = self.consumer.next(Errors::Give).0 else { return false };
-        let record = item.expect("nothing here is an error");
+        self.took(&item.expect("nothing here is an error"), true);
+        true
+    }
+
+    /// As `read`, up to so many together.
+    fn read_many(&mut self, most: usize) {
+        let Some(item) = self.consumer.next(Errors::Give).0 else { return };
+        let mut records = vec![item.expect("nothing here is an error")];
+        self.consumer.next_many(most, &mut records);
+        assert!(records.len() <= most);
+        let last: BTreeMap<i32, i64> = records.iter().map(|record| (record.partition, record.offset)).collect();
+        for record in &records {
+            self.took(record, last[&record.partition] == record.offset);
+        }
+    }
+
+    /// Checks a record that was given; `last` if the position is behind it.
+    fn took(&mut self, record: &ConsumerRecord, last: bool) {
         let partition = usize::try_from(record.partition).expect("from 0 on");
         let log = &self.logs[partition];
         assert_eq!(record.value.as_deref(), Some(&record.offset.to_be_bytes()[..]), "the record of this offset");
@@ -295,9 +316,11 @@ impl World {
         let place = self.consumer.partition(&name(partition)).expect("assigned");
         assert!(!place.paused, "a paused partition gives nothing");
         assert!(place.position.is_some_and(|position| position > record.offset));
+        // Behind the last one only what is no record is passed over.
+        let passed = log.first_from(record.offset + 1).filter(|next| last && place.position > Some(*next));
+        assert!(passed.is_none(), "{passed:?} is passed over behind {}", record.offset);
         self.expected[partition] = record.offset + 1;
         self.given += 1;
-        true
     }
 
     /// Whether there was something, whatever it is.
@@ -327,6 +350,7 @@ impl World {
             }
             Step::Seek(partition, to) => self.seek(partition, to),
             Step::Pause(partition, paused) => assert!(self.consumer.pause(&name(partition), paused)),
+            Step::ReadMany(most) => self.read_many(most.into()),
             Step::Read(count) => {
                 for _ in 0..count {
                     self.read();

@@ -238,15 +238,30 @@ impl Partition {
         }
     }
 
+    /// The caller was given what was opened up to this record.
+    fn gave(&mut self, offset: i64, leader_epoch: Option<i32>) {
+        self.leader_epoch = leader_epoch;
+        // Behind the last record of a batch go on behind the batch: what compaction took from its end is past.
+        let next = offset.saturating_add(1);
+        self.position = Some(if self.opened.is_empty() { self.opened_next.max(next) } else { next });
+    }
+
+    /// Gives the records that are opened, `most` at most, as [`next`](Partition::next) would one by one.
+    pub(crate) fn give_opened(&mut self, most: usize, records: &mut Vec<ConsumerRecord>) {
+        let count = self.opened.len().min(most);
+        if count > 0 {
+            records.extend(self.opened.drain(..count));
+            let last = records.last().map(|record| (record.offset, record.leader_epoch));
+            last.into_iter().for_each(|(offset, epoch)| self.gave(offset, epoch));
+        }
+    }
+
     /// What the caller gets next, and whether a chunk has come to its end; `None` when nothing is left.
     pub(crate) fn next(&mut self, rules: OpenRules, errors: Errors) -> (Option<Result<ConsumerRecord, Error>>, bool) {
         let mut ended = false;
         loop {
             if let Some(record) = self.opened.pop_front() {
-                self.leader_epoch = record.leader_epoch;
-                // Behind the last record of a batch go on behind the batch: what compaction took from its end is past.
-                let next = record.offset.saturating_add(1);
-                self.position = Some(if self.opened.is_empty() { self.opened_next.max(next) } else { next });
+                self.gave(record.offset, record.leader_epoch);
                 return (Some(Ok(record)), ended);
             }
             let Some(chunk) = self.chunks.front_mut() else {

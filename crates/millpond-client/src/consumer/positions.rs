@@ -327,6 +327,24 @@ impl Positions {
         (None, wake)
     }
 
+    /// Adds the records that are here up to `most` in all, in the order in which [`next`](Positions::next) gives them;
+    /// says whether the driver must look. An error is left for the next time.
+    pub(crate) fn next_many(&mut self, most: usize, records: &mut Vec<ConsumerRecord>) -> bool {
+        let mut wake = false;
+        while records.len() < most {
+            let (item, ended) = self.next(Errors::Leave);
+            wake |= ended;
+            let Some(Ok(record)) = item else { break };
+            records.push(record);
+            // Those that are opened already go without a look at each, unless it is the turn of others.
+            let front = self.listed.front().filter(|_| !ended);
+            if let Some(partition) = front.and_then(|place| self.partitions.get_mut(place)) {
+                partition.give_opened(most - records.len(), records);
+            }
+        }
+        wake
+    }
+
     /// Whether there may be something for the caller.
     pub(crate) fn has_news(&self) -> bool {
         !self.listed.is_empty() || !self.errors.is_empty()

@@ -178,7 +178,10 @@ impl Chunk {
     fn go_on(&mut self, mut begun: Begun, source: &Source) -> Result<Opened, String> {
         let Begun { header, payload, cursor } = &mut begun;
         let behind = header.next_offset().0;
-        let mut opened = Opened { records: VecDeque::new(), next: self.from, leader_epoch: epoch(header) };
+        // The count is what the broker says; no more room is made than for those that are read together.
+        let room = usize::try_from(header.record_count).unwrap_or(0).min(TOGETHER);
+        let mut opened =
+            Opened { records: VecDeque::with_capacity(room), next: self.from, leader_epoch: epoch(header) };
         let shared = |bytes: &[u8]| payload.slice_ref(bytes);
         let of_payload = Records::of_payload(*header, payload);
         let mut records = of_payload.iter_from(*cursor);
