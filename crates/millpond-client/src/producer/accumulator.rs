@@ -130,7 +130,8 @@ impl Accumulator {
             idempotent: config.idempotent,
             unanswered: config.acks == Acks::None,
             codec: config.codec,
-            linger: config.linger,
+            // Less what a timer is late: else it would be the least that a batch waits, and not about what it waits.
+            linger: config.linger - TIMER_LATE.min(config.linger / 2),
             batch_bytes: config.most_batch_bytes(),
             buffer_memory: config.buffer_memory,
             max_in_flight: config.max_in_flight,
@@ -506,6 +507,9 @@ fn leaderless(topic: &str, partition: usize) -> Error {
         message: None,
     }
 }
+
+/// How late a timer is on average: it counts in milliseconds, and so does what it waits with.
+const TIMER_LATE: Duration = Duration::from_millis(1);
 
 /// How long nothing is worth waking up for.
 pub(crate) const LONGEST_NAP: Duration = Duration::from_secs(3600);

@@ -104,7 +104,8 @@ impl ProducerConfig {
         self
     }
 
-    /// How long a batch waits for more records before it is sent. Default: 5 ms, as Kafka's `linger.ms`.
+    /// How long a batch waits for more records before it is sent: about so long, as a timer may be 1 ms early or late.
+    /// Default: 5 ms, as Kafka's `linger.ms`.
     #[must_use]
     pub fn linger(mut self, linger: Duration) -> ProducerConfig {
         self.linger = bounded(linger);
