@@ -62,6 +62,17 @@ fn what_was_produced_is_there_and_is_consumed() {
 }
 
 #[test]
+fn a_topic_without_records_is_read_at_once() {
+    let folder = Folder::new("bench-empty");
+    let broker = Broker::start(folder.path(), &[]);
+    broker.client().create_topic("logs", 3);
+    let (out, err, code) = ended(start(&broker, &["consume", "logs", "--json"]));
+    assert_eq!((code, err.as_str()), (Some(0), ""));
+    let found: Value = serde_json::from_str(&out).expect("JSON");
+    assert_eq!((&found["records"], &found["records_per_second"]), (&0.into(), &0.0.into()));
+}
+
+#[test]
 fn a_rate_is_kept_and_latency_counts_from_when_a_record_was_due() {
     let folder = Folder::new("bench-rate");
     let broker = Broker::start(folder.path(), &[]);

@@ -54,7 +54,7 @@ Examples:
   millpond bench consume bench --records 1000000 --json
 
 All partitions are read from their beginnings to where they end when the command begins, or until --records were read.
-Time counts from the first fetch. Ctrl-C ends it with the figures of what was read, and 130.";
+Time counts from the first fetch to the last record. Ctrl-C ends it with the figures of what was read, and 130.";
 
 const LATENCY_EXAMPLES: &str = "\
 Examples:

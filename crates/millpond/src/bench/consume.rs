@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use anyhow::Result;
 use millpond_client::{Consumer, ConsumerConfig, OffsetReset, TopicPartition};
@@ -16,6 +17,8 @@ use crate::terminal::Interrupts;
 
 /// Records that are taken together.
 const TOGETHER: usize = 1000;
+/// How often it is looked whether the ends are reached when no records come.
+const LOOK: Duration = Duration::from_millis(100);
 
 pub(super) async fn run(
     runtime: &Runtime,
@@ -35,13 +38,14 @@ pub(super) async fn run(
     };
     consumer.assign(partitions.iter().cloned()).map_err(hint)?;
     let started = runtime.now();
+    let mut last = started;
     let (records, bytes) = (AtomicU64::new(0), AtomicU64::new(0));
     let most = arguments.records.unwrap_or(u64::MAX);
     let reading = async {
         loop {
             let left = most - records.load(Ordering::Relaxed);
             let at_end = |(partition, end): (&TopicPartition, &i64)| {
-                *end == 0 || consumer.position(partition).is_some_and(|position| position >= *end)
+                consumer.position(partition).is_some_and(|position| position >= *end)
             };
             if left == 0 || ends.iter().all(at_end) {
                 return anyhow::Ok(true);
@@ -50,11 +54,19 @@ pub(super) async fn run(
                 return Ok(false);
             }
             let together = usize::try_from(left).unwrap_or(usize::MAX).min(TOGETHER);
-            let taken = consumer.recv_many(together).await.map_err(hint)?;
+            let taken = tokio::select! {
+                biased;
+                taken = consumer.recv_many(together) => taken.map_err(hint)?,
+                // An end may be reached without a record: nothing is left before it, or a marker of a transaction.
+                () = runtime.sleep(LOOK) => continue,
+            };
+            last = runtime.now();
             let length = |bytes: Option<&[u8]>| bytes.map_or(0, <[u8]>::len) as u64;
             let size = taken.iter().map(|record| length(record.key.as_deref()) + length(record.value.as_deref()));
             records.fetch_add(taken.len() as u64, Ordering::Relaxed);
             bytes.fetch_add(size.sum(), Ordering::Relaxed);
+            // Whoever tells of the progress has its turn.
+            tokio::task::yield_now().await;
         }
     };
     let read = || (records.load(Ordering::Relaxed), bytes.load(Ordering::Relaxed));
@@ -64,7 +76,7 @@ pub(super) async fn run(
         ended = reading => ended,
         () = progress(runtime, "read", read) => unreachable!("progress is told for ever"),
     };
-    let (took, cpu) = (runtime.now().duration_since(started), cpu_time().saturating_sub(cpu));
+    let (took, cpu) = (last.duration_since(started), cpu_time().saturating_sub(cpu));
     let ended = Ended::new(ended);
     let (records, bytes) = read();
     let (topic, error) = (arguments.topic.as_str(), ended.reason());

@@ -127,6 +127,8 @@ impl Sending<'_> {
             }
             if together.len() == TOGETHER {
                 self.hand_on(&mut together);
+                // Whoever tells of the progress has its turn.
+                tokio::task::yield_now().await;
             }
         };
         self.hand_on(&mut together);
