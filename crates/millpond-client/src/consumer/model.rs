@@ -325,12 +325,20 @@ impl World {
 
     /// Whether there was something, whatever it is.
     fn take(&mut self) -> bool {
-        let Some(item) = self.consumer.next(Errors::Give).0 else { return false };
-        let record = item.expect("nothing here is an error");
-        let has = &mut self.has[usize::try_from(record.partition).expect("from 0 on")];
-        drop(has.split_off(&record.offset));
-        has.insert(record.offset, record.leader_epoch.expect("it is said"));
-        true
+        self.take_many(1) > 0
+    }
+
+    /// As `take`, up to so many together; how many there were.
+    fn take_many(&mut self, most: usize) -> usize {
+        let Some(item) = self.consumer.next(Errors::Give).0 else { return 0 };
+        let mut records = vec![item.expect("nothing here is an error")];
+        self.consumer.next_many(most, &mut records);
+        for record in &records {
+            let has = &mut self.has[usize::try_from(record.partition).expect("from 0 on")];
+            drop(has.split_off(&record.offset));
+            has.insert(record.offset, record.leader_epoch.expect("it is said"));
+        }
+        records.len()
     }
 
     fn step(&mut self, step: &Step) {
@@ -526,7 +534,7 @@ fn who_has_read_all_is_done_with_the_marker_at_the_end() {
 /// Steps of a cluster whose elections lose what was acknowledged.
 fn unclean_step() -> impl Strategy<Value = Step> {
     let others = step().prop_map(|step| match step {
-        Step::Seek(..) | Step::Trim(..) | Step::Read(_) => Step::Look,
+        Step::Seek(..) | Step::Trim(..) | Step::Read(_) | Step::ReadMany(_) => Step::Look,
         Step::Append(partition, count, _) => Step::Append(partition, count, 0),
         other => other,
     });
@@ -551,14 +559,14 @@ proptest! {
     /// In the end the caller has exactly what is there, whatever it was given meanwhile.
     #[test]
     fn what_elections_have_lost_is_replaced_by_what_is_there(
-        steps in prop::collection::vec((unclean_step(), 0..5_u8), 1..250),
+        steps in prop::collection::vec((unclean_step(), 0..5_u8, 1..9_usize), 1..250),
         max_partition_bytes in prop_oneof![Just(1_usize), Just(200), Just(1 << 20)],
     ) {
         let mut world = World::new(max_partition_bytes, 64 << 20);
-        for (step, takes) in &steps {
+        for (step, takes, together) in &steps {
             world.step(step);
             for _ in 0..*takes {
-                world.take();
+                world.take_many(*together);
             }
         }
         for partition in 0..PARTITIONS {
