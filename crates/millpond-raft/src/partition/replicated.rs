@@ -129,8 +129,8 @@ impl Partition {
         handed
     }
 
-    /// Whether this replica leads beyond doubt: another may have been elected while it was cut off, or stood still. Asks
-    /// a majority of the replicas; false if it does not answer within `limit`.
+    /// Whether this replica leads beyond doubt: another may have been elected while it was cut off, or stood still.
+    /// Asks a majority of the replicas; false if it does not answer within `limit`.
     pub async fn surely_leads(&self, limit: Duration) -> bool {
         match self.0.replication.replica.get() {
             Some(replica) => replica.surely_leads(limit).await,

@@ -29,7 +29,7 @@ impl AnyBroker {
             return AnyBroker { kafka, _own: None };
         }
         let folder = Folder::new(name);
-        // A member of a consumer group that dies is missed as soon as one of a classic group, in whose tests it says so.
+        // A member of a consumer group that dies is missed as soon as one of a classic group, who says so in the tests.
         let broker = Broker::start(folder.path(), &["--set", "group.consumer.session.timeout.ms=6000"]);
         AnyBroker { kafka: broker.kafka, _own: Some((broker, folder)) }
     }
