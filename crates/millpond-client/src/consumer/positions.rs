@@ -1,6 +1,7 @@
 //! Everything that a consumer holds, as a pure state machine: its partitions, who leads them, and how much is on the
 //! way from each broker. Time and chance are arguments; the driver does what a [`Plan`] says.
 
+mod commits;
 mod truncation;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -12,6 +13,7 @@ use millpond_wire::metadata::MetadataResponse;
 use millpond_wire::{ErrorCode, Str};
 use tokio::time::Instant;
 
+pub(crate) use commits::Offset;
 pub(crate) use truncation::{Check, EpochEnd};
 
 use super::config::{ConsumerConfig, Isolation, OffsetReset};
@@ -57,15 +59,6 @@ pub(crate) struct LookUp {
     pub(crate) generation: u64,
     pub(crate) name: TopicPartition,
     pub(crate) at: OffsetAt,
-}
-
-/// An offset that is committed: of the record that is next.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Offset {
-    pub(crate) partition: TopicPartition,
-    pub(crate) offset: i64,
-    /// Of the record before it.
-    pub(crate) leader_epoch: Option<i32>,
 }
 
 /// A partition of a fetch.
@@ -360,75 +353,6 @@ impl Positions {
         for place in self.touched.drain(..) {
             if let Some(partition) = self.partitions.get_mut(&place) {
                 partition.settle();
-            }
-        }
-    }
-
-    /// What the caller is done with and the group was not told.
-    pub(crate) fn settled(&self) -> Vec<Offset> {
-        let of = |partition: &Partition| {
-            let (offset, leader_epoch) = partition.settled?;
-            let news = partition.committed != Some(offset);
-            news.then(|| Offset { partition: partition.name.clone(), offset, leader_epoch })
-        };
-        self.partitions.values().filter_map(of).collect()
-    }
-
-    /// The group was told.
-    pub(crate) fn committed(&mut self, offsets: &[Offset]) {
-        for told in offsets {
-            let place = self.places.get(&told.partition);
-            if let Some(partition) = place.and_then(|place| self.partitions.get_mut(place)) {
-                partition.committed = Some(told.offset);
-            }
-        }
-    }
-
-    /// The same, of all but these.
-    pub(crate) fn settled_but(&self, kept: &BTreeSet<TopicPartition>) -> Vec<Offset> {
-        let mut offsets = self.settled();
-        offsets.retain(|offset| !kept.contains(&offset.partition));
-        offsets
-    }
-
-    /// Reads nothing but `kept` of what is read; what the caller is done with of the others.
-    pub(crate) fn revoke(&mut self, kept: &BTreeSet<TopicPartition>) -> Vec<Offset> {
-        let offsets = self.settled_but(kept);
-        let kept: BTreeSet<TopicPartition> = self.places.keys().filter(|name| kept.contains(name)).cloned().collect();
-        // They have been read: their names are good.
-        let _ = self.assign(&kept);
-        offsets
-    }
-
-    /// The partitions that begin where the group has come to, with their generations.
-    pub(crate) fn waits_for_commits(&self) -> Vec<(TopicPartition, u64)> {
-        let waiting = self.partitions.values().filter(|partition| partition.fetch == Fetch::Committed);
-        waiting.map(|partition| (partition.name.clone(), partition.generation)).collect()
-    }
-
-    /// Takes over what the group has committed for a partition; without anything the reset policy says where to begin.
-    pub(crate) fn found_committed(&mut self, name: &TopicPartition, generation: u64, offset: Option<i64>) {
-        let Some(place) = self.places.get(name).copied() else { return };
-        let Some(partition) = self.partitions.get_mut(&place) else { return };
-        if partition.generation != generation || partition.fetch != Fetch::Committed {
-            return;
-        }
-        match offset {
-            Some(offset) => {
-                partition.committed = Some(offset);
-                partition.found(offset);
-            }
-            None => self.reset(place, None),
-        }
-    }
-
-    /// What the group has committed cannot be told.
-    pub(crate) fn uncommitted(&mut self, waiting: &[(TopicPartition, u64)], error: &Error) {
-        for (name, generation) in waiting {
-            let place = self.places.get(name).copied();
-            let place = place.filter(|place| self.partitions[place].generation == *generation);
-            if let Some(place) = place {
-                self.fail(place, error.clone());
             }
         }
     }
