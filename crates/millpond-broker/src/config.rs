@@ -81,18 +81,6 @@ pub enum ConfigError {
         /// Where other brokers reach this one.
         own: HostPort,
     },
-    /// Of two numbers the first may not be the larger one.
-    #[error("{lower} is {low} and {upper} is {high}: the first may not be larger than the second")]
-    OutOfOrder {
-        /// The setting that is too large.
-        lower: &'static str,
-        /// Its value.
-        low: i64,
-        /// The setting that is too small.
-        upper: &'static str,
-        /// Its value.
-        high: i64,
-    },
     /// The process may not open enough files.
     #[error("only {limit} files may be open at once (ulimit -n), at least {MIN_OPEN_FILES} are needed")]
     TooFewFiles {
@@ -246,8 +234,6 @@ impl BrokerConfig {
         }
         let values = Values(values);
         let peer = values.peer()?;
-        values.in_order("group.min.session.timeout.ms", "group.max.session.timeout.ms")?;
-        values.in_order("group.consumer.heartbeat.interval.ms", "group.consumer.session.timeout.ms")?;
         let config = BrokerConfig { peer, ..values.config() };
         if config.kafka.ip().is_unspecified() && config.advertised.is_none() {
             return Err(ConfigError::NothingToAdvertise { listener: config.kafka });
@@ -337,12 +323,6 @@ impl Values {
         host_port(self.text(name)).as_ref().and_then(socket_addr).expect(CHECKED)
     }
 
-    /// Checks that one number is no larger than another.
-    fn in_order(&self, lower: &'static str, upper: &'static str) -> Result<(), ConfigError> {
-        let [low, high] = [lower, upper].map(|name| self.number::<i64>(name));
-        if low <= high { Ok(()) } else { Err(ConfigError::OutOfOrder { lower, low, upper, high }) }
-    }
-
     /// Where the broker is among others, if it is to have any.
     fn peer(&self) -> Result<Option<PeerConfig>, ConfigError> {
         let node = BrokerId(self.number("node.id"));
@@ -421,12 +401,6 @@ impl Values {
             groups: GroupSettings {
                 offsets_retention_ms: self.number::<i64>("offsets.retention.minutes") * MINUTE_MS,
                 initial_rebalance_delay_ms: self.number("group.initial.rebalance.delay.ms"),
-                min_session_timeout_ms: self.number("group.min.session.timeout.ms"),
-                max_session_timeout_ms: self.number("group.max.session.timeout.ms"),
-                consumer_session_timeout_ms: self.number("group.consumer.session.timeout.ms"),
-                consumer_heartbeat_interval_ms: self.number("group.consumer.heartbeat.interval.ms"),
-                max_group_size: self.number("group.max.size"),
-                max_offset_metadata: self.number("offset.metadata.max.bytes"),
                 max_state_bytes: MAX_GROUP_STATE_BYTES,
                 ..GroupSettings::default()
             },
@@ -454,21 +428,6 @@ mod tests {
         let config = resolve(&[]).expect("the defaults resolve");
         assert_eq!(config.kafka.to_string(), "127.0.0.1:9092");
         assert!(config.topic_defaults.is_empty());
-    }
-
-    #[test]
-    fn limits_of_sessions_must_fit_each_other() {
-        for (lower, upper) in [
-            ("group.min.session.timeout.ms", "group.max.session.timeout.ms"),
-            ("group.consumer.heartbeat.interval.ms", "group.consumer.session.timeout.ms"),
-        ] {
-            let refused = resolve(&[(lower, "300"), (upper, "200")]);
-            assert!(matches!(refused, Err(ConfigError::OutOfOrder { low: 300, high: 200, .. })), "{refused:?}");
-            resolve(&[(lower, "300"), (upper, "300")]).expect("equal ones fit");
-        }
-        let groups =
-            resolve(&[("group.max.size", "7"), ("offset.metadata.max.bytes", "9")]).expect("it resolves").groups;
-        assert_eq!((groups.max_group_size, groups.max_offset_metadata), (7, 9));
     }
 
     #[test]

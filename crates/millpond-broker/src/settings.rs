@@ -233,37 +233,6 @@ pub const SETTINGS: &[Setting] = &[
         "How long the first members of an empty group wait for more; each that comes has them wait as long again, up \
          to the rebalance timeout. It spares rebalances where many members start one after the other.",
     ),
-    setting(
-        "group.min.session.timeout.ms",
-        "6000",
-        whole(1, INT_MAX, "milliseconds"),
-        "The shortest session timeout that a member of a classic group may ask for.",
-    ),
-    setting(
-        "group.max.session.timeout.ms",
-        "1800000",
-        whole(1, INT_MAX, "milliseconds"),
-        "The longest session timeout that a member of a classic group may ask for.",
-    ),
-    setting(
-        "group.consumer.session.timeout.ms",
-        "45000",
-        whole(1, INT_MAX, "milliseconds"),
-        "How long a member of a consumer group (KIP-848) may be silent until its partitions go to others.",
-    ),
-    setting(
-        "group.consumer.heartbeat.interval.ms",
-        "5000",
-        whole(1, INT_MAX, "milliseconds"),
-        "How often members of consumer groups (KIP-848) are told to send heartbeats; shorter than their session.",
-    ),
-    setting("group.max.size", "10000", whole(1, INT_MAX, "members"), "The most members that a group may have."),
-    setting(
-        "offset.metadata.max.bytes",
-        "4096",
-        whole(0, INT_MAX, "bytes"),
-        "The longest text that may be committed with an offset.",
-    ),
     topic_default(
         "min.insync.replicas",
         "min.insync.replicas",

@@ -134,6 +134,7 @@ async fn by_the_classic_protocol_nothing_is_skipped_when_a_member_comes_and_dies
     }
 }
 
+/// Its sessions end after 45 s, which is the group's to say, so the test takes that long.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn by_the_consumer_protocol_nothing_is_skipped_when_a_member_comes_and_dies() {
     nothing_is_skipped("consumer", |config| config.group_protocol(GroupProtocol::Consumer)).await;

@@ -29,8 +29,8 @@ impl AnyBroker {
             return AnyBroker { kafka, _own: None };
         }
         let folder = Folder::new(name);
-        // A member of a consumer group that dies is missed as soon as one of a classic group, who says so in the tests.
-        let broker = Broker::start(folder.path(), &["--set", "group.consumer.session.timeout.ms=6000"]);
+        // As a Kafka that is tested against should have it.
+        let broker = Broker::start(folder.path(), &["--set", "group.initial.rebalance.delay.ms=0"]);
         AnyBroker { kafka: broker.kafka, _own: Some((broker, folder)) }
     }
 
