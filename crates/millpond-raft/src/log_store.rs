@@ -13,13 +13,15 @@
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds, RangeInclusive};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
 use millpond_record::{LogId, RaftIndex, RaftOnlyKind, StampedBatch, Timestamp, parse_raft_only};
 use millpond_runtime::{PlantedFault, Runtime, planted};
-use millpond_storage::{AppendEntry, Body, DataDir, Entries, Log, Outcome, StorageError, Stored, log_start_payload};
+use millpond_storage::{
+    AppendEntry, Body, DataDir, Done, Entries, Hold, Log, Outcome, StorageError, Stored, log_start_payload,
+};
 use openraft::entry::RaftEntry;
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::{EntryPayload, OptionalSend, RaftLogReader};
@@ -62,6 +64,34 @@ struct Proposed {
     index: RaftIndex,
     append_time: Timestamp,
     carrier: Arc<Carrier>,
+}
+
+/// An append that openraft waits for.
+struct Appended {
+    /// `None` when it was told already.
+    callback: Option<IOFlushed<TypeConfig>>,
+    holds: Vec<Hold>,
+    data_dir: DataDir,
+}
+
+impl Appended {
+    /// Tells openraft when it is flushed. A disk that is full for a while delays that: the entries are in the log, and
+    /// an error would end the group here for good.
+    fn when_flushed(self, log: Weak<Log>) -> Done {
+        Box::new(move |result| match (result, log.upgrade()) {
+            (Err(StorageError::Stalled { .. }), Some(open)) => open.notify_flushed(self.when_flushed(log)),
+            (result, _) => self.tell(result),
+        })
+    }
+
+    fn tell(self, result: Result<(), StorageError>) {
+        if let Some(callback) = self.callback {
+            callback.io_completed(result.map_err(io_error));
+        }
+        for hold in self.holds {
+            self.data_dir.release(hold);
+        }
+    }
 }
 
 /// What openraft has said, beyond what the log keeps.
@@ -319,17 +349,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             }
             stored.push(self.to_store(entry));
         }
-        let data_dir = self.data_dir.clone();
         let early = planted(PlantedFault::ReportsUnflushed);
         let (at_once, callback) = if early { (Some(callback), None) } else { (None, Some(callback)) };
-        let done = Box::new(move |result: Result<(), StorageError>| {
-            if let Some(callback) = callback {
-                callback.io_completed(result.map_err(io_error));
-            }
-            for hold in holds {
-                data_dir.release(hold);
-            }
-        });
+        let appended = Appended { callback, holds, data_dir: self.data_dir.clone() };
+        let done = appended.when_flushed(Arc::downgrade(&self.log));
         self.until_filled(stored.first().map(|entry| entry.index)).await;
         let outcomes = self.log.append(stored, done).map_err(|error| self.failed(error))?;
         if !proposed.is_empty() {

@@ -182,7 +182,7 @@ impl Checkpointer {
                     // To the next start it is as if nothing had happened: the journal still has what it replays.
                     Some(error) => {
                         queued &= matches!(error, StorageError::SetAside(_));
-                        held_back = Some(error);
+                        hold_back(&mut held_back, error);
                         slot.checkpointed()
                     }
                 },
@@ -191,7 +191,7 @@ impl Checkpointer {
                 // not durable yet is one reason, a disk that is full another.
                 Err(error) => {
                     queued &= matches!(error, StorageError::LogClosed(_) | StorageError::TruncationPending(_));
-                    held_back = Some(error);
+                    hold_back(&mut held_back, error);
                     slot.checkpointed()
                 }
             };
@@ -337,6 +337,14 @@ fn io_error(journal: &Path, error: &OpenError) -> OpenError {
             OpenError::Io { operation, path: path.clone(), source: source.clone() }
         }
         damage => OpenError::io("read", journal, io::Error::new(io::ErrorKind::InvalidData, damage.to_string())),
+    }
+}
+
+/// One more reason to keep files. What a disk says must not be forgotten for another: nothing else asks for the
+/// checkpoint that is to follow when it does better.
+fn hold_back(held_back: &mut Option<StorageError>, why: StorageError) {
+    if !matches!(held_back, Some(StorageError::Io { .. })) {
+        *held_back = Some(why);
     }
 }
 

@@ -25,8 +25,8 @@ pub(super) struct Appending<'a> {
     cost: u64,
     /// Whether an entry needs the journal whatever the flush mode.
     needs_journal: bool,
-    /// Whether an entry needs all that is before it on the disk: see [`RelaxedAck::synced`].
-    needs_sync: bool,
+    /// What an entry needs on the disk before it counts: see [`RelaxedAck::synced`].
+    synced: Option<RaftIndex>,
 }
 
 /// What becomes of a proposal.
@@ -124,7 +124,7 @@ impl Log {
                 // Entries are in the log that the journal never gets.
                 state.failed = Some(error.clone());
             }
-            let needs_sync = appending.needs_sync;
+            let needs_sync = appending.synced.is_some();
             let (urgent, done) = if result.is_ok() { appending.finish(&mut state, done)? } else { (false, None) };
             let relaxed = state.options.flush == FlushMode::Relaxed;
             (result, urgent, relaxed && state.dirty_bytes <= AT_ONCE_BYTES, needs_sync, done)
@@ -203,7 +203,7 @@ fn unpin_proposal(proposal: Proposal) -> (Proposal, u64) {
 
 impl<'a> Appending<'a> {
     fn new(log: &'a Log, entries: usize) -> Appending<'a> {
-        Appending { log, records: Vec::with_capacity(entries), cost: 0, needs_journal: false, needs_sync: false }
+        Appending { log, records: Vec::with_capacity(entries), cost: 0, needs_journal: false, synced: None }
     }
 
     fn check_next(&self, state: &mut LogState, entry: &AppendEntry) -> Result<(), StorageError> {
@@ -329,8 +329,9 @@ impl<'a> Appending<'a> {
         let index = state.next_index();
         state.push(&batch, term, append_time, cost);
         self.cost += cost;
-        self.needs_sync |=
-            state.unjournaled.is_some() && matches!(parse_raft_only(&batch), Ok((RaftOnlyKind::Membership, _)));
+        if matches!(parse_raft_only(&batch), Ok((RaftOnlyKind::Membership, _))) {
+            self.synced = self.synced.max(state.unjournaled);
+        }
         if batch.header().attributes.is_raft_only() || state.journals_data() {
             let group = self.log.identity.group;
             let begins_segment = state.begins_segment(index);
@@ -348,7 +349,7 @@ impl<'a> Appending<'a> {
         if self.cost == 0 {
             return Ok((urgent, Some(done)));
         }
-        let (journaled, synced) = (!self.records.is_empty(), self.needs_sync);
+        let (journaled, synced) = (!self.records.is_empty(), self.synced);
         if !state.acks_by_write() {
             return self.submit(state, Some(done)).map(|()| (urgent, None));
         }

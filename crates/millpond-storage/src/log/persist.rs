@@ -407,6 +407,11 @@ impl Log {
             };
             self.write_up_to(files, &row, truncations)?;
             self.sync(files)?;
+            if !files.entered && self.state().awaits_checkpoint() {
+                // The checkpoint makes the folders' own entries durable when it is done with all logs, which is later.
+                self.sync_dir(&self.context.root)?;
+                files.entered = true;
+            }
             if let Some((name, bytes)) = snapshot {
                 self.write_snapshot(files, name, &bytes);
             }

@@ -95,10 +95,13 @@ impl LogState {
         }
     }
 
-    /// Takes the appends that wait for the writer alone. What the journal will answer stays, and so does all order.
+    /// Takes the appends that wait for the writer alone. What the journal or a checkpoint will answer stays, and so does
+    /// all order.
     fn take_waiting(&mut self) -> Vec<Done> {
         let acks = std::mem::take(&mut self.relaxed_acks);
-        let (alone, kept): (Vec<_>, Vec<_>) = acks.into_iter().partition(|ack| ack.journal.is_none());
+        let unwritten = self.next_unwritten;
+        let waits = |ack: &RelaxedAck| ack.journal.is_none() && ack.synced.is_none() && ack.until > unwritten;
+        let (alone, kept): (Vec<_>, Vec<_>) = acks.into_iter().partition(waits);
         self.relaxed_acks = kept.into();
         alone.into_iter().map(|ack| ack.done).collect()
     }
@@ -210,7 +213,8 @@ impl Log {
                 Ok(()) => {
                     let until = state.next_index();
                     // What was refused may have been a membership.
-                    state.relaxed_acks.push_back(RelaxedAck { until, journal: None, synced: true, done });
+                    let synced = state.unjournaled;
+                    state.relaxed_acks.push_back(RelaxedAck { until, journal: None, synced, done });
                     (None, state.awaits_checkpoint())
                 }
                 Err(error) => (Some((done, error)), false),

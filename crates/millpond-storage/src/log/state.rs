@@ -114,9 +114,9 @@ pub(crate) struct RelaxedAck {
     pub(crate) until: RaftIndex,
     /// The number by which the journal's answer finds it; `None` when the journal need not answer.
     pub(crate) journal: Option<u64>,
-    /// Whether all of that must be synced, too: it holds a membership, and behind batches that a power cut takes a
-    /// start would not find it, so that the log would name voters which are gone.
-    pub(crate) synced: bool,
+    /// The last batch before it that no journal holds, if that must be synced first: it holds a membership, and behind
+    /// batches that a power cut takes a start would not find it, so that the log would name voters which are gone.
+    pub(crate) synced: Option<RaftIndex>,
     pub(crate) done: Done,
 }
 
@@ -505,10 +505,12 @@ impl LogState {
         self.pending_first = self.pending_first.min(RaftIndex(keep_to));
         self.next_unwritten = self.next_unwritten.min(self.next_index());
         self.next_unsynced = self.next_unsynced.min(self.next_index());
+        let kept = |index: RaftIndex| keep_to.checked_sub(1).map(|last| index.min(RaftIndex(last)));
         for ack in &mut self.relaxed_acks {
             ack.until = ack.until.min(RaftIndex(keep_to));
+            ack.synced = ack.synced.and_then(kept);
         }
-        self.unjournaled = self.unjournaled.filter(|_| keep_to > 0).map(|index| index.min(RaftIndex(keep_to - 1)));
+        self.unjournaled = self.unjournaled.and_then(kept);
         if place.cursor.position == 0 || place.segment + 1 < self.segments.len() {
             self.active_since = Timestamp::NONE;
         }
@@ -579,8 +581,9 @@ impl LogState {
     }
 
     fn awaits_sync(&self, ack: &RelaxedAck) -> bool {
-        let needs_sync = ack.synced || self.options.flush == FlushMode::Durable;
-        needs_sync && self.unjournaled.is_some() && ack.until > self.next_unsynced
+        let becomes_durable = self.options.flush == FlushMode::Durable && self.unjournaled.is_some();
+        let unsynced = |index| index >= self.next_unsynced;
+        becomes_durable && ack.until > self.next_unsynced || ack.synced.is_some_and(unsynced)
     }
 
     /// The appends that may be reported now.

@@ -1,5 +1,7 @@
 //! Relaxed logs: what is journaled, when an append is reported, how a log becomes durable.
 
+use millpond_runtime::sim::DiskFaults;
+
 use super::*;
 
 /// Appends and gives the count of calls of `done`.
@@ -151,6 +153,38 @@ fn a_checkpoint_that_a_truncation_kept_from_a_log_is_asked_for_again() {
             assert_eq!(called(&late), 1);
         });
     }
+}
+
+#[test]
+fn a_disk_that_is_full_for_a_while_delays_a_membership_and_ends_nothing() {
+    with_log(1, small_options(), relaxed(1 << 20), |bench| async move {
+        append(&bench, data());
+        let membership = append(&bench, voters());
+        bench.journal.sync();
+        write(&bench);
+        bench.world.set_disk_faults(NODE, DiskFaults { capacity_bytes: 0, ..DiskFaults::default() });
+        let behind = append(&bench, voters());
+        bench.journal.sync();
+        assert!(bench.log.sync_segments().is_err());
+        assert_eq!([called(&membership), called(&behind)], [0, 0], "nobody is told of an error, which would be final");
+        bench.world.set_disk_faults(NODE, DiskFaults::default());
+        bench.log.sync_segments().unwrap();
+        assert_eq!([called(&membership), called(&behind)], [1, 1]);
+    });
+}
+
+#[test]
+fn a_membership_counts_as_soon_as_what_was_before_it_is_synced() {
+    with_log(1, small_options(), relaxed(1 << 20), |bench| async move {
+        append(&bench, data());
+        write(&bench);
+        bench.log.sync_segments().unwrap();
+        let before = append(&bench, voters());
+        append(&bench, data());
+        bench.journal.sync();
+        write(&bench);
+        assert_eq!(called(&before), 1, "what comes after it need not be synced");
+    });
 }
 
 #[test]
