@@ -207,6 +207,26 @@ impl Error {
         }
     }
 
+    /// Whether it stays so until somebody changes something: who asks may not, or one side cannot. A task that goes on
+    /// by itself tries everything else again, also what is not worth another try in one call: a leader that has no
+    /// address yet, a broker that does not know what went wrong, another's answer that broke the connection of both.
+    pub(crate) fn is_definitive(&self) -> bool {
+        match self {
+            Error::Untrusted { .. } | Error::Unsupported { .. } | Error::Request { .. } => true,
+            Error::Refused { code, .. } => matches!(
+                *code,
+                ErrorCode::TOPIC_AUTHORIZATION_FAILED
+                    | ErrorCode::GROUP_AUTHORIZATION_FAILED
+                    | ErrorCode::CLUSTER_AUTHORIZATION_FAILED
+                    | ErrorCode::INVALID_TOPIC_EXCEPTION
+                    | ErrorCode::UNSUPPORTED_FOR_MESSAGE_FORMAT
+                    | ErrorCode::UNSUPPORTED_VERSION
+            ),
+            Error::GaveUp { last, .. } => last.is_definitive(),
+            _ => false,
+        }
+    }
+
     /// Whether it is the connection that failed, not what was asked.
     pub(crate) fn is_of_the_connection(&self) -> bool {
         matches!(

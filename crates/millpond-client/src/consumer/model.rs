@@ -159,6 +159,20 @@ fn name(partition: usize) -> TopicPartition {
     TopicPartition::new("logs", i32::try_from(partition).expect("few"))
 }
 
+/// Why a leader does not answer a question; without trouble because it is none any more.
+fn failure(trouble: Trouble, moved: ErrorCode) -> Error {
+    let code = match trouble {
+        Trouble::No => moved,
+        Trouble::Passing => ErrorCode::BROKER_NOT_AVAILABLE,
+        // Of somebody else, which has cost all who waited on the link their answers.
+        Trouble::Lost => {
+            let broker = "a:1".parse().expect("an address");
+            return Error::Protocol { broker, reason: "a length of -1".to_owned() };
+        }
+    };
+    Error::check(code.0, None, String::new).expect_err("an error code")
+}
+
 fn of(place: Place) -> usize {
     usize::try_from(place.1).expect("from 0 on")
 }
@@ -254,7 +268,7 @@ impl World {
                 Trouble::No if log.leader == asked.leader && log.epoch == asked.leader_epoch => {
                     Ok(log.epoch_end(asked.epoch))
                 }
-                _ => Error::check(ErrorCode::FENCED_LEADER_EPOCH.0, None, String::new).map(|()| None),
+                trouble => Err(failure(trouble, ErrorCode::FENCED_LEADER_EPOCH)),
             };
             self.consumer.checked(&asked, result, self.now);
         }
@@ -265,7 +279,7 @@ impl World {
         let log = &self.logs[of(asked.place)];
         let result = match trouble {
             Trouble::No => Ok(Some(if asked.at == OffsetAt::Latest { log.end } else { log.start })),
-            _ => Error::check(ErrorCode::NOT_LEADER_OR_FOLLOWER.0, None, String::new).map(|()| None),
+            trouble => Err(failure(trouble, ErrorCode::NOT_LEADER_OR_FOLLOWER)),
         };
         self.consumer.found(&asked, result, self.now);
     }
@@ -439,6 +453,18 @@ fn who_was_given_what_is_gone_goes_back_by_the_policy_or_is_told() {
     fetch(&mut world, 4);
     while world.take() {}
     assert!(world.has[0].iter().map(|(offset, epoch)| (*offset, *epoch)).eq(world.logs[0].records()));
+}
+
+#[test]
+fn who_may_not_ask_a_leader_is_told() {
+    let mut world = World::new(1 << 20, 64 << 20);
+    world.look();
+    world.look();
+    let asked = world.look_ups.remove(0);
+    let refused = Error::check(ErrorCode::TOPIC_AUTHORIZATION_FAILED.0, None, String::new).map(|()| None);
+    world.consumer.found(&asked, refused, world.now);
+    let told = world.consumer.next(Errors::Give).0.expect("something").expect_err("no record");
+    assert_eq!(told.code(), Some(ErrorCode::TOPIC_AUTHORIZATION_FAILED));
 }
 
 #[test]

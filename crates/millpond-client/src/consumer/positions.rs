@@ -568,12 +568,12 @@ impl Positions {
                 partition.asking = false;
                 partition.fetch = Fetch::LookUp(OffsetAt::Latest);
             }
+            Err(error) if error.is_definitive() => self.fail(asked.place, error),
             // A topic may be missing because it is about to be made, as Kafka's clients have it.
-            Err(error) if error.is_retriable() => {
+            Err(_) => {
                 self.topics.doubt(asked.place.0);
                 partition.failed(now, false, |failures| self.pauses.pause_after(failures, chance));
             }
-            Err(error) => self.fail(asked.place, error),
         }
     }
 

@@ -53,11 +53,11 @@ impl Positions {
             Ok(end) => self.truncated(asked, end),
             // Who cannot be asked cannot be doubted.
             Err(Error::Unsupported { .. }) => partition.confirm(asked.leader_epoch),
-            Err(error) if error.is_retriable() => {
+            Err(error) if error.is_definitive() => self.fail(asked.place, error),
+            Err(_) => {
                 self.topics.doubt(asked.place.0);
                 partition.failed(now, false, |failures| self.pauses.pause_after(failures, chance));
             }
-            Err(error) => self.fail(asked.place, error),
         }
     }
 
