@@ -456,6 +456,34 @@ fn who_was_given_what_is_gone_goes_back_by_the_policy_or_is_told() {
 }
 
 #[test]
+fn where_the_policy_has_led_a_new_leader_is_not_asked_about_what_was_read_elsewhere() {
+    let mut world = World::new(1 << 20, 64 << 20);
+    (0..5).for_each(|_| world.logs[0].append(1, 0));
+    fetch(&mut world, 4);
+    while world.take() {}
+    // Retention has taken all of that and more.
+    let log = &mut world.logs[0];
+    (log.start, log.end) = (20, 20);
+    log.batches.clear();
+    fetch(&mut world, 2);
+    world.now += Duration::from_secs(1);
+    fetch(&mut world, 2);
+    let of = |world: &World| world.consumer.partition(&name(0)).map(|one| (one.position, one.settled));
+    assert_eq!(of(&world), Some((Some(20), Some((20, None)))), "no epoch is known of what is before it");
+    world.logs[0].epoch = 1;
+    for _ in 0..4 {
+        world.look();
+        assert!(world.checks.is_empty(), "nothing was fetched here that it could lack");
+        world.answer(0, Trouble::No);
+        world.now += Duration::from_secs(1);
+    }
+    world.logs[0].append(1, 0);
+    fetch(&mut world, 3);
+    assert!(world.take());
+    assert_eq!(of(&world).and_then(|(position, _)| position), Some(21));
+}
+
+#[test]
 fn who_may_not_ask_a_leader_is_told() {
     let mut world = World::new(1 << 20, 64 << 20);
     world.look();

@@ -227,13 +227,14 @@ impl Partition {
         self.chunks.push_back(chunk);
     }
 
-    /// Takes over the offset that was looked up.
+    /// Takes over the offset that was looked up. What was fetched before it says nothing of the log there.
     pub(crate) fn found(&mut self, offset: i64) {
         self.asking = false;
         self.go_on();
         self.fetch = Fetch::From(offset);
+        (self.fetched_epoch, self.confirmed_by) = (None, None);
         if !self.has_news() {
-            self.position = Some(offset);
+            (self.position, self.leader_epoch) = (Some(offset), None);
             self.settle();
         }
     }
