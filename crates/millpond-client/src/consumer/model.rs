@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::config::{ConsumerConfig, OffsetReset};
 use super::partition::{Errors, Fetch};
-use super::positions::{Answer, Check, EpochEnd, LookUp, Place, Positions, Wanted};
+use super::positions::{Answer, Check, Committed, EpochEnd, LookUp, Place, Positions, Wanted};
 use super::record::ConsumerRecord;
 use crate::admin::{OffsetAt, TopicPartition};
 use crate::config::ClientConfig;
@@ -481,6 +481,26 @@ fn where_the_policy_has_led_a_new_leader_is_not_asked_about_what_was_read_elsewh
     fetch(&mut world, 3);
     assert!(world.take());
     assert_eq!(of(&world).and_then(|(position, _)| position), Some(21));
+}
+
+#[test]
+fn what_the_group_has_committed_is_not_believed_before_the_leader_has_confirmed_it() {
+    // The epoch that was committed, and whether the leader has all that was read then.
+    for (leader_epoch, left, expected) in [(Some(0), 3, 3), (Some(0), 5, 5), (None, 3, 5)] {
+        let mut world = World::new(1 << 20, 64 << 20);
+        let config = ConsumerConfig::default().group("g").offset_reset(OffsetReset::Latest);
+        world.consumer = Positions::new(&config, ClientConfig::new("a:1").expect("an address"), 7);
+        world.consumer.assign(&[name(0)].into()).expect("a good name");
+        (0..5).for_each(|_| world.logs[0].append(1, 0));
+        world.logs[0].cut(5 - left);
+        (0..4).for_each(|_| world.logs[0].append(1, 0));
+        let (_, generation) = world.consumer.waits_for_commits().remove(0);
+        world.consumer.found_committed(&name(0), generation, Some(Committed { offset: 5, leader_epoch }));
+        assert!(world.consumer.settled().is_empty(), "the group knows");
+        fetch(&mut world, 6);
+        let first = world.consumer.next(Errors::Give).0.expect("something").expect("a record");
+        assert_eq!((first.offset, first.leader_epoch), (expected, Some(1)), "{leader_epoch:?}");
+    }
 }
 
 #[test]

@@ -43,7 +43,7 @@ pub(crate) struct Partition {
     source: Source,
     /// The offset that the caller gets next, if it is known.
     pub(crate) position: Option<i64>,
-    /// Of the last record that was given.
+    /// Of the last record before the position, as far as is known: one that was given, here or to the group.
     pub(crate) leader_epoch: Option<i32>,
     /// The position when the caller last came for more, and the epoch there: what it is done with.
     pub(crate) settled: Option<(i64, Option<i32>)>,
@@ -53,7 +53,8 @@ pub(crate) struct Partition {
     pub(crate) fetch: Fetch,
     /// Of a seek: what was asked before is of no use.
     pub(crate) generation: u64,
-    /// Of the last record that was fetched; `None` until there is one, since the last seek.
+    /// Of the last record that was fetched, here or by who has committed the position; `None` until there is one, since
+    /// the last seek.
     fetched_epoch: Option<i32>,
     /// Of the newest leader that is known to have all that was fetched.
     confirmed_by: Option<i32>,
@@ -237,6 +238,14 @@ impl Partition {
             (self.position, self.leader_epoch) = (Some(offset), None);
             self.settle();
         }
+    }
+
+    /// Takes over what the group has committed, and the epoch of the record before it: who leads now may lack that one.
+    pub(crate) fn found_committed(&mut self, offset: i64, leader_epoch: Option<i32>) {
+        self.committed = Some(offset);
+        self.found(offset);
+        (self.leader_epoch, self.fetched_epoch) = (leader_epoch, leader_epoch);
+        self.settle();
     }
 
     /// The caller was given what was opened up to this record.

@@ -13,7 +13,7 @@ use millpond_wire::metadata::MetadataResponse;
 use millpond_wire::{ErrorCode, Str};
 use tokio::time::Instant;
 
-pub(crate) use commits::Offset;
+pub(crate) use commits::{Committed, Offset};
 pub(crate) use truncation::{Check, EpochEnd};
 
 use super::config::{ConsumerConfig, Isolation, OffsetReset};

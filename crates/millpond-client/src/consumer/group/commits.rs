@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use millpond_wire::offset_commit::{OffsetCommitRequest, OffsetCommitRequestPartition, OffsetCommitRequestTopic};
 use millpond_wire::offset_fetch::{
     OffsetFetchRequest, OffsetFetchRequestGroup, OffsetFetchRequestTopic, OffsetFetchRequestTopics,
+    OffsetFetchResponsePartition, OffsetFetchResponsePartitions,
 };
 use millpond_wire::{ErrorCode, Str};
 use tokio::time::Instant;
@@ -16,7 +17,7 @@ use super::heartbeat::Kind;
 use super::{COMMIT_BY_NAME, Member};
 use crate::admin::{FETCH_OF_MANY, FETCH_OF_STABLE, TopicPartition};
 use crate::clock;
-use crate::consumer::positions::Offset;
+use crate::consumer::positions::{Committed, Offset};
 use crate::error::{Error, Result};
 
 /// The first version of OffsetCommit in which a member of a group of the consumer protocol may commit.
@@ -32,8 +33,8 @@ pub(super) struct Retry {
     deadline: Instant,
 }
 
-/// What is committed for partitions: offsets, `None` without one, or why it is not told.
-type Committed = BTreeMap<TopicPartition, Result<Option<i64>>>;
+/// What is committed for partitions: `None` without an offset, or why it is not told.
+type Answers = BTreeMap<TopicPartition, Result<Option<Committed>>>;
 
 impl Member {
     /// Looks up what is committed for partitions that wait for it, once.
@@ -52,7 +53,7 @@ impl Member {
             let mut state = self.shared.state();
             for (partition, generation) in &waiting {
                 match committed.get(partition).cloned().unwrap_or(Ok(None)) {
-                    Ok(offset) => state.found_committed(partition, *generation, offset),
+                    Ok(found) => state.found_committed(partition, *generation, found),
                     Err(error) if error.is_retriable() => later = Err(error),
                     Err(error) => state.uncommitted(&[(partition.clone(), *generation)], &error),
                 }
@@ -63,7 +64,7 @@ impl Member {
         later
     }
 
-    async fn ask_for_offsets(&mut self, waiting: &[(TopicPartition, u64)]) -> Result<Committed> {
+    async fn ask_for_offsets(&mut self, waiting: &[(TopicPartition, u64)]) -> Result<Answers> {
         let mut wanted: BTreeMap<&str, Vec<i32>> = BTreeMap::new();
         for (partition, _) in waiting {
             wanted.entry(&partition.topic).or_default().push(partition.partition);
@@ -103,17 +104,27 @@ impl Member {
             self.connection = None;
         }
         Error::check(code, None, || self.what("asking for the offsets of"))?;
+        let committed =
+            |offset, epoch| Committed { offset, leader_epoch: Some(epoch).filter(|epoch: &i32| *epoch >= 0) };
         let of_groups = answer.groups.iter().flat_map(|group| &group.topics).flat_map(|topic| {
-            topic.partitions.iter().map(|one| (&topic.name, one.partition_index, one.committed_offset, one.error_code))
+            let of = |one: &OffsetFetchResponsePartitions| {
+                let found = committed(one.committed_offset, one.committed_leader_epoch);
+                (&topic.name, one.partition_index, found, one.error_code)
+            };
+            topic.partitions.iter().map(of)
         });
         let of_one = answer.topics.iter().flat_map(|topic| {
-            topic.partitions.iter().map(|one| (&topic.name, one.partition_index, one.committed_offset, one.error_code))
+            let of = |one: &OffsetFetchResponsePartition| {
+                let found = committed(one.committed_offset, one.committed_leader_epoch);
+                (&topic.name, one.partition_index, found, one.error_code)
+            };
+            topic.partitions.iter().map(of)
         });
-        let told = |(topic, partition, offset, code): (&Str, i32, i64, i16)| {
+        let told = |(topic, partition, found, code): (&Str, i32, Committed, i16)| {
             let partition = TopicPartition::new(topic.as_str(), partition);
-            let offset = Error::check(code, None, || format!("the offset of {partition} in the group {}", self.group))
-                .map(|()| Some(offset).filter(|offset| *offset >= 0));
-            (partition, offset)
+            let found = Error::check(code, None, || format!("the offset of {partition} in the group {}", self.group))
+                .map(|()| Some(found).filter(|found| found.offset >= 0));
+            (partition, found)
         };
         Ok(of_groups.chain(of_one).map(told).collect())
     }

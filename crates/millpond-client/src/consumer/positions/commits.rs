@@ -16,6 +16,14 @@ pub(crate) struct Offset {
     pub(crate) leader_epoch: Option<i32>,
 }
 
+/// What the group has committed for a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Committed {
+    pub(crate) offset: i64,
+    /// Of the record before it; `None` if who has committed it did not say.
+    pub(crate) leader_epoch: Option<i32>,
+}
+
 impl Positions {
     /// What the caller is done with and the group was not told.
     pub(crate) fn settled(&self) -> Vec<Offset> {
@@ -60,17 +68,14 @@ impl Positions {
     }
 
     /// Takes over what the group has committed for a partition; without anything the reset policy says where to begin.
-    pub(crate) fn found_committed(&mut self, name: &TopicPartition, generation: u64, offset: Option<i64>) {
+    pub(crate) fn found_committed(&mut self, name: &TopicPartition, generation: u64, found: Option<Committed>) {
         let Some(place) = self.places.get(name).copied() else { return };
         let Some(partition) = self.partitions.get_mut(&place) else { return };
         if partition.generation != generation || partition.fetch != Fetch::Committed {
             return;
         }
-        match offset {
-            Some(offset) => {
-                partition.committed = Some(offset);
-                partition.found(offset);
-            }
+        match found {
+            Some(Committed { offset, leader_epoch }) => partition.found_committed(offset, leader_epoch),
             None => self.reset(place, None),
         }
     }

@@ -1,6 +1,7 @@
 //! What was read may be gone: a leader was elected that did not have it (KIP-320). When the epoch of a partition's
 //! leader has grown since something was fetched, the leader is asked up to where it has what was written in the epoch
-//! of the last record that was fetched, and nothing is fetched before it has answered:
+//! of the last record that was fetched, and nothing is fetched before it has answered. So it is asked about the epoch
+//! that was committed with an offset, before anything is fetched from there:
 //!
 //! | the leader's log | what the caller was given | what is done |
 //! | --- | --- | --- |
