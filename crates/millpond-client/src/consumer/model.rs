@@ -403,8 +403,8 @@ impl World {
     }
 }
 
-/// A consumer with ten records of epoch 0 fetched, five of them given, and a leader that has fewer.
-fn cut_at_a_new_leader(reset: OffsetReset, left: usize) -> World {
+/// A consumer with ten records of epoch 0 fetched, some of them given, and a leader that has fewer.
+fn cut_at_a_new_leader(reset: OffsetReset, given: usize, left: usize) -> World {
     let mut world = World::new(1 << 20, 64 << 20);
     let config = ConsumerConfig::default().offset_reset(reset);
     world.consumer = Positions::new(&config, ClientConfig::new("a:1").expect("an address"), 7);
@@ -415,7 +415,7 @@ fn cut_at_a_new_leader(reset: OffsetReset, left: usize) -> World {
         world.look();
         world.answer(0, Trouble::No);
     }
-    (0..5).for_each(|_| assert!(world.take()));
+    (0..given).for_each(|_| assert!(world.take()));
     world.logs[0].cut(10 - u8::try_from(left).expect("few"));
     (0..4).for_each(|_| world.logs[0].append(1, 0));
     for _ in 0..20 {
@@ -429,19 +429,26 @@ fn cut_at_a_new_leader(reset: OffsetReset, left: usize) -> World {
 
 #[test]
 fn what_was_fetched_ahead_of_a_log_that_was_cut_off_is_fetched_anew() {
-    let mut world = cut_at_a_new_leader(OffsetReset::None, 7);
+    let mut world = cut_at_a_new_leader(OffsetReset::None, 5, 7);
     while world.take() {}
     assert!(world.has[0].iter().map(|(offset, epoch)| (*offset, *epoch)).eq(world.logs[0].records()));
     assert_eq!(world.consumer.partition(&name(0)).and_then(|one| one.position), Some(11));
 }
 
 #[test]
+fn who_was_given_nothing_has_lost_nothing() {
+    let mut world = cut_at_a_new_leader(OffsetReset::None, 0, 0);
+    while world.take() {}
+    assert!(world.has[0].iter().map(|(offset, epoch)| (*offset, *epoch)).eq(world.logs[0].records()));
+}
+
+#[test]
 fn who_was_given_what_is_gone_goes_back_by_the_policy_or_is_told() {
-    let mut world = cut_at_a_new_leader(OffsetReset::Latest, 3);
+    let mut world = cut_at_a_new_leader(OffsetReset::Latest, 5, 3);
     while world.take() {}
     assert!(world.has[0].iter().map(|(offset, epoch)| (*offset, *epoch)).eq(world.logs[0].records()));
 
-    let mut world = cut_at_a_new_leader(OffsetReset::None, 3);
+    let mut world = cut_at_a_new_leader(OffsetReset::None, 5, 3);
     let told = world.consumer.next(Errors::Give).0.expect("something").expect_err("not a record that is gone");
     assert!(matches!(&told, Error::Truncated { offset: 5, end: Some(3), .. }), "{told}");
     assert_eq!(

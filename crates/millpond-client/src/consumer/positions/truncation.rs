@@ -68,7 +68,8 @@ impl Positions {
         let given = partition.position.unwrap_or(asked.offset);
         let is_there =
             |end: EpochEnd| given <= end.offset && partition.leader_epoch.is_none_or(|epoch| epoch <= end.epoch);
-        let all_given_is_there = end.is_some_and(is_there);
+        // Who was given nothing since it was sought has lost nothing.
+        let all_given_is_there = end.map_or(partition.leader_epoch.is_none(), is_there);
         // What was fetched ahead is of a log that is no more.
         self.buffered -= partition.buffered;
         partition.fetch_anew(given, generation);
