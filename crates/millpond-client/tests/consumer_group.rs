@@ -388,6 +388,21 @@ async fn a_coordinator_that_matches_expressions_is_given_one_and_it_is_taken_bac
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_expression_is_taken_back_again_when_that_may_have_been_lost() {
+    let fake = Fake::serving(NEWER);
+    fake.state().given = Some(vec![0, 1]);
+    let consumer = fake.consumer(None).await;
+    consumer.subscribe_pattern("lo.*").expect("good");
+    has(&consumer, 2).await;
+    fake.sees("tell 1 [0, 1], 0 topics").await;
+    fake.state().swallow = Some(ApiKey::CONSUMER_GROUP_HEARTBEAT);
+    consumer.subscribe(&["logs"]).expect("a good name");
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    let taken_back = "tell 1 [0, 1], 1 topics and what matches ''";
+    assert_eq!(fake.story()[2..], [taken_back, taken_back]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn where_the_coordinator_matches_no_expressions_topics_are_matched_here_again_and_again() {
     for (apis, first, second) in [
         (NEW, "tell 0 [], 1 topics", "tell 1 [0, 1], 2 topics"),

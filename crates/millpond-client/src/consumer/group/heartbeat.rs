@@ -45,7 +45,7 @@ pub(super) struct Told {
     /// not known whether the last heartbeat has come.
     /// By the topics' ids: one that was made again under its name is another.
     reported: Option<BTreeSet<(TopicId, i32)>>,
-    /// The coordinator matches a pattern for this member.
+    /// The coordinator matches a pattern for this member, or may: it has not confirmed that there is none any more.
     pub(super) matches: bool,
     /// What it is to have, until it has it.
     target: Option<Vec<(TopicId, i32)>>,
@@ -80,9 +80,10 @@ impl Member {
         let limit = self.shared.cluster.config().request_limit;
         self.match_topics().await?;
         let request = self.heartbeat(joins);
-        if let Some(pattern) = &request.subscribed_topic_regex {
-            self.told.matches = !pattern.is_empty();
-        }
+        let pattern = request.subscribed_topic_regex.as_deref();
+        let takes_back = pattern.is_some_and(str::is_empty);
+        // It may come even if its answer does not, so that there is one to be taken back from here on.
+        self.told.matches |= pattern.is_some() && !takes_back;
         let reports = self.owned();
         // Until the answer says that it has come.
         self.say_all_again();
@@ -96,6 +97,7 @@ impl Member {
             return Ok(());
         }
         self.judge(answer.error_code, if joins { "joining" } else { "staying in" })?;
+        self.told.matches &= !takes_back;
         self.told.reported = Some(reports);
         self.heed(answer);
         self.reconcile().await
