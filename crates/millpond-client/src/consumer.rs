@@ -220,7 +220,8 @@ impl Consumer {
     }
 
     /// Tells the group how far it has come: behind all records that were given. It is done whether or not the outcome
-    /// is waited for, and commits are made in their order.
+    /// is waited for, and commits are made in their order. When some of it has gone to other members uncommitted, with
+    /// a rebalance or because the caller did not come for too long, nothing is committed and the caller is told, once.
     ///
     /// # Errors
     /// Of the outcome: [`Error::Refused`], above all `ILLEGAL_GENERATION`, `UNKNOWN_MEMBER_ID`, `STALE_MEMBER_EPOCH`

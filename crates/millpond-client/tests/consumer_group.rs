@@ -485,3 +485,21 @@ async fn a_caller_that_waits_or_comes_now_and_then_stays_a_member() {
     }
     assert_eq!(fake.story(), ["join '' with 0", "join 'm' with 0", "sync 1 with 1"]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_loses_what_it_has_not_committed_hears_of_it_with_its_next_commit() {
+    for (commits_in_time, expected) in [(false, Some(ErrorCode::ILLEGAL_GENERATION)), (true, None)] {
+        let fake = Fake::start();
+        (fake.state().given, fake.state().has_record) = (Some(vec![0, 1]), true);
+        let mut consumer = fake.member().await;
+        consumer.recv().await.expect("a record");
+        if commits_in_time {
+            consumer.commit().await.expect("it is a member");
+        }
+        tokio::time::sleep(MAX_POLL_INTERVAL - Duration::from_secs(20)).await;
+        has(&consumer, 0).await;
+        let told = consumer.commit().await.err().and_then(|error| error.code());
+        assert_eq!(told, expected);
+        consumer.commit().await.expect("there is nothing left to commit");
+    }
+}

@@ -341,7 +341,7 @@ impl Member {
                     self.membership.member_id.clear();
                 }
                 // Others may have read on: what was given here and not committed is theirs to read again.
-                self.desk.with_positions(&self.shared, |state| state.revoke(&BTreeSet::new()));
+                self.desk.lose_all(&self.shared);
                 self.assigned.clear();
                 self.rejoin = self.is_subscribed();
             }

@@ -45,6 +45,8 @@ pub(crate) struct Partition {
     pub(crate) position: Option<i64>,
     /// Of the last record before the position, as far as is known: one that was given, here or to the group.
     pub(crate) leader_epoch: Option<i32>,
+    /// A record was given since the last seek.
+    pub(crate) given: bool,
     /// The position when the caller last came for more, and the epoch there: what it is done with.
     pub(crate) settled: Option<(i64, Option<i32>)>,
     /// What the group was last told.
@@ -88,6 +90,7 @@ impl Partition {
             source,
             position: None,
             leader_epoch: None,
+            given: false,
             settled: None,
             committed: None,
             paused: false,
@@ -117,6 +120,7 @@ impl Partition {
         self.asking = false;
         self.fetch = fetch;
         (self.leader_epoch, self.fetched_epoch, self.confirmed_by) = (None, None, None);
+        self.given = false;
         self.position = match fetch {
             Fetch::From(offset) => Some(offset),
             Fetch::LookUp(_) | Fetch::Committed | Fetch::Stopped => None,
@@ -250,7 +254,7 @@ impl Partition {
 
     /// The caller was given what was opened up to this record.
     fn gave(&mut self, offset: i64, leader_epoch: Option<i32>) {
-        self.leader_epoch = leader_epoch;
+        (self.leader_epoch, self.given) = (leader_epoch, true);
         // Behind the last record of a batch go on behind the batch: what compaction took from its end is past.
         let next = offset.saturating_add(1);
         self.position = Some(if self.opened.is_empty() { self.opened_next.max(next) } else { next });

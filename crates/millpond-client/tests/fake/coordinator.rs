@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use millpond_client::{Cluster, Consumer, ConsumerConfig, ErrorCode, OffsetReset};
+use millpond_record::{BatchBuilder, Timestamp};
 use millpond_wire::consumer_group_heartbeat::{
     Assignment, ConsumerGroupHeartbeatRequest, ConsumerGroupHeartbeatResponse, TopicPartitions,
 };
 use millpond_wire::consumer_protocol_assignment::{ConsumerProtocolAssignment, TopicPartition as Assigned};
 use millpond_wire::consumer_protocol_subscription::ConsumerProtocolSubscription;
+use millpond_wire::fetch::{FetchRequest, FetchResponse, FetchableTopicResponse, PartitionData};
 use millpond_wire::find_coordinator::{Coordinator, FindCoordinatorResponse};
 use millpond_wire::heartbeat::{HeartbeatRequest, HeartbeatResponse};
 use millpond_wire::join_group::{JoinGroupRequest, JoinGroupResponse, JoinGroupResponseMember};
@@ -27,7 +29,7 @@ use millpond_wire::offset_fetch::{
     OffsetFetchResponsePartitions, OffsetFetchResponseTopics,
 };
 use millpond_wire::sync_group::{SyncGroupRequest, SyncGroupResponse};
-use millpond_wire::{ApiKey, Data, Message};
+use millpond_wire::{ApiKey, Data, Message, Records};
 
 use super::fake::{self, Asked, METADATA, Network, Peer, metadata, versions};
 use super::{has, of, until};
@@ -99,6 +101,8 @@ pub struct State {
     pub commit_takes: Duration,
     /// The next request to this API is never answered.
     pub swallow: Option<ApiKey>,
+    /// The first partition of `logs` has one.
+    pub has_record: bool,
     /// What was asked of the coordinator: the API and what tells.
     pub seen: Vec<String>,
 }
@@ -229,6 +233,21 @@ impl Fake {
                     let takes = self.state().commit_takes;
                     tokio::time::sleep(takes).await;
                     self.tell(&mut peer, &asked, &told).await;
+                }
+                ApiKey::FETCH if self.state().has_record => {
+                    let request: FetchRequest = asked.body();
+                    let topic = &request.topics[0];
+                    let first = topic.partitions.iter().find(|one| one.partition == 0 && one.fetch_offset == 0);
+                    if first.is_some() {
+                        let batch = BatchBuilder::new().record(Timestamp(0), None, None).build();
+                        let partition = PartitionData { records: Some(Records::from(batch)), ..Default::default() };
+                        let topic = FetchableTopicResponse {
+                            topic: topic.topic.clone(),
+                            topic_id: topic.topic_id,
+                            partitions: vec![partition],
+                        };
+                        peer.answer(&asked, &FetchResponse { responses: vec![topic], ..Default::default() }).await;
+                    }
                 }
                 // A fetch waits, here for ever.
                 _ => {}

@@ -12,7 +12,7 @@ use millpond_wire::{ErrorCode, Str};
 use tokio::time::Instant;
 
 use super::classic::{Consequence, consequence};
-use super::desk::Due;
+use super::desk::{Due, of_others};
 use super::heartbeat::Kind;
 use super::{COMMIT_BY_NAME, Member};
 use crate::admin::{FETCH_OF_MANY, FETCH_OF_STABLE, TopicPartition};
@@ -194,11 +194,7 @@ impl Member {
         if is_ours {
             return Ok(());
         }
-        Err(Error::Refused {
-            what: self.what("committing to"),
-            code: ErrorCode::ILLEGAL_GENERATION,
-            message: Some("a partition of it is no longer this member's".to_owned()),
-        })
+        Err(of_others(&self.group))
     }
 
     /// Commits, once.

@@ -9,6 +9,7 @@ use std::pin::Pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
+use millpond_wire::ErrorCode;
 use tokio::sync::{Notify, oneshot, watch};
 use tracing::info;
 
@@ -39,12 +40,21 @@ struct Mail {
     left: bool,
     /// The first one may be on its way; it stays here until its outcome is known.
     commits: VecDeque<CommitRequest>,
+    /// What the caller was given has gone to others uncommitted, and it has not heard of that.
+    lost: bool,
 }
 
 impl Mail {
     /// Whether what is read is the task's to say, of the subscription that it knows.
     fn is_with_the_task(&self) -> bool {
         self.subscription.is_some() && !self.left
+    }
+
+    /// The group takes this from the caller. Of what waits to be committed the outcome tells.
+    fn lose(&mut self, given: &[Offset]) {
+        let waiting = self.commits.iter().flat_map(|request| &request.offsets);
+        let waits = |one: &Offset| waiting.clone().any(|of| of.partition == one.partition && of.offset >= one.offset);
+        self.lost |= given.iter().any(|one| !waits(one));
     }
 
     fn put(&mut self, offsets: Vec<Offset>, again: bool) -> oneshot::Receiver<Result<()>> {
@@ -188,8 +198,23 @@ impl Desk {
     pub(super) fn take_back(&self, shared: &Shared, kept: &BTreeSet<TopicPartition>) {
         let mut mail = self.mail();
         if mail.is_with_the_task() {
-            let gone = shared.state().revoke(kept);
+            let mut state = shared.state();
+            if !self.commits_itself {
+                mail.lose(&state.given_but(kept));
+            }
+            let gone = state.revoke(kept);
+            drop(state);
             self.hand_in(&mut mail, gone);
+        }
+    }
+
+    /// The group has given all that the task has to others already.
+    pub(super) fn lose_all(&self, shared: &Shared) {
+        let mut mail = self.mail();
+        if mail.is_with_the_task() {
+            let mut state = shared.state();
+            mail.lose(&state.given_but(&BTreeSet::new()));
+            state.revoke(&BTreeSet::new());
         }
     }
 
@@ -216,9 +241,14 @@ impl Desk {
         self.commit_by_hand(&mut self.mail(), offsets.iter().map(of).collect())
     }
 
-    /// Has the task commit all that the caller was given.
+    /// Has the task commit all that the caller was given, unless some of it has gone to others: that is told first, as
+    /// they are given it again.
     pub(crate) fn commit_given(&self, shared: &Shared) -> Commit {
         let mut mail = self.mail();
+        if std::mem::take(&mut mail.lost) {
+            let group = shared.config.group_id.as_deref().unwrap_or_default();
+            return Commit::known(Err(of_others(group)));
+        }
         let offsets = {
             let mut state = shared.state();
             state.settle();
@@ -229,10 +259,7 @@ impl Desk {
 
     fn commit_by_hand(&self, mail: &mut Mail, offsets: Vec<Offset>) -> Commit {
         if offsets.is_empty() {
-            let (done, outcome) = oneshot::channel();
-            // The receiver is there.
-            let _ = done.send(Ok(()));
-            return Commit(outcome);
+            return Commit::known(Ok(()));
         }
         if *self.ended.borrow() {
             // Behind the end nobody answers.
@@ -275,11 +302,28 @@ impl Desk {
     }
 }
 
+/// What is to be committed is not all this member's any more.
+pub(super) fn of_others(group: &str) -> Error {
+    Error::Refused {
+        what: format!("committing to the group {group}"),
+        code: ErrorCode::ILLEGAL_GENERATION,
+        message: Some("a partition of it is no longer this member's".to_owned()),
+    }
+}
+
 /// The outcome of a commit. It is made whether or not somebody waits for it.
 #[derive(Debug)]
 pub struct Commit(oneshot::Receiver<Result<()>>);
 
 impl Commit {
+    /// One whose outcome is known already.
+    fn known(outcome: Result<()>) -> Commit {
+        let (done, known) = oneshot::channel();
+        // The receiver is there.
+        let _ = done.send(outcome);
+        Commit(known)
+    }
+
     /// One of a consumer that has nobody to tell.
     pub(crate) fn closed() -> Commit {
         Commit(oneshot::channel().1)

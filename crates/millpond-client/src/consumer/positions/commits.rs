@@ -52,6 +52,16 @@ impl Positions {
         offsets
     }
 
+    /// What the caller was given of all but these, and the group was not told; done with or not.
+    pub(crate) fn given_but(&self, kept: &BTreeSet<TopicPartition>) -> Vec<Offset> {
+        let of = |partition: &Partition| {
+            let (offset, leader_epoch) = (partition.position?, partition.leader_epoch);
+            let news = partition.given && partition.committed != Some(offset) && !kept.contains(&partition.name);
+            news.then(|| Offset { partition: partition.name.clone(), offset, leader_epoch })
+        };
+        self.partitions.values().filter_map(of).collect()
+    }
+
     /// Reads nothing but `kept` of what is read; what the caller is done with of the others.
     pub(crate) fn revoke(&mut self, kept: &BTreeSet<TopicPartition>) -> Vec<Offset> {
         let offsets = self.settled_but(kept);
