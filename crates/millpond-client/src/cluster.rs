@@ -349,9 +349,16 @@ impl Cluster {
         Address::told(host, port).ok_or_else(unavailable)
     }
 
+    /// A connection to any broker that is trusted, each asked once.
     async fn any(&self, deadline: Instant) -> Result<Connection> {
-        let address = self.nearest().ok_or_else(|| Error::NoBroker(Vec::new()))?;
-        self.connected(&address, deadline).await
+        let mut untrusted = BTreeMap::new();
+        while let Some(address) = self.nearest(&untrusted) {
+            match self.connected(&address, deadline).await {
+                Err(error @ Error::Untrusted { .. }) => drop(untrusted.insert(address, error)),
+                connected => return connected,
+            }
+        }
+        Err(untrusted.into_values().next().unwrap_or_else(|| Error::NoBroker(Vec::new())))
     }
 
     fn address_of(&self, target: Target) -> Option<Address> {
@@ -364,8 +371,9 @@ impl Cluster {
         known.brokers.get(&id).map(|broker| broker.address.clone())
     }
 
-    /// The address to ask when any broker will do: one that is connected, else the one whose turn comes first.
-    fn nearest(&self) -> Option<Address> {
+    /// The address to ask when any broker but these will do: one that is connected, else the one whose turn comes
+    /// first.
+    fn nearest(&self, but: &BTreeMap<Address, Error>) -> Option<Address> {
         let mut addresses: Vec<Address> = self.known().brokers.values().map(|broker| broker.address.clone()).collect();
         let told: BTreeSet<&Address> = addresses.iter().collect();
         let bootstrap: Vec<Address> =
@@ -373,6 +381,7 @@ impl Cluster {
         let first = self.0.turn.fetch_add(1, Ordering::Relaxed) % addresses.len().max(1);
         addresses.rotate_left(first);
         addresses.extend(bootstrap);
+        addresses.retain(|address| !but.contains_key(address));
         let slots: Vec<(Address, Arc<Slot>)> =
             addresses.into_iter().map(|address| (address.clone(), self.slot(&address))).collect();
         let live = slots.iter().find(|(_, slot)| slot.live().is_some());

@@ -56,9 +56,9 @@ use crate::metadata::check_name;
 /// longer. What must be decided is an error, given once, behind all records that came before: a partition that has no
 /// offset to go on from ([`Error::NoOffset`], with [`OffsetReset::None`]), one that has lost records which were given
 /// ([`Error::Truncated`], with [`OffsetReset::None`]; else it goes on where they end), one whose records cannot be read
-/// ([`Error::Damaged`]), and one that may not be read ([`Error::Refused`]). That partition stands still until
-/// [`seek`](Consumer::seek); the others go on. A topic that was deleted and made again begins where the reset policy
-/// says.
+/// ([`Error::Damaged`]), one that may not be read ([`Error::Refused`]), and one whose leader is not trusted
+/// ([`Error::Untrusted`]). That partition stands still until [`seek`](Consumer::seek); the others go on. A topic that
+/// was deleted and made again begins where the reset policy says.
 ///
 /// ```no_run
 /// use millpond_client::{ClientConfig, Consumer, ConsumerConfig, OffsetReset, TopicPartition};

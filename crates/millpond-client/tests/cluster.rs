@@ -1,6 +1,6 @@
 //! A cluster of fake brokers: finding it, its controller, what is tried again, and what is not.
 
-#![expect(clippy::disallowed_methods, reason = "reads the clock that the test has paused")]
+#![expect(clippy::disallowed_methods, reason = "reads and waits on the clock that the test has paused")]
 
 mod fake;
 
@@ -262,4 +262,26 @@ async fn every_call_can_run_in_a_task_of_its_own() {
         let elected = admin.elect_leaders(millpond_client::ElectionType::Preferred, None).await;
         (elected, admin.describe_cluster().await, admin.describe_quorum().await, admin.unregister_broker(1).await)
     });
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_any_broker_will_do_one_that_is_not_trusted_is_passed_over() {
+    let network = Network::new().broker("a:1", |mut peer| async move {
+        peer.versions(&[METADATA]).await;
+        // One answer to a connection, so that with each call it is somebody's turn.
+        if let Some(asked) = peer.request().await {
+            peer.answer(&asked, &metadata(1, TWO)).await;
+        }
+    });
+    network.distrust("b:1");
+    let cluster = Cluster::connect_with(config(), network.clone()).await.expect("the first answers");
+    for _ in 0..4 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        cluster.metadata(None).await.expect("the first answers");
+    }
+    assert!(network.connects("b:1") > 0, "it had its turn");
+    network.distrust("a:1");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let error = cluster.metadata(None).await.expect_err("nobody is left");
+    assert!(matches!(error, Error::Untrusted { .. }), "{error}");
 }

@@ -503,3 +503,22 @@ async fn who_loses_what_it_has_not_committed_hears_of_it_with_its_next_commit() 
         consumer.commit().await.expect("there is nothing left to commit");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_does_not_trust_the_coordinator_or_a_leader_is_told() {
+    let is_told = async |mut consumer: Consumer| {
+        let told = tokio::time::timeout(Duration::from_secs(60), consumer.recv()).await.expect("in time");
+        assert!(matches!(told, Err(Error::Untrusted { .. })), "{told:?}");
+    };
+    let fake = Fake::start();
+    fake.network.distrust("b:1");
+    fake.state().coordinator = 2;
+    is_told(fake.member().await).await;
+
+    let fake = Fake::start();
+    let consumer = fake.consumer(None).await;
+    fake.network.distrust("a:1");
+    consumer.assign([of(0)]).expect("a good name");
+    consumer.seek(&of(0), 0).expect("assigned");
+    is_told(consumer).await;
+}

@@ -639,3 +639,15 @@ async fn every_call_can_run_in_a_task_of_its_own() {
         (delivery.expect("taken in").await, producer.close().await)
     });
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_is_not_trusted_is_told_at_once() {
+    let fake = Fake::start(APIS, 1, |_| at(0));
+    fake.leader.store(2, Ordering::Relaxed);
+    fake.network.distrust("b:1");
+    let producer = fake.producer(default()).await;
+    let started = Instant::now();
+    let error = producer.send(logs("x")).await.expect("taken in").await.expect_err("nobody takes it");
+    assert!(matches!(error, Error::Untrusted { .. }), "{error}");
+    assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+}

@@ -162,7 +162,8 @@ impl Member {
                     }
                     Err(error) => {
                         debug!("the group {}: {error}", self.group);
-                        if matches!(error, Error::Unsupported { .. } | Error::Request { .. }) {
+                        if matches!(error, Error::Unsupported { .. } | Error::Untrusted { .. } | Error::Request { .. })
+                        {
                             self.shut_out(error);
                         }
                         self.failures = self.failures.saturating_add(1);

@@ -601,18 +601,18 @@ impl Positions {
         self.topics.not_told(error, now, |row| self.pauses.pause_after(row, chance));
     }
 
-    /// A broker could not be connected to, or has no version in common.
+    /// A broker could not be connected to, is not trusted, or has no version in common.
     pub(crate) fn unreachable(&mut self, broker: i32, error: &Error) {
-        let mut unsupported = Vec::new();
+        let mut led = Vec::new();
         for (place, partition) in &mut self.partitions {
             partition.replica.take_if(|(replica, _)| *replica == broker);
             if self.topics.leadership(place.0, index(place.1)).leader == Some(broker) {
                 self.topics.doubt(place.0);
-                unsupported.push(*place);
+                led.push(*place);
             }
         }
-        if matches!(error, Error::Unsupported { .. }) {
-            unsupported.into_iter().for_each(|place| self.fail(place, error.clone()));
+        if matches!(error, Error::Unsupported { .. } | Error::Untrusted { .. }) {
+            led.into_iter().for_each(|place| self.fail(place, error.clone()));
         }
     }
 

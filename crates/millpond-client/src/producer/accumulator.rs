@@ -469,7 +469,7 @@ impl Accumulator {
         self.topics.doubt_led_by(broker_id);
     }
 
-    /// A broker could not be connected to, or has no version in common: who waits for it hears why if its time is up,
+    /// A broker could not be connected to, is not trusted, or has no version in common: who waits for it hears why if its time is up,
     /// and who leads its partitions is asked for.
     pub(crate) fn unreachable(&mut self, broker_id: i32, error: &Error) -> Vec<Done> {
         let mut done = Vec::new();
@@ -478,7 +478,7 @@ impl Accumulator {
                 self.topics.doubt(*topic);
                 let queue = &mut self.queues[*topic].queues[*partition];
                 queue.reason = Some(error.clone());
-                if matches!(error, Error::Unsupported { .. }) {
+                if matches!(error, Error::Unsupported { .. } | Error::Untrusted { .. }) {
                     queue.fail_unsent(error, &mut done);
                 }
             }

@@ -1,7 +1,7 @@
 //! Brokers that do as a test says, at the other end of a pipe in memory.
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -24,6 +24,7 @@ type Script = Arc<dyn Fn(Peer) -> BoxFuture<'static, ()> + Send + Sync>;
 pub struct Network {
     brokers: Mutex<BTreeMap<Address, Script>>,
     connects: Mutex<Vec<Address>>,
+    untrusted: Mutex<BTreeSet<Address>>,
 }
 
 impl Network {
@@ -48,6 +49,11 @@ impl Network {
         self.brokers.lock().expect("no test panics here").remove(&address).expect("it was there");
     }
 
+    /// From now on who answers at this address is not who it must be.
+    pub fn distrust(&self, address: &str) {
+        self.untrusted.lock().expect("no test panics here").insert(address.parse().expect("an address"));
+    }
+
     /// How often somebody tried to connect to this address.
     pub fn connects(&self, address: &str) -> usize {
         let address: Address = address.parse().expect("an address");
@@ -59,7 +65,11 @@ impl Transport for Network {
     fn connect<'a>(&'a self, address: &'a Address) -> BoxFuture<'a, io::Result<Box<dyn Duplex>>> {
         self.connects.lock().expect("no test panics here").push(address.clone());
         let script = self.brokers.lock().expect("no test panics here").get(address).cloned();
+        let untrusted = self.untrusted.lock().expect("no test panics here").contains(address);
         Box::pin(async move {
+            if untrusted {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "its certificate is another's"));
+            }
             let script = script.ok_or(io::ErrorKind::ConnectionRefused)?;
             let (here, there) = tokio::io::duplex(PIPE_BYTES);
             self.spawn(script(Peer(there)));
