@@ -522,3 +522,21 @@ async fn who_does_not_trust_the_coordinator_or_a_leader_is_told() {
     consumer.seek(&of(0), 0).expect("assigned");
     is_told(consumer).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_is_there_however_short_the_interval_is() {
+    let fake = Fake::start();
+    let mut consumer = fake.consumer_within(Duration::ZERO, None).await;
+    consumer.subscribe(&["logs"]).expect("a good name");
+    let come = tokio::time::timeout(Duration::from_secs(60), consumer.recv()).await;
+    assert!(come.is_err(), "there are no records: {come:?}");
+    assert_eq!(fake.story(), ["join '' with 0", "join 'm' with 0", "sync 1 with 1"]);
+
+    let fake = Fake::start();
+    let consumer = fake.consumer_within(Duration::ZERO, None).await;
+    consumer.subscribe(&["logs"]).expect("a good name");
+    has(&consumer, 4).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(consumer.assignment().len(), 4, "it has until the second heartbeat");
+    has(&consumer, 0).await;
+}

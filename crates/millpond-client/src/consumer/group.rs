@@ -87,6 +87,8 @@ struct Member {
     /// It must join, for the first time or again.
     rejoin: bool,
     next_beat: Instant,
+    /// How long after the last one that is.
+    beats_every: Duration,
     next_commit: Option<Instant>,
     /// Of the first of the commits that wait.
     retry: Option<Retry>,
@@ -113,6 +115,7 @@ pub(crate) fn take_part(shared: Arc<Shared>, desk: Arc<Desk>, group: String) -> 
         let _ending = ending;
         let now = clock::now();
         let next_commit = shared.config.auto_commit.map(|every| now + every);
+        let beats_every = shared.config.heartbeat_interval;
         let mut member = Member {
             shared: Arc::clone(&shared),
             desk: Arc::clone(&desk),
@@ -127,6 +130,7 @@ pub(crate) fn take_part(shared: Arc<Shared>, desk: Arc<Desk>, group: String) -> 
             assigned: BTreeSet::new(),
             rejoin: false,
             next_beat: now,
+            beats_every,
             next_commit,
             retry: None,
             watched: None,
@@ -194,7 +198,7 @@ impl Member {
         let beat_at = Some(self.next_beat).filter(|_| self.is_member());
         let mut commit_at = self.commit_waiting(beat_at).await;
         self.heed_subscription().await;
-        self.heed_presence(now).await;
+        self.heed_presence().await;
         if self.is_to_join() {
             self.take_part().await?;
         }

@@ -369,9 +369,14 @@ impl Fake {
     }
 
     pub async fn consumer(&self, auto_commit: Option<Duration>) -> Consumer {
+        self.consumer_within(MAX_POLL_INTERVAL, auto_commit).await
+    }
+
+    /// One whose caller has to come so often.
+    pub async fn consumer_within(&self, interval: Duration, auto_commit: Option<Duration>) -> Consumer {
         let cluster = Cluster::connect_with(fake::config(), self.network.clone()).await.expect("a broker answers");
         let config = ConsumerConfig::default().group("g").offset_reset(OffsetReset::Earliest).auto_commit(auto_commit);
-        Consumer::new(cluster, config.max_poll_interval(MAX_POLL_INTERVAL))
+        Consumer::new(cluster, config.max_poll_interval(interval))
     }
 
     pub async fn member(&self) -> Consumer {

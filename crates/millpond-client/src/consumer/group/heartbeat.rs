@@ -143,8 +143,8 @@ impl Member {
         }
         self.membership.generation = answer.member_epoch;
         let interval = u64::try_from(answer.heartbeat_interval_ms).unwrap_or(0);
-        let interval = Duration::from_millis(interval).max(LEAST_INTERVAL);
-        self.next_beat = clock::now() + interval;
+        self.beats_every = Duration::from_millis(interval).max(LEAST_INTERVAL);
+        self.next_beat = clock::now() + self.beats_every;
         if let Some(assignment) = answer.assignment {
             let of = |told: TopicPartitions| {
                 told.partitions.into_iter().map(move |partition| (TopicId(told.topic_id), partition))

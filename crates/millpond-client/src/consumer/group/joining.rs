@@ -68,7 +68,8 @@ impl Member {
             return Ok(());
         }
         self.take_over(assigned)?;
-        self.next_beat = clock::now() + config.heartbeat_interval;
+        self.beats_every = config.heartbeat_interval;
+        self.next_beat = clock::now() + self.beats_every;
         debug!("the group {} is in generation {}", self.group, self.membership.generation);
         Ok(())
     }
@@ -157,9 +158,8 @@ impl Member {
         };
         let least = if config.group_instance_id.is_some() { 3 } else { 0 };
         let limit = config.session_timeout.min(self.shared.cluster.config().request_limit);
-        let interval = config.heartbeat_interval;
         let answer = self.call(least, i16::MAX, &request, limit).await?;
-        self.next_beat = clock::now() + interval;
+        self.next_beat = clock::now() + self.beats_every;
         if ErrorCode(answer.error_code) == ErrorCode::REBALANCE_IN_PROGRESS {
             self.rejoin = true;
             return Ok(());

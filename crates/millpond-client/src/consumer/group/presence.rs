@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use tracing::info;
 
 use super::Member;
+use crate::clock;
 
 /// What the caller leaves behind.
 #[derive(Debug, Default)]
@@ -48,7 +49,9 @@ impl Presence {
 
 impl Member {
     /// Leaves the group for a caller that has not come for too long, and joins it again for one that has.
-    pub(super) async fn heed_presence(&mut self, now: Instant) {
+    pub(super) async fn heed_presence(&mut self) {
+        // What the step has done before may have taken long.
+        let now = clock::now();
         let calls = &self.desk.calls;
         let count = calls.count.load(Ordering::SeqCst);
         let has_come = count != self.presence.count;
@@ -60,8 +63,9 @@ impl Member {
             self.rejoin = self.is_subscribed();
             self.say_all_again();
         }
-        let limit = self.shared.config.max_poll_interval;
-        if !self.is_member() || now.saturating_duration_since(self.presence.since) < limit {
+        // Looked at with each heartbeat, it sees that nobody comes when a whole one has passed without.
+        let limit = self.shared.config.max_poll_interval.max(2 * self.beats_every);
+        if has_come || waits || !self.is_member() || now.saturating_duration_since(self.presence.since) < limit {
             return;
         }
         self.desk.calls.missed.store(true, Ordering::SeqCst);
