@@ -439,6 +439,20 @@ async fn a_topic_that_matches_later_is_read_soon_if_none_has_matched_before() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn by_the_consumer_protocol_nobody_joins_before_a_topic_matches() {
+    let fake = Fake::serving(NEW);
+    fake.state().given = Some(vec![0, 1]);
+    let consumer = fake.consumer(None).await;
+    consumer.subscribe_pattern("more.*").expect("good");
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert!(fake.state().seen.is_empty(), "{:?}", fake.story());
+    fake.state().others.push("more-1");
+    fake.sees("tell 1 [0, 1], 0 topics").await;
+    assert_eq!(fake.story()[0], "tell 0 [], 1 topics");
+    consumer.close().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_coordinator_that_refuses_an_expression_has_the_caller_told() {
     let fake = Fake::serving(NEWER);
     fake.state().errors.push((ApiKey::CONSUMER_GROUP_HEARTBEAT, ErrorCode::INVALID_REGULAR_EXPRESSION));

@@ -213,15 +213,15 @@ impl Member {
         }
         if self.is_member() {
             self.watch_topics(now).await?;
-            self.watch_pattern(now).await?;
         }
+        self.watch_pattern(now).await?;
         looked_up?;
         if self.is_to_join() {
             return Ok(Some(now));
         }
-        let of_member = [Some(self.next_beat), self.watched.as_ref().map(|(_, at)| *at), self.match_at];
+        let of_member = [Some(self.next_beat), self.watched.as_ref().map(|(_, at)| *at)];
         let of_member = of_member.into_iter().filter(|_| self.is_member());
-        Ok(of_member.chain([self.next_commit, commit_at]).flatten().min())
+        Ok(of_member.chain([self.match_at(), self.next_commit, commit_at]).flatten().min())
     }
 
     /// Becomes a member, or does what a rebalance asks of one.

@@ -74,11 +74,16 @@ impl Member {
     /// Says what has changed, and does as the answer says.
     pub(super) async fn tell(&mut self) -> Result<()> {
         let joins = !self.is_member();
+        self.match_topics().await?;
+        if joins && self.matches_nothing() {
+            // Kafka 3.7 to 3.9 refuse for good who joins without topics. It joins when there is one.
+            self.rejoin = false;
+            return Ok(());
+        }
         if self.membership.member_id.is_empty() {
             self.membership.member_id = self.new_id();
         }
         let limit = self.shared.cluster.config().request_limit;
-        self.match_topics().await?;
         let request = self.heartbeat(joins);
         let pattern = request.subscribed_topic_regex.as_deref();
         let takes_back = pattern.is_some_and(str::is_empty);

@@ -74,14 +74,24 @@ impl Member {
         Ok(())
     }
 
+    /// The pattern was matched here, and there is no topic to name.
+    pub(super) fn matches_nothing(&self) -> bool {
+        self.match_at.is_some() && self.topics.is_empty()
+    }
+
     async fn coordinator_matches(&mut self) -> Result<bool> {
         let connection = self.coordinator().await?;
         Ok(connection.versions().newest::<ConsumerGroupHeartbeatRequest>(HEARTBEAT_MATCHES, i16::MAX).is_some())
     }
 
+    /// When that is next. Nobody looks for a caller that does not come.
+    pub(super) fn match_at(&self) -> Option<Instant> {
+        self.match_at.filter(|_| !self.is_missed())
+    }
+
     /// Has the group told when other topics match than before, as often as what is known of topics is asked for again.
     pub(super) async fn watch_pattern(&mut self, now: Instant) -> Result<()> {
-        if self.match_at.is_some_and(|at| at <= now) { self.match_again().await } else { Ok(()) }
+        if self.match_at().is_some_and(|at| at <= now) { self.match_again().await } else { Ok(()) }
     }
 
     async fn match_again(&mut self) -> Result<()> {
