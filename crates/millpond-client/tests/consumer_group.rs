@@ -439,6 +439,28 @@ async fn a_topic_that_matches_later_is_read_soon_if_none_has_matched_before() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn matching_expressions_here_holds_up_no_heartbeat() {
+    for (apis, expected) in [(NEW, "tell 1 [0, 1], 2 topics"), (APIS, "join 'm' with 2 of logs and logs-2")] {
+        let fake = Fake::serving(apis);
+        fake.state().given = Some(vec![0, 1]);
+        let consumer = fake.consumer(None).await;
+        consumer.subscribe_pattern("logs.*").expect("good");
+        has(&consumer, 2).await;
+        tokio::time::sleep(Duration::from_secs(290)).await;
+        fake.state().held = Some(ApiKey::METADATA);
+        let beats = || fake.state().seen.iter().filter(|seen| seen.starts_with("beat")).count();
+        let before = beats();
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        let beats = beats() - before;
+        assert!(beats >= 11, "{beats} in 60 s, where there is one every 3 or 5 s");
+        fake.state().others.push("logs-2");
+        fake.state().held = None;
+        until(|| fake.story().iter().any(|seen| seen == expected)).await;
+        consumer.close().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn by_the_consumer_protocol_nobody_joins_before_a_topic_matches() {
     let fake = Fake::serving(NEW);
     fake.state().given = Some(vec![0, 1]);

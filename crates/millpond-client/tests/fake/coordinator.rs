@@ -182,7 +182,7 @@ impl Fake {
                     };
                     told.topics =
                         topics.into_iter().filter(|topic| named(topic.name.as_deref().unwrap_or_default())).collect();
-                    peer.answer(&asked, &told).await;
+                    self.tell(&mut peer, &asked, &told).await;
                 }
                 ApiKey::FIND_COORDINATOR => {
                     let host = if self.state().coordinator == 1 { "a" } else { "b" };

@@ -65,7 +65,7 @@ impl Member {
             // Whoever takes no pattern has none of ours.
             self.told.matches = false;
             if self.pattern.is_some() && self.match_at.is_none() {
-                self.match_again().await?;
+                self.match_by(clock::now() + self.beats_every).await?;
             }
         } else if self.pattern.is_some() && self.match_at.take().is_some() {
             self.topics.clear();
@@ -91,7 +91,20 @@ impl Member {
 
     /// Has the group told when other topics match than before, as often as what is known of topics is asked for again.
     pub(super) async fn watch_pattern(&mut self, now: Instant) -> Result<()> {
-        if self.match_at().is_some_and(|at| at <= now) { self.match_again().await } else { Ok(()) }
+        if self.match_at().is_some_and(|at| at <= now) { self.match_by(self.next_beat).await } else { Ok(()) }
+    }
+
+    /// Matches. A member that hears of no topics by `until` tries it later: its heartbeat must not wait for that.
+    async fn match_by(&mut self, until: Instant) -> Result<()> {
+        if !self.is_member() {
+            return self.match_again().await;
+        }
+        let matched = clock::by(until, self.match_again()).await;
+        matched.unwrap_or_else(|| {
+            debug!("it is not known in time which topics match");
+            self.match_at = Some(clock::now() + MISSING_TOPIC_PAUSE);
+            Ok(())
+        })
     }
 
     async fn match_again(&mut self) -> Result<()> {
