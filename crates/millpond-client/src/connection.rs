@@ -40,7 +40,18 @@ impl Connection {
             })?;
             let link = Link::start(transport, address.clone(), stream, config.max_response_bytes, config.max_in_flight);
             let client_id = Str::from(config.client_id.as_str());
-            let versions = Arc::new(versions::negotiate(&link, &client_id, limit).await?);
+            let negotiated = versions::negotiate(&link, &client_id, limit).await;
+            // By TLS 1.3 a client hears that it is not let in when it is through with its own part of the handshake.
+            let versions = Arc::new(negotiated.map_err(|error| match link.mistrust() {
+                Some(reason) => Error::Untrusted {
+                    broker: address.clone(),
+                    reason: format!(
+                        "it has ended TLS ({reason}); if it asks for a certificate, TlsConfig::certificate must have \
+                         one that it trusts"
+                    ),
+                },
+                None => error,
+            })?);
             Ok(Connection { link, versions, client_id })
         };
         let in_time = clock::by(clock::now() + limit, opened).await;

@@ -30,7 +30,7 @@ pub enum Error {
         /// What the system says.
         source: Arc<io::Error>,
     },
-    /// Who answers is not who it must be; it is not asked again.
+    /// Who answers is not who it must be, or does not let this client in; it is not asked again.
     #[error("{broker} is not trusted: {reason}")]
     Untrusted {
         /// The broker.

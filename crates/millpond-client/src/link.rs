@@ -33,6 +33,8 @@ const JOINED_BYTES: usize = 16 << 10;
 #[derive(Clone, Debug)]
 enum Ending {
     Lost(String),
+    /// TLS has ended it.
+    Untrusted(String),
     Broken(String),
 }
 
@@ -40,6 +42,7 @@ impl From<io::Error> for Ending {
     fn from(error: io::Error) -> Ending {
         match error.kind() {
             io::ErrorKind::UnexpectedEof => Ending::Lost("the broker closed it".to_owned()),
+            io::ErrorKind::InvalidData => Ending::Untrusted(error.to_string()),
             _ => Ending::Lost(error.to_string()),
         }
     }
@@ -109,6 +112,14 @@ impl Link {
     /// Whether it has ended.
     pub(crate) fn is_closed(&self) -> bool {
         self.ending.borrow().is_some()
+    }
+
+    /// Why TLS has ended it, if that is what has.
+    pub(crate) fn mistrust(&self) -> Option<String> {
+        match &*self.ending.borrow() {
+            Some(Ending::Untrusted(reason)) => Some(reason.clone()),
+            _ => None,
+        }
     }
 
     /// The broker at the other end.
@@ -202,7 +213,8 @@ impl Link {
     fn say(&self, ending: Ending) -> Error {
         let broker = self.broker.clone();
         match ending {
-            Ending::Lost(reason) => Error::Disconnected { broker, reason },
+            // Between two that have talked before, it is damage on the way.
+            Ending::Lost(reason) | Ending::Untrusted(reason) => Error::Disconnected { broker, reason },
             Ending::Broken(reason) => Error::Protocol { broker, reason },
         }
     }
