@@ -60,6 +60,11 @@ use crate::metadata::check_name;
 /// ([`Error::Untrusted`]). That partition stands still until [`seek`](Consumer::seek); the others go on. A topic that
 /// was deleted and made again begins where the reset policy says.
 ///
+/// Records that were given are lost in unclean elections only. What one has lost is found out by the leader epoch of
+/// the last record (KIP-320), in a group also by the one that was committed. After two in a row a leader may have
+/// replaced more than that shows, and its records before the place where it goes on are then not given, as by Kafka's
+/// consumer.
+///
 /// ```no_run
 /// use millpond_client::{ClientConfig, Consumer, ConsumerConfig, OffsetReset, TopicPartition};
 ///

@@ -8,6 +8,10 @@
 //! | has all that was fetched | is there | it goes on |
 //! | has less | is there | what was fetched ahead is dropped, and fetched anew from the position |
 //! | has less | is not there | by the reset policy it goes on where the leader's log ends that epoch, else an error |
+//!
+//! Only the epoch of the last record is known here, as in Kafka's consumer. After two unclean elections the epoch that
+//! the leader names may be one that was never read: it goes on behind that one, and what the leader has before, in the
+//! place of what was read, is passed over.
 
 use tokio::time::Instant;
 
