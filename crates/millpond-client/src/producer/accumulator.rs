@@ -469,8 +469,8 @@ impl Accumulator {
         self.topics.doubt_led_by(broker_id);
     }
 
-    /// A broker could not be connected to, is not trusted, or has no version in common: who waits for it hears why if its time is up,
-    /// and who leads its partitions is asked for.
+    /// A broker could not be connected to, is not trusted, or has no version in common: who waits for it hears why, at
+    /// once if that stays so, else when its time is up, and who leads its partitions is asked for.
     pub(crate) fn unreachable(&mut self, broker_id: i32, error: &Error) -> Vec<Done> {
         let mut done = Vec::new();
         for (topic, partition) in &self.active {
