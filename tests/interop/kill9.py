@@ -19,7 +19,7 @@ partitions in turn and prints {"value": …, "partition": …, "offset": …} fo
 {"ended": partition} where a partition ends. Topics are made, and leaders waited for, through librdkafka in any case.
 """
 
-import argparse, collections, json, os, random, signal, subprocess, sys, tempfile, threading, time, uuid
+import argparse, collections, contextlib, json, os, random, signal, subprocess, sys, tempfile, threading, time, uuid
 from confluent_kafka import Consumer, KafkaError, KafkaException, OFFSET_BEGINNING, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
@@ -231,7 +231,11 @@ class WritingProgram(threading.Thread):
 
     def run(self):
         for line in self.process.stdout:
-            told = json.loads(line)
+            try:
+                told = json.loads(line)
+            except ValueError:
+                self.broken = f'a writer says what is no JSON: {line!r}'
+                continue
             with lock:
                 if 'error' in told:
                     self.trouble = told['error']
@@ -243,7 +247,8 @@ class WritingProgram(threading.Thread):
             self.trouble = self.broken = f'a writer ended by itself with {code}: see {base_dir}.client.out'
 
     def finish(self):
-        os.killpg(self.process.pid, signal.SIGTERM)
+        with contextlib.suppress(ProcessLookupError):  # it has ended, and says so above
+            os.killpg(self.process.pid, signal.SIGTERM)
 
 
 def read_by_program():
@@ -387,6 +392,8 @@ def main():
     if args.writer:
         silent = [w.broken for w in writers if w.broken or w.is_alive()]
         check('every writer has told of all its records', not silent, silent)
+        placed = sum(offset is not None for _, offset in known.values())
+        check('most acknowledgements say where the record is', placed > 0.9 * len(known), f'{placed} of {len(known)}')
     check(
         'every partition can be read to its end', len(ended) == args.partitions, f'{sorted(ended)} of {args.partitions}'
     )
