@@ -95,8 +95,8 @@ impl LogState {
         }
     }
 
-    /// Takes the appends that wait for the writer alone. What the journal or a checkpoint will answer stays, and so does
-    /// all order.
+    /// Takes the appends that wait for the writer alone. What the journal or a checkpoint will answer stays, and so
+    /// does all order.
     fn take_waiting(&mut self) -> Vec<Done> {
         let acks = std::mem::take(&mut self.relaxed_acks);
         let unwritten = self.next_unwritten;
