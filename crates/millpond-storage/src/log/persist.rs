@@ -407,8 +407,9 @@ impl Log {
             };
             self.write_up_to(files, &row, truncations)?;
             self.sync(files)?;
-            if !files.entered && self.state().awaits_checkpoint() {
-                // The checkpoint makes the folders' own entries durable when it is done with all logs, which is later.
+            if !files.entered && self.state().unjournaled.is_some() {
+                // The checkpoint makes the folders' own entries durable when it is done with all logs, which is later:
+                // a membership that comes in between counts on what is synced here.
                 self.sync_dir(&self.context.root)?;
                 files.entered = true;
             }

@@ -188,6 +188,30 @@ fn a_membership_counts_as_soon_as_what_was_before_it_is_synced() {
 }
 
 #[test]
+fn a_membership_behind_a_checkpoint_that_is_not_done_counts_on_a_folder_that_stays() {
+    // What a power cut takes of what was not synced is up to the seed.
+    for seed in 0..20 {
+        with_log(seed, small_options(), relaxed(1 << 20), |mut bench| async move {
+            let row = GroupRow { partition: PartitionIndex(1), ..bench.table.clone() };
+            let disk = bench.world.runtime_for(NODE).disk();
+            disk.create_dir_all(&root().join(row.folder())).unwrap();
+            bench.log = Log::open(&bench.context, &row).unwrap();
+            append(&bench, data());
+            write(&bench);
+            // A checkpoint syncs the data directory when it has synced all logs.
+            bench.log.sync_segments().unwrap();
+            let membership = append(&bench, voters());
+            bench.journal.sync();
+            write(&bench);
+            assert_eq!(called(&membership), 1);
+            bench.crash(Crash::PowerCut, 0);
+            let left = bench.world.runtime_for(NODE).disk().read_dir(&root()).unwrap();
+            assert!(left.iter().any(|entry| Path::new(&entry.name) == Path::new(&row.folder())), "{left:?}");
+        });
+    }
+}
+
+#[test]
 fn a_log_that_becomes_relaxed_reports_nothing_before_what_was_durable() {
     with_log(1, small_options(), durable(1 << 20), |bench| async move {
         let first = append(&bench, data());
