@@ -13,7 +13,11 @@ use tracing::{debug, info};
 use crate::broker::Shared;
 
 /// What all of it may take. What is left then is missed when the broker is gone.
-const HAND_OVER_TIME: Duration = Duration::from_secs(5);
+const HAND_OVER_TIME: Duration = Duration::from_millis(4500);
+/// How much longer a broker answers that handed something over. Its clients hear where to go, ask for metadata, and
+/// connect there. One that loses the connection first waits for its reconnect back-off, tens of milliseconds to
+/// seconds, before it can even ask where the leader is now.
+const FAREWELL: Duration = Duration::from_millis(300);
 /// Partitions that are handed over at once, at least: each takes no writes meanwhile, and they share disks and cores.
 /// Where those are busy more make the pause of each longer and all of it no shorter, measured with 1,000 partitions on
 /// two cores.
@@ -22,7 +26,8 @@ const AT_ONCE: usize = 4;
 /// within [`HAND_OVER_TIME`], at 40 ms each.
 const PARTITIONS_PER_PLACE: usize = 100;
 
-/// Hands over the partitions that this broker leads, and the office of the controller, as far as others can take them.
+/// Hands over the partitions that this broker leads, and the office of the controller, as far as others can take them,
+/// and stays until clients have heard of it.
 pub(crate) async fn hand_over(shared: &Arc<Shared>) {
     let others: BTreeSet<BrokerId> = {
         let alive = shared.controller.alive();
@@ -47,7 +52,10 @@ pub(crate) async fn hand_over(shared: &Arc<Shared>) {
     });
     match handed.await {
         Ok(0) => {}
-        Ok(partitions) => info!(partitions, "handed over to other brokers"),
+        Ok(partitions) => {
+            info!(partitions, "handed over to other brokers");
+            shared.runtime.sleep(FAREWELL).await;
+        }
         Err(_) => info!("not everything was handed over in time"),
     }
 }
