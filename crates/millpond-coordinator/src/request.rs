@@ -12,7 +12,7 @@ pub struct JoinContext {
     pub client_id: Str,
     /// The client's address as Kafka shows it: `/127.0.0.1`.
     pub client_host: Str,
-    /// For the id of a new member.
+    /// For the id of a member that has none; 0 for one that has.
     pub random: u128,
 }
 

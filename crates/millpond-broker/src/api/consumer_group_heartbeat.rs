@@ -20,7 +20,7 @@ fn handle(mut call: Call) -> Step {
         Err(reason) => return Step::Close(reason),
     };
     Step::Stage(Box::pin(async move {
-        let (group, context) = (request.group_id.clone(), context(&call));
+        let (group, context) = (request.group_id.clone(), context(&call, &request.member_id));
         let metadata = std::sync::Arc::clone(&call.shared.metadata);
         let answer = call.ask_group(&group, move |shard, ticket, now| {
             shard.consumer_heartbeat(ticket, now, &request, &context, &KnownTopics::now(&metadata))

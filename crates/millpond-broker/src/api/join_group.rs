@@ -30,7 +30,7 @@ fn handle(mut call: Call) -> Step {
     Step::Stage(Box::pin(async move {
         // A member may wait for long, and must not keep the frame.
         let (group, member_id) = (request.group_id.detached(), request.member_id.detached());
-        let context = context(&call);
+        let context = context(&call, &member_id);
         let metadata = std::sync::Arc::clone(&call.shared.metadata);
         let answer = call.ask_group(&group, move |shard, ticket, now| {
             shard.join(ticket, now, &request, &context, &KnownTopics::now(&metadata))
@@ -51,10 +51,13 @@ fn handle(mut call: Call) -> Step {
     }))
 }
 
-/// Who asks, and a random number for its id.
-pub(super) fn context(call: &Call) -> JoinContext {
+/// Who asks, and a random number for its id if it has none: a member that has one sends a heartbeat with it every few
+/// seconds, and the number is a system call.
+pub(super) fn context(call: &Call, member_id: &str) -> JoinContext {
     let mut random = [0; 16];
-    call.shared.runtime.fill_random(&mut random);
+    if member_id.is_empty() {
+        call.shared.runtime.fill_random(&mut random);
+    }
     JoinContext {
         version: call.version,
         client_id: call.client_id(),
