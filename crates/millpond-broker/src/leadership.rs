@@ -47,17 +47,28 @@ impl Leadership {
     /// Waits until all partitions of these topics, of each from an index on, have a leader that serves. What the
     /// snapshot does not serve is not waited for.
     pub(crate) async fn led(&self, snapshot: &Snapshot, topics: &[(TopicId, PartitionIndex)]) {
-        let (mut leaders, mut alive) = (self.changed(), self.alive.clone());
-        loop {
-            leaders.borrow_and_update();
-            alive.borrow_and_update();
-            let look = self.now();
+        self.until(|look| {
             let is_led = |(topic, first): &(TopicId, PartitionIndex)| {
                 let Some(served) = snapshot.topic_by_id(*topic) else { return true };
                 let mut awaited = served.topic.partitions.iter().filter(|partition| partition.index >= *first);
                 awaited.all(|partition| look.has_leader(served, partition.index))
             };
-            if topics.iter().all(is_led) {
+            topics.iter().all(is_led)
+        })
+        .await;
+    }
+
+    /// The same for single partitions.
+    pub(crate) async fn each_led(&self, partitions: &[(&ServedTopic, PartitionIndex)]) {
+        self.until(|look| partitions.iter().all(|(served, index)| look.has_leader(served, *index))).await;
+    }
+
+    async fn until(&self, is_so: impl Fn(&Look<'_>) -> bool) {
+        let (mut leaders, mut alive) = (self.changed(), self.alive.clone());
+        loop {
+            leaders.borrow_and_update();
+            alive.borrow_and_update();
+            if is_so(&self.now()) {
                 return;
             }
             tokio::select! {

@@ -43,6 +43,9 @@ const FIRST_WITH_LEADERS: i16 = 10;
 const FIRST_WITH_ZSTD: i16 = 7;
 /// Work on a request that its share does not count beside the frame; a few hundred partitions.
 const FREE_WORK_BYTES: usize = 128 << 10;
+/// How long a client whose partition is led here no more waits to be told who leads it now. A hand-over takes a few
+/// milliseconds; a client that is told of nobody asks again after `retry.backoff.ms`, 100 ms in Kafka's clients.
+const LEADER_PATIENCE: Duration = Duration::from_millis(50);
 /// The most bytes that a compressed batch may hold where it is opened.
 const DECOMPRESS_LIMIT: DecompressLimit = DecompressLimit(128 << 20);
 
@@ -284,6 +287,7 @@ impl Work {
         if matches!(self.acks, Acks::None) {
             return self.silence();
         }
+        self.await_leaders().await;
         let topics = std::mem::take(&mut self.topics);
         let responses = topics.into_iter().map(|topic| TopicProduceResponse {
             name: topic.name,
@@ -301,6 +305,34 @@ impl Work {
         self.call.answer(&response)
     }
 
+    /// Waits a moment until it is known who leads what this broker does not lead (any more).
+    async fn await_leaders(&self) {
+        let mut asked = Vec::new();
+        for topic in &self.topics {
+            for partition in &topic.partitions {
+                let State::Refused(refusal) = &partition.state else { continue };
+                if refusal.fault.code == ErrorCode::NOT_LEADER_OR_FOLLOWER
+                    && let Some(served) = self.served(&topic.name, topic.id)
+                {
+                    asked.push((served, PartitionIndex(partition.index)));
+                }
+            }
+        }
+        if !asked.is_empty() {
+            let shared = &self.call.shared;
+            let _ = shared.runtime.timeout(LEADER_PATIENCE, shared.leadership.each_led(&asked)).await;
+        }
+    }
+
+    fn served(&self, name: &str, id: [u8; 16]) -> Option<&ServedTopic> {
+        let snapshot = &self.call.snapshot;
+        let served = match self.call.version {
+            FIRST_BY_ID.. => snapshot.topic_by_id(TopicId(id)),
+            _ => snapshot.topic(name),
+        };
+        served.map(|served| &**served)
+    }
+
     /// Tells a client that asked the wrong broker which is the right one (KIP-951).
     fn name_leaders(&self, response: &mut ProduceResponse) {
         let topics = response.responses.iter_mut();
@@ -316,11 +348,7 @@ impl Work {
         let snapshot = &self.call.snapshot;
         let mut hints = Hints::new(&self.call.shared.leadership, snapshot);
         for (name, id, partition) in wrong {
-            let served = match self.call.version {
-                FIRST_BY_ID.. => snapshot.topic_by_id(TopicId(id)),
-                _ => snapshot.topic(name),
-            };
-            let leader = served.and_then(|served| hints.leader(served, PartitionIndex(partition.index)));
+            let leader = self.served(name, id).and_then(|served| hints.leader(served, PartitionIndex(partition.index)));
             if let Some(leader) = leader {
                 partition.current_leader =
                     LeaderIdAndEpoch { leader_id: leader.broker.0, leader_epoch: leader.epoch.0 };

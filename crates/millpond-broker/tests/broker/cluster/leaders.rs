@@ -81,6 +81,27 @@ fn who_asks_a_follower_is_told_who_leads_and_where() {
 }
 
 #[test]
+fn a_broker_that_stops_tells_its_clients_who_leads_instead() {
+    let mut cluster = Cluster::start();
+    create(&mut cluster.client(1), "t", &[]);
+    let leader = cluster.write("t", &[1, 2, 3], "a");
+    let mut client = cluster.client(leader);
+    std::thread::scope(|scope| {
+        scope.spawn(|| cluster.stop(leader));
+        let refused = loop {
+            let mut answer = client.call(10, &produce_request("t", -1, vec![(0, batch(&["b"]))]));
+            let partition = answer.responses.remove(0).partition_responses.remove(0);
+            if partition.error_code != ErrorCode::NONE.0 {
+                break partition;
+            }
+        };
+        assert_code(refused.error_code, ErrorCode::NOT_LEADER_OR_FOLLOWER);
+        assert!(others(leader).contains(&refused.current_leader.leader_id), "{:?}", refused.current_leader);
+        assert_eq!(partition(&mut client, "t").leader_id, refused.current_leader.leader_id, "it can still be asked");
+    });
+}
+
+#[test]
 fn what_was_acknowledged_is_read_from_the_next_leader() {
     let mut cluster = Cluster::start();
     create(&mut cluster.client(1), "t", &[]);
