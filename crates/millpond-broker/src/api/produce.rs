@@ -24,6 +24,7 @@ use millpond_wire::produce::{
     ProduceRequest, ProduceResponse, TopicProduceData, TopicProduceResponse,
 };
 use millpond_wire::{ApiKey, ErrorCode, Str};
+use tokio::time::Instant;
 
 use crate::dispatch::{Api, Call, Reply, Step};
 use crate::errors::{self, Fault};
@@ -43,9 +44,10 @@ const FIRST_WITH_LEADERS: i16 = 10;
 const FIRST_WITH_ZSTD: i16 = 7;
 /// Work on a request that its share does not count beside the frame; a few hundred partitions.
 const FREE_WORK_BYTES: usize = 128 << 10;
-/// How long a client whose partition is led here no more waits to be told who leads it now. A hand-over takes a few
-/// milliseconds; a client that is told of nobody asks again after `retry.backoff.ms`, 100 ms in Kafka's clients.
-const LEADER_PATIENCE: Duration = Duration::from_millis(50);
+/// How long, from its request on, a client whose partition is led here no more waits to be told who leads it now. A
+/// hand-over takes a few milliseconds; a client that is told of nobody asks again after `retry.backoff.ms`, 100 ms in
+/// Kafka's clients. Requests that came together do not wait one after the other.
+const LEADER_PATIENCE: Duration = Duration::from_millis(100);
 /// The most bytes that a compressed batch may hold where it is opened.
 const DECOMPRESS_LIMIT: DecompressLimit = DecompressLimit(128 << 20);
 
@@ -92,7 +94,8 @@ fn begin(call: Call, share: Share, bytes: usize) -> Step {
         return Step::Reply(refuse_all(&call, &request, &errors::disk_full(&full)));
     }
     let (timeout_ms, share) = (request.timeout_ms, Arc::new(share));
-    let mut work = Work { acks, timeout_ms, throttle, share, topics: Vec::new(), call };
+    let began = call.shared.runtime.now();
+    let mut work = Work { began, acks, timeout_ms, throttle, share, topics: Vec::new(), call };
     let twice = named_twice(&work.call, &request);
     let mut opening = false;
     for topic in request.topic_data {
@@ -141,6 +144,7 @@ fn find<'a>(call: &'a Call, topic: &TopicProduceData) -> Result<&'a Arc<ServedTo
 /// A request between its arrival and its answer.
 struct Work {
     call: Call,
+    began: Instant,
     acks: Acks,
     timeout_ms: i32,
     /// How long the client must wait to keep its quota.
@@ -320,7 +324,8 @@ impl Work {
         }
         if !asked.is_empty() {
             let shared = &self.call.shared;
-            let _ = shared.runtime.timeout(LEADER_PATIENCE, shared.leadership.each_led(&asked)).await;
+            let deadline = self.began + LEADER_PATIENCE;
+            let _ = shared.runtime.timeout_at(deadline, shared.leadership.each_led(&asked)).await;
         }
     }
 

@@ -1,11 +1,14 @@
 //! Who leads, what is told to who asks another, and what happens when the leader is gone.
 
+use std::time::{Duration, Instant};
+
 use super::{Cluster, create, metadata, others, partition};
 use crate::support::{Client, assert_code, batch, fetch_request, produce_request, until, values};
 use millpond_wire::delete_topics::{DeleteTopicState, DeleteTopicsRequest};
 use millpond_wire::describe_cluster::DescribeClusterRequest;
 use millpond_wire::fetch::{FetchRequest, PartitionData};
 use millpond_wire::list_offsets::{ListOffsetsPartition, ListOffsetsRequest, ListOffsetsTopic};
+use millpond_wire::produce::ProduceRequest;
 use millpond_wire::{ErrorCode, Str};
 
 fn fetch(client: &mut Client, topic: &str, offset: i64, epoch: i32) -> PartitionData {
@@ -99,6 +102,26 @@ fn a_broker_that_stops_tells_its_clients_who_leads_instead() {
         assert!(others(leader).contains(&refused.current_leader.leader_id), "{:?}", refused.current_leader);
         assert_eq!(partition(&mut client, "t").leader_id, refused.current_leader.leader_id, "it can still be asked");
     });
+}
+
+#[test]
+fn requests_that_came_together_do_not_wait_for_a_leader_one_after_the_other() {
+    let mut cluster = Cluster::start();
+    create(&mut cluster.client(1), "t", &[]);
+    let leader = cluster.write("t", &[1, 2, 3], "a");
+    let [left, other] = others(leader)[..] else { unreachable!("three less one") };
+    let mut client = cluster.client(left);
+    cluster.kill(other);
+    cluster.kill(leader);
+    until("the leader is missed", || partition(&mut client, "t").leader_id == -1);
+    let began = Instant::now();
+    let sent: Vec<i32> =
+        (0..30).map(|_| client.send(10, &produce_request("t", -1, vec![(0, batch(&["b"]))]))).collect();
+    for id in sent {
+        let answer = client.receive::<ProduceRequest>(10, id);
+        assert_code(answer.responses[0].partition_responses[0].error_code, ErrorCode::NOT_LEADER_OR_FOLLOWER);
+    }
+    assert!(began.elapsed() < Duration::from_secs(2), "100 ms for all, not for each: {:?}", began.elapsed());
 }
 
 #[test]
