@@ -225,14 +225,15 @@ impl Consumer {
     }
 
     /// Tells the group how far it has come: behind all records that were given. It is done whether or not the outcome
-    /// is waited for, and commits are made in their order. When some of it has gone to other members uncommitted, with
-    /// a rebalance or because the caller did not come for too long, nothing is committed and the caller is told, once.
+    /// is waited for, and commits are made in their order. Partitions that a rebalance has taken meanwhile are left
+    /// out, as by Kafka's consumer: who reads them next is given again what was not committed. When they were lost with
+    /// the membership, because its session ran out or the caller did not come for too long, nothing is committed and
+    /// the caller is told, once.
     ///
     /// # Errors
     /// Of the outcome: [`Error::Refused`], above all `ILLEGAL_GENERATION`, `UNKNOWN_MEMBER_ID`, `STALE_MEMBER_EPOCH`
-    /// and `REBALANCE_IN_PROGRESS` when partitions have gone to other members meanwhile, who are given again what was
-    /// not committed; [`Error::GaveUp`] for what passes and has not until the deadline; [`Error::Closed`] without a
-    /// [group](ConsumerConfig::group).
+    /// and `REBALANCE_IN_PROGRESS`: then others may be given again what was not committed; [`Error::GaveUp`] for what
+    /// passes and has not until the deadline; [`Error::Closed`] without a [group](ConsumerConfig::group).
     pub fn commit(&self) -> Commit {
         self.desk.as_ref().map_or_else(Commit::closed, |desk| desk.commit_given(&self.shared))
     }

@@ -97,6 +97,8 @@ struct Member {
     presence: Presence,
     failures: u32,
     not_before: Option<Instant>,
+    /// The caller was told that the coordinator is not trusted, and no other was reached since.
+    distrusts: bool,
 }
 
 /// Leaves nobody waiting, however the task has ended.
@@ -137,6 +139,7 @@ pub(crate) fn take_part(shared: Arc<Shared>, desk: Arc<Desk>, group: String) -> 
             presence: Presence::new(now),
             failures: 0,
             not_before: None,
+            distrusts: false,
         };
         tokio::select! {
             biased;
@@ -166,10 +169,7 @@ impl Member {
                     }
                     Err(error) => {
                         debug!("the group {}: {error}", self.group);
-                        if matches!(error, Error::Unsupported { .. } | Error::Untrusted { .. } | Error::Request { .. })
-                        {
-                            self.shut_out(error);
-                        }
+                        self.heed_failure(error);
                         self.failures = self.failures.saturating_add(1);
                         let cluster = &self.shared.cluster;
                         let pause = cluster.config().pause_after(self.failures, cluster.transport().random_u64());
@@ -299,6 +299,7 @@ impl Member {
         }
         // Not before: what ends the task meanwhile has it leave again.
         self.membership = Membership::default();
+        self.desk.expire();
     }
 
     async fn leave_classic(&mut self, member_id: &str) -> Result<()> {
@@ -353,6 +354,19 @@ impl Member {
             Consequence::Fatal => self.shut_out(error.clone()),
         }
         checked
+    }
+
+    /// A step has failed: the caller hears of what does not pass by itself. A broker that is not trusted keeps nobody
+    /// out of the group for good: another may coordinate it next, or this one get another certificate.
+    fn heed_failure(&mut self, error: Error) {
+        match error {
+            Error::Unsupported { .. } | Error::Request { .. } => self.shut_out(error),
+            error if error.is_of_trust() && !std::mem::replace(&mut self.distrusts, true) => {
+                self.shared.state().tell(error);
+                self.shared.reader.wake();
+            }
+            _ => {}
+        }
     }
 
     /// It cannot be a member: the caller hears why, and nothing more is tried until it subscribes again.
@@ -414,6 +428,7 @@ impl Member {
             Some(connection) => Ok(connection.clone()),
             None => {
                 let made = self.shared.cluster.own_connection_to_coordinator(&self.group).await?;
+                self.distrusts = false;
                 self.connection = Some(made.clone());
                 Ok(made)
             }

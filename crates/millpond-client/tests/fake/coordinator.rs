@@ -1,6 +1,7 @@
 //! A coordinator of groups that refuses, moves, calls for rebalances, and tells what was asked of it, by both
 //! protocols.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -91,12 +92,14 @@ pub struct State {
     pub others: Vec<&'static str>,
     /// The assignor that the members agree on next is one that there is not.
     pub strange_assignor: bool,
-    /// Partitions whose committed offsets are not told, as a transaction is about to change them.
-    pub unstable: Vec<i32>,
+    /// Partitions whose committed offsets are not told, and why not.
+    pub withheld: BTreeMap<i32, ErrorCode>,
     /// Whose committed offsets were asked for.
     pub offsets_asked: Vec<Vec<i32>>,
     /// Answers to this API are held back.
     pub held: Option<ApiKey>,
+    /// What all commits are refused with.
+    pub refuses_commits: Option<ErrorCode>,
     /// How long a commit takes.
     pub commit_takes: Duration,
     /// The next request to this API is never answered.
@@ -263,7 +266,7 @@ impl Fake {
         let told = |partition: &i32| OffsetFetchResponsePartitions {
             partition_index: *partition,
             committed_offset: -1,
-            error_code: if state.unstable.contains(partition) { ErrorCode::UNSTABLE_OFFSET_COMMIT.0 } else { 0 },
+            error_code: state.withheld.get(partition).map_or(0, |code| code.0),
             ..Default::default()
         };
         let of = |topic: &OffsetFetchRequestTopics| OffsetFetchResponseTopics {
@@ -283,6 +286,7 @@ impl Fake {
             partitions.iter().map(|one| format!("{}@{}", one.partition_index, one.committed_offset)).collect();
         let seen = format!("commit {} {}", request.generation_id_or_member_epoch, offsets.join(" "));
         let error_code = self.error(broker, ApiKey::OFFSET_COMMIT, seen);
+        let error_code = self.state().refuses_commits.map_or(error_code, |code| code.0);
         let of = |partition_index| OffsetCommitResponsePartition { partition_index, error_code };
         let partitions = partitions.iter().map(|one| of(one.partition_index)).collect();
         let topics = vec![OffsetCommitResponseTopic { name: "logs".into(), partitions, ..Default::default() }];
@@ -397,6 +401,15 @@ impl Fake {
     /// Waits until this is the last that was seen but heartbeats.
     pub async fn sees(&self, what: &str) {
         until(|| self.story().last().is_some_and(|seen| seen == what)).await;
+    }
+
+    /// The member gets these from now on, by whichever protocol.
+    pub fn gives(&self, partitions: &[i32]) {
+        {
+            let mut state = self.state();
+            (state.given, state.retarget) = (Some(partitions.to_vec()), true);
+        }
+        self.calls_for_a_rebalance();
     }
 
     pub fn calls_for_a_rebalance(&self) {

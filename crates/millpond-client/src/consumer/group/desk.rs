@@ -40,7 +40,7 @@ struct Mail {
     left: bool,
     /// The first one may be on its way; it stays here until its outcome is known.
     commits: VecDeque<CommitRequest>,
-    /// What the caller was given has gone to others uncommitted, and it has not heard of that.
+    /// What the caller was given was lost with its membership, uncommitted, and it has not heard of that.
     lost: bool,
 }
 
@@ -50,37 +50,62 @@ impl Mail {
         self.subscription.is_some() && !self.left
     }
 
-    /// The group takes this from the caller. Of what waits to be committed the outcome tells.
+    /// The membership in which the caller was given this ends. Of what waits to be committed the outcome tells.
     fn lose(&mut self, given: &[Offset]) {
-        let waiting = self.commits.iter().flat_map(|request| &request.offsets);
+        let waiting = self.commits.iter().flat_map(|request| &request.due.offsets);
         let waits = |one: &Offset| waiting.clone().any(|of| of.partition == one.partition && of.offset >= one.offset);
         self.lost |= given.iter().any(|one| !waits(one));
     }
 
-    fn put(&mut self, offsets: Vec<Offset>, again: bool) -> oneshot::Receiver<Result<()>> {
+    /// The membership of which the waiting commits are is over.
+    fn expire(&mut self) {
+        for request in self.commits.iter_mut().filter(|request| request.due.whose == Whose::Members) {
+            request.due.whose = Whose::Lost;
+        }
+    }
+
+    fn put(&mut self, offsets: Vec<Offset>, extent: Extent, again: bool) -> oneshot::Receiver<Result<()>> {
         let (done, outcome) = oneshot::channel();
-        let by_member = self.is_with_the_task();
-        self.commits.push_back(CommitRequest { offsets, by_member, again, done });
+        let whose = if self.is_with_the_task() { Whose::Members } else { Whose::Callers };
+        self.commits.push_back(CommitRequest { due: Due { offsets, extent, whose, again }, done });
         outcome
     }
 }
 
 #[derive(Debug)]
 struct CommitRequest {
-    offsets: Vec<Offset>,
-    by_member: bool,
-    again: bool,
+    due: Due,
     done: oneshot::Sender<Result<()>>,
 }
 
 /// A commit that is to be made.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Due {
     pub(super) offsets: Vec<Offset>,
-    /// It is of what the group had given, not of what was assigned by hand.
-    pub(super) by_member: bool,
+    pub(super) extent: Extent,
+    pub(super) whose: Whose,
     /// It is tried again for what passes.
     pub(super) again: bool,
+}
+
+/// Which of the offsets of a commit it is about, if partitions go before it is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Extent {
+    /// All of them: the caller has named them.
+    Named,
+    /// Those of partitions that are kept, as Kafka's consumer has it: it is of all that was given.
+    Kept,
+}
+
+/// Of what partitions the offsets of a commit are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Whose {
+    /// The group had given them to the member.
+    Members,
+    /// The same, to a member that has lost its membership since: others may have read on.
+    Lost,
+    /// The caller had assigned them by hand.
+    Callers,
 }
 
 /// A subscription that has changed.
@@ -129,7 +154,7 @@ impl Desk {
     fn hand_in(&self, mail: &mut Mail, gone: Vec<Offset>) {
         if self.commits_itself && !gone.is_empty() && !*self.ended.borrow() {
             // Nobody waits for it; a failure is logged.
-            drop(mail.put(gone, true));
+            drop(mail.put(gone, Extent::Kept, true));
         }
     }
 
@@ -198,17 +223,20 @@ impl Desk {
     pub(super) fn take_back(&self, shared: &Shared, kept: &BTreeSet<TopicPartition>) {
         let mut mail = self.mail();
         if mail.is_with_the_task() {
-            let mut state = shared.state();
-            if !self.commits_itself {
-                mail.lose(&state.given_but(kept));
-            }
-            let gone = state.revoke(kept);
-            drop(state);
+            let gone = shared.state().revoke(kept);
             self.hand_in(&mut mail, gone);
         }
     }
 
-    /// The group has given all that the task has to others already.
+    /// The task leaves for a caller that does not come, which is to hear of what it has not committed.
+    pub(super) fn give_up(&self, shared: &Shared) {
+        let mut mail = self.mail();
+        if mail.is_with_the_task() && !self.commits_itself {
+            mail.lose(&shared.state().given_but(&BTreeSet::new()));
+        }
+    }
+
+    /// The membership is over, and what the task has is others' by now.
     pub(super) fn lose_all(&self, shared: &Shared) {
         let mut mail = self.mail();
         if mail.is_with_the_task() {
@@ -216,6 +244,12 @@ impl Desk {
             mail.lose(&state.given_but(&BTreeSet::new()));
             state.revoke(&BTreeSet::new());
         }
+        mail.expire();
+    }
+
+    /// The membership is over.
+    pub(super) fn expire(&self) {
+        self.mail().expire();
     }
 
     /// The task cannot be a member: nothing is subscribed to any more, unless the caller has just said what.
@@ -226,6 +260,7 @@ impl Desk {
             state.tell(error);
             state.revoke(&BTreeSet::new());
         }
+        mail.expire();
         if !mail.changed {
             mail.subscription = None;
         }
@@ -238,11 +273,11 @@ impl Desk {
             offset: *offset,
             leader_epoch: None,
         };
-        self.commit_by_hand(&mut self.mail(), offsets.iter().map(of).collect())
+        self.commit_by_hand(&mut self.mail(), offsets.iter().map(of).collect(), Extent::Named)
     }
 
-    /// Has the task commit all that the caller was given, unless some of it has gone to others: that is told first, as
-    /// they are given it again.
+    /// Has the task commit all that the caller was given and that is still its own, unless some of it was lost with the
+    /// membership: that is told first.
     pub(crate) fn commit_given(&self, shared: &Shared) -> Commit {
         let mut mail = self.mail();
         if std::mem::take(&mut mail.lost) {
@@ -254,10 +289,10 @@ impl Desk {
             state.settle();
             state.settled()
         };
-        self.commit_by_hand(&mut mail, offsets)
+        self.commit_by_hand(&mut mail, offsets, Extent::Kept)
     }
 
-    fn commit_by_hand(&self, mail: &mut Mail, offsets: Vec<Offset>) -> Commit {
+    fn commit_by_hand(&self, mail: &mut Mail, offsets: Vec<Offset>, extent: Extent) -> Commit {
         if offsets.is_empty() {
             return Commit::known(Ok(()));
         }
@@ -265,7 +300,7 @@ impl Desk {
             // Behind the end nobody answers.
             return Commit::closed();
         }
-        let outcome = mail.put(offsets, true);
+        let outcome = mail.put(offsets, extent, true);
         self.wake.notify_one();
         Commit(outcome)
     }
@@ -275,15 +310,13 @@ impl Desk {
         let mut mail = self.mail();
         let offsets = shared.state().settled();
         if !offsets.is_empty() {
-            drop(mail.put(offsets, again));
+            drop(mail.put(offsets, Extent::Kept, again));
         }
     }
 
     /// What is to be committed next.
     pub(super) fn next_commit(&self) -> Option<Due> {
-        let mail = self.mail();
-        let request = mail.commits.front()?;
-        Some(Due { offsets: request.offsets.clone(), by_member: request.by_member, again: request.again })
+        self.mail().commits.front().map(|request| request.due.clone())
     }
 
     /// Tells the outcome of that.
