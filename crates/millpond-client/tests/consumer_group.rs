@@ -9,26 +9,9 @@ mod fake;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use coordinator::{APIS, Fake, MAX_POLL_INTERVAL, NEW, NEWER};
+use coordinator::{APIS, Fake, MAX_POLL_INTERVAL, NEW, NEWER, has, of, until};
 use millpond_client::{Consumer, Error, ErrorCode, TopicPartition};
 use millpond_wire::ApiKey;
-
-fn of(partition: i32) -> TopicPartition {
-    TopicPartition::new("logs", partition)
-}
-
-async fn until(condition: impl Fn() -> bool) {
-    let found = tokio::time::timeout(Duration::from_secs(30), async {
-        while !condition() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    });
-    assert!(found.await.is_ok(), "it does not come to that");
-}
-
-async fn has(consumer: &Consumer, count: usize) {
-    until(|| consumer.assignment().len() == count).await;
-}
 
 #[tokio::test(start_paused = true)]
 async fn a_leader_shares_out_beats_and_leaves() {

@@ -9,13 +9,14 @@
 //! | `pattern` | topics by a regular expression |
 //! | `commits` | how far the group has come |
 //! | `presence` | whether the caller still comes for records |
+//! | `rebalances` | what the caller hears of partitions that come and go |
 //! | `desk` | what the caller asks of the task, and which of the two says what is read |
 //!
 //! One task does one thing after the other, over a connection of its own: joining waits at the coordinator until all
 //! members have come. The order keeps what was given to the caller from being lost or given to two:
 //!
-//! 1. A partition that goes is taken from the caller first; then what it was given is committed; then the member joins
-//!    again, which is what tells the coordinator that another may have it.
+//! 1. A partition that goes is taken from the caller first, which may have a last word; then what it was given is
+//!    committed; then the member joins again, which is what tells the coordinator that another may have it.
 //! 2. A partition that comes is read when its committed offset is known, and not before.
 //! 3. What is committed by itself is what the caller is done with: a record that it was given last, and has not yet
 //!    asked for another, is not.
@@ -28,6 +29,7 @@ mod heartbeat;
 mod joining;
 mod pattern;
 mod presence;
+mod rebalances;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -47,6 +49,7 @@ pub(crate) use desk::{Desk, Subscription};
 use heartbeat::{Kind, Told};
 pub(crate) use pattern::Pattern;
 use presence::Presence;
+pub use rebalances::{Rebalance, RebalanceKind, Rebalances};
 
 use super::driver::Shared;
 use crate::admin::TopicPartition;
@@ -270,6 +273,11 @@ impl Member {
         if self.assigned.is_subset(kept) {
             return;
         }
+        self.part(kept).await;
+        if self.assigned.is_subset(kept) {
+            // They were lost meanwhile.
+            return;
+        }
         self.desk.take_back(&self.shared, kept);
         // Whoever reads them next is given again what was not committed.
         if clock::by(clock::now() + LEAVE_LIMIT, self.commit_all()).await.is_none() {
@@ -280,7 +288,7 @@ impl Member {
 
     /// Reads these from now on; [`let_go`](Member::let_go) has seen to the others.
     fn take_over(&mut self, assigned: BTreeSet<TopicPartition>) -> Result<()> {
-        self.desk.with_positions(&self.shared, |state| state.assign(&assigned)).transpose()?;
+        self.desk.take_over(&self.shared, &assigned)?;
         self.shared.wake.notify_one();
         self.assigned = assigned;
         Ok(())

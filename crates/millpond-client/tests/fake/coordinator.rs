@@ -1,12 +1,13 @@
 //! A coordinator of groups that refuses, moves, calls for rebalances, and tells what was asked of it, by both
 //! protocols.
+#![allow(dead_code, reason = "each test file uses a part of it")]
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
-use millpond_client::{Cluster, Consumer, ConsumerConfig, ErrorCode, OffsetReset};
+use millpond_client::{Cluster, Consumer, ConsumerConfig, ErrorCode, OffsetReset, TopicPartition};
 use millpond_record::{BatchBuilder, Timestamp};
 use millpond_wire::consumer_group_heartbeat::{
     Assignment, ConsumerGroupHeartbeatRequest, ConsumerGroupHeartbeatResponse, TopicPartitions,
@@ -33,7 +34,23 @@ use millpond_wire::sync_group::{SyncGroupRequest, SyncGroupResponse};
 use millpond_wire::{ApiKey, Data, Message, Records};
 
 use super::fake::{self, Asked, METADATA, Network, Peer, metadata, versions};
-use super::{has, of, until};
+
+pub fn of(partition: i32) -> TopicPartition {
+    TopicPartition::new("logs", partition)
+}
+
+pub async fn until(condition: impl Fn() -> bool) {
+    let found = tokio::time::timeout(Duration::from_secs(30), async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+    assert!(found.await.is_ok(), "it does not come to that");
+}
+
+pub async fn has(consumer: &Consumer, count: usize) {
+    until(|| consumer.assignment().len() == count).await;
+}
 
 pub const APIS: &[(ApiKey, i16, i16)] = &[
     METADATA,
@@ -378,9 +395,12 @@ impl Fake {
 
     /// One whose caller has to come so often.
     pub async fn consumer_within(&self, interval: Duration, auto_commit: Option<Duration>) -> Consumer {
+        self.consumer_with(|config| config.max_poll_interval(interval).auto_commit(auto_commit)).await
+    }
+
+    pub async fn consumer_with(&self, configure: impl FnOnce(ConsumerConfig) -> ConsumerConfig) -> Consumer {
         let cluster = Cluster::connect_with(fake::config(), self.network.clone()).await.expect("a broker answers");
-        let config = ConsumerConfig::default().group("g").offset_reset(OffsetReset::Earliest).auto_commit(auto_commit);
-        Consumer::new(cluster, config.max_poll_interval(interval))
+        Consumer::new(cluster, configure(ConsumerConfig::default().group("g").offset_reset(OffsetReset::Earliest)))
     }
 
     pub async fn member(&self) -> Consumer {

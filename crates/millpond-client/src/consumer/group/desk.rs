@@ -9,14 +9,16 @@ use std::pin::Pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
+use futures::task::AtomicWaker;
 use millpond_wire::ErrorCode;
 use tokio::sync::{Notify, oneshot, watch};
 use tracing::info;
 
 use super::super::driver::Shared;
-use super::super::positions::{Offset, Positions};
+use super::super::positions::Offset;
 use super::pattern::Pattern;
 use super::presence::Calls;
+use super::rebalances::Ledger;
 use crate::admin::TopicPartition;
 use crate::error::{Error, Result};
 
@@ -31,7 +33,7 @@ pub(crate) enum Subscription {
 
 /// What the caller asks of the group's task.
 #[derive(Debug, Default)]
-struct Mail {
+pub(super) struct Mail {
     /// `None` while nothing is subscribed to.
     subscription: Option<Subscription>,
     /// Of the subscription, since the task has looked.
@@ -42,16 +44,18 @@ struct Mail {
     commits: VecDeque<CommitRequest>,
     /// What the caller was given was lost with its membership, uncommitted, and it has not heard of that.
     lost: bool,
+    /// What the caller hears of rebalances, if it wants to.
+    pub(super) ledger: Option<Ledger>,
 }
 
 impl Mail {
     /// Whether what is read is the task's to say, of the subscription that it knows.
-    fn is_with_the_task(&self) -> bool {
+    pub(super) fn is_with_the_task(&self) -> bool {
         self.subscription.is_some() && !self.left
     }
 
     /// The membership in which the caller was given this ends. Of what waits to be committed the outcome tells.
-    fn lose(&mut self, given: &[Offset]) {
+    pub(super) fn lose(&mut self, given: &[Offset]) {
         let waiting = self.commits.iter().flat_map(|request| &request.due.offsets);
         let waits = |one: &Offset| waiting.clone().any(|of| of.partition == one.partition && of.offset >= one.offset);
         self.lost |= given.iter().any(|one| !waits(one));
@@ -124,6 +128,8 @@ pub(crate) struct Desk {
     commits_itself: bool,
     /// Of the caller for records.
     pub(crate) calls: Calls,
+    /// Who waits for a rebalance.
+    pub(crate) listener: AtomicWaker,
     /// Something is to be done.
     pub(crate) wake: Notify,
     /// It is to end.
@@ -139,13 +145,14 @@ impl Desk {
             mail: Mutex::default(),
             commits_itself,
             calls: Calls::default(),
+            listener: AtomicWaker::new(),
             wake,
             close,
             ended: watch::Sender::new(false),
         }
     }
 
-    fn mail(&self) -> MutexGuard<'_, Mail> {
+    pub(super) fn mail(&self) -> MutexGuard<'_, Mail> {
         // The mail is whole after every change.
         self.mail.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -202,6 +209,8 @@ impl Desk {
         if mail.subscription.take().is_some() {
             (mail.changed, mail.left) = (true, true);
         }
+        // Who does it need not be told.
+        mail.ledger.iter_mut().for_each(|ledger| *ledger = Ledger::default());
         drop(mail);
         self.wake.notify_one();
     }
@@ -213,10 +222,24 @@ impl Desk {
         std::mem::take(&mut mail.changed).then(|| Change { left, subscription: mail.subscription.clone() })
     }
 
-    /// The task changes what is read; `None` if that is not its to say any more.
-    pub(super) fn with_positions<T>(&self, shared: &Shared, change: impl FnOnce(&mut Positions) -> T) -> Option<T> {
-        let mail = self.mail();
-        mail.is_with_the_task().then(|| change(&mut shared.state()))
+    /// The task reads these from now on, unless that is not its to say any more.
+    ///
+    /// # Errors
+    /// For what cannot be the name of a topic; nothing has changed then.
+    pub(super) fn take_over(&self, shared: &Shared, assigned: &BTreeSet<TopicPartition>) -> Result<()> {
+        let mut mail = self.mail();
+        if !mail.is_with_the_task() {
+            return Ok(());
+        }
+        let mut state = shared.state();
+        state.assign(assigned)?;
+        if let Some(ledger) = &mut mail.ledger {
+            ledger.assign(assigned);
+            // Before the caller has heard of them.
+            ledger.unheard().for_each(|partition| state.withhold(partition, true));
+            self.listener.wake();
+        }
+        Ok(())
     }
 
     /// The task takes all but `kept` from the caller.
@@ -225,6 +248,7 @@ impl Desk {
         if mail.is_with_the_task() {
             let gone = shared.state().revoke(kept);
             self.hand_in(&mut mail, gone);
+            mail.ledger.iter_mut().for_each(|ledger| ledger.keep(kept));
         }
     }
 
@@ -234,6 +258,12 @@ impl Desk {
         if mail.is_with_the_task() && !self.commits_itself {
             mail.lose(&shared.state().given_but(&BTreeSet::new()));
         }
+        self.tell_lost(&mut mail);
+    }
+
+    fn tell_lost(&self, mail: &mut Mail) {
+        mail.ledger.iter_mut().for_each(Ledger::lose_all);
+        self.listener.wake();
     }
 
     /// The membership is over, and what the task has is others' by now.
@@ -243,6 +273,8 @@ impl Desk {
             let mut state = shared.state();
             mail.lose(&state.given_but(&BTreeSet::new()));
             state.revoke(&BTreeSet::new());
+            drop(state);
+            self.tell_lost(&mut mail);
         }
         mail.expire();
     }
@@ -259,6 +291,8 @@ impl Desk {
             let mut state = shared.state();
             state.tell(error);
             state.revoke(&BTreeSet::new());
+            drop(state);
+            self.tell_lost(&mut mail);
         }
         mail.expire();
         if !mail.changed {
@@ -332,6 +366,7 @@ impl Desk {
         let mut mail = self.mail();
         self.ended.send_replace(true);
         mail.commits.clear();
+        self.listener.wake();
     }
 }
 
