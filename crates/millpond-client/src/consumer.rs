@@ -226,7 +226,7 @@ impl Consumer {
     /// [`rebalance_timeout`](ConsumerConfig::rebalance_timeout); then it has lost that, and its next commit says so.
     /// Meanwhile the member stays in its group. What the group had given before is told as assigned. Of what the caller
     /// gives up itself, with [`unsubscribe`](Consumer::unsubscribe) or by closing, it is not told. Dropped, nobody is
-    /// asked any more.
+    /// asked any more. The example `hand_over` is a program that does all of this.
     ///
     /// ```no_run
     /// use std::collections::BTreeMap;

@@ -123,6 +123,21 @@ async fn what_is_revoked_is_committed_before_it_goes_and_the_member_stays_meanwh
 }
 
 #[tokio::test(start_paused = true)]
+async fn no_record_comes_of_what_is_revoked() {
+    for way in WAYS {
+        let (fake, mut consumer, mut rebalances) = started(way).await;
+        consumer.seek(&of(0), 0).expect("assigned");
+        consumer.recv().await.expect("the record again");
+        fake.gives(&[1]);
+        let told = rebalances.next().await.expect("it is not closed");
+        consumer.seek(&of(0), 0).expect("it is its own still");
+        gets_nothing(&mut consumer).await;
+        drop(told);
+        gets_nothing(&mut consumer).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_commit_that_nobody_waits_for_is_made_before_its_partition_goes() {
     for way in WAYS {
         let (fake, consumer, mut rebalances) = started(way).await;
