@@ -46,8 +46,8 @@ impl Connection {
                 Some(reason) => Error::Untrusted {
                     broker: address.clone(),
                     reason: format!(
-                        "it has ended TLS ({reason}); if it asks for a certificate, TlsConfig::certificate must have \
-                         one that it trusts"
+                        "it has ended TLS ({reason}); if it asks for a certificate, it must be shown one that it \
+                         trusts"
                     ),
                 },
                 None => error,

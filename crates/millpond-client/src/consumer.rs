@@ -32,7 +32,7 @@ use std::task::{Context, Poll};
 use futures::Stream;
 
 pub use config::{ConsumerConfig, GroupProtocol, Isolation, OffsetReset};
-pub use group::{Assignor, Commit};
+pub use group::{Assignor, Commit, Rebalance, RebalanceKind, Rebalances};
 pub use record::ConsumerRecord;
 
 use driver::{Shared, drive};
@@ -128,6 +128,7 @@ impl Drop for Consumer {
         self.shared.wake.notify_one();
         if let Some(desk) = &self.desk {
             desk.close.notify_one();
+            desk.listener.wake();
         }
     }
 }
@@ -184,7 +185,8 @@ impl Consumer {
     /// where [`OffsetReset`] says. Topics that do not exist are waited for.
     ///
     /// When the group gives a partition to another member, no more records of it come; what was given before is
-    /// committed first, unless [`auto_commit`](ConsumerConfig::auto_commit) is off. A member that the coordinator has
+    /// committed first, unless [`auto_commit`](ConsumerConfig::auto_commit) is off;
+    /// [`rebalances`](Consumer::rebalances) has the caller take part in that. A member that the coordinator has
     /// taken for dead loses all that it had and joins again. [`recv`](Consumer::recv) says when it cannot be a member.
     ///
     /// # Errors
@@ -214,6 +216,64 @@ impl Consumer {
         Ok(())
     }
 
+    /// Tells of the partitions that the group gives to this consumer and takes from it, and waits for the caller's
+    /// word: a partition is given up when the caller is done with it, so that what it was given can be finished and
+    /// committed before another member reads on. It belongs into the same loop as [`recv`](Consumer::recv), looked at
+    /// first; see [`RebalanceKind`] for what each kind asks of the caller.
+    ///
+    /// While it is there it must be asked: no record of a new partition comes before the caller has heard of it. A
+    /// caller that does not let go of what was revoked is waited for almost as long as
+    /// [`rebalance_timeout`](ConsumerConfig::rebalance_timeout); then it has lost that, and its next commit says so.
+    /// Meanwhile the member stays in its group. What the group had given before is told as assigned. Of what the caller
+    /// gives up itself, with [`unsubscribe`](Consumer::unsubscribe) or by closing, it is not told. Dropped, nobody is
+    /// asked any more. The example `hand_over` is a program that does all of this.
+    ///
+    /// ```no_run
+    /// use std::collections::BTreeMap;
+    ///
+    /// use millpond_client::{ClientConfig, Consumer, ConsumerConfig, RebalanceKind, TopicPartition};
+    ///
+    /// # async fn run() -> Result<(), millpond_client::Error> {
+    /// let config = ConsumerConfig::default().group("totals").auto_commit(None);
+    /// let mut consumer = Consumer::connect(ClientConfig::new("127.0.0.1:9092")?, config).await?;
+    /// let mut rebalances = consumer.rebalances()?;
+    /// consumer.subscribe(&["orders"])?;
+    /// // How many came of each partition that are not stored yet.
+    /// let mut totals: BTreeMap<TopicPartition, usize> = BTreeMap::new();
+    /// loop {
+    ///     tokio::select! { biased;
+    ///         Some(rebalance) = rebalances.next() => match rebalance.kind() {
+    ///             RebalanceKind::Assigned => {}
+    ///             RebalanceKind::Revoked => {
+    ///                 for partition in rebalance.partitions() {
+    ///                     store(partition, totals.remove(partition)).await;
+    ///                 }
+    ///                 consumer.commit().await?;
+    ///             }
+    ///             RebalanceKind::Lost => totals.retain(|partition, _| !rebalance.partitions().contains(partition)),
+    ///         },
+    ///         record = consumer.recv() => {
+    ///             let record = record?;
+    ///             *totals.entry(TopicPartition::new(&*record.topic, record.partition)).or_default() += 1;
+    ///         }
+    ///     }
+    ///     # break;
+    /// }
+    /// # Ok(())
+    /// # }
+    /// # async fn store(_: &TopicPartition, _: Option<usize>) {}
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Request`] without a [group](ConsumerConfig::group), and while there is another.
+    pub fn rebalances(&self) -> Result<Rebalances> {
+        let desk = self.desk.as_ref().ok_or_else(no_group)?;
+        if !desk.listen(&self.shared) {
+            return Err(Error::Request { reason: "the consumer's rebalances are told elsewhere already".to_owned() });
+        }
+        Ok(Rebalances::new(Arc::clone(&self.shared), Arc::clone(desk)))
+    }
+
     /// Leaves the group, and reads nothing until the next [`subscribe`](Consumer::subscribe) or
     /// [`assign`](Consumer::assign); what was assigned by hand is given up, too. What was given before is committed,
     /// unless [`auto_commit`](ConsumerConfig::auto_commit) is off.
@@ -225,14 +285,15 @@ impl Consumer {
     }
 
     /// Tells the group how far it has come: behind all records that were given. It is done whether or not the outcome
-    /// is waited for, and commits are made in their order. When some of it has gone to other members uncommitted, with
-    /// a rebalance or because the caller did not come for too long, nothing is committed and the caller is told, once.
+    /// is waited for, and commits are made in their order. Partitions that a rebalance has taken meanwhile are left
+    /// out, as by Kafka's consumer: who reads them next is given again what was not committed. When they were lost with
+    /// the membership, because its session ran out or the caller did not come for too long, nothing is committed and
+    /// the caller is told, once.
     ///
     /// # Errors
     /// Of the outcome: [`Error::Refused`], above all `ILLEGAL_GENERATION`, `UNKNOWN_MEMBER_ID`, `STALE_MEMBER_EPOCH`
-    /// and `REBALANCE_IN_PROGRESS` when partitions have gone to other members meanwhile, who are given again what was
-    /// not committed; [`Error::GaveUp`] for what passes and has not until the deadline; [`Error::Closed`] without a
-    /// [group](ConsumerConfig::group).
+    /// and `REBALANCE_IN_PROGRESS`: then others may be given again what was not committed; [`Error::GaveUp`] for what
+    /// passes and has not until the deadline; [`Error::Closed`] without a [group](ConsumerConfig::group).
     pub fn commit(&self) -> Commit {
         self.desk.as_ref().map_or_else(Commit::closed, |desk| desk.commit_given(&self.shared))
     }
@@ -260,7 +321,7 @@ impl Consumer {
     }
 
     fn desk(&self) -> Result<&Desk> {
-        self.desk.as_deref().ok_or_else(|| Error::Request { reason: "the consumer has no group".to_owned() })
+        self.desk.as_deref().ok_or_else(no_group)
     }
 
     /// Has the tasks look at what has changed.
@@ -431,6 +492,10 @@ impl Stream for Consumer {
             item => Some(item),
         })
     }
+}
+
+fn no_group() -> Error {
+    Error::Request { reason: "the consumer has no group".to_owned() }
 }
 
 fn not_read(partition: &TopicPartition) -> Error {

@@ -30,7 +30,8 @@ pub enum Error {
         /// What the system says.
         source: Arc<io::Error>,
     },
-    /// Who answers is not who it must be, or does not let this client in; it is not asked again.
+    /// Who answers is not who it must be, or does not let this client in. A call does not ask it again; what goes on by
+    /// itself does, after a pause.
     #[error("{broker} is not trusted: {reason}")]
     Untrusted {
         /// The broker.
@@ -218,11 +219,22 @@ impl Error {
                 ErrorCode::TOPIC_AUTHORIZATION_FAILED
                     | ErrorCode::GROUP_AUTHORIZATION_FAILED
                     | ErrorCode::CLUSTER_AUTHORIZATION_FAILED
+                    | ErrorCode::INVALID_GROUP_ID
                     | ErrorCode::INVALID_TOPIC_EXCEPTION
                     | ErrorCode::UNSUPPORTED_FOR_MESSAGE_FORMAT
                     | ErrorCode::UNSUPPORTED_VERSION
             ),
             Error::GaveUp { last, .. } => last.is_definitive(),
+            _ => false,
+        }
+    }
+
+    /// Whether who answers is not who it must be: another broker may be, and this one again with another certificate.
+    pub(crate) fn is_of_trust(&self) -> bool {
+        match self {
+            Error::Untrusted { .. } => true,
+            Error::NoBroker(reasons) => reasons.iter().all(Error::is_of_trust),
+            Error::GaveUp { last, .. } => last.is_of_trust(),
             _ => false,
         }
     }

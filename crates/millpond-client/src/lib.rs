@@ -91,7 +91,10 @@ pub use admin::{
 pub use cluster::{BrokerAddress, Cluster, Target};
 pub use config::ClientConfig;
 pub use connection::Connection;
-pub use consumer::{Assignor, Commit, Consumer, ConsumerConfig, ConsumerRecord, GroupProtocol, Isolation, OffsetReset};
+pub use consumer::{
+    Assignor, Commit, Consumer, ConsumerConfig, ConsumerRecord, GroupProtocol, Isolation, OffsetReset, Rebalance,
+    RebalanceKind, Rebalances,
+};
 pub use error::{Error, Result};
 pub use millpond_record::{Codec, TopicId};
 pub use millpond_wire::ErrorCode;

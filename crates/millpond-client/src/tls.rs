@@ -190,13 +190,13 @@ fn explained(error: io::Error, name: &ServerName<'_>) -> io::Error {
         None => return error,
         // A bad signature is one of another authority that has the same name.
         Some(TlsError::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature)) => {
-            "its certificate leads to no authority that is trusted here; TlsConfig must have the one that signed it"
+            "its certificate leads to no authority that is trusted here; the one that signed it must be among them"
                 .to_owned()
         }
         Some(TlsError::InvalidCertificate(
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
         )) => format!(
-            "its certificate is not for '{}'; TlsConfig::server_name sets another name to expect",
+            "its certificate is not for '{}'; where that is right, the server's name to expect must be set",
             name.to_str()
         ),
         Some(TlsError::InvalidMessage(_)) => "it does not answer as TLS; its port may be one for plain text".to_owned(),

@@ -9,26 +9,9 @@ mod fake;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use coordinator::{APIS, Fake, MAX_POLL_INTERVAL, NEW, NEWER};
+use coordinator::{APIS, Fake, MAX_POLL_INTERVAL, NEW, NEWER, has, of, until};
 use millpond_client::{Consumer, Error, ErrorCode, TopicPartition};
 use millpond_wire::ApiKey;
-
-fn of(partition: i32) -> TopicPartition {
-    TopicPartition::new("logs", partition)
-}
-
-async fn until(condition: impl Fn() -> bool) {
-    let found = tokio::time::timeout(Duration::from_secs(30), async {
-        while !condition() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    });
-    assert!(found.await.is_ok(), "it does not come to that");
-}
-
-async fn has(consumer: &Consumer, count: usize) {
-    until(|| consumer.assignment().len() == count).await;
-}
 
 #[tokio::test(start_paused = true)]
 async fn a_leader_shares_out_beats_and_leaves() {
@@ -359,7 +342,7 @@ async fn the_last_commit_waits_for_a_rebalance_to_end_and_leaves_time_to_leave()
 #[tokio::test(start_paused = true)]
 async fn an_offset_that_a_transaction_is_about_to_commit_holds_up_nothing_else() {
     let fake = Fake::start();
-    fake.state().unstable = vec![0];
+    fake.state().withheld = BTreeMap::from([(0, ErrorCode::UNSTABLE_OFFSET_COMMIT)]);
     let consumer = fake.member().await;
     has(&consumer, 4).await;
     tokio::time::sleep(Duration::from_secs(30)).await;
@@ -367,8 +350,23 @@ async fn an_offset_that_a_transaction_is_about_to_commit_holds_up_nothing_else()
     assert_eq!(fake.state().offsets_asked[..2], [vec![0, 1, 2, 3], vec![0]], "only those that wait are asked for");
     let beats = fake.state().seen.iter().filter(|seen| *seen == "beat 1").count();
     assert!((9..=10).contains(&beats), "{beats} in 30 s");
-    fake.state().unstable.clear();
+    fake.state().withheld.clear();
     until(|| consumer.position(&of(0)) == Some(0)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_what_stays_so_keeps_a_partition_from_its_committed_offset() {
+    let fake = Fake::start();
+    let codes = [ErrorCode::UNKNOWN_SERVER_ERROR, ErrorCode::TOPIC_AUTHORIZATION_FAILED];
+    fake.state().withheld = (0..).zip(codes).collect();
+    let mut consumer = fake.member().await;
+    let error = consumer.recv().await.expect_err("it is told of the second");
+    assert_eq!(error.code(), Some(codes[1]));
+    fake.state().withheld.clear();
+    until(|| consumer.position(&of(0)) == Some(0)).await;
+    assert_eq!(consumer.position(&of(1)), None);
+    consumer.seek(&of(1), 5).expect("assigned");
+    assert_eq!(consumer.position(&of(1)), Some(5));
 }
 
 #[tokio::test(start_paused = true)]
@@ -541,22 +539,103 @@ async fn who_loses_what_it_has_not_committed_hears_of_it_with_its_next_commit() 
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_rebalance_has_taken_is_left_out_of_a_commit_of_all_that_was_given() {
+    for apis in [APIS, NEWER] {
+        let fake = Fake::serving(apis);
+        (fake.state().given, fake.state().has_record) = (Some(vec![0, 1]), true);
+        let mut consumer = fake.member().await;
+        consumer.recv().await.expect("a record");
+        consumer.seek(&of(1), 7).expect("assigned");
+        fake.gives(&[1]);
+        has(&consumer, 1).await;
+        consumer.commit().await.expect("the other one is kept");
+        until(|| fake.story().iter().any(|seen| seen.starts_with("commit") && seen.ends_with(" 1@7"))).await;
+        let error = consumer.commit_offsets(&BTreeMap::from([(of(0), 1)])).await.expect_err("another reads it");
+        assert_eq!(error.code(), Some(ErrorCode::ILLEGAL_GENERATION));
+        consumer.close().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_goes_while_a_commit_of_all_that_was_given_is_tried_again_is_left_out_of_it() {
+    let fake = Fake::start();
+    (fake.state().given, fake.state().has_record) = (Some(vec![0, 1]), true);
+    let mut consumer = fake.member().await;
+    consumer.recv().await.expect("a record");
+    consumer.seek(&of(1), 7).expect("assigned");
+    fake.state().refuses_commits = Some(ErrorCode::COORDINATOR_LOAD_IN_PROGRESS);
+    let all = consumer.commit();
+    until(|| fake.story().iter().any(|seen| seen == "commit 1 0@1 1@7")).await;
+    fake.gives(&[1]);
+    has(&consumer, 1).await;
+    until(|| fake.story().iter().any(|seen| seen == "commit 2 0@1 1@7")).await;
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    fake.state().refuses_commits = None;
+    all.await.expect("what is kept is committed");
+    assert_eq!(fake.story().last().map(String::as_str), Some("commit 3 1@7"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_lost_its_membership_hears_of_it_with_every_commit_from_before() {
+    for (apis, api) in [(APIS, ApiKey::HEARTBEAT), (NEWER, ApiKey::CONSUMER_GROUP_HEARTBEAT)] {
+        let fake = Fake::serving(apis);
+        (fake.state().given, fake.state().has_record) = (Some(vec![0, 1]), true);
+        let mut consumer = fake.member().await;
+        consumer.recv().await.expect("a record");
+        // It waits for another try while the member loses all and gets the same again.
+        fake.state().refuses_commits = Some(ErrorCode::COORDINATOR_LOAD_IN_PROGRESS);
+        let waiting = consumer.commit();
+        until(|| fake.story().iter().any(|seen| seen.starts_with("commit"))).await;
+        fake.state().errors.push((api, ErrorCode::UNKNOWN_MEMBER_ID));
+        let error = waiting.await.expect_err("others may have read on");
+        assert_eq!(error.code(), Some(ErrorCode::ILLEGAL_GENERATION));
+        fake.state().refuses_commits = None;
+        has(&consumer, 2).await;
+        consumer.recv().await.expect("the record is given again");
+        consumer.commit().await.expect("of this membership");
+        consumer.close().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_does_not_trust_the_coordinator_or_a_leader_is_told() {
-    let is_told = async |mut consumer: Consumer| {
+    async fn is_told(consumer: &mut Consumer) {
         let told = tokio::time::timeout(Duration::from_secs(60), consumer.recv()).await.expect("in time");
         assert!(matches!(told, Err(Error::Untrusted { .. })), "{told:?}");
-    };
+    }
+    // One that joins, one that is a member already, and one that only asks for offsets: each goes on by itself.
+    for joined in [false, true] {
+        let fake = Fake::start();
+        let mut consumer = fake.consumer(None).await;
+        if joined {
+            consumer.subscribe(&["logs"]).expect("a good name");
+            has(&consumer, 4).await;
+        }
+        fake.network.distrust("b:1");
+        fake.state().coordinator = 2;
+        consumer.subscribe(&["logs"]).expect("a good name");
+        is_told(&mut consumer).await;
+        let again = tokio::time::timeout(Duration::from_secs(60), consumer.recv()).await;
+        assert!(again.is_err(), "it is told once: {again:?}");
+        assert!(fake.network.connects("b:1") > 10, "it is asked again");
+        fake.network.trust("b:1");
+        has(&consumer, 4).await;
+    }
     let fake = Fake::start();
     fake.network.distrust("b:1");
     fake.state().coordinator = 2;
-    is_told(fake.member().await).await;
+    let mut consumer = fake.consumer(None).await;
+    consumer.assign([of(0)]).expect("a good name");
+    is_told(&mut consumer).await;
+    fake.network.trust("b:1");
+    until(|| consumer.position(&of(0)) == Some(0)).await;
 
     let fake = Fake::start();
-    let consumer = fake.consumer(None).await;
+    let mut consumer = fake.consumer(None).await;
     fake.network.distrust("a:1");
     consumer.assign([of(0)]).expect("a good name");
     consumer.seek(&of(0), 0).expect("assigned");
-    is_told(consumer).await;
+    is_told(&mut consumer).await;
 }
 
 #[tokio::test(start_paused = true)]

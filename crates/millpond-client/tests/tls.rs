@@ -1,52 +1,25 @@
 //! TLS in front of a fake broker: who is trusted, who is not, and what is said then.
 
+#[path = "fake/authority.rs"]
+mod authority;
 mod fake;
 
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use authority::{Authority, acceptor};
 use fake::{METADATA, Network, metadata, reply, serve};
 use futures::future::BoxFuture;
 use millpond_client::{Address, ClientConfig, Cluster, Duplex, Error, Tls, TlsConfig, Transport};
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::crypto::ring;
-use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use tokio_rustls::rustls::server::WebPkiClientVerifier;
-use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 
 /// Longer than a pipe and a record of TLS hold.
 const LONG_NAME: usize = 30_000;
 
-/// One that signs certificates.
-struct Authority {
-    pem: String,
-    issuer: Issuer<'static, KeyPair>,
-}
-
-impl Authority {
-    fn new(name: &str) -> Authority {
-        let key = KeyPair::generate().expect("a key");
-        let mut params = CertificateParams::new(Vec::new()).expect("no names");
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let pem = params.self_signed(&key).expect("signed").pem();
-        Authority { pem, issuer: Issuer::new(params, key) }
-    }
-
-    /// A certificate for a name, and its key.
-    fn sign(&self, name: &str) -> (String, String) {
-        let key = KeyPair::generate().expect("a key");
-        let params = CertificateParams::new(vec![name.to_owned()]).expect("a name");
-        (params.signed_by(&key, &self.issuer).expect("signed").pem(), key.serialize_pem())
-    }
-
-    /// Who trusts it alone.
-    fn trusted(&self) -> TlsConfig {
-        TlsConfig::authorities(self.pem.as_bytes()).expect("an authority")
-    }
+/// Who trusts it alone.
+fn trusted(authority: &Authority) -> TlsConfig {
+    TlsConfig::authorities(authority.pem.as_bytes()).expect("an authority")
 }
 
 /// The network, with TLS in front of its brokers.
@@ -57,7 +30,7 @@ struct Secured {
 
 impl Secured {
     /// Its broker is `broker.test:9093`. With `clients`, it wants a certificate that this authority has signed.
-    fn new((chain, key): (String, String), clients: Option<&Authority>) -> Secured {
+    fn new(own: (String, String), clients: Option<&Authority>) -> Secured {
         let network = Network::new();
         network.broker("broker.test:9093", |peer| {
             serve(peer, &[METADATA], |asked| {
@@ -66,22 +39,7 @@ impl Secured {
                 reply(asked, &told)
             })
         });
-        let builder = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()));
-        let builder = builder.with_safe_default_protocol_versions().expect("versions");
-        let builder = match clients {
-            None => builder.with_no_client_auth(),
-            Some(authority) => {
-                let mut roots = RootCertStore::empty();
-                roots.add(CertificateDer::from_pem_slice(authority.pem.as_bytes()).expect("PEM")).expect("a root");
-                let provider = Arc::new(ring::default_provider());
-                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
-                builder.with_client_cert_verifier(verifier.expect("a verifier"))
-            }
-        };
-        let chain = vec![CertificateDer::from_pem_slice(chain.as_bytes()).expect("PEM")];
-        let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).expect("PEM");
-        let server = builder.with_single_cert(chain, key).expect("a certificate");
-        Secured { network, acceptor: TlsAcceptor::from(Arc::new(server)) }
+        Secured { network, acceptor: acceptor(&own, clients) }
     }
 }
 
@@ -120,7 +78,7 @@ async fn refusal(secured: Secured, config: TlsConfig) -> String {
 async fn a_broker_whose_authority_is_trusted_is_talked_to() {
     let authority = Authority::new("authority");
     let secured = Secured::new(authority.sign("broker.test"), None);
-    let cluster = connect(secured, authority.trusted()).await.expect("it is trusted");
+    let cluster = connect(secured, trusted(&authority)).await.expect("it is trusted");
     let told = cluster.metadata(None).await.expect("an answer");
     assert_eq!(told.cluster_id.map(|id| id.len()), Some(LONG_NAME));
 }
@@ -128,13 +86,13 @@ async fn a_broker_whose_authority_is_trusted_is_talked_to() {
 #[tokio::test]
 async fn a_certificate_for_another_name_is_refused_unless_that_name_is_expected() {
     let authority = Authority::new("authority");
-    let told = refusal(Secured::new(authority.sign("other.test"), None), authority.trusted()).await;
+    let told = refusal(Secured::new(authority.sign("other.test"), None), trusted(&authority)).await;
     assert_eq!(
         told,
-        "broker.test:9093 is not trusted: its certificate is not for 'broker.test'; TlsConfig::server_name sets \
-         another name to expect"
+        "broker.test:9093 is not trusted: its certificate is not for 'broker.test'; where that is right, the server's \
+         name to expect must be set"
     );
-    let expecting = authority.trusted().server_name("other.test").expect("a name");
+    let expecting = trusted(&authority).server_name("other.test").expect("a name");
     connect(Secured::new(authority.sign("other.test"), None), expecting).await.expect("it is trusted");
 }
 
@@ -143,9 +101,9 @@ async fn an_authority_that_is_not_trusted_is_refused() {
     for name in ["another", "authority"] {
         let secured = Secured::new(Authority::new("authority").sign("broker.test"), None);
         assert_eq!(
-            refusal(secured, Authority::new(name).trusted()).await,
-            "broker.test:9093 is not trusted: its certificate leads to no authority that is trusted here; TlsConfig \
-             must have the one that signed it"
+            refusal(secured, trusted(&Authority::new(name))).await,
+            "broker.test:9093 is not trusted: its certificate leads to no authority that is trusted here; the \
+             one that signed it must be among them"
         );
     }
 }
@@ -155,12 +113,12 @@ async fn a_broker_that_wants_a_certificate_is_shown_one() {
     let (brokers, clients) = (Authority::new("authority"), Authority::new("authority"));
     let secured = || Secured::new(brokers.sign("broker.test"), Some(&clients));
     let (chain, key) = clients.sign("client.test");
-    let shown = brokers.trusted().certificate(chain.as_bytes(), key.as_bytes()).expect("good");
+    let shown = trusted(&brokers).certificate(chain.as_bytes(), key.as_bytes()).expect("good");
     connect(secured(), shown).await.expect("it is let in");
-    let told = refusal(secured(), brokers.trusted()).await;
-    assert!(told.contains("CertificateRequired") && told.contains("TlsConfig::certificate"), "{told}");
+    let told = refusal(secured(), trusted(&brokers)).await;
+    assert!(told.contains("CertificateRequired") && told.contains("must be shown one"), "{told}");
     let (chain, key) = Authority::new("authority").sign("client.test");
-    let stranger = brokers.trusted().certificate(chain.as_bytes(), key.as_bytes()).expect("good");
+    let stranger = trusted(&brokers).certificate(chain.as_bytes(), key.as_bytes()).expect("good");
     let told = refusal(secured(), stranger).await;
     assert!(told.contains("UnknownCA") || told.contains("DecryptError"), "{told}");
 }
@@ -172,7 +130,7 @@ async fn a_port_for_plain_text_is_told_from_one_for_tls() {
         peer.bytes(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
         peer.until_closed().await;
     });
-    let tls = Tls::over(PlainText(network), Authority::new("authority").trusted()).expect("good settings");
+    let tls = Tls::over(PlainText(network), trusted(&Authority::new("authority"))).expect("good settings");
     let client = ClientConfig::new("broker.test:9093").expect("an address");
     let error = Cluster::connect_with(client, Arc::new(tls)).await.expect_err("no TLS").to_string();
     assert!(error.ends_with("it does not answer as TLS; its port may be one for plain text"), "{error}");
@@ -205,14 +163,14 @@ fn settings_that_are_of_no_use_are_refused_with_their_reason() {
         ),
         (told(TlsConfig::authorities(broken.as_bytes())), "TLS cannot be used: the certificates of the authorities"),
         (
-            told(authority.trusted().certificate(chain.as_bytes(), chain.as_bytes())),
+            told(trusted(&authority).certificate(chain.as_bytes(), chain.as_bytes())),
             "TLS cannot be used: there is no private key in the PEM",
         ),
-        (told(authority.trusted().server_name("a b")), "TLS cannot be used: 'a b' is neither a host's name"),
+        (told(trusted(&authority).server_name("a b")), "TLS cannot be used: 'a b' is neither a host's name"),
     ] {
         assert!(found.starts_with(expected), "{found}");
     }
-    let torn = authority.trusted().certificate(chain.as_bytes(), other_key.as_bytes()).expect("each is good");
+    let torn = trusted(&authority).certificate(chain.as_bytes(), other_key.as_bytes()).expect("each is good");
     let shown = format!("{torn:?}");
     assert!(shown.contains("has_certificate: true") && !shown.contains("PRIVATE"), "{shown}");
     let error = Tls::new(torn).err().expect("they do not belong together").to_string();

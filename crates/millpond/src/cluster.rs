@@ -5,6 +5,7 @@ mod http;
 mod picture;
 mod plan;
 mod status;
+mod tls;
 mod transfer;
 mod trust;
 
@@ -12,7 +13,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
-use millpond_client::{Admin, ClientConfig, Error};
+use millpond_client::{Admin, ClientConfig, Cluster, Error};
 use millpond_runtime::{RealDisk, Runtime};
 
 pub(crate) use arguments::{CLUSTER_EXAMPLES, ClusterCommand, Reach};
@@ -44,15 +45,28 @@ pub(crate) fn run(command: &ClusterCommand) -> Result<ExitCode> {
 pub(crate) async fn connect(reach: &Reach) -> Result<Admin> {
     let config = ClientConfig::new(&reach.bootstrap).map_err(|error| anyhow!("{error} (--bootstrap)"))?;
     let config = config.client_id("millpond-cli").connect_limit(CONNECT_LIMIT).deadline(DEADLINE);
-    Admin::connect(config).await.map_err(hint)
+    let transport = reach.tls.transport()?;
+    Cluster::connect_with(config, transport).await.map(Admin::from).map_err(hint)
 }
 
 /// An error of the client as a sentence and what to do about it.
 pub(crate) fn hint(error: Error) -> anyhow::Error {
+    // What all bootstrap addresses have in common tells more than that none answers.
+    let is = |kind: fn(&Error) -> bool| match &error {
+        Error::NoBroker(reasons) => !reasons.is_empty() && reasons.iter().all(kind),
+        error => kind(error),
+    };
+    if is(|error| matches!(error, Error::Untrusted { .. })) {
+        return anyhow!(
+            "{error}; --tls-ca, --tls-server-name, --tls-cert and --tls-key say whom to trust and who asks"
+        );
+    }
+    if is(|error| matches!(error, Error::Protocol { .. })) {
+        return anyhow!("{error}; --bootstrap must name the address for Kafka clients, and --tls that it talks TLS");
+    }
     match &error {
         Error::NoBroker(_) => anyhow!("{error}; is a broker running there? --bootstrap HOST:PORT names another"),
         Error::Unsupported { .. } => anyhow!("{error}; this needs a newer broker"),
-        Error::Protocol { .. } => anyhow!("{error}; --bootstrap must name the address for Kafka clients"),
         Error::GaveUp { .. } => anyhow!("{error}; `millpond cluster status` may tell why"),
         _ => anyhow!("{error}"),
     }

@@ -6,15 +6,18 @@ mod format;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind, IsTerminal, Write, stderr, stdout};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
-use millpond_client::{Consumer, ConsumerConfig, ConsumerRecord, Isolation, OffsetAt, OffsetReset, TopicPartition};
+use millpond_client::{
+    Admin, Consumer, ConsumerConfig, ConsumerRecord, Isolation, OffsetAt, OffsetReset, TopicPartition,
+};
 use millpond_runtime::{RealDisk, Runtime};
 use tokio::time::Instant;
 
 pub(crate) use arguments::ConsumeArguments;
-use arguments::IsolationArgument;
+use arguments::{IsolationArgument, Topics};
 use format::Format;
 
 use crate::cluster::{connect, counted, hint};
@@ -65,7 +68,7 @@ async fn consume(arguments: &ConsumeArguments) -> Result<ExitCode> {
     if matches!(ended, Ok(Ended::NobodyReads)) {
         return Ok(ExitCode::SUCCESS);
     }
-    eprintln!("millpond: {}", reading.tally.sentence(&arguments.topic, runtime.now() - reading.started));
+    eprintln!("millpond: {}", reading.tally.sentence(arguments.topics(), runtime.now() - reading.started));
     Ok(match ended? {
         Ended::Interrupted => ExitCode::from(INTERRUPTED),
         Ended::Done | Ended::NobodyReads => ExitCode::SUCCESS,
@@ -75,8 +78,20 @@ async fn consume(arguments: &ConsumeArguments) -> Result<ExitCode> {
 /// A consumer that stands where it is to begin, and, if it is to end there, where its partitions end.
 async fn begin(arguments: &ConsumeArguments, goal: Goal) -> Result<(Consumer, Option<BTreeMap<TopicPartition, i64>>)> {
     let admin = connect(&arguments.reach).await?;
-    let name = arguments.topic.as_str();
-    let count = count_partitions(&admin, name).await?;
+    let count = match arguments.topics() {
+        Topics::Named(name) => count_partitions(&admin, name).await?,
+        Topics::Matching(_) => 0,
+    };
+    let isolation = match arguments.isolation {
+        IsolationArgument::ReadUncommitted => Isolation::ReadUncommitted,
+        IsolationArgument::ReadCommitted => Isolation::ReadCommitted,
+    };
+    let config = ConsumerConfig::default().isolation(isolation);
+    let name = match (&arguments.group, arguments.topics()) {
+        (Some(group), topics) => return Ok((member(&admin, config, goal, group, topics)?, None)),
+        (None, Topics::Named(name)) => name,
+        (None, Topics::Matching(_)) => bail!("--pattern needs --group; without one a topic must be named"),
+    };
     arguments.partition.iter().try_for_each(|wanted| check_partition(name, count, *wanted))?;
     let chosen: BTreeSet<i32> = match arguments.partition.is_empty() {
         true => (0..i32::try_from(count).unwrap_or(i32::MAX)).collect(),
@@ -84,22 +99,6 @@ async fn begin(arguments: &ConsumeArguments, goal: Goal) -> Result<(Consumer, Op
     };
     let partitions: Vec<TopicPartition> =
         chosen.into_iter().map(|partition| TopicPartition::new(name, partition)).collect();
-    let isolation = match arguments.isolation {
-        IsolationArgument::ReadUncommitted => Isolation::ReadUncommitted,
-        IsolationArgument::ReadCommitted => Isolation::ReadCommitted,
-    };
-    let config = ConsumerConfig::default().isolation(isolation);
-    if let Some(group) = &arguments.group {
-        let reset = match goal {
-            Goal::Earliest => OffsetReset::Earliest,
-            Goal::Latest => OffsetReset::Latest,
-            _ => bail!("--from can be earliest or latest with --group; `millpond group reset-offsets` sets others"),
-        };
-        let config = config.group(group.as_str()).offset_reset(reset);
-        let consumer = Consumer::new(admin.cluster().clone(), config);
-        consumer.subscribe(&[name]).map_err(hint)?;
-        return Ok((consumer, None));
-    }
     // What retention takes away meanwhile is passed over.
     let config = config.offset_reset(OffsetReset::Earliest);
     let consumer = Consumer::new(admin.cluster().clone(), config);
@@ -112,6 +111,23 @@ async fn begin(arguments: &ConsumeArguments, goal: Goal) -> Result<(Consumer, Op
         false => None,
     };
     Ok((consumer, ends))
+}
+
+/// A consumer that is in a group.
+fn member(admin: &Admin, config: ConsumerConfig, goal: Goal, group: &str, topics: Topics<'_>) -> Result<Consumer> {
+    let reset = match goal {
+        Goal::Earliest => OffsetReset::Earliest,
+        Goal::Latest => OffsetReset::Latest,
+        _ => bail!("--from can be earliest or latest with --group; `millpond group reset-offsets` sets others"),
+    };
+    let consumer = Consumer::new(admin.cluster().clone(), config.group(group).offset_reset(reset));
+    match topics {
+        Topics::Named(name) => consumer.subscribe(&[name]).map_err(hint)?,
+        Topics::Matching(pattern) => {
+            consumer.subscribe_pattern(pattern).map_err(|error| anyhow!("--pattern '{pattern}': {error}"))?;
+        }
+    }
+    Ok(consumer)
 }
 
 /// Where the partitions end at the moment.
@@ -138,7 +154,7 @@ enum Ended {
 struct Tally {
     records: u64,
     bytes: u64,
-    partitions: BTreeSet<i32>,
+    partitions: BTreeSet<(Arc<str>, i32)>,
 }
 
 impl Tally {
@@ -146,13 +162,13 @@ impl Tally {
         let length = |bytes: Option<&[u8]>| bytes.map_or(0, <[u8]>::len) as u64;
         self.records += 1;
         self.bytes += length(record.key.as_deref()) + length(record.value.as_deref());
-        self.partitions.insert(record.partition);
+        self.partitions.insert((Arc::clone(&record.topic), record.partition));
     }
 
-    fn sentence(&self, topic: &str, took: Duration) -> String {
+    fn sentence(&self, topics: Topics<'_>, took: Duration) -> String {
         let count = |count: u64, thing: &str| counted(usize::try_from(count).unwrap_or(usize::MAX), thing);
         format!(
-            "{} ({}) read from {} of {topic} in {:.2} s",
+            "{} ({}) read from {} of {topics} in {:.2} s",
             count(self.records, "record"),
             count(self.bytes, "byte"),
             counted(self.partitions.len(), "partition"),

@@ -39,7 +39,10 @@ pub(crate) fn sentence(error: &clap::Error, line: &[String]) -> Option<String> {
             "NAME is missing; put NAME before --to".to_owned()
         }
         ErrorKind::MissingRequiredArgument => format!("{} is missing", argument()),
-        ErrorKind::ArgumentConflict => format!("{} may be given once, and not with its opposite", argument()),
+        ErrorKind::ArgumentConflict => match text(ContextKind::PriorArg).filter(|prior| *prior != argument()) {
+            Some(prior) => format!("{} cannot be given with {prior}", argument()),
+            None => format!("{} may be given once", argument()),
+        },
         ErrorKind::InvalidValue if text(ContextKind::InvalidValue).is_none_or(|value| value.is_empty()) => {
             format!("{} needs a value", argument())
         }

@@ -137,6 +137,35 @@ fn a_group_goes_on_where_it_has_come_to() {
 }
 
 #[test]
+fn topics_that_match_an_expression_are_read_by_a_group() {
+    let (_folder, broker) = with_records("consume-pattern");
+    for (topic, value) in [("metrics-1", "p"), ("metrics-2", "q"), ("metrics-x", "r")] {
+        broker.client().create_topic(topic, 1);
+        assert_eq!(broker.client().produce(topic, 0, -1, batch(&[value])).0, 0);
+    }
+    let line = ["--pattern", "metrics-[0-9]+", "--group", "readers", "--from", "earliest", "--count", "2"];
+    let (out, err, code) = run(&broker, &[&line[..], &["--format", "{topic}:{value}\\n"]].concat());
+    let mut lines: Vec<&str> = out.lines().collect();
+    lines.sort_unstable();
+    assert_eq!((lines, code), (vec!["metrics-1:p", "metrics-2:q"], Some(0)), "{err}");
+    let told = "2 records (2 bytes) read from 2 partitions of what matches 'metrics-[0-9]+' in ";
+    assert!(err.starts_with(&format!("millpond: {told}")), "{err}");
+    for (line, expected, status) in [
+        (&["--pattern", "a"][..], "--group <NAME> is missing", 2),
+        (&["--pattern", "a", "--group", "g", "--partition", "1"], "cannot be given with", 2),
+        (&["--pattern", "a", "--group", "g", "logs"], "cannot be given with", 2),
+        (&["--pattern", "a", "--group", "g", "--until-end"], "cannot be given with", 2),
+        (&["--pattern", "a", "--group", "g", "--from", "offset", "3"], "--from can be earliest or latest", 1),
+        (&["--pattern", "a(", "--group", "g"], "--pattern 'a(': ", 1),
+        (&["--from", "earliest"], "is missing", 2),
+    ] {
+        let (out, err, code) = run(&broker, line);
+        assert_eq!((out.as_str(), code, err.lines().count()), ("", Some(status), 1), "{line:?}: {err}");
+        assert!(err.contains(expected), "{line:?}: {err}");
+    }
+}
+
+#[test]
 fn mistakes_are_one_sentence_with_the_nearest_name() {
     let (_folder, broker) = with_records("consume-mistakes");
     for (line, expected) in [

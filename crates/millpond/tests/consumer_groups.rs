@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use millpond_client::{
     Admin, Assignor, ClientConfig, Consumer, ConsumerConfig, ErrorCode, GroupProtocol, NewRecord, OffsetReset,
-    Producer, ProducerConfig, TopicPartition,
+    Producer, ProducerConfig, RebalanceKind, TopicPartition,
 };
 use support::PATIENCE;
 use support::any_broker::{AnyBroker, unique};
@@ -236,5 +236,84 @@ async fn topics_that_match_an_expression_are_read_also_those_that_are_made_later
         send_one(&topic("30")).await;
         assert_eq!(numbers(&mut consumer, 1).await, [topic("30")]);
         consumer.close().await;
+    }
+}
+
+/// Two members that commit only what they part with, and at the end: no record is given twice.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_commits_what_is_revoked_hands_over_without_a_record_read_twice() {
+    for (name, protocol, assignor) in [
+        ("range", GroupProtocol::Classic, Assignor::Range),
+        ("sticky", GroupProtocol::Classic, Assignor::CooperativeSticky),
+        ("consumer", GroupProtocol::Consumer, Assignor::CooperativeSticky),
+    ] {
+        let (broker, logs) = start(&format!("groups-handed-{name}"));
+        let config = member(&logs).auto_commit(None).group_protocol(protocol).assignors(&[assignor]);
+        let producer = Producer::connect(broker.config(), ProducerConfig::default()).await.expect("it answers");
+        let seen = Seen::default();
+        send(&producer, &logs, 0..600).await;
+        let (client, topic) = (broker.config(), logs.clone());
+        let begins = async |seen: Seen| {
+            let mut consumer = Consumer::connect(client.clone(), config.clone()).await.expect("it answers");
+            let mut rebalances = consumer.rebalances().expect("it has a group");
+            consumer.subscribe(&[&topic]).expect("a good name");
+            let (stop, mut stopped) = tokio::sync::oneshot::channel::<()>();
+            let reads = tokio::spawn(async move {
+                let mut revoked = 0;
+                loop {
+                    tokio::select! {
+                        biased;
+                        _ = &mut stopped => break,
+                        Some(rebalance) = rebalances.next() => match rebalance.kind() {
+                            RebalanceKind::Assigned => {}
+                            RebalanceKind::Revoked => {
+                                consumer.commit().await.expect("they are its own still");
+                                revoked += rebalance.partitions().len();
+                            }
+                            RebalanceKind::Lost => panic!("lost: {rebalance:?}"),
+                        },
+                        record = consumer.recv() => note(&seen, record.expect("a record").value.as_deref()),
+                    }
+                }
+                consumer.commit().await.expect("it is a member");
+                consumer.close().await;
+                revoked
+            });
+            (stop, reads)
+        };
+        let reaches = async |count: usize| {
+            let begun = Instant::now();
+            while !all(&seen, 0..count) {
+                assert!(begun.elapsed() < PATIENCE, "{name}: {count} are read");
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let (stop_first, first) = begins(Arc::clone(&seen)).await;
+        reaches(300).await;
+        let (stop_second, second) = begins(Arc::clone(&seen)).await;
+        let admin = Admin::connect(broker.config()).await.expect("it answers");
+        let begun = Instant::now();
+        let has_share = |member: &millpond_client::GroupMember| member.assignment.len() == 3;
+        loop {
+            let group = admin.describe_group(&logs).await.expect("an answer").expect("it is there");
+            if group.members.len() == 2 && group.members.iter().all(has_share) {
+                break;
+            }
+            assert!(begun.elapsed() < PATIENCE, "{name}: each has its half: {group:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        send(&producer, &logs, 600..1200).await;
+        reaches(1200).await;
+        stop_first.send(()).expect("it waits for that");
+        let revoked = first.await.expect("no panic");
+        assert!(revoked >= 3, "{name}: {revoked} were revoked");
+        send(&producer, &logs, 1200..1800).await;
+        reaches(1800).await;
+        stop_second.send(()).expect("it waits for that");
+        second.await.expect("no panic");
+        producer.close().await;
+        let mut seen = seen.lock().expect("no test panics here");
+        seen.retain(|_, times| *times > 1);
+        assert!(seen.is_empty(), "{name}: {seen:?}");
     }
 }

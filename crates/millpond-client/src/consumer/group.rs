@@ -9,13 +9,14 @@
 //! | `pattern` | topics by a regular expression |
 //! | `commits` | how far the group has come |
 //! | `presence` | whether the caller still comes for records |
+//! | `rebalances` | what the caller hears of partitions that come and go |
 //! | `desk` | what the caller asks of the task, and which of the two says what is read |
 //!
 //! One task does one thing after the other, over a connection of its own: joining waits at the coordinator until all
 //! members have come. The order keeps what was given to the caller from being lost or given to two:
 //!
-//! 1. A partition that goes is taken from the caller first; then what it was given is committed; then the member joins
-//!    again, which is what tells the coordinator that another may have it.
+//! 1. A partition that goes is taken from the caller first, which may have a last word; then what it was given is
+//!    committed; then the member joins again, which is what tells the coordinator that another may have it.
 //! 2. A partition that comes is read when its committed offset is known, and not before.
 //! 3. What is committed by itself is what the caller is done with: a record that it was given last, and has not yet
 //!    asked for another, is not.
@@ -28,6 +29,7 @@ mod heartbeat;
 mod joining;
 mod pattern;
 mod presence;
+mod rebalances;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -47,6 +49,7 @@ pub(crate) use desk::{Desk, Subscription};
 use heartbeat::{Kind, Told};
 pub(crate) use pattern::Pattern;
 use presence::Presence;
+pub use rebalances::{Rebalance, RebalanceKind, Rebalances};
 
 use super::driver::Shared;
 use crate::admin::TopicPartition;
@@ -97,6 +100,8 @@ struct Member {
     presence: Presence,
     failures: u32,
     not_before: Option<Instant>,
+    /// The caller was told that the coordinator is not trusted, and no other was reached since.
+    distrusts: bool,
 }
 
 /// Leaves nobody waiting, however the task has ended.
@@ -137,6 +142,7 @@ pub(crate) fn take_part(shared: Arc<Shared>, desk: Arc<Desk>, group: String) -> 
             presence: Presence::new(now),
             failures: 0,
             not_before: None,
+            distrusts: false,
         };
         tokio::select! {
             biased;
@@ -166,10 +172,7 @@ impl Member {
                     }
                     Err(error) => {
                         debug!("the group {}: {error}", self.group);
-                        if matches!(error, Error::Unsupported { .. } | Error::Untrusted { .. } | Error::Request { .. })
-                        {
-                            self.shut_out(error);
-                        }
+                        self.heed_failure(error);
                         self.failures = self.failures.saturating_add(1);
                         let cluster = &self.shared.cluster;
                         let pause = cluster.config().pause_after(self.failures, cluster.transport().random_u64());
@@ -270,6 +273,11 @@ impl Member {
         if self.assigned.is_subset(kept) {
             return;
         }
+        self.part(kept).await;
+        if self.assigned.is_subset(kept) {
+            // They were lost meanwhile.
+            return;
+        }
         self.desk.take_back(&self.shared, kept);
         // Whoever reads them next is given again what was not committed.
         if clock::by(clock::now() + LEAVE_LIMIT, self.commit_all()).await.is_none() {
@@ -280,7 +288,7 @@ impl Member {
 
     /// Reads these from now on; [`let_go`](Member::let_go) has seen to the others.
     fn take_over(&mut self, assigned: BTreeSet<TopicPartition>) -> Result<()> {
-        self.desk.with_positions(&self.shared, |state| state.assign(&assigned)).transpose()?;
+        self.desk.take_over(&self.shared, &assigned)?;
         self.shared.wake.notify_one();
         self.assigned = assigned;
         Ok(())
@@ -299,6 +307,7 @@ impl Member {
         }
         // Not before: what ends the task meanwhile has it leave again.
         self.membership = Membership::default();
+        self.desk.expire();
     }
 
     async fn leave_classic(&mut self, member_id: &str) -> Result<()> {
@@ -353,6 +362,19 @@ impl Member {
             Consequence::Fatal => self.shut_out(error.clone()),
         }
         checked
+    }
+
+    /// A step has failed: the caller hears of what does not pass by itself. A broker that is not trusted keeps nobody
+    /// out of the group for good: another may coordinate it next, or this one get another certificate.
+    fn heed_failure(&mut self, error: Error) {
+        match error {
+            Error::Unsupported { .. } | Error::Request { .. } => self.shut_out(error),
+            error if error.is_of_trust() && !std::mem::replace(&mut self.distrusts, true) => {
+                self.shared.state().tell(error);
+                self.shared.reader.wake();
+            }
+            _ => {}
+        }
     }
 
     /// It cannot be a member: the caller hears why, and nothing more is tried until it subscribes again.
@@ -414,6 +436,7 @@ impl Member {
             Some(connection) => Ok(connection.clone()),
             None => {
                 let made = self.shared.cluster.own_connection_to_coordinator(&self.group).await?;
+                self.distrusts = false;
                 self.connection = Some(made.clone());
                 Ok(made)
             }

@@ -52,6 +52,8 @@ pub(crate) struct Partition {
     /// What the group was last told.
     pub(crate) committed: Option<i64>,
     pub(crate) paused: bool,
+    /// The caller has not heard yet that it has it, or is to part with it.
+    pub(crate) withheld: bool,
     pub(crate) fetch: Fetch,
     /// Of a seek: what was asked before is of no use.
     pub(crate) generation: u64,
@@ -94,6 +96,7 @@ impl Partition {
             settled: None,
             committed: None,
             paused: false,
+            withheld: false,
             fetch: Fetch::Stopped,
             generation,
             fetched_epoch: None,
@@ -184,6 +187,11 @@ impl Partition {
     pub(crate) fn fail(&mut self, error: Error) {
         self.failure.get_or_insert(error);
         self.fetch = Fetch::Stopped;
+    }
+
+    /// Whether nothing of it is given or fetched for now.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.paused || self.withheld
     }
 
     /// Whether there may be something for the caller.

@@ -264,9 +264,17 @@ impl Positions {
         true
     }
 
+    /// Gives no records of a partition before the caller has heard that it has it, or while it parts with it.
+    pub(crate) fn withhold(&mut self, name: &TopicPartition, withheld: bool) {
+        let Some(place) = self.places.get(name).copied() else { return };
+        let Some(partition) = self.partitions.get_mut(&place) else { return };
+        partition.withheld = withheld;
+        self.list(place);
+    }
+
     fn list(&mut self, place: Place) {
         let Some(partition) = self.partitions.get_mut(&place) else { return };
-        if !partition.listed && !partition.paused && partition.has_news() {
+        if !partition.listed && !partition.is_quiet() && partition.has_news() {
             partition.listed = true;
             self.listed.push_back(place);
         }
@@ -286,7 +294,7 @@ impl Positions {
                 self.listed.pop_front();
                 continue;
             };
-            if partition.paused {
+            if partition.is_quiet() {
                 partition.listed = false;
                 self.listed.pop_front();
                 continue;
@@ -395,7 +403,9 @@ impl Positions {
                 Fetch::From(offset) if partition.doubts(known.epoch) => {
                     plan.checks.extend(partition.check(*place, leader, known.epoch, offset));
                 }
-                Fetch::From(_) if room && !partition.paused && partition.buffered < self.rules.max_partition_bytes => {
+                Fetch::From(_)
+                    if room && !partition.is_quiet() && partition.buffered < self.rules.max_partition_bytes =>
+                {
                     let broker = partition.replica.filter(|(_, until)| *until > now).map_or(leader, |(id, _)| id);
                     if !self.on_the_way.contains_key(&broker) {
                         brokers.insert(broker);
@@ -415,12 +425,12 @@ impl Positions {
         plan
     }
 
-    /// How much more may be fetched. What is here of paused partitions does not count, or it would keep the others from
+    /// How much more may be fetched. What is here of quiet partitions does not count, or it would keep the others from
     /// being read until somebody resumes it; it is bounded by one answer more than each partition may hold.
     fn room(&self) -> usize {
         let on_the_way: usize = self.on_the_way.values().sum();
-        let paused: usize = self.assigned().filter(|partition| partition.paused).map(|one| one.buffered).sum();
-        let held = self.buffered.saturating_sub(paused).saturating_add(on_the_way);
+        let quiet: usize = self.assigned().filter(|partition| partition.is_quiet()).map(|one| one.buffered).sum();
+        let held = self.buffered.saturating_sub(quiet).saturating_add(on_the_way);
         self.rules.buffer_memory.saturating_sub(held)
     }
 
@@ -438,7 +448,7 @@ impl Positions {
             let known = self.topics.leadership(place.0, index(place.1));
             let Some(leader) = known.leader else { continue };
             let target = partition.replica.filter(|(_, until)| *until > now).map_or(leader, |(id, _)| id);
-            let held = partition.asking || partition.paused || partition.doubts(known.epoch);
+            let held = partition.asking || partition.is_quiet() || partition.doubts(known.epoch);
             if target != broker || held || partition.due_at(now).is_some() {
                 continue;
             }

@@ -6,6 +6,9 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
+use tokio::time::Instant;
+
+use crate::clock;
 use crate::error::{Error, Result};
 
 /// A record that a broker has taken.
@@ -43,7 +46,8 @@ impl Outcome {
 #[derive(Debug)]
 enum State {
     Open(Vec<Waker>),
-    Done(Outcome),
+    /// Since when.
+    Done(Outcome, Instant),
 }
 
 /// Where the outcome of a batch will be.
@@ -68,12 +72,12 @@ impl Slot {
     #[must_use = "whoever waits must be woken"]
     pub(crate) fn finish(&self, outcome: Outcome) -> Vec<Waker> {
         let mut state = self.state();
-        if matches!(*state, State::Done(_)) {
+        if matches!(*state, State::Done(..)) {
             return Vec::new();
         }
-        match std::mem::replace(&mut *state, State::Done(outcome)) {
+        match std::mem::replace(&mut *state, State::Done(outcome, clock::now())) {
             State::Open(wakers) => wakers,
-            State::Done(_) => Vec::new(),
+            State::Done(..) => Vec::new(),
         }
     }
 
@@ -114,7 +118,15 @@ impl Delivery {
     pub fn now(&self) -> Option<Result<Acknowledged>> {
         match &*self.slot.state() {
             State::Open(_) => None,
-            State::Done(outcome) => Some(self.read(outcome)),
+            State::Done(outcome, _) => Some(self.read(outcome)),
+        }
+    }
+
+    /// When its outcome came, if there is one: who waits for many in their order may come to one late.
+    pub fn done_at(&self) -> Option<Instant> {
+        match &*self.slot.state() {
+            State::Open(_) => None,
+            State::Done(_, at) => Some(*at),
         }
     }
 
@@ -142,7 +154,7 @@ impl Future for Delivery {
         let slot = Arc::clone(&self.slot);
         let mut state = slot.state();
         let wakers = match &mut *state {
-            State::Done(outcome) => return Poll::Ready(self.read(outcome)),
+            State::Done(outcome, _) => return Poll::Ready(self.read(outcome)),
             State::Open(wakers) => wakers,
         };
         match self.place.and_then(|place| wakers.get_mut(place)) {
@@ -183,6 +195,22 @@ mod tests {
         assert_eq!(offsets, [Some(40), Some(41), Some(42)], "the first outcome counts");
         let late = slot.delivery(9, 100).await.expect("written");
         assert_eq!(late, Acknowledged { partition: 3, offset: Some(49), timestamp: 100 });
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_delivery_that_is_looked_at_late_knows_when_its_outcome_came() {
+        let (slow, fast) = (Slot::new(0), Slot::new(1));
+        let (mut first, second) = (slow.delivery(0, 0), fast.delivery(0, 0));
+        let begun = clock::now();
+        let written = || Outcome::Written { base_offset: None, append_time: None };
+        let pause = std::time::Duration::from_millis(100);
+        clock::sleep(pause).await;
+        fast.tell(written());
+        assert_eq!((first.done_at(), second.done_at()), (None, Some(begun + pause)));
+        clock::sleep(pause).await;
+        slow.tell(written());
+        (&mut first).await.expect("written");
+        assert_eq!((first.done_at(), second.done_at()), (Some(begun + 2 * pause), Some(begun + pause)));
     }
 
     #[tokio::test]

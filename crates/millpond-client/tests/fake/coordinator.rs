@@ -1,11 +1,13 @@
 //! A coordinator of groups that refuses, moves, calls for rebalances, and tells what was asked of it, by both
 //! protocols.
+#![allow(dead_code, reason = "each test file uses a part of it")]
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
-use millpond_client::{Cluster, Consumer, ConsumerConfig, ErrorCode, OffsetReset};
+use millpond_client::{Cluster, Consumer, ConsumerConfig, ErrorCode, OffsetReset, TopicPartition};
 use millpond_record::{BatchBuilder, Timestamp};
 use millpond_wire::consumer_group_heartbeat::{
     Assignment, ConsumerGroupHeartbeatRequest, ConsumerGroupHeartbeatResponse, TopicPartitions,
@@ -32,7 +34,23 @@ use millpond_wire::sync_group::{SyncGroupRequest, SyncGroupResponse};
 use millpond_wire::{ApiKey, Data, Message, Records};
 
 use super::fake::{self, Asked, METADATA, Network, Peer, metadata, versions};
-use super::{has, of, until};
+
+pub fn of(partition: i32) -> TopicPartition {
+    TopicPartition::new("logs", partition)
+}
+
+pub async fn until(condition: impl Fn() -> bool) {
+    let found = tokio::time::timeout(Duration::from_secs(30), async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+    assert!(found.await.is_ok(), "it does not come to that");
+}
+
+pub async fn has(consumer: &Consumer, count: usize) {
+    until(|| consumer.assignment().len() == count).await;
+}
 
 pub const APIS: &[(ApiKey, i16, i16)] = &[
     METADATA,
@@ -91,12 +109,14 @@ pub struct State {
     pub others: Vec<&'static str>,
     /// The assignor that the members agree on next is one that there is not.
     pub strange_assignor: bool,
-    /// Partitions whose committed offsets are not told, as a transaction is about to change them.
-    pub unstable: Vec<i32>,
+    /// Partitions whose committed offsets are not told, and why not.
+    pub withheld: BTreeMap<i32, ErrorCode>,
     /// Whose committed offsets were asked for.
     pub offsets_asked: Vec<Vec<i32>>,
     /// Answers to this API are held back.
     pub held: Option<ApiKey>,
+    /// What all commits are refused with.
+    pub refuses_commits: Option<ErrorCode>,
     /// How long a commit takes.
     pub commit_takes: Duration,
     /// The next request to this API is never answered.
@@ -263,7 +283,7 @@ impl Fake {
         let told = |partition: &i32| OffsetFetchResponsePartitions {
             partition_index: *partition,
             committed_offset: -1,
-            error_code: if state.unstable.contains(partition) { ErrorCode::UNSTABLE_OFFSET_COMMIT.0 } else { 0 },
+            error_code: state.withheld.get(partition).map_or(0, |code| code.0),
             ..Default::default()
         };
         let of = |topic: &OffsetFetchRequestTopics| OffsetFetchResponseTopics {
@@ -283,6 +303,7 @@ impl Fake {
             partitions.iter().map(|one| format!("{}@{}", one.partition_index, one.committed_offset)).collect();
         let seen = format!("commit {} {}", request.generation_id_or_member_epoch, offsets.join(" "));
         let error_code = self.error(broker, ApiKey::OFFSET_COMMIT, seen);
+        let error_code = self.state().refuses_commits.map_or(error_code, |code| code.0);
         let of = |partition_index| OffsetCommitResponsePartition { partition_index, error_code };
         let partitions = partitions.iter().map(|one| of(one.partition_index)).collect();
         let topics = vec![OffsetCommitResponseTopic { name: "logs".into(), partitions, ..Default::default() }];
@@ -374,9 +395,12 @@ impl Fake {
 
     /// One whose caller has to come so often.
     pub async fn consumer_within(&self, interval: Duration, auto_commit: Option<Duration>) -> Consumer {
+        self.consumer_with(|config| config.max_poll_interval(interval).auto_commit(auto_commit)).await
+    }
+
+    pub async fn consumer_with(&self, configure: impl FnOnce(ConsumerConfig) -> ConsumerConfig) -> Consumer {
         let cluster = Cluster::connect_with(fake::config(), self.network.clone()).await.expect("a broker answers");
-        let config = ConsumerConfig::default().group("g").offset_reset(OffsetReset::Earliest).auto_commit(auto_commit);
-        Consumer::new(cluster, config.max_poll_interval(interval))
+        Consumer::new(cluster, configure(ConsumerConfig::default().group("g").offset_reset(OffsetReset::Earliest)))
     }
 
     pub async fn member(&self) -> Consumer {
@@ -397,6 +421,15 @@ impl Fake {
     /// Waits until this is the last that was seen but heartbeats.
     pub async fn sees(&self, what: &str) {
         until(|| self.story().last().is_some_and(|seen| seen == what)).await;
+    }
+
+    /// The member gets these from now on, by whichever protocol.
+    pub fn gives(&self, partitions: &[i32]) {
+        {
+            let mut state = self.state();
+            (state.given, state.retarget) = (Some(partitions.to_vec()), true);
+        }
+        self.calls_for_a_rebalance();
     }
 
     pub fn calls_for_a_rebalance(&self) {

@@ -54,6 +54,12 @@ impl Network {
         self.untrusted.lock().expect("no test panics here").insert(address.parse().expect("an address"));
     }
 
+    /// From now on who answers there is who it must be.
+    pub fn trust(&self, address: &str) {
+        let address: Address = address.parse().expect("an address");
+        assert!(self.untrusted.lock().expect("no test panics here").remove(&address), "it was not trusted");
+    }
+
     /// How often somebody tried to connect to this address.
     pub fn connects(&self, address: &str) -> usize {
         let address: Address = address.parse().expect("an address");

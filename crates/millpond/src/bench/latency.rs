@@ -50,26 +50,30 @@ pub(super) async fn run(
     let counts = Arc::new(Counts::default());
     let (deliveries, received) = mpsc::unbounded_channel();
     let (cpu, started) = (cpu_time(), runtime.now());
-    let counting = runtime.spawn(count(runtime.clone(), received, Arc::clone(&counts), load.size()));
-    let reader = Arc::new(Reader { run, started, warm: arguments.warmup(), read: AtomicU64::new(0) });
+    let counting = runtime.spawn(count(received, Arc::clone(&counts)));
+    let (read, bytes) = (AtomicU64::new(0), AtomicU64::new(0));
+    let reader = Arc::new(Reader { run, started, warm: arguments.warmup(), read, bytes });
     let (told, heard) = mpsc::unbounded_channel();
-    let reading = runtime.spawn(Arc::clone(&reader).read(runtime.clone(), consumer, heard));
+    let mut reading = runtime.spawn(Arc::clone(&reader).read(runtime.clone(), consumer, heard));
     let limit = Duration::from_secs(arguments.seconds.into()) + arguments.warmup();
     let schedule = Schedule::new(started, Some(arguments.rate), None, Some(limit));
     let topic = &arguments.topic;
     let sending = Sending { runtime, interrupts, producer: &producer, topic, started, deliveries };
     let work = async {
-        let ended = sending.all(schedule, contents).await;
+        let (ended, read) = unless_broken(sending.all(schedule, contents), &mut reading).await;
         producer.clone().close().await;
         let outcome = counting.await.context("the records were not counted")?;
-        // Nobody is there to hear it if reading has failed, which is told below.
-        let _ = told.send(counts.done().0);
-        anyhow::Ok((ended, outcome, reading.await.context("the records were not read")?))
+        let read = match read {
+            Some(read) => read,
+            None => {
+                // Nobody is there to hear it if reading has failed, which is told below.
+                let _ = told.send(counts.done().0);
+                reading.await
+            }
+        };
+        anyhow::Ok((ended, outcome, read.context("the records were not read")?))
     };
-    let so_far = || {
-        let records = reader.read.load(Ordering::Relaxed);
-        (records, records * load.size() as u64)
-    };
+    let so_far = || (reader.read.load(Ordering::Relaxed), reader.bytes.load(Ordering::Relaxed));
     let (ended, outcome, latencies) = tokio::select! {
         biased;
         done = work => done?,
@@ -89,6 +93,19 @@ pub(super) async fn run(
     ended.status()
 }
 
+/// Sends, unless the reader ends: before it was told how many records there are it has failed, and what would be sent
+/// from then on is of no use.
+async fn unless_broken<R>(
+    sending: impl Future<Output = Result<bool>>,
+    reading: impl Future<Output = R>,
+) -> (Result<bool>, Option<R>) {
+    tokio::select! {
+        biased;
+        read = reading => (Ok(true), Some(read)),
+        ended = sending => (ended, None),
+    }
+}
+
 /// Has a consumer begin where partitions end.
 fn start(consumer: &Consumer, ends: &BTreeMap<TopicPartition, i64>) -> Result<()> {
     consumer.assign(ends.keys().cloned()).map_err(hint)?;
@@ -103,6 +120,8 @@ struct Reader {
     warm: Duration,
     /// Records of this run.
     read: AtomicU64,
+    /// Of their keys and values.
+    bytes: AtomicU64,
 }
 
 impl Reader {
@@ -134,8 +153,11 @@ impl Reader {
                         Err(error) => return (latencies, Some(hint(error))),
                     };
                     let now = runtime.now();
-                    for due in records.iter().filter_map(|record| stamped(record.value.as_deref()?, self.run)) {
+                    for record in records {
+                        let (key, value) = (record.key.unwrap_or_default(), record.value.unwrap_or_default());
+                        let Some(due) = stamped(&value, self.run) else { continue };
                         self.read.fetch_add(1, Ordering::Relaxed);
+                        self.bytes.fetch_add((key.len() + value.len()) as u64, Ordering::Relaxed);
                         if due >= self.warm {
                             latencies.record(now.saturating_duration_since(self.started + due));
                         }
@@ -154,5 +176,20 @@ async fn until(runtime: &Runtime, limit: Option<Instant>) {
     match limit {
         Some(limit) => runtime.sleep_until(limit).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, ready};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn nothing_more_is_sent_when_the_reader_has_failed() {
+        let (ended, read) = unless_broken(pending(), ready("it is broken")).await;
+        assert!(ended.expect("nothing else") && read == Some("it is broken"));
+        let (ended, read) = unless_broken(ready(Ok(false)), pending::<&str>()).await;
+        assert!(!ended.expect("interrupted") && read.is_none());
     }
 }

@@ -29,7 +29,7 @@ pub(super) async fn run(
     let counts = Arc::new(Counts::default());
     let (deliveries, received) = mpsc::unbounded_channel();
     let (cpu, started) = (cpu_time(), runtime.now());
-    let counting = runtime.spawn(count(runtime.clone(), received, Arc::clone(&counts), load.size()));
+    let counting = runtime.spawn(count(received, Arc::clone(&counts)));
     let schedule = Schedule::new(started, arguments.rate, arguments.records, arguments.limit());
     let topic = &arguments.topic;
     let sending = Sending { runtime, interrupts, producer: &producer, topic, started, deliveries };

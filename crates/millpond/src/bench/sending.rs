@@ -20,8 +20,13 @@ const TOGETHER: usize = 256;
 /// How late a timer of the runtime may be: it counts in milliseconds, and so does what it waits with.
 const TIMER_LATE: Duration = Duration::from_millis(2);
 
-/// A record that was taken in, and when it was due.
-pub(super) type Pending = (Delivery, Instant);
+/// A record that was taken in.
+pub(super) struct Pending {
+    delivery: Delivery,
+    due: Instant,
+    /// Of its key and value.
+    bytes: usize,
+}
 
 /// What was acknowledged, or has left if nobody was asked to, and what was not.
 #[derive(Debug, Default)]
@@ -56,29 +61,17 @@ impl Outcome {
     }
 }
 
-/// Waits for all deliveries that come, each of `bytes` bytes.
-pub(super) async fn count(
-    runtime: Runtime,
-    mut deliveries: mpsc::UnboundedReceiver<Vec<Pending>>,
-    counts: Arc<Counts>,
-    bytes: usize,
-) -> Outcome {
+/// Waits for all deliveries that come, in their order; the latency of each ends when its own outcome has come.
+pub(super) async fn count(mut deliveries: mpsc::UnboundedReceiver<Vec<Pending>>, counts: Arc<Counts>) -> Outcome {
     let mut outcome = Outcome { latencies: Latencies::new(), first_error: None };
     while let Some(together) = deliveries.recv().await {
-        let mut now = runtime.now();
-        for (delivery, due) in together {
-            let result = match delivery.now() {
-                Some(result) => result,
-                None => {
-                    let result = delivery.await;
-                    // Records of a batch have their outcome at the same time.
-                    now = runtime.now();
-                    result
-                }
-            };
+        for Pending { mut delivery, due, bytes } in together {
+            let result = (&mut delivery).await;
             match result {
                 Ok(_) => {
-                    outcome.latencies.record(now.saturating_duration_since(due));
+                    if let Some(done_at) = delivery.done_at() {
+                        outcome.latencies.record(done_at.saturating_duration_since(due));
+                    }
                     counts.records.fetch_add(1, Ordering::Relaxed);
                     counts.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
                 }
@@ -119,10 +112,12 @@ impl Sending<'_> {
                 }
             }
             let (key, value) = contents.next(due.saturating_duration_since(self.started));
+            let bytes = key.map_or(0, <[u8]>::len) + value.len();
             let record = NewRecord::to(self.topic).value(value);
             let record = key.map_or(record, |key| record.key(key));
             match self.record(record, &mut together).await {
-                Ok(delivery) => together.push((delivery, due)),
+                Ok(Some(delivery)) => together.push(Pending { delivery, due, bytes }),
+                Ok(None) => break Ok(false),
                 Err(error) => break Err(hint(error)),
             }
             if together.len() == TOGETHER {
@@ -135,13 +130,18 @@ impl Sending<'_> {
         ended
     }
 
-    async fn record(&self, record: NewRecord<'_>, together: &mut Vec<Pending>) -> Result<Delivery, Error> {
+    /// `None` when it was interrupted before the record was taken in.
+    async fn record(&self, record: NewRecord<'_>, together: &mut Vec<Pending>) -> Result<Option<Delivery>, Error> {
         match self.producer.try_send(record) {
-            Ok(delivery) => Ok(delivery),
+            Ok(delivery) => Ok(Some(delivery)),
             Err(TrySendError::Failed(error)) => Err(error),
             Err(TrySendError::Full | TrySendError::NotKnown) => {
                 self.hand_on(together);
-                self.producer.send(record).await
+                tokio::select! {
+                    biased;
+                    () = self.interrupts.reached(1) => Ok(None),
+                    sent = self.producer.send(record) => sent.map(Some),
+                }
             }
         }
     }

@@ -2,6 +2,8 @@
 
 use clap::{Args, Subcommand};
 
+use super::tls::TlsArguments;
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum ClusterCommand {
     /// Say who is in the cluster, who leads what, and what is wrong.
@@ -81,6 +83,8 @@ pub(crate) struct Reach {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) tls: TlsArguments,
 }
 
 /// How a broker is asked for what the Kafka protocol lacks.
@@ -185,7 +189,7 @@ mod tests {
 
     fn said(words: &[&str]) -> Result<Transfer, String> {
         let words = words.iter().map(|&word| word.to_owned()).collect();
-        let reach = Reach { bootstrap: String::new(), json: false };
+        let reach = Reach { bootstrap: String::new(), json: false, tls: TlsArguments::default() };
         TransferArguments { words, reach }.transfer().map_err(|error| error.to_string())
     }
 

@@ -1,5 +1,7 @@
 //! The command line of `millpond consume`.
 
+use std::fmt;
+
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 
@@ -15,6 +17,7 @@ Examples:
   millpond consume logs --from timestamp 1700000000000 --json
   millpond consume logs --partition 3 --from offset 5000 --count 1
   millpond consume logs --group readers --from earliest
+  millpond consume --pattern 'logs-.*' --group readers --format '{topic}: {value}\\n'
   millpond consume logs --format '{partition}:{offset} {key} = {value}\\n'
 
 Each value is one line of standard output; on a terminal, what is an order to it is shown as its number. With --json
@@ -25,14 +28,19 @@ values are written as they are, and no line end is added. Records of a partition
 the last N of each partition; what a partition does not have is taken to the nearest that it has. It goes on until
 Ctrl-C, and then ends with 130, unless --count or --until-end ends it; a summary goes to standard error.
 With --group it goes on where the group has come to, and --from (earliest or latest) is for what the group has not read;
-what was printed is committed every 5 s and at the end, and records may come again after a kill.
+what was printed is committed every 5 s and at the end, and records may come again after a kill. With --pattern it reads
+all topics whose whole name matches the regular expression, also those that are made later.
 It works on Kafka's clusters, too.";
 
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct ConsumeArguments {
     /// The topic
-    pub(crate) topic: String,
+    #[arg(required_unless_present = "pattern")]
+    topic: Option<String>,
+    /// All topics whose whole name matches this regular expression instead of one; needs --group
+    #[arg(long, value_name = "REGEX", requires = "group", conflicts_with_all = ["topic", "partition", "until_end"])]
+    pattern: Option<String>,
     /// Only this partition; may be given many times
     #[arg(long, value_name = "N")]
     pub(crate) partition: Vec<i32>,
@@ -64,7 +72,31 @@ pub(crate) enum IsolationArgument {
     ReadCommitted,
 }
 
+/// What is read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Topics<'a> {
+    Named(&'a str),
+    Matching(&'a str),
+}
+
+impl fmt::Display for Topics<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Topics::Named(name) => f.write_str(name),
+            Topics::Matching(pattern) => write!(f, "what matches '{pattern}'"),
+        }
+    }
+}
+
 impl ConsumeArguments {
+    /// One of the two is there, and not both.
+    pub(crate) fn topics(&self) -> Topics<'_> {
+        match &self.pattern {
+            Some(pattern) => Topics::Matching(pattern),
+            None => Topics::Named(self.topic.as_deref().unwrap_or_default()),
+        }
+    }
+
     pub(crate) fn goal(&self) -> Result<Goal> {
         Goal::parse(&self.from, "--from", "millpond consume --help")
     }

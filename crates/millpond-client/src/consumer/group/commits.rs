@@ -12,7 +12,7 @@ use millpond_wire::{ErrorCode, Str};
 use tokio::time::Instant;
 
 use super::classic::{Consequence, consequence};
-use super::desk::{Due, of_others};
+use super::desk::{Due, Extent, Whose, of_others};
 use super::heartbeat::Kind;
 use super::{COMMIT_BY_NAME, Member};
 use crate::admin::{FETCH_OF_MANY, FETCH_OF_STABLE, TopicPartition};
@@ -44,7 +44,8 @@ impl Member {
             return Ok(());
         }
         let committed = match self.ask_for_offsets(&waiting).await {
-            Err(error) if error.is_retriable() => return Err(error),
+            // Only what a partition could not be read for stays so: the coordinator may be another one next time.
+            Err(error) if !error.is_definitive() || error.is_of_trust() => return Err(error),
             Err(error) => waiting.iter().map(|(partition, _)| (partition.clone(), Err(error.clone()))).collect(),
             Ok(committed) => committed,
         };
@@ -54,7 +55,7 @@ impl Member {
             for (partition, generation) in &waiting {
                 match committed.get(partition).cloned().unwrap_or(Ok(None)) {
                     Ok(found) => state.found_committed(partition, *generation, found),
-                    Err(error) if error.is_retriable() => later = Err(error),
+                    Err(error) if !error.is_definitive() => later = Err(error),
                     Err(error) => state.uncommitted(&[(partition.clone(), *generation)], &error),
                 }
             }
@@ -132,12 +133,15 @@ impl Member {
     /// Makes the commits that wait, in their order, up to the first that does not succeed for now; says when to try
     /// that one again. At `until` it leaves the rest for later: the caller may hand in more than it can make.
     pub(super) async fn commit_waiting(&mut self, until: Option<Instant>) -> Option<Instant> {
-        while let Some(due) = self.desk.next_commit() {
+        while let Some(mut due) = self.desk.next_commit() {
             if until.is_some_and(|until| until <= clock::now()) {
                 return until;
             }
             if let Some(retry) = self.retry.filter(|retry| retry.not_before > clock::now()) {
                 return Some(retry.not_before);
+            }
+            if (due.whose, due.extent) == (Whose::Members, Extent::Kept) && self.is_member() {
+                due.offsets.retain(|offset| self.assigned.contains(&offset.partition));
             }
             let outcome = match self.may_commit(&due) {
                 Ok(()) => self.commit(&due.offsets).await,
@@ -187,9 +191,12 @@ impl Member {
     /// Whether these offsets are still this consumer's to commit. The coordinator cannot tell: it is told the
     /// generation of the sending, and others may have read on since the offsets were handed in.
     fn may_commit(&self, due: &Due) -> Result<()> {
-        let is_ours = match due.by_member {
-            true => self.is_member() && due.offsets.iter().all(|offset| self.assigned.contains(&offset.partition)),
-            false => !self.is_member(),
+        let is_ours = match due.whose {
+            Whose::Members => {
+                self.is_member() && due.offsets.iter().all(|offset| self.assigned.contains(&offset.partition))
+            }
+            Whose::Lost => false,
+            Whose::Callers => !self.is_member(),
         };
         if is_ours {
             return Ok(());

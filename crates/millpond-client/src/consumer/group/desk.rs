@@ -9,14 +9,16 @@ use std::pin::Pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
+use futures::task::AtomicWaker;
 use millpond_wire::ErrorCode;
 use tokio::sync::{Notify, oneshot, watch};
 use tracing::info;
 
 use super::super::driver::Shared;
-use super::super::positions::{Offset, Positions};
+use super::super::positions::Offset;
 use super::pattern::Pattern;
 use super::presence::Calls;
+use super::rebalances::Ledger;
 use crate::admin::TopicPartition;
 use crate::error::{Error, Result};
 
@@ -31,7 +33,7 @@ pub(crate) enum Subscription {
 
 /// What the caller asks of the group's task.
 #[derive(Debug, Default)]
-struct Mail {
+pub(super) struct Mail {
     /// `None` while nothing is subscribed to.
     subscription: Option<Subscription>,
     /// Of the subscription, since the task has looked.
@@ -40,47 +42,74 @@ struct Mail {
     left: bool,
     /// The first one may be on its way; it stays here until its outcome is known.
     commits: VecDeque<CommitRequest>,
-    /// What the caller was given has gone to others uncommitted, and it has not heard of that.
+    /// What the caller was given was lost with its membership, uncommitted, and it has not heard of that.
     lost: bool,
+    /// What the caller hears of rebalances, if it wants to.
+    pub(super) ledger: Option<Ledger>,
 }
 
 impl Mail {
     /// Whether what is read is the task's to say, of the subscription that it knows.
-    fn is_with_the_task(&self) -> bool {
+    pub(super) fn is_with_the_task(&self) -> bool {
         self.subscription.is_some() && !self.left
     }
 
-    /// The group takes this from the caller. Of what waits to be committed the outcome tells.
-    fn lose(&mut self, given: &[Offset]) {
-        let waiting = self.commits.iter().flat_map(|request| &request.offsets);
+    /// The membership in which the caller was given this ends. Of what waits to be committed the outcome tells.
+    pub(super) fn lose(&mut self, given: &[Offset]) {
+        let waiting = self.commits.iter().flat_map(|request| &request.due.offsets);
         let waits = |one: &Offset| waiting.clone().any(|of| of.partition == one.partition && of.offset >= one.offset);
         self.lost |= given.iter().any(|one| !waits(one));
     }
 
-    fn put(&mut self, offsets: Vec<Offset>, again: bool) -> oneshot::Receiver<Result<()>> {
+    /// The membership of which the waiting commits are is over.
+    fn expire(&mut self) {
+        for request in self.commits.iter_mut().filter(|request| request.due.whose == Whose::Members) {
+            request.due.whose = Whose::Lost;
+        }
+    }
+
+    fn put(&mut self, offsets: Vec<Offset>, extent: Extent, again: bool) -> oneshot::Receiver<Result<()>> {
         let (done, outcome) = oneshot::channel();
-        let by_member = self.is_with_the_task();
-        self.commits.push_back(CommitRequest { offsets, by_member, again, done });
+        let whose = if self.is_with_the_task() { Whose::Members } else { Whose::Callers };
+        self.commits.push_back(CommitRequest { due: Due { offsets, extent, whose, again }, done });
         outcome
     }
 }
 
 #[derive(Debug)]
 struct CommitRequest {
-    offsets: Vec<Offset>,
-    by_member: bool,
-    again: bool,
+    due: Due,
     done: oneshot::Sender<Result<()>>,
 }
 
 /// A commit that is to be made.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Due {
     pub(super) offsets: Vec<Offset>,
-    /// It is of what the group had given, not of what was assigned by hand.
-    pub(super) by_member: bool,
+    pub(super) extent: Extent,
+    pub(super) whose: Whose,
     /// It is tried again for what passes.
     pub(super) again: bool,
+}
+
+/// Which of the offsets of a commit it is about, if partitions go before it is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Extent {
+    /// All of them: the caller has named them.
+    Named,
+    /// Those of partitions that are kept, as Kafka's consumer has it: it is of all that was given.
+    Kept,
+}
+
+/// Of what partitions the offsets of a commit are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Whose {
+    /// The group had given them to the member.
+    Members,
+    /// The same, to a member that has lost its membership since: others may have read on.
+    Lost,
+    /// The caller had assigned them by hand.
+    Callers,
 }
 
 /// A subscription that has changed.
@@ -99,6 +128,8 @@ pub(crate) struct Desk {
     commits_itself: bool,
     /// Of the caller for records.
     pub(crate) calls: Calls,
+    /// Who waits for a rebalance.
+    pub(crate) listener: AtomicWaker,
     /// Something is to be done.
     pub(crate) wake: Notify,
     /// It is to end.
@@ -114,13 +145,14 @@ impl Desk {
             mail: Mutex::default(),
             commits_itself,
             calls: Calls::default(),
+            listener: AtomicWaker::new(),
             wake,
             close,
             ended: watch::Sender::new(false),
         }
     }
 
-    fn mail(&self) -> MutexGuard<'_, Mail> {
+    pub(super) fn mail(&self) -> MutexGuard<'_, Mail> {
         // The mail is whole after every change.
         self.mail.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -129,7 +161,7 @@ impl Desk {
     fn hand_in(&self, mail: &mut Mail, gone: Vec<Offset>) {
         if self.commits_itself && !gone.is_empty() && !*self.ended.borrow() {
             // Nobody waits for it; a failure is logged.
-            drop(mail.put(gone, true));
+            drop(mail.put(gone, Extent::Kept, true));
         }
     }
 
@@ -177,6 +209,8 @@ impl Desk {
         if mail.subscription.take().is_some() {
             (mail.changed, mail.left) = (true, true);
         }
+        // Who does it need not be told.
+        mail.ledger.iter_mut().for_each(|ledger| *ledger = Ledger::default());
         drop(mail);
         self.wake.notify_one();
     }
@@ -188,34 +222,66 @@ impl Desk {
         std::mem::take(&mut mail.changed).then(|| Change { left, subscription: mail.subscription.clone() })
     }
 
-    /// The task changes what is read; `None` if that is not its to say any more.
-    pub(super) fn with_positions<T>(&self, shared: &Shared, change: impl FnOnce(&mut Positions) -> T) -> Option<T> {
-        let mail = self.mail();
-        mail.is_with_the_task().then(|| change(&mut shared.state()))
+    /// The task reads these from now on, unless that is not its to say any more.
+    ///
+    /// # Errors
+    /// For what cannot be the name of a topic; nothing has changed then.
+    pub(super) fn take_over(&self, shared: &Shared, assigned: &BTreeSet<TopicPartition>) -> Result<()> {
+        let mut mail = self.mail();
+        if !mail.is_with_the_task() {
+            return Ok(());
+        }
+        let mut state = shared.state();
+        state.assign(assigned)?;
+        if let Some(ledger) = &mut mail.ledger {
+            ledger.assign(assigned);
+            // Before the caller has heard of them.
+            ledger.unheard().for_each(|partition| state.withhold(partition, true));
+            self.listener.wake();
+        }
+        Ok(())
     }
 
     /// The task takes all but `kept` from the caller.
     pub(super) fn take_back(&self, shared: &Shared, kept: &BTreeSet<TopicPartition>) {
         let mut mail = self.mail();
         if mail.is_with_the_task() {
-            let mut state = shared.state();
-            if !self.commits_itself {
-                mail.lose(&state.given_but(kept));
-            }
-            let gone = state.revoke(kept);
-            drop(state);
+            let gone = shared.state().revoke(kept);
             self.hand_in(&mut mail, gone);
+            mail.ledger.iter_mut().for_each(|ledger| ledger.keep(kept));
         }
     }
 
-    /// The group has given all that the task has to others already.
+    /// The task leaves for a caller that does not come, which is to hear of what it has not committed.
+    pub(super) fn give_up(&self, shared: &Shared) {
+        let mut mail = self.mail();
+        if mail.is_with_the_task() && !self.commits_itself {
+            mail.lose(&shared.state().given_but(&BTreeSet::new()));
+        }
+        self.tell_lost(&mut mail);
+    }
+
+    fn tell_lost(&self, mail: &mut Mail) {
+        mail.ledger.iter_mut().for_each(Ledger::lose_all);
+        self.listener.wake();
+    }
+
+    /// The membership is over, and what the task has is others' by now.
     pub(super) fn lose_all(&self, shared: &Shared) {
         let mut mail = self.mail();
         if mail.is_with_the_task() {
             let mut state = shared.state();
             mail.lose(&state.given_but(&BTreeSet::new()));
             state.revoke(&BTreeSet::new());
+            drop(state);
+            self.tell_lost(&mut mail);
         }
+        mail.expire();
+    }
+
+    /// The membership is over.
+    pub(super) fn expire(&self) {
+        self.mail().expire();
     }
 
     /// The task cannot be a member: nothing is subscribed to any more, unless the caller has just said what.
@@ -225,7 +291,10 @@ impl Desk {
             let mut state = shared.state();
             state.tell(error);
             state.revoke(&BTreeSet::new());
+            drop(state);
+            self.tell_lost(&mut mail);
         }
+        mail.expire();
         if !mail.changed {
             mail.subscription = None;
         }
@@ -238,11 +307,11 @@ impl Desk {
             offset: *offset,
             leader_epoch: None,
         };
-        self.commit_by_hand(&mut self.mail(), offsets.iter().map(of).collect())
+        self.commit_by_hand(&mut self.mail(), offsets.iter().map(of).collect(), Extent::Named)
     }
 
-    /// Has the task commit all that the caller was given, unless some of it has gone to others: that is told first, as
-    /// they are given it again.
+    /// Has the task commit all that the caller was given and that is still its own, unless some of it was lost with the
+    /// membership: that is told first.
     pub(crate) fn commit_given(&self, shared: &Shared) -> Commit {
         let mut mail = self.mail();
         if std::mem::take(&mut mail.lost) {
@@ -254,10 +323,10 @@ impl Desk {
             state.settle();
             state.settled()
         };
-        self.commit_by_hand(&mut mail, offsets)
+        self.commit_by_hand(&mut mail, offsets, Extent::Kept)
     }
 
-    fn commit_by_hand(&self, mail: &mut Mail, offsets: Vec<Offset>) -> Commit {
+    fn commit_by_hand(&self, mail: &mut Mail, offsets: Vec<Offset>, extent: Extent) -> Commit {
         if offsets.is_empty() {
             return Commit::known(Ok(()));
         }
@@ -265,7 +334,7 @@ impl Desk {
             // Behind the end nobody answers.
             return Commit::closed();
         }
-        let outcome = mail.put(offsets, true);
+        let outcome = mail.put(offsets, extent, true);
         self.wake.notify_one();
         Commit(outcome)
     }
@@ -275,15 +344,13 @@ impl Desk {
         let mut mail = self.mail();
         let offsets = shared.state().settled();
         if !offsets.is_empty() {
-            drop(mail.put(offsets, again));
+            drop(mail.put(offsets, Extent::Kept, again));
         }
     }
 
     /// What is to be committed next.
     pub(super) fn next_commit(&self) -> Option<Due> {
-        let mail = self.mail();
-        let request = mail.commits.front()?;
-        Some(Due { offsets: request.offsets.clone(), by_member: request.by_member, again: request.again })
+        self.mail().commits.front().map(|request| request.due.clone())
     }
 
     /// Tells the outcome of that.
@@ -299,6 +366,7 @@ impl Desk {
         let mut mail = self.mail();
         self.ended.send_replace(true);
         mail.commits.clear();
+        self.listener.wake();
     }
 }
 

@@ -73,12 +73,17 @@ impl Member {
 
     /// Says what has changed, and does as the answer says.
     pub(super) async fn tell(&mut self) -> Result<()> {
+        if self.say().await? { self.reconcile().await } else { Ok(()) }
+    }
+
+    /// Says what has changed, and takes note of what the answer says; whether there is one.
+    pub(super) async fn say(&mut self) -> Result<bool> {
         let joins = !self.is_member();
         self.match_topics().await?;
         if joins && self.matches_nothing() {
             // Kafka 3.7 to 3.9 refuse for good who joins without topics. It joins when there is one.
             self.rejoin = false;
-            return Ok(());
+            return Ok(false);
         }
         if self.membership.member_id.is_empty() {
             self.membership.member_id = self.new_id();
@@ -99,13 +104,13 @@ impl Member {
             debug!("the group {} is a classic one", self.group);
             (self.kind, self.rejoin) = (Kind::Classic, true);
             self.membership.member_id.clear();
-            return Ok(());
+            return Ok(false);
         }
         self.judge(answer.error_code, if joins { "joining" } else { "staying in" })?;
         self.told.matches &= !takes_back;
         self.told.reported = Some(reports);
         self.heed(answer);
-        self.reconcile().await
+        Ok(true)
     }
 
     fn heartbeat(&self, joins: bool) -> ConsumerGroupHeartbeatRequest {
@@ -160,28 +165,35 @@ impl Member {
 
     /// Brings what it has to what it is to have, and has that reported at once.
     async fn reconcile(&mut self) -> Result<()> {
-        let Some(target) = self.told.target.clone() else { return Ok(()) };
-        if target.iter().any(|(id, _)| !self.told.names.contains_key(id)) {
-            self.learn_names().await?;
+        let Some(target) = self.told.target.take() else { return Ok(()) };
+        if let Err(error) = self.learn_names(&target).await {
+            self.told.target = Some(target);
+            return Err(error);
         }
         let named = |(id, partition): &(TopicId, i32)| {
             self.told.names.get(id).map(|name| TopicPartition::new(name.as_str(), *partition))
         };
         let wanted: BTreeSet<TopicPartition> = target.iter().filter_map(named).collect();
-        // A topic that was made a moment ago may have no name here yet; the next heartbeat tries again.
-        if wanted.len() == target.len() {
-            self.told.target = None;
-        }
         self.let_go(&wanted).await;
         if !self.is_member() {
             return Ok(());
         }
+        // While the caller parted with something, the coordinator may have changed its mind. What it has given stays
+        // this member's until that is reported.
+        let changed = self.told.target.is_some();
+        if !changed && wanted.len() < target.len() {
+            // A topic that was made a moment ago may have no name here yet; the next heartbeat tries again.
+            self.told.target = Some(target);
+        }
         self.take_over(wanted)?;
-        self.rejoin = self.told.reported.as_ref() != Some(&self.owned());
+        self.rejoin = changed || self.told.reported.as_ref() != Some(&self.owned());
         Ok(())
     }
 
-    async fn learn_names(&mut self) -> Result<()> {
+    async fn learn_names(&mut self, target: &[(TopicId, i32)]) -> Result<()> {
+        if target.iter().all(|(id, _)| self.told.names.contains_key(id)) {
+            return Ok(());
+        }
         let names: Vec<&str> = self.topics.iter().map(String::as_str).collect();
         // What the coordinator has matched may be any topic.
         let names = Some(&names[..]).filter(|_| self.pattern.is_none());

@@ -37,7 +37,9 @@ impl Pattern {
     pub(crate) fn new(text: &str) -> Result<Pattern> {
         let compile = |text: &str| {
             let built = RegexBuilder::new(text).size_limit(MOST_BYTES).dfa_size_limit(MOST_BYTES).build();
-            built.map_err(|error| Error::Request { reason: format!("it is no regular expression: {error}") })
+            built.map_err(|error| Error::Request {
+                reason: format!("it is no regular expression: {}", one_line(&error)),
+            })
         };
         // By itself first: brackets of ours must not make a whole of what is none.
         compile(text)?;
@@ -52,6 +54,13 @@ impl Pattern {
     fn matches(&self, topic: &str) -> bool {
         self.whole.is_match(topic)
     }
+}
+
+/// What is wrong, without a drawing of where.
+fn one_line(error: &regex::Error) -> String {
+    let text = error.to_string();
+    let last = text.lines().last().unwrap_or_default();
+    last.strip_prefix("error: ").unwrap_or(last).to_owned()
 }
 
 impl Member {
@@ -142,6 +151,7 @@ mod tests {
         for text in ["(", "a)(b", "[", r"a{1000}{1000}{1000}"] {
             let error = Pattern::new(text).expect_err(text).to_string();
             assert!(error.starts_with("the request cannot be sent: it is no regular expression: "), "{error}");
+            assert_eq!(error.lines().count(), 1, "{error}");
         }
     }
 }

@@ -75,6 +75,7 @@ impl Member {
             return;
         }
         info!("the group {} is left: nobody has asked for records for {} s", self.group, limit.as_secs());
+        self.desk.give_up(&self.shared);
         self.let_go(&BTreeSet::new()).await;
         self.leave().await;
         (self.rejoin, self.watched) = (false, None);

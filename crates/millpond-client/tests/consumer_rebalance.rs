@@ -1,0 +1,278 @@
+//! What a consumer's caller hears of rebalances at a fake coordinator, and what waits for its word; by both protocols,
+//! and by the classic one also where all is given up before each rebalance.
+
+#![expect(clippy::disallowed_methods, reason = "waits on the clock that the test has paused")]
+
+#[path = "fake/coordinator.rs"]
+mod coordinator;
+mod fake;
+
+use std::time::Duration;
+
+use coordinator::{APIS, Fake, MAX_POLL_INTERVAL, NEWER, has, of, until};
+use millpond_client::{Assignor, Consumer, ErrorCode, RebalanceKind, Rebalances, TopicPartition};
+use millpond_wire::ApiKey;
+
+/// How a group works.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Way {
+    Cooperative,
+    Eager,
+    Consumer,
+}
+
+const WAYS: [Way; 3] = [Way::Cooperative, Way::Eager, Way::Consumer];
+
+impl Way {
+    fn beat(self) -> ApiKey {
+        if self == Way::Consumer { ApiKey::CONSUMER_GROUP_HEARTBEAT } else { ApiKey::HEARTBEAT }
+    }
+}
+
+/// A member that is to get partitions 0, of which there is a record, and 1.
+async fn start(way: Way) -> (Fake, Consumer, Rebalances) {
+    let fake = Fake::serving(if way == Way::Consumer { NEWER } else { APIS });
+    (fake.state().given, fake.state().has_record) = (Some(vec![0, 1]), true);
+    let assignor = if way == Way::Eager { Assignor::Range } else { Assignor::CooperativeSticky };
+    let config = |config: millpond_client::ConsumerConfig| {
+        config.auto_commit(None).assignors(&[assignor]).max_poll_interval(MAX_POLL_INTERVAL)
+    };
+    let consumer = fake.consumer_with(config).await;
+    let rebalances = consumer.rebalances().expect("it has a group");
+    consumer.subscribe(&["logs"]).expect("a good name");
+    (fake, consumer, rebalances)
+}
+
+/// The same, that has got them and the record.
+async fn started(way: Way) -> (Fake, Consumer, Rebalances) {
+    let (fake, mut consumer, mut rebalances) = start(way).await;
+    hears(&mut rebalances, RebalanceKind::Assigned, &[0, 1]).await;
+    consumer.recv().await.expect("a record");
+    (fake, consumer, rebalances)
+}
+
+/// Hears of this next, and is done with it at once.
+async fn hears(rebalances: &mut Rebalances, kind: RebalanceKind, partitions: &[i32]) {
+    let told = tokio::time::timeout(Duration::from_secs(120), rebalances.next()).await.expect("in time");
+    let told = told.expect("it is not closed");
+    let expected: Vec<TopicPartition> = partitions.iter().copied().map(of).collect();
+    assert_eq!((told.kind(), told.partitions()), (kind, &expected[..]));
+}
+
+async fn hears_nothing(rebalances: &mut Rebalances) {
+    let told = tokio::time::timeout(Duration::from_secs(20), rebalances.next()).await;
+    assert!(told.is_err(), "{told:?}");
+}
+
+async fn gets_nothing(consumer: &mut Consumer) {
+    let come = tokio::time::timeout(Duration::from_secs(20), consumer.recv()).await;
+    assert!(come.is_err(), "{come:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_record_comes_before_the_caller_has_heard_that_it_has_the_partition() {
+    for way in WAYS {
+        let (fake, mut consumer, mut rebalances) = start(way).await;
+        has(&consumer, 2).await;
+        gets_nothing(&mut consumer).await;
+        let told = rebalances.next().await.expect("it is not closed");
+        assert_eq!((told.kind(), told.partitions()), (RebalanceKind::Assigned, &[of(0), of(1)][..]));
+        gets_nothing(&mut consumer).await;
+        consumer.seek(&of(1), 7).expect("assigned");
+        drop(told);
+        assert_eq!(consumer.recv().await.expect("a record").offset, 0);
+        assert_eq!(consumer.position(&of(1)), Some(7));
+        // What comes later is told by itself.
+        fake.gives(&[0, 1, 2]);
+        if way == Way::Eager {
+            hears(&mut rebalances, RebalanceKind::Revoked, &[0, 1]).await;
+            hears(&mut rebalances, RebalanceKind::Assigned, &[0, 1, 2]).await;
+        } else {
+            hears(&mut rebalances, RebalanceKind::Assigned, &[2]).await;
+        }
+        hears_nothing(&mut rebalances).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_revoked_is_committed_before_it_goes_and_the_member_stays_meanwhile() {
+    for way in WAYS {
+        let (fake, mut consumer, mut rebalances) = started(way).await;
+        fake.gives(&[1]);
+        let told = rebalances.next().await.expect("it is not closed");
+        let going = if way == Way::Eager { vec![of(0), of(1)] } else { vec![of(0)] };
+        assert_eq!((told.kind(), told.partitions()), (RebalanceKind::Revoked, &going[..]));
+        let beats = || fake.state().seen.iter().filter(|seen| seen.starts_with("beat")).count();
+        let before = beats();
+        gets_nothing(&mut consumer).await;
+        assert!(beats() - before >= 3, "{} heartbeats in 20 s", beats() - before);
+        assert_eq!(consumer.assignment(), [of(0), of(1)], "they are its own still");
+        consumer.commit().await.expect("they are its own still");
+        assert!(fake.story().last().is_some_and(|seen| seen.starts_with("commit") && seen.contains(" 0@1")));
+        let story = fake.story().len();
+        drop(told);
+        if way == Way::Eager {
+            hears(&mut rebalances, RebalanceKind::Assigned, &[1]).await;
+        }
+        until(|| consumer.assignment() == [of(1)]).await;
+        hears_nothing(&mut rebalances).await;
+        assert!(!fake.story()[story..].iter().any(|seen| seen.starts_with("commit")), "it is committed once");
+        consumer.commit().await.expect("there is nothing to commit");
+        consumer.close().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_record_comes_of_what_is_revoked() {
+    for way in WAYS {
+        let (fake, mut consumer, mut rebalances) = started(way).await;
+        consumer.seek(&of(0), 0).expect("assigned");
+        consumer.recv().await.expect("the record again");
+        fake.gives(&[1]);
+        let told = rebalances.next().await.expect("it is not closed");
+        consumer.seek(&of(0), 0).expect("it is its own still");
+        gets_nothing(&mut consumer).await;
+        drop(told);
+        gets_nothing(&mut consumer).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_commit_that_nobody_waits_for_is_made_before_its_partition_goes() {
+    for way in WAYS {
+        let (fake, consumer, mut rebalances) = started(way).await;
+        fake.gives(&[1]);
+        let told = rebalances.next().await.expect("it is not closed");
+        let commit = consumer.commit();
+        drop(told);
+        commit.await.expect("it is in time");
+        until(|| fake.story().iter().any(|seen| seen.starts_with("commit") && seen.contains(" 0@1"))).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_lost_with_the_membership_is_told_as_lost_and_cannot_be_committed() {
+    for way in WAYS {
+        let (fake, consumer, mut rebalances) = started(way).await;
+        fake.state().errors.push((way.beat(), ErrorCode::UNKNOWN_MEMBER_ID));
+        hears(&mut rebalances, RebalanceKind::Lost, &[0, 1]).await;
+        let error = consumer.commit().await.expect_err("others may have read on");
+        assert_eq!(error.code(), Some(ErrorCode::ILLEGAL_GENERATION));
+        hears(&mut rebalances, RebalanceKind::Assigned, &[0, 1]).await;
+        fake.state().errors.push((way.beat(), ErrorCode::FENCED_INSTANCE_ID));
+        hears(&mut rebalances, RebalanceKind::Lost, &[0, 1]).await;
+        hears_nothing(&mut rebalances).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_lost_while_the_caller_parts_with_it_cannot_be_committed_and_is_not_told_again() {
+    for way in WAYS {
+        let (fake, consumer, mut rebalances) = started(way).await;
+        fake.gives(&[1]);
+        let told = rebalances.next().await.expect("it is not closed");
+        fake.state().errors.push((way.beat(), ErrorCode::UNKNOWN_MEMBER_ID));
+        until(|| consumer.assignment() == [of(1)]).await;
+        let error = consumer.commit().await.expect_err("others may have read on");
+        assert_eq!(error.code(), Some(ErrorCode::ILLEGAL_GENERATION));
+        drop(told);
+        if way != Way::Eager {
+            hears(&mut rebalances, RebalanceKind::Lost, &[1]).await;
+        }
+        hears(&mut rebalances, RebalanceKind::Assigned, &[1]).await;
+        hears_nothing(&mut rebalances).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_does_not_part_in_time_loses_what_it_has_not_committed() {
+    for way in WAYS {
+        for hears_of_it in [false, true] {
+            let (fake, consumer, mut rebalances) = started(way).await;
+            fake.gives(&[1]);
+            let told = if hears_of_it { rebalances.next().await } else { None };
+            // The rebalance timeout is 60 s.
+            tokio::time::sleep(Duration::from_secs(45)).await;
+            assert_eq!(consumer.assignment(), [of(0), of(1)], "{way:?}");
+            tokio::time::sleep(Duration::from_secs(15)).await;
+            assert_eq!(consumer.assignment(), [of(1)], "{way:?}");
+            let error = consumer.commit().await.expect_err("others may have read on");
+            assert_eq!(error.code(), Some(ErrorCode::ILLEGAL_GENERATION));
+            drop(told);
+            if !hears_of_it {
+                let lost: &[i32] = if way == Way::Eager { &[0, 1] } else { &[0] };
+                hears(&mut rebalances, RebalanceKind::Lost, lost).await;
+            }
+            if way == Way::Eager {
+                hears(&mut rebalances, RebalanceKind::Assigned, &[1]).await;
+            }
+            hears_nothing(&mut rebalances).await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_does_not_come_has_lost_all_when_it_does() {
+    let fake = Fake::start();
+    (fake.state().given, fake.state().has_record) = (Some(vec![0, 1]), true);
+    let mut consumer = fake.consumer_within(Duration::from_secs(30), None).await;
+    let mut rebalances = consumer.rebalances().expect("it has a group");
+    consumer.subscribe(&["logs"]).expect("a good name");
+    hears(&mut rebalances, RebalanceKind::Assigned, &[0, 1]).await;
+    consumer.recv().await.expect("a record");
+    has(&consumer, 2).await;
+    hears(&mut rebalances, RebalanceKind::Lost, &[0, 1]).await;
+    assert!(consumer.commit().await.is_err());
+    gets_nothing(&mut consumer).await;
+    hears(&mut rebalances, RebalanceKind::Assigned, &[0, 1]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_listens_later_hears_of_all_it_has_and_who_stops_is_waited_for_no_longer() {
+    for way in WAYS {
+        let (fake, mut consumer, rebalances) = start(way).await;
+        has(&consumer, 2).await;
+        assert!(consumer.rebalances().is_err(), "there is one");
+        drop(rebalances);
+        consumer.recv().await.expect("a record, as nobody is to be told first");
+        let mut rebalances = consumer.rebalances().expect("there is none any more");
+        hears(&mut rebalances, RebalanceKind::Assigned, &[0, 1]).await;
+        fake.gives(&[1]);
+        let told = rebalances.next().await.expect("it is not closed");
+        assert_eq!(told.kind(), RebalanceKind::Revoked);
+        drop(told);
+        if way == Way::Eager {
+            hears(&mut rebalances, RebalanceKind::Assigned, &[1]).await;
+        }
+        has(&consumer, 1).await;
+        fake.gives(&[2]);
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        drop(rebalances);
+        until(|| consumer.assignment() == [of(2)]).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_leaves_or_closes_while_it_parts_waits_for_nothing() {
+    for way in WAYS {
+        for closes in [false, true] {
+            let (fake, consumer, mut rebalances) = started(way).await;
+            fake.gives(&[1]);
+            let told = rebalances.next().await.expect("it is not closed");
+            let left = |seen: &String| *seen == "leave m" || *seen == "beat -1";
+            if closes {
+                consumer.close().await;
+                assert!(fake.state().seen.last().is_some_and(left));
+                drop(told);
+                assert!(rebalances.next().await.is_none());
+            } else {
+                consumer.unsubscribe();
+                until(|| fake.state().seen.last().is_some_and(left)).await;
+                drop(told);
+                hears_nothing(&mut rebalances).await;
+                consumer.subscribe(&["logs"]).expect("a good name");
+                hears(&mut rebalances, RebalanceKind::Assigned, &[1]).await;
+            }
+        }
+    }
+}
