@@ -15,6 +15,8 @@ use millpond_runtime::{PlantedFault, planted};
 use millpond_storage::{FlushMode, Frontiers, Hold, Log, Proposal, StorageError};
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, Fatal, RaftError as OpenraftError};
+use openraft::type_config::TypeConfigExt;
+use openraft::type_config::alias::InstantOf;
 use openraft::{ChangeMembers, Config, LinearizerOption, Raft, RaftMetrics, ReadPolicy, ServerState, SnapshotPolicy};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -608,15 +610,12 @@ impl Replica {
         for (&replica, &member) in &target {
             self.add_learner(replica, member).await?;
         }
-        let caught_up = |metrics: &RaftMetrics<TypeConfig>| {
-            let Some(replication) = &metrics.replication else { return true };
-            let last = metrics.last_log_index.unwrap_or(0);
-            target.keys().filter(|id| id.0 != metrics.id).all(|id| {
-                let matched = replication.get(&id.0).and_then(Option::as_ref);
-                matched.is_some_and(|matched| matched.index() + CAUGHT_UP >= last)
-            })
-        };
-        self.until(caught_up).await?;
+        self.in_step(&target, None).await?;
+        // A voter of before may be gone since, or may have lost what it acknowledged and take no part: what is known of
+        // its log does not say. Without these members the change could be neither done nor taken back.
+        let now = TypeConfig::now();
+        self.tell_committed().await;
+        self.in_step(&target, Some(now)).await?;
         self.set_voters(target.clone(), false).await?;
         if !target.contains_key(&self.id()) {
             // It leads no more when that is committed; who leads then sees to the rest.
@@ -625,6 +624,26 @@ impl Replica {
         let left: BTreeSet<ReplicaId> =
             self.members().iter().map(|member| member.replica).filter(|id| !target.contains_key(id)).collect();
         if left.is_empty() { Ok(()) } else { self.remove(left).await }
+    }
+
+    /// Waits until the logs of these members are not far behind this leader's, and each has answered something that it
+    /// was sent at `since` or later.
+    async fn in_step(
+        &self,
+        target: &BTreeMap<ReplicaId, Member>,
+        since: Option<InstantOf<TypeConfig>>,
+    ) -> Result<(), RaftError> {
+        self.until(|metrics| {
+            let (Some(replication), Some(answered)) = (&metrics.replication, &metrics.heartbeat) else { return true };
+            let last = metrics.last_log_index.unwrap_or(0);
+            target.keys().filter(|id| id.0 != metrics.id).all(|id| {
+                let matched = replication.get(&id.0).and_then(Option::as_ref);
+                let answered = answered.get(&id.0).and_then(Option::as_ref).map(|at| **at);
+                matched.is_some_and(|matched| matched.index() + CAUGHT_UP >= last)
+                    && since.is_none_or(|since| answered.is_some_and(|at| at >= since))
+            })
+        })
+        .await
     }
 
     /// Waits until openraft's figures say so.

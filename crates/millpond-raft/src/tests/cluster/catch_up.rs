@@ -174,6 +174,38 @@ fn the_entries_of_all_replicas_are_the_same_bytes_those_of_the_engine_too() {
 }
 
 #[test]
+fn members_are_not_left_for_ones_of_whom_too_many_are_gone() {
+    clustered(8, |mut cluster| async move {
+        cluster.create_with_small_segments().await;
+        cluster.write_all(0..1).await;
+        let leader = cluster.leader(GROUP).await.broker.0;
+        let [gone, left] = BROKERS.into_iter().filter(|broker| *broker != leader).collect::<Vec<_>>()[..] else {
+            unreachable!("three less one")
+        };
+        cluster.has(gone, GROUP, &numbers(0..1)).await;
+        cluster.kill(gone).await;
+        // What it answered in its last moment has come.
+        cluster.client.sleep(Duration::from_millis(100)).await;
+        let host = &cluster.hosts[&leader];
+        let target: Vec<_> = members(GROUP).into_iter().filter(|(_, broker)| broker.0 != left).collect();
+        let change = |target: Vec<_>| {
+            let partition = host.partition(GROUP);
+            host.runtime.spawn(async move { partition.change_members(&target, 2).await })
+        };
+        let waits = cluster.client.timeout(Duration::from_secs(5), change(target.clone())).await;
+        assert!(waits.is_err(), "{waits:?}");
+        assert_eq!(host.partition(GROUP).members_version(), Some((1, true)), "nothing was begun");
+        cluster.write_all(1..2).await;
+        cluster.restart(gone).await;
+        let host = cluster.leader(GROUP).await;
+        let partition = host.partition(GROUP);
+        let changed = host.runtime.spawn(async move { partition.change_members(&target, 2).await });
+        changed.await.expect("the task").expect("changed");
+        cluster.has(gone, GROUP, &numbers(0..2)).await;
+    });
+}
+
+#[test]
 fn a_former_leader_whose_tail_goes_beyond_p_is_filled_by_segments() {
     for seed in 1..4 {
         clustered(seed, |mut cluster| async move {
