@@ -353,14 +353,17 @@ def produce():
 
 
 def watch_machine():
-    """Writes and syncs a little every 20 ms, and notes when that takes long: the disk, or no core for anybody."""
+    """
+    Writes and syncs a little every 20 ms, and notes when that takes longer than all that the brokers write here could
+    make it: the disk has better to do, or no core is free for anybody.
+    """
     with open(os.path.join(a.dir, 'probe'), 'wb', buffering=0) as probe:
         while not consumed_all.wait(0.02):
             begin = time.monotonic()
             probe.write(b'x')
             os.fdatasync(probe.fileno())
             end = time.monotonic()
-            if end - begin > 0.05:
+            if end - begin > 0.25:
                 stalls.append((begin, end))
 
 
@@ -490,16 +493,19 @@ lost = total[0] - min(arrived()) if groups else total[0] - sum(len(set(values)) 
 twice = sum(len(values) - len(set(values)) for values in seen.values())
 disordered = sum(1 for values in seen.values() for x, y in zip(values, values[1:]) if y < x)
 longest = max((without_stalls(*pause) for pause in pauses), default=0) * 1000
+gross = max((end - begin for begin, end in pauses), default=0) * 1000
 stalled = max((end - begin for begin, end in stalls), default=0) * 1000
-if a.trouble == 'restart' and longest > a.longest_ms:
-    errors.append(f'a partition took no writes for {longest:.0f} ms')
+# The probe shares the disk and the cores with the brokers: what slows it for long may be their doing.
+if a.trouble == 'restart' and (longest > a.longest_ms or gross > 3 * a.longest_ms):
+    errors.append(f'a partition took no writes for {longest:.0f} ms, {gross:.0f} with the pauses of the machine')
 for error in errors[:10]:
     print('FAIL', error)
 good = not (errors or lost or twice or disordered)
 print(
     f'{3 * a.rounds} times {a.trouble}, seed {seed}, under {total[0]} records: {len(errors)} errors, '
     f'lost {lost}, twice {twice}, out of order {disordered}; '
-    f'longest pause of a partition {longest:.0f} ms, slowest write {slowest[0]:.0f} ms, '
+    f'longest pause of a partition {longest:.0f} ms, {gross:.0f} with those of the machine, '
+    f'slowest write {slowest[0]:.0f} ms, '
     f'slowest sync of the machine {stalled:.0f} ms'
 )
 print('1 passed, 0 failed' if good else '0 passed, 1 failed')

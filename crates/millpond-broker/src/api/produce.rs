@@ -324,7 +324,8 @@ impl Work {
         }
         if !asked.is_empty() {
             let shared = &self.call.shared;
-            let deadline = self.began + LEADER_PATIENCE;
+            let patience = Duration::from_millis(u64::try_from(self.timeout_ms).unwrap_or(0)).min(LEADER_PATIENCE);
+            let deadline = self.began + patience;
             let _ = shared.runtime.timeout_at(deadline, shared.leadership.each_led(&asked)).await;
         }
     }

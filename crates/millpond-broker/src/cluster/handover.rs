@@ -13,7 +13,7 @@ use tracing::{debug, info};
 use crate::broker::Shared;
 
 /// What all of it may take. What is left then is missed when the broker is gone.
-const HAND_OVER_TIME: Duration = Duration::from_millis(4500);
+const HAND_OVER_TIME: Duration = Duration::from_millis(4200);
 /// How much longer a broker answers that handed something over. Its clients hear where to go, ask for metadata, and
 /// connect there. One that loses the connection first waits for its reconnect back-off, tens of milliseconds to
 /// seconds, before it can even ask where the leader is now.
@@ -37,11 +37,7 @@ pub(crate) async fn hand_over(shared: &Arc<Shared>) {
         return;
     }
     let handed = shared.runtime.timeout(HAND_OVER_TIME, async {
-        let led = shared.groups.partitions().into_iter().filter_map(|group| shared.groups.partition(group));
-        let led: Vec<Partition> = led.filter(|partition| partition.is_replicated() && partition.leads()).collect();
-        let at_once = at_once(led.len());
-        let handed = stream::iter(led).map(|partition| hand_over_partition(partition, &others));
-        let handed = handed.buffer_unordered(at_once).filter(|done| std::future::ready(*done)).count().await;
+        let handed = hand_over_partitions(shared, &others).await;
         if shared.controller.is_here()
             && let Some(to) = successor(&shared.metadata_group.members(), &others)
             && let Err(error) = shared.metadata_group.transfer(to).await
@@ -55,9 +51,21 @@ pub(crate) async fn hand_over(shared: &Arc<Shared>) {
         Ok(partitions) => {
             info!(partitions, "handed over to other brokers");
             shared.runtime.sleep(FAREWELL).await;
+            // The controller, which does not know that it stops, may have given preferred leaderships back to it.
+            let again = hand_over_partitions(shared, &others);
+            let _ = shared.runtime.timeout(FAREWELL, again).await;
         }
         Err(_) => info!("not everything was handed over in time"),
     }
+}
+
+/// Hands over the partitions that are led here, and says how many that were.
+async fn hand_over_partitions(shared: &Shared, others: &BTreeSet<BrokerId>) -> usize {
+    let led = shared.groups.partitions().into_iter().filter_map(|group| shared.groups.partition(group));
+    let led: Vec<Partition> = led.filter(|partition| partition.is_replicated() && partition.leads()).collect();
+    let at_once = at_once(led.len());
+    let handed = stream::iter(led).map(|partition| hand_over_partition(partition, others));
+    handed.buffer_unordered(at_once).filter(|done| std::future::ready(*done)).count().await
 }
 
 /// How many of so many partitions are handed over at once.
