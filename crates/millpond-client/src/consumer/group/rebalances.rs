@@ -153,6 +153,11 @@ impl Ledger {
         self.is_parting()
     }
 
+    /// Whether the caller is to be told that it has lost this one, or that it has it.
+    pub(super) fn is_news(&self, partition: &TopicPartition) -> bool {
+        self.lost.contains(partition) || self.new.contains(partition)
+    }
+
     /// What the caller is to be told that it has.
     pub(super) fn unheard(&self) -> impl Iterator<Item = &TopicPartition> {
         self.new.iter()
@@ -248,7 +253,7 @@ impl Desk {
                 partitions.iter().filter(stay).for_each(|partition| state.withhold(partition, false));
             }
             RebalanceKind::Revoked => ledger.parted(partitions),
-            RebalanceKind::Lost => {}
+            RebalanceKind::Lost => mail.told_lost(partitions),
         }
         drop(mail);
         self.has_heard(shared);
@@ -283,8 +288,8 @@ impl Desk {
     fn part_anyway(&self, shared: &Shared, kept: &BTreeSet<TopicPartition>) {
         let mut mail = self.mail();
         if mail.is_with_the_task() {
-            let given = shared.state().given_but(kept);
-            mail.lose(&given);
+            // Also what waits to be committed: it may be in time still, and may not.
+            mail.lose(shared.state().given_but(kept));
         }
         mail.ledger.iter_mut().for_each(Ledger::overdue);
         self.listener.wake();

@@ -16,6 +16,13 @@ pub(crate) struct Offset {
     pub(crate) leader_epoch: Option<i32>,
 }
 
+impl Offset {
+    /// Whether it is of this partition, and not before `at`.
+    pub(crate) fn is_as_far_as(&self, partition: &TopicPartition, at: i64) -> bool {
+        self.partition == *partition && self.offset >= at
+    }
+}
+
 /// What the group has committed for a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Committed {
