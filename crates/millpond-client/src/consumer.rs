@@ -248,7 +248,8 @@ impl Consumer {
     ///                 for partition in rebalance.partitions() {
     ///                     store(partition, totals.remove(partition)).await;
     ///                 }
-    ///                 consumer.commit().await?;
+    ///                 // And nothing of the others, whose totals are not stored yet.
+    ///                 rebalance.commit().await?;
     ///             }
     ///             RebalanceKind::Lost => totals.retain(|partition, _| !rebalance.partitions().contains(partition)),
     ///         },

@@ -11,7 +11,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use coordinator::{APIS, Fake, MAX_POLL_INTERVAL, NEWER, has, of, until};
-use millpond_client::{Assignor, Consumer, ConsumerConfig, ErrorCode, RebalanceKind, Rebalances, TopicPartition};
+use millpond_client::{
+    Assignor, Consumer, ConsumerConfig, Error, ErrorCode, RebalanceKind, Rebalances, TopicPartition,
+};
 use millpond_wire::ApiKey;
 
 /// How a group works.
@@ -375,5 +377,58 @@ async fn an_offset_of_a_partition_is_refused_until_the_caller_has_heard_that_it_
         consumer.commit_offsets(&offsets).await.expect_err("the caller does not know yet");
         hears(&mut rebalances, RebalanceKind::Assigned, &[0, 1]).await;
         consumer.commit_offsets(&offsets).await.expect("it is its own again");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rebalance_commits_what_it_revokes_and_nothing_else() {
+    for way in WAYS {
+        let (fake, mut consumer, mut rebalances) = start(way).await;
+        let told = rebalances.next().await.expect("it is not closed");
+        let error = told.commit().await.expect_err("there is nothing to commit of what comes");
+        assert!(matches!(error, Error::Request { .. }), "{error}");
+        drop(told);
+        consumer.recv().await.expect("a record");
+        consumer.seek(&of(1), 7).expect("assigned");
+        fake.gives(&[1]);
+        let told = rebalances.next().await.expect("it is not closed");
+        told.commit().await.expect("they are its own still");
+        let last = fake.story().last().cloned().unwrap_or_default();
+        let expected = if way == Way::Eager { " 0@1 1@7" } else { " 0@1" };
+        assert!(last.starts_with("commit") && last.ends_with(expected), "{way:?}: {last}");
+        // Until it has taken too long.
+        is_taken(&consumer, 0).await;
+        let error = told.commit().await.expect_err("others may have read on");
+        assert_eq!(error.code(), Some(ErrorCode::ILLEGAL_GENERATION));
+        consumer.commit().await.expect("nothing is lost");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_commits_what_is_lost_while_the_caller_parts_with_it_is_told_once() {
+    for way in WAYS {
+        let (fake, consumer, mut rebalances) = started(way).await;
+        fake.gives(&[1]);
+        let told = rebalances.next().await.expect("it is not closed");
+        fake.state().errors.push((way.beat(), ErrorCode::UNKNOWN_MEMBER_ID));
+        until(|| consumer.assignment() == [of(1)]).await;
+        let error = told.commit().await.expect_err("others may have read on");
+        assert_eq!(error.code(), Some(ErrorCode::ILLEGAL_GENERATION));
+        consumer.commit().await.expect("it was told");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_caller_has_finished_of_what_is_revoked_is_committed_by_itself() {
+    for way in WAYS {
+        let config = |config: ConsumerConfig| config.auto_commit(Some(MAX_POLL_INTERVAL));
+        let (fake, mut consumer, mut rebalances) = start_with(way, config).await;
+        hears(&mut rebalances, RebalanceKind::Assigned, &[0, 1]).await;
+        consumer.recv().await.expect("a record");
+        fake.gives(&[1]);
+        let told = rebalances.next().await.expect("it is not closed");
+        assert_eq!(told.kind(), RebalanceKind::Revoked);
+        drop(told);
+        until(|| fake.story().iter().any(|seen| seen.starts_with("commit") && seen.contains(" 0@1"))).await;
     }
 }

@@ -364,6 +364,18 @@ impl Desk {
         self.commit_by_hand(&mut mail, offsets, Extent::Kept)
     }
 
+    /// Has the task commit all that the caller was given of these, which it is to part with; not when the member has
+    /// them no more.
+    pub(super) fn commit_revoked(&self, shared: &Shared, partitions: &[TopicPartition]) -> Commit {
+        let mut mail = self.mail();
+        if !mail.ledger.as_ref().is_some_and(|ledger| ledger.has_to_part_with(partitions)) {
+            mail.told_lost(partitions);
+            return Commit::known(Err(of_others(shared.group())));
+        }
+        let offsets = shared.state().settle_all_of(partitions);
+        self.commit_by_hand(&mut mail, offsets, Extent::Kept)
+    }
+
     fn commit_by_hand(&self, mail: &mut Mail, offsets: Vec<Offset>, extent: Extent) -> Commit {
         if offsets.is_empty() {
             return Commit::known(Ok(()));
@@ -429,7 +441,7 @@ pub struct Commit(oneshot::Receiver<Result<()>>);
 
 impl Commit {
     /// One whose outcome is known already.
-    fn known(outcome: Result<()>) -> Commit {
+    pub(super) fn known(outcome: Result<()>) -> Commit {
         let (done, known) = oneshot::channel();
         // The receiver is there.
         let _ = done.send(outcome);

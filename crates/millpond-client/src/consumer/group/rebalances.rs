@@ -18,10 +18,11 @@ use std::time::Duration;
 use tracing::{debug, info};
 
 use super::heartbeat::Kind;
-use super::{Desk, LEAVE_LIMIT, Member};
+use super::{Commit, Desk, LEAVE_LIMIT, Member};
 use crate::admin::TopicPartition;
 use crate::clock;
 use crate::consumer::driver::Shared;
+use crate::error::Error;
 
 /// What has become of partitions in a rebalance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,8 +32,8 @@ pub enum RebalanceKind {
     /// `onPartitionsAssigned`.
     Assigned,
     /// They are to go to another member. They are still this consumer's, and no more records of them come: what was
-    /// given can be finished and [committed](crate::Consumer::commit). They go when the [`Rebalance`] is dropped.
-    /// Kafka's `onPartitionsRevoked`.
+    /// given can be finished and [committed](Rebalance::commit). They go when the [`Rebalance`] is dropped, which also
+    /// says that what was given of them is done with. Kafka's `onPartitionsRevoked`.
     Revoked,
     /// They are not this consumer's any more, and others may have read on: because the coordinator took it for dead, it
     /// did not ask for records for too long ([`max_poll_interval`](crate::ConsumerConfig::max_poll_interval)), it
@@ -96,6 +97,24 @@ impl Rebalance<'_> {
     /// The partitions, at least one, in order: no others have changed.
     pub fn partitions(&self) -> &[TopicPartition] {
         &self.partitions
+    }
+
+    /// Of what is revoked, tells the group how far it has come: behind all records that were given of these partitions.
+    /// Of the others nothing is committed, which [`Consumer::commit`](crate::Consumer::commit) does; what else is said
+    /// there holds here, too.
+    ///
+    /// # Errors
+    /// Of the outcome: [`Error::Request`] of another kind than [`Revoked`](RebalanceKind::Revoked);
+    /// [`Error::Refused`] with `ILLEGAL_GENERATION` when they were lost meanwhile, or it has taken too long; those of
+    /// [`Consumer::commit`](crate::Consumer::commit).
+    pub fn commit(&self) -> Commit {
+        match self.kind {
+            RebalanceKind::Revoked => self.of.desk.commit_revoked(&self.of.shared, &self.partitions),
+            RebalanceKind::Assigned | RebalanceKind::Lost => {
+                let reason = "a rebalance commits only what it revokes".to_owned();
+                Commit::known(Err(Error::Request { reason }))
+            }
+        }
     }
 }
 
@@ -166,6 +185,11 @@ impl Ledger {
     /// The caller has not parted with what is to go.
     pub(super) fn is_parting(&self) -> bool {
         !self.going.is_empty()
+    }
+
+    /// Whether the task waits until the caller has parted with all of these.
+    pub(super) fn has_to_part_with(&self, partitions: &[TopicPartition]) -> bool {
+        partitions.iter().all(|partition| self.going.contains(partition))
     }
 
     /// All is others' by now. Who is parting with a partition at the moment was told that it goes.
@@ -252,7 +276,13 @@ impl Desk {
                 };
                 partitions.iter().filter(stay).for_each(|partition| state.withhold(partition, false));
             }
-            RebalanceKind::Revoked => ledger.parted(partitions),
+            RebalanceKind::Revoked => {
+                if ledger.has_to_part_with(partitions) {
+                    // Who commits by itself commits that now.
+                    shared.state().settle_all_of(partitions);
+                }
+                ledger.parted(partitions);
+            }
             RebalanceKind::Lost => mail.told_lost(partitions),
         }
         drop(mail);
