@@ -442,8 +442,8 @@ impl Consumer {
         if wake {
             self.shared.wake.notify_one();
         }
-        if let Some(desk) = self.desk.as_ref().filter(|desk| desk.calls.came(item.is_none())) {
-            desk.wake.notify_one();
+        if let Some(desk) = &self.desk {
+            desk.comes(item.is_none());
         }
         match item {
             Some(item) => Poll::Ready(item),

@@ -432,3 +432,49 @@ async fn what_the_caller_has_finished_of_what_is_revoked_is_committed_by_itself(
         until(|| fake.story().iter().any(|seen| seen.starts_with("commit") && seen.contains(" 0@1"))).await;
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_asks_for_rebalances_or_takes_part_in_one_is_there() {
+    let config = |config: ConsumerConfig| config.auto_commit(None).max_poll_interval(Duration::from_secs(30));
+    let (_fake, consumer, mut rebalances) = start_with(Way::Cooperative, config).await;
+    let told = rebalances.next().await.expect("it is not closed");
+    tokio::time::sleep(Duration::from_secs(25)).await;
+    drop(told);
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert_eq!(consumer.assignment().len(), 2, "it was there 20 s ago");
+    // There is a record that nobody takes.
+    for _ in 0..4 {
+        hears_nothing(&mut rebalances).await;
+        assert_eq!(consumer.assignment().len(), 2);
+    }
+    tokio::time::sleep(Duration::from_secs(40)).await;
+    assert_eq!(consumer.assignment(), [], "nobody has come");
+}
+
+#[tokio::test(start_paused = true)]
+async fn records_come_again_when_nobody_listens_any_more_also_of_what_was_never_done_with() {
+    let (_fake, mut consumer, mut rebalances) = start(Way::Cooperative).await;
+    std::mem::forget(rebalances.next().await.expect("it is not closed"));
+    gets_nothing(&mut consumer).await;
+    drop(rebalances);
+    let come = tokio::time::timeout(Duration::from_secs(20), consumer.recv()).await;
+    assert_eq!(come.expect("in time").expect("a record").offset, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_coordinator_that_does_not_answer_gives_the_caller_no_more_time() {
+    for way in WAYS {
+        for api in [way.beat(), ApiKey::OFFSET_COMMIT] {
+            let (fake, consumer, mut rebalances) = started(way).await;
+            fake.gives(&[1]);
+            let told = rebalances.next().await.expect("it is not closed");
+            // It has 60 s, some of which are for what comes behind. A request waits for 5 s.
+            tokio::time::sleep(Duration::from_secs(46)).await;
+            fake.state().held = Some(api);
+            let _commit = consumer.commit();
+            tokio::time::sleep(Duration::from_millis(4200)).await;
+            assert!(!consumer.assignment().contains(&of(0)), "{way:?}, {api:?}");
+            drop(told);
+        }
+    }
+}

@@ -154,7 +154,7 @@ pub(crate) struct Desk {
     /// What the caller is done with is committed by itself.
     commits_itself: bool,
     /// Of the caller for records.
-    pub(crate) calls: Calls,
+    pub(super) calls: Calls,
     /// Who waits for a rebalance.
     pub(crate) listener: AtomicWaker,
     /// Something is to be done.
@@ -182,6 +182,13 @@ impl Desk {
     pub(super) fn mail(&self) -> MutexGuard<'_, Mail> {
         // The mail is whole after every change.
         self.mail.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The caller has come; it waits if there was nothing for it.
+    pub(crate) fn comes(&self, waits: bool) {
+        if self.calls.came(waits) {
+            self.wake.notify_one();
+        }
     }
 
     /// Has what goes committed, if that is done by itself.
@@ -276,6 +283,7 @@ impl Desk {
             let gone = shared.state().revoke(kept);
             self.hand_in(&mut mail, gone);
             mail.ledger.iter_mut().for_each(|ledger| ledger.keep(kept));
+            self.listener.wake();
         }
     }
 

@@ -22,7 +22,11 @@ use super::{Commit, Desk, LEAVE_LIMIT, Member};
 use crate::admin::TopicPartition;
 use crate::clock;
 use crate::consumer::driver::Shared;
-use crate::error::Error;
+use crate::error::{Error, Result};
+
+/// How much of the rebalance timeout is left to tell the coordinator that partitions have gone: to connect anew, if it
+/// does not answer, and to ask once.
+const PARTED_SPARE: Duration = Duration::from_secs(2);
 
 /// What has become of partitions in a rebalance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,10 +79,9 @@ impl Rebalances {
         if self.shared.closing.load(Ordering::Acquire) || *self.desk.ended.borrow() {
             return Poll::Ready(None);
         }
-        match self.desk.next_change() {
-            Some(change) => Poll::Ready(Some(change)),
-            None => Poll::Pending,
-        }
+        let change = self.desk.next_change();
+        self.desk.comes(change.is_none());
+        change.map_or(Poll::Pending, |change| Poll::Ready(Some(change)))
     }
 }
 
@@ -158,11 +161,12 @@ impl Ledger {
         self.new.extend(assigned.difference(&self.known).cloned());
     }
 
-    /// All but these have gone, and whoever was to be asked was.
+    /// All but these have gone.
     pub(super) fn keep(&mut self, kept: &BTreeSet<TopicPartition>) {
         self.going.clear();
         self.new.retain(|partition| kept.contains(partition));
-        self.known.retain(|partition| kept.contains(partition));
+        // Who was asked knows of them no more. Who has come to know them since was not: it hears that they have gone.
+        self.lost.extend(self.known.extract_if(.., |partition| !kept.contains(partition)));
     }
 
     /// All but these are to go; whether the caller has to part with any of them. What it has not heard of it need not.
@@ -255,7 +259,10 @@ impl Desk {
         let mut mail = self.mail();
         let Some(ledger) = mail.ledger.take() else { return };
         let mut state = shared.state();
-        ledger.unheard().for_each(|partition| state.withhold(partition, false));
+        // Not only what the caller has not heard of: it may never have been done with what it has heard.
+        let assigned: Vec<TopicPartition> = state.assigned().map(|one| one.name.clone()).collect();
+        let stay = assigned.iter().filter(|partition| !ledger.going.contains(*partition));
+        stay.for_each(|partition| state.withhold(partition, false));
         drop((state, mail));
         self.has_heard(shared);
     }
@@ -266,6 +273,8 @@ impl Desk {
 
     /// The caller is done with what it was told.
     fn heard(&self, shared: &Shared, kind: RebalanceKind, partitions: &[TopicPartition]) {
+        // Before the task goes on.
+        self.comes(false);
         let mut mail = self.mail();
         let Some(ledger) = &mut mail.ledger else { return };
         match kind {
@@ -343,18 +352,24 @@ impl Member {
                 break;
             }
             if self.next_beat <= now {
-                let stayed = match self.kind {
-                    Kind::Consumer => self.say().await.map(drop),
-                    Kind::Classic | Kind::Undecided => self.beat().await,
-                };
-                if let Err(error) = stayed {
-                    debug!("the group {}: {error}", self.group);
-                    self.heed_failure(error);
-                    self.next_beat = self.next_beat.max(clock::now() + self.shared.cluster.config().pause_after(1, 0));
+                match clock::by(deadline, self.stay()).await {
+                    Some(Ok(())) => {}
+                    Some(Err(error)) => {
+                        debug!("the group {}: {error}", self.group);
+                        self.heed_failure(error);
+                        let pause = self.shared.cluster.config().pause_after(1, 0);
+                        self.next_beat = self.next_beat.max(clock::now() + pause);
+                    }
+                    // What is under way on it would be in front of what follows.
+                    None => self.connection = None,
                 }
                 continue;
             }
-            let commit_at = self.commit_waiting(Some(self.next_beat.min(deadline))).await;
+            let until = self.next_beat.min(deadline);
+            let Some(commit_at) = clock::by(deadline, self.commit_waiting(Some(until))).await else {
+                self.connection = None;
+                continue;
+            };
             let wake_at = [Some(self.next_beat), Some(deadline), commit_at].into_iter().flatten().min();
             tokio::select! {
                 biased;
@@ -366,11 +381,19 @@ impl Member {
         self.desk.wake.notify_one();
     }
 
-    /// How long the caller may take: the coordinator began to wait with a heartbeat, and the last commits and the next
-    /// join come behind it.
+    /// Says that it lives.
+    async fn stay(&mut self) -> Result<()> {
+        match self.kind {
+            Kind::Consumer => self.say().await.map(drop),
+            Kind::Classic | Kind::Undecided => self.beat().await,
+        }
+    }
+
+    /// How long the caller may take: the coordinator began to wait up to a heartbeat earlier, and the last commits and
+    /// the request that says that they have gone come behind it.
     fn parting_limit(&self) -> Duration {
         let all = self.shared.config.rebalance_timeout;
-        all.saturating_sub(self.beats_every + LEAVE_LIMIT).max(all / 2)
+        all.saturating_sub(self.beats_every + LEAVE_LIMIT + PARTED_SPARE).max(all / 2)
     }
 }
 
@@ -411,6 +434,17 @@ mod tests {
         assert!(!ledger.part_with_all_but(&set([1])));
         ledger.assign(&set([1, 2]));
         assert_eq!(ledger.next(), Some((Assigned, set([1, 2]))));
+    }
+
+    #[test]
+    fn who_comes_to_know_of_a_partition_when_others_were_asked_hears_that_it_has_gone() {
+        let mut ledger = Ledger::default();
+        ledger.assign(&set([0, 1, 2]));
+        ledger.next();
+        ledger.keep(&set([1]));
+        ledger.assign(&set([1, 2]));
+        assert_eq!(ledger.next(), Some((Lost, set([0, 2]))));
+        assert_eq!(ledger.next(), Some((Assigned, set([2]))));
     }
 
     #[test]
