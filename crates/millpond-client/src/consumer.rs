@@ -210,7 +210,8 @@ impl Consumer {
     /// that of the `regex` crate, which refuses what RE2 has and it has not.
     ///
     /// # Errors
-    /// [`Error::Request`] without a [group](ConsumerConfig::group), and for what is no regular expression.
+    /// [`Error::Request`] without a [group](ConsumerConfig::group), for what is no regular expression, and for an empty
+    /// one, which matches no topic.
     pub fn subscribe_pattern(&self, pattern: &str) -> Result<()> {
         self.desk()?.subscribe(&self.shared, Subscription::Pattern(Pattern::new(pattern)?));
         Ok(())
