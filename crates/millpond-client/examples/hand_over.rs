@@ -34,7 +34,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
                     for partition in rebalance.partitions() {
                         writeln!(out, "{partition} {}", counts.remove(partition).unwrap_or(0))?;
                     }
-                    consumer.commit().await?;
+                    // Of these alone: the others' counts are not told yet.
+                    rebalance.commit().await?;
                 }
                 // Others count anew what was not committed.
                 RebalanceKind::Lost => counts.retain(|partition, _| !rebalance.partitions().contains(partition)),

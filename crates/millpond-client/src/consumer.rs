@@ -210,7 +210,8 @@ impl Consumer {
     /// that of the `regex` crate, which refuses what RE2 has and it has not.
     ///
     /// # Errors
-    /// [`Error::Request`] without a [group](ConsumerConfig::group), and for what is no regular expression.
+    /// [`Error::Request`] without a [group](ConsumerConfig::group), for what is no regular expression, and for an empty
+    /// one, which matches no topic.
     pub fn subscribe_pattern(&self, pattern: &str) -> Result<()> {
         self.desk()?.subscribe(&self.shared, Subscription::Pattern(Pattern::new(pattern)?));
         Ok(())
@@ -248,7 +249,8 @@ impl Consumer {
     ///                 for partition in rebalance.partitions() {
     ///                     store(partition, totals.remove(partition)).await;
     ///                 }
-    ///                 consumer.commit().await?;
+    ///                 // And nothing of the others, whose totals are not stored yet.
+    ///                 rebalance.commit().await?;
     ///             }
     ///             RebalanceKind::Lost => totals.retain(|partition, _| !rebalance.partitions().contains(partition)),
     ///         },
@@ -286,9 +288,10 @@ impl Consumer {
 
     /// Tells the group how far it has come: behind all records that were given. It is done whether or not the outcome
     /// is waited for, and commits are made in their order. Partitions that a rebalance has taken meanwhile are left
-    /// out, as by Kafka's consumer: who reads them next is given again what was not committed. When they were lost with
-    /// the membership, because its session ran out or the caller did not come for too long, nothing is committed and
-    /// the caller is told, once.
+    /// out, as by Kafka's consumer: who reads them next is given again what was not committed; with none left it is
+    /// `ILLEGAL_GENERATION`. When records were lost that were given and not committed, with the membership, because its
+    /// session ran out or the caller did not come for too long, or by parting with them too late, nothing is committed
+    /// and the caller is told, once: here, or before as [`RebalanceKind::Lost`].
     ///
     /// # Errors
     /// Of the outcome: [`Error::Refused`], above all `ILLEGAL_GENERATION`, `UNKNOWN_MEMBER_ID`, `STALE_MEMBER_EPOCH`
@@ -299,13 +302,14 @@ impl Consumer {
     }
 
     /// As [`commit`](Consumer::commit), of these offsets: of each partition the one of the record that is next. While
-    /// it is subscribed they must be of partitions that the group has given it; others are refused with
+    /// it is subscribed they must be of partitions that the group has given it and has not taken before the commit is
+    /// made, of which the caller has heard if it asks for [`rebalances`](Consumer::rebalances); others are refused with
     /// `ILLEGAL_GENERATION`.
     ///
     /// # Errors
     /// As of [`commit`](Consumer::commit).
     pub fn commit_offsets(&self, offsets: &BTreeMap<TopicPartition, i64>) -> Commit {
-        self.desk.as_ref().map_or_else(Commit::closed, |desk| desk.commit(offsets))
+        self.desk.as_ref().map_or_else(Commit::closed, |desk| desk.commit(&self.shared, offsets))
     }
 
     /// How far the group has come, by partition: all that it has committed.
@@ -315,7 +319,7 @@ impl Consumer {
     /// [`Admin::group_offsets`](crate::Admin::group_offsets).
     pub async fn committed(&self) -> Result<BTreeMap<TopicPartition, i64>> {
         self.desk()?;
-        let group = self.shared.config.group_id.as_deref().unwrap_or_default();
+        let group = self.shared.group();
         let offsets = Admin::from(self.shared.cluster.clone()).stable_group_offsets(group).await?;
         Ok(offsets.into_iter().map(|(partition, committed)| (partition, committed.offset)).collect())
     }
@@ -439,8 +443,8 @@ impl Consumer {
         if wake {
             self.shared.wake.notify_one();
         }
-        if let Some(desk) = self.desk.as_ref().filter(|desk| desk.calls.came(item.is_none())) {
-            desk.wake.notify_one();
+        if let Some(desk) = &self.desk {
+            desk.comes(item.is_none());
         }
         match item {
             Some(item) => Poll::Ready(item),

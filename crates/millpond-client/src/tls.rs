@@ -183,10 +183,15 @@ impl<T: Transport> Transport for Tls<T> {
     }
 }
 
-/// Why there is no trust, with the way out.
+/// Why there is no trust, with the way out. A connection that ends is tried again: the broker may be going away.
 fn explained(error: io::Error, name: &ServerName<'_>) -> io::Error {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
     let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<TlsError>());
     let reason = match tls {
+        None if matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof) => {
+            let reason = "it ends the connection while TLS is set up; its port may be one for plain text";
+            return io::Error::new(error.kind(), reason);
+        }
         None => return error,
         // A bad signature is one of another authority that has the same name.
         Some(TlsError::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature)) => {

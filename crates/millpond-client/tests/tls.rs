@@ -136,6 +136,19 @@ async fn a_port_for_plain_text_is_told_from_one_for_tls() {
     assert!(error.ends_with("it does not answer as TLS; its port may be one for plain text"), "{error}");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_port_that_ends_the_connection_while_tls_is_set_up_may_be_one_for_plain_text() {
+    let network = Network::new();
+    // As a broker does to whom the first bytes are the length of a request that is too long.
+    network.broker("broker.test:9093", |peer| async move { drop(peer) });
+    let tls = Tls::over(PlainText(network), trusted(&Authority::new("authority"))).expect("good settings");
+    let client = ClientConfig::new("broker.test:9093").expect("an address").deadline(Duration::from_secs(1));
+    let error = Cluster::connect_with(client, Arc::new(tls)).await.expect_err("no TLS");
+    assert!(error.is_retriable(), "it may be going away: {error}");
+    let error = error.to_string();
+    assert!(error.ends_with("while TLS is set up; its port may be one for plain text"), "{error}");
+}
+
 /// A transport by value, which the network is not.
 struct PlainText(Arc<Network>);
 

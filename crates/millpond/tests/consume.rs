@@ -157,6 +157,7 @@ fn topics_that_match_an_expression_are_read_by_a_group() {
         (&["--pattern", "a", "--group", "g", "--until-end"], "cannot be given with", 2),
         (&["--pattern", "a", "--group", "g", "--from", "offset", "3"], "--from can be earliest or latest", 1),
         (&["--pattern", "a(", "--group", "g"], "--pattern 'a(': ", 1),
+        (&["--pattern", "", "--group", "g"], "an empty pattern matches no topic", 1),
         (&["--from", "earliest"], "is missing", 2),
     ] {
         let (out, err, code) = run(&broker, line);

@@ -267,7 +267,7 @@ async fn who_commits_what_is_revoked_hands_over_without_a_record_read_twice() {
                         Some(rebalance) = rebalances.next() => match rebalance.kind() {
                             RebalanceKind::Assigned => {}
                             RebalanceKind::Revoked => {
-                                consumer.commit().await.expect("they are its own still");
+                                rebalance.commit().await.expect("they are its own still");
                                 revoked += rebalance.partitions().len();
                             }
                             RebalanceKind::Lost => panic!("lost: {rebalance:?}"),

@@ -258,7 +258,8 @@ impl ConsumerConfig {
 
     /// How long the caller may not ask for records before the group is left for it, so that others read what it had; it
     /// is a member again when it asks for more. It is looked at with each heartbeat, so that less than two of their
-    /// intervals counts as two. A caller that waits for records counts as there. Default: 5 minutes, as Kafka's
+    /// intervals counts as two. A caller that waits for records counts as there, and one that asks for
+    /// [rebalances](crate::Consumer::rebalances) or is done with one has come. Default: 5 minutes, as Kafka's
     /// `max.poll.interval.ms`.
     #[must_use]
     pub fn max_poll_interval(mut self, interval: Duration) -> ConsumerConfig {

@@ -57,6 +57,11 @@ impl Shared {
         }
     }
 
+    /// The name of its group; empty without one.
+    pub(crate) fn group(&self) -> &str {
+        self.config.group_id.as_deref().unwrap_or_default()
+    }
+
     pub(crate) fn state(&self) -> MutexGuard<'_, Positions> {
         // The state is whole after every change.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)

@@ -283,6 +283,7 @@ impl Member {
         if clock::by(clock::now() + LEAVE_LIMIT, self.commit_all()).await.is_none() {
             info!("what was read is not committed in time before its partitions go");
         }
+        self.desk.strip(kept);
         self.assigned.retain(|partition| kept.contains(partition));
     }
 

@@ -12,7 +12,7 @@ use millpond_wire::{ErrorCode, Str};
 use tokio::time::Instant;
 
 use super::classic::{Consequence, consequence};
-use super::desk::{Due, Extent, Whose, of_others};
+use super::desk::{Due, Whose, of_others};
 use super::heartbeat::Kind;
 use super::{COMMIT_BY_NAME, Member};
 use crate::admin::{FETCH_OF_MANY, FETCH_OF_STABLE, TopicPartition};
@@ -133,15 +133,12 @@ impl Member {
     /// Makes the commits that wait, in their order, up to the first that does not succeed for now; says when to try
     /// that one again. At `until` it leaves the rest for later: the caller may hand in more than it can make.
     pub(super) async fn commit_waiting(&mut self, until: Option<Instant>) -> Option<Instant> {
-        while let Some(mut due) = self.desk.next_commit() {
+        while let Some(due) = self.desk.next_commit() {
             if until.is_some_and(|until| until <= clock::now()) {
                 return until;
             }
             if let Some(retry) = self.retry.filter(|retry| retry.not_before > clock::now()) {
                 return Some(retry.not_before);
-            }
-            if (due.whose, due.extent) == (Whose::Members, Extent::Kept) && self.is_member() {
-                due.offsets.retain(|offset| self.assigned.contains(&offset.partition));
             }
             let outcome = match self.may_commit(&due) {
                 Ok(()) => self.commit(&due.offsets).await,

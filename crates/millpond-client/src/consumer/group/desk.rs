@@ -42,8 +42,9 @@ pub(super) struct Mail {
     left: bool,
     /// The first one may be on its way; it stays here until its outcome is known.
     commits: VecDeque<CommitRequest>,
-    /// What the caller was given was lost with its membership, uncommitted, and it has not heard of that.
-    lost: bool,
+    /// What the caller was given, behind the last record of each partition: it was lost uncommitted, and the caller
+    /// has not heard of that.
+    lost: BTreeMap<TopicPartition, i64>,
     /// What the caller hears of rebalances, if it wants to.
     pub(super) ledger: Option<Ledger>,
 }
@@ -54,11 +55,37 @@ impl Mail {
         self.subscription.is_some() && !self.left
     }
 
-    /// The membership in which the caller was given this ends. Of what waits to be committed the outcome tells.
-    pub(super) fn lose(&mut self, given: &[Offset]) {
-        let waiting = self.commits.iter().flat_map(|request| &request.due.offsets);
-        let waits = |one: &Offset| waiting.clone().any(|of| of.partition == one.partition && of.offset >= one.offset);
-        self.lost |= given.iter().any(|one| !waits(one));
+    /// The caller was given this, and it is not its own any more. A commit of it that succeeds nevertheless, or whose
+    /// failure the caller hears, takes that back.
+    pub(super) fn lose(&mut self, given: Vec<Offset>) {
+        self.lost.extend(given.into_iter().map(|one| (one.partition, one.offset)));
+    }
+
+    /// The membership in which the caller was given this ends. Of what it waits to see committed the outcome tells.
+    fn lose_with_the_membership(&mut self, mut given: Vec<Offset>) {
+        let heard = self.commits.iter().filter(|request| !request.done.is_closed());
+        let waiting = heard.flat_map(|request| &request.due.offsets);
+        given.retain(|one| !waiting.clone().any(|of| of.is_as_far_as(&one.partition, one.offset)));
+        self.lose(given);
+    }
+
+    /// The caller has heard that it has lost these.
+    pub(super) fn told_lost(&mut self, partitions: &[TopicPartition]) {
+        self.lost.retain(|partition, _| !partitions.contains(partition));
+    }
+
+    /// All but these have gone: no offset of the others may be committed later, when the member has them again and has
+    /// perhaps committed more.
+    fn strip(&mut self, kept: &BTreeSet<TopicPartition>) {
+        for CommitRequest { due, .. } in self.commits.iter_mut().filter(|request| request.due.whose == Whose::Members) {
+            let stays = |offset: &Offset| kept.contains(&offset.partition);
+            match due.extent {
+                _ if due.offsets.iter().all(stays) => {}
+                Extent::Kept if due.offsets.iter().any(stays) => due.offsets.retain(stays),
+                // With nothing left of it, or less than was named, it is not made.
+                Extent::Kept | Extent::Named => due.whose = Whose::Lost,
+            }
+        }
     }
 
     /// The membership of which the waiting commits are is over.
@@ -106,7 +133,7 @@ pub(super) enum Extent {
 pub(super) enum Whose {
     /// The group had given them to the member.
     Members,
-    /// The same, to a member that has lost its membership since: others may have read on.
+    /// The same, to a member that has lost its membership or given them up since: others may have read on.
     Lost,
     /// The caller had assigned them by hand.
     Callers,
@@ -127,7 +154,7 @@ pub(crate) struct Desk {
     /// What the caller is done with is committed by itself.
     commits_itself: bool,
     /// Of the caller for records.
-    pub(crate) calls: Calls,
+    pub(super) calls: Calls,
     /// Who waits for a rebalance.
     pub(crate) listener: AtomicWaker,
     /// Something is to be done.
@@ -155,6 +182,13 @@ impl Desk {
     pub(super) fn mail(&self) -> MutexGuard<'_, Mail> {
         // The mail is whole after every change.
         self.mail.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The caller has come; it waits if there was nothing for it.
+    pub(crate) fn comes(&self, waits: bool) {
+        if self.calls.came(waits) {
+            self.wake.notify_one();
+        }
     }
 
     /// Has what goes committed, if that is done by itself.
@@ -249,14 +283,20 @@ impl Desk {
             let gone = shared.state().revoke(kept);
             self.hand_in(&mut mail, gone);
             mail.ledger.iter_mut().for_each(|ledger| ledger.keep(kept));
+            self.listener.wake();
         }
+    }
+
+    /// The member has all but `kept` no more, and what waits is not to be committed for them.
+    pub(super) fn strip(&self, kept: &BTreeSet<TopicPartition>) {
+        self.mail().strip(kept);
     }
 
     /// The task leaves for a caller that does not come, which is to hear of what it has not committed.
     pub(super) fn give_up(&self, shared: &Shared) {
         let mut mail = self.mail();
         if mail.is_with_the_task() && !self.commits_itself {
-            mail.lose(&shared.state().given_but(&BTreeSet::new()));
+            mail.lose_with_the_membership(shared.state().given_but(&BTreeSet::new()));
         }
         self.tell_lost(&mut mail);
     }
@@ -271,7 +311,7 @@ impl Desk {
         let mut mail = self.mail();
         if mail.is_with_the_task() {
             let mut state = shared.state();
-            mail.lose(&state.given_but(&BTreeSet::new()));
+            mail.lose_with_the_membership(state.given_but(&BTreeSet::new()));
             state.revoke(&BTreeSet::new());
             drop(state);
             self.tell_lost(&mut mail);
@@ -300,29 +340,47 @@ impl Desk {
         }
     }
 
-    /// Has the task commit these offsets.
-    pub(crate) fn commit(&self, offsets: &BTreeMap<TopicPartition, i64>) -> Commit {
+    /// Has the task commit these offsets, unless one is of a partition of which the caller has not heard yet that it
+    /// came (again): it is of a time when that was another's.
+    pub(crate) fn commit(&self, shared: &Shared, offsets: &BTreeMap<TopicPartition, i64>) -> Commit {
+        let mut mail = self.mail();
+        let with_the_task = mail.is_with_the_task();
+        let ledger = mail.ledger.as_ref().filter(|_| with_the_task);
+        if ledger.is_some_and(|ledger| offsets.keys().any(|partition| ledger.is_news(partition))) {
+            return Commit::known(Err(of_others(shared.group())));
+        }
         let of = |(partition, offset): (&TopicPartition, &i64)| Offset {
             partition: partition.clone(),
             offset: *offset,
             leader_epoch: None,
         };
-        self.commit_by_hand(&mut self.mail(), offsets.iter().map(of).collect(), Extent::Named)
+        self.commit_by_hand(&mut mail, offsets.iter().map(of).collect(), Extent::Named)
     }
 
-    /// Has the task commit all that the caller was given and that is still its own, unless some of it was lost with the
-    /// membership: that is told first.
+    /// Has the task commit all that the caller was given and that is still its own, unless some of it was lost of which
+    /// the caller has not heard: that is told first.
     pub(crate) fn commit_given(&self, shared: &Shared) -> Commit {
         let mut mail = self.mail();
-        if std::mem::take(&mut mail.lost) {
-            let group = shared.config.group_id.as_deref().unwrap_or_default();
-            return Commit::known(Err(of_others(group)));
+        if !std::mem::take(&mut mail.lost).is_empty() {
+            return Commit::known(Err(of_others(shared.group())));
         }
         let offsets = {
             let mut state = shared.state();
             state.settle();
             state.settled()
         };
+        self.commit_by_hand(&mut mail, offsets, Extent::Kept)
+    }
+
+    /// Has the task commit all that the caller was given of these, which it is to part with; not when the member has
+    /// them no more.
+    pub(super) fn commit_revoked(&self, shared: &Shared, partitions: &[TopicPartition]) -> Commit {
+        let mut mail = self.mail();
+        if !mail.ledger.as_ref().is_some_and(|ledger| ledger.has_to_part_with(partitions)) {
+            mail.told_lost(partitions);
+            return Commit::known(Err(of_others(shared.group())));
+        }
+        let offsets = shared.state().settle_all_of(partitions);
         self.commit_by_hand(&mut mail, offsets, Extent::Kept)
     }
 
@@ -355,8 +413,14 @@ impl Desk {
 
     /// Tells the outcome of that.
     pub(super) fn committed(&self, outcome: Result<()>) {
-        let request = self.mail().commits.pop_front();
-        if let Some(Err(Err(error))) = request.map(|request| request.done.send(outcome)) {
+        let mut mail = self.mail();
+        let Some(CommitRequest { due, done }) = mail.commits.pop_front() else { return };
+        let is_made = outcome.is_ok();
+        let unheard = done.send(outcome).err();
+        if is_made || unheard.is_none() {
+            mail.lost.retain(|partition, at| !due.offsets.iter().any(|of| of.is_as_far_as(partition, *at)));
+        }
+        if let Some(Err(error)) = unheard {
             info!("what was read is not committed, and nobody waits for it: {error}");
         }
     }
@@ -385,7 +449,7 @@ pub struct Commit(oneshot::Receiver<Result<()>>);
 
 impl Commit {
     /// One whose outcome is known already.
-    fn known(outcome: Result<()>) -> Commit {
+    pub(super) fn known(outcome: Result<()>) -> Commit {
         let (done, known) = oneshot::channel();
         // The receiver is there.
         let _ = done.send(outcome);

@@ -33,8 +33,12 @@ impl PartialEq for Pattern {
 
 impl Pattern {
     /// # Errors
-    /// [`Error::Request`] for what is no regular expression.
+    /// [`Error::Request`] for what is no regular expression, and for an empty one: no topic matches it, and to a
+    /// coordinator it says that there is none any more (KIP-848).
     pub(crate) fn new(text: &str) -> Result<Pattern> {
+        if text.is_empty() {
+            return Err(Error::Request { reason: "an empty pattern matches no topic; '.*' matches all".to_owned() });
+        }
         let compile = |text: &str| {
             let built = RegexBuilder::new(text).size_limit(MOST_BYTES).dfa_size_limit(MOST_BYTES).build();
             built.map_err(|error| Error::Request {

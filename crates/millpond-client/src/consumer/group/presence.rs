@@ -1,5 +1,6 @@
 //! Whether the caller still comes for records (Kafka's `max.poll.interval.ms`): one that does not, for too long, keeps
-//! its partitions from being read, so the group is left for it, and joined again when it comes.
+//! its partitions from being read, so the group is left for it, and joined again when it comes. Who asks for
+//! rebalances, or is done with one, has come, too.
 //!
 //! No clock is read where records are handed out. The caller counts its calls, and the task, which looks with every
 //! heartbeat, sees how long the count has stood still. A caller that waits is there as long as there is nothing for it.

@@ -18,10 +18,15 @@ use std::time::Duration;
 use tracing::{debug, info};
 
 use super::heartbeat::Kind;
-use super::{Desk, LEAVE_LIMIT, Member};
+use super::{Commit, Desk, LEAVE_LIMIT, Member};
 use crate::admin::TopicPartition;
 use crate::clock;
 use crate::consumer::driver::Shared;
+use crate::error::{Error, Result};
+
+/// How much of the rebalance timeout is left to tell the coordinator that partitions have gone: to connect anew, if it
+/// does not answer, and to ask once.
+const PARTED_SPARE: Duration = Duration::from_secs(2);
 
 /// What has become of partitions in a rebalance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,8 +36,8 @@ pub enum RebalanceKind {
     /// `onPartitionsAssigned`.
     Assigned,
     /// They are to go to another member. They are still this consumer's, and no more records of them come: what was
-    /// given can be finished and [committed](crate::Consumer::commit). They go when the [`Rebalance`] is dropped.
-    /// Kafka's `onPartitionsRevoked`.
+    /// given can be finished and [committed](Rebalance::commit). They go when the [`Rebalance`] is dropped, which also
+    /// says that what was given of them is done with. Kafka's `onPartitionsRevoked`.
     Revoked,
     /// They are not this consumer's any more, and others may have read on: because the coordinator took it for dead, it
     /// did not ask for records for too long ([`max_poll_interval`](crate::ConsumerConfig::max_poll_interval)), it
@@ -74,10 +79,9 @@ impl Rebalances {
         if self.shared.closing.load(Ordering::Acquire) || *self.desk.ended.borrow() {
             return Poll::Ready(None);
         }
-        match self.desk.next_change() {
-            Some(change) => Poll::Ready(Some(change)),
-            None => Poll::Pending,
-        }
+        let change = self.desk.next_change();
+        self.desk.comes(change.is_none());
+        change.map_or(Poll::Pending, |change| Poll::Ready(Some(change)))
     }
 }
 
@@ -96,6 +100,24 @@ impl Rebalance<'_> {
     /// The partitions, at least one, in order: no others have changed.
     pub fn partitions(&self) -> &[TopicPartition] {
         &self.partitions
+    }
+
+    /// Of what is revoked, tells the group how far it has come: behind all records that were given of these partitions.
+    /// Of the others nothing is committed, which [`Consumer::commit`](crate::Consumer::commit) does; what else is said
+    /// there holds here, too.
+    ///
+    /// # Errors
+    /// Of the outcome: [`Error::Request`] of another kind than [`Revoked`](RebalanceKind::Revoked);
+    /// [`Error::Refused`] with `ILLEGAL_GENERATION` when they were lost meanwhile, or it has taken too long; those of
+    /// [`Consumer::commit`](crate::Consumer::commit).
+    pub fn commit(&self) -> Commit {
+        match self.kind {
+            RebalanceKind::Revoked => self.of.desk.commit_revoked(&self.of.shared, &self.partitions),
+            RebalanceKind::Assigned | RebalanceKind::Lost => {
+                let reason = "a rebalance commits only what it revokes".to_owned();
+                Commit::known(Err(Error::Request { reason }))
+            }
+        }
     }
 }
 
@@ -139,11 +161,12 @@ impl Ledger {
         self.new.extend(assigned.difference(&self.known).cloned());
     }
 
-    /// All but these have gone, and whoever was to be asked was.
+    /// All but these have gone.
     pub(super) fn keep(&mut self, kept: &BTreeSet<TopicPartition>) {
         self.going.clear();
         self.new.retain(|partition| kept.contains(partition));
-        self.known.retain(|partition| kept.contains(partition));
+        // Who was asked knows of them no more. Who has come to know them since was not: it hears that they have gone.
+        self.lost.extend(self.known.extract_if(.., |partition| !kept.contains(partition)));
     }
 
     /// All but these are to go; whether the caller has to part with any of them. What it has not heard of it need not.
@@ -151,6 +174,11 @@ impl Ledger {
         self.new.retain(|partition| kept.contains(partition));
         self.going.extend(self.known.difference(kept).cloned());
         self.is_parting()
+    }
+
+    /// Whether the caller is to be told that it has lost this one, or that it has it.
+    pub(super) fn is_news(&self, partition: &TopicPartition) -> bool {
+        self.lost.contains(partition) || self.new.contains(partition)
     }
 
     /// What the caller is to be told that it has.
@@ -161,6 +189,11 @@ impl Ledger {
     /// The caller has not parted with what is to go.
     pub(super) fn is_parting(&self) -> bool {
         !self.going.is_empty()
+    }
+
+    /// Whether the task waits until the caller has parted with all of these.
+    pub(super) fn has_to_part_with(&self, partitions: &[TopicPartition]) -> bool {
+        partitions.iter().all(|partition| self.going.contains(partition))
     }
 
     /// All is others' by now. Who is parting with a partition at the moment was told that it goes.
@@ -226,7 +259,10 @@ impl Desk {
         let mut mail = self.mail();
         let Some(ledger) = mail.ledger.take() else { return };
         let mut state = shared.state();
-        ledger.unheard().for_each(|partition| state.withhold(partition, false));
+        // Not only what the caller has not heard of: it may never have been done with what it has heard.
+        let assigned: Vec<TopicPartition> = state.assigned().map(|one| one.name.clone()).collect();
+        let stay = assigned.iter().filter(|partition| !ledger.going.contains(*partition));
+        stay.for_each(|partition| state.withhold(partition, false));
         drop((state, mail));
         self.has_heard(shared);
     }
@@ -237,6 +273,8 @@ impl Desk {
 
     /// The caller is done with what it was told.
     fn heard(&self, shared: &Shared, kind: RebalanceKind, partitions: &[TopicPartition]) {
+        // Before the task goes on.
+        self.comes(false);
         let mut mail = self.mail();
         let Some(ledger) = &mut mail.ledger else { return };
         match kind {
@@ -247,8 +285,14 @@ impl Desk {
                 };
                 partitions.iter().filter(stay).for_each(|partition| state.withhold(partition, false));
             }
-            RebalanceKind::Revoked => ledger.parted(partitions),
-            RebalanceKind::Lost => {}
+            RebalanceKind::Revoked => {
+                if ledger.has_to_part_with(partitions) {
+                    // Who commits by itself commits that now.
+                    shared.state().settle_all_of(partitions);
+                }
+                ledger.parted(partitions);
+            }
+            RebalanceKind::Lost => mail.told_lost(partitions),
         }
         drop(mail);
         self.has_heard(shared);
@@ -283,8 +327,8 @@ impl Desk {
     fn part_anyway(&self, shared: &Shared, kept: &BTreeSet<TopicPartition>) {
         let mut mail = self.mail();
         if mail.is_with_the_task() {
-            let given = shared.state().given_but(kept);
-            mail.lose(&given);
+            // Also what waits to be committed: it may be in time still, and may not.
+            mail.lose(shared.state().given_but(kept));
         }
         mail.ledger.iter_mut().for_each(Ledger::overdue);
         self.listener.wake();
@@ -308,18 +352,24 @@ impl Member {
                 break;
             }
             if self.next_beat <= now {
-                let stayed = match self.kind {
-                    Kind::Consumer => self.say().await.map(drop),
-                    Kind::Classic | Kind::Undecided => self.beat().await,
-                };
-                if let Err(error) = stayed {
-                    debug!("the group {}: {error}", self.group);
-                    self.heed_failure(error);
-                    self.next_beat = self.next_beat.max(clock::now() + self.shared.cluster.config().pause_after(1, 0));
+                match clock::by(deadline, self.stay()).await {
+                    Some(Ok(())) => {}
+                    Some(Err(error)) => {
+                        debug!("the group {}: {error}", self.group);
+                        self.heed_failure(error);
+                        let pause = self.shared.cluster.config().pause_after(1, 0);
+                        self.next_beat = self.next_beat.max(clock::now() + pause);
+                    }
+                    // What is under way on it would be in front of what follows.
+                    None => self.connection = None,
                 }
                 continue;
             }
-            let commit_at = self.commit_waiting(Some(self.next_beat.min(deadline))).await;
+            let until = self.next_beat.min(deadline);
+            let Some(commit_at) = clock::by(deadline, self.commit_waiting(Some(until))).await else {
+                self.connection = None;
+                continue;
+            };
             let wake_at = [Some(self.next_beat), Some(deadline), commit_at].into_iter().flatten().min();
             tokio::select! {
                 biased;
@@ -331,11 +381,19 @@ impl Member {
         self.desk.wake.notify_one();
     }
 
-    /// How long the caller may take: the coordinator began to wait with a heartbeat, and the last commits and the next
-    /// join come behind it.
+    /// Says that it lives.
+    async fn stay(&mut self) -> Result<()> {
+        match self.kind {
+            Kind::Consumer => self.say().await.map(drop),
+            Kind::Classic | Kind::Undecided => self.beat().await,
+        }
+    }
+
+    /// How long the caller may take: the coordinator began to wait up to a heartbeat earlier, and the last commits and
+    /// the request that says that they have gone come behind it.
     fn parting_limit(&self) -> Duration {
         let all = self.shared.config.rebalance_timeout;
-        all.saturating_sub(self.beats_every + LEAVE_LIMIT).max(all / 2)
+        all.saturating_sub(self.beats_every + LEAVE_LIMIT + PARTED_SPARE).max(all / 2)
     }
 }
 
@@ -376,6 +434,17 @@ mod tests {
         assert!(!ledger.part_with_all_but(&set([1])));
         ledger.assign(&set([1, 2]));
         assert_eq!(ledger.next(), Some((Assigned, set([1, 2]))));
+    }
+
+    #[test]
+    fn who_comes_to_know_of_a_partition_when_others_were_asked_hears_that_it_has_gone() {
+        let mut ledger = Ledger::default();
+        ledger.assign(&set([0, 1, 2]));
+        ledger.next();
+        ledger.keep(&set([1]));
+        ledger.assign(&set([1, 2]));
+        assert_eq!(ledger.next(), Some((Lost, set([0, 2]))));
+        assert_eq!(ledger.next(), Some((Assigned, set([2]))));
     }
 
     #[test]

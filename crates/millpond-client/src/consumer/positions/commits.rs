@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::Positions;
+use super::{Place, Positions};
 use crate::admin::TopicPartition;
 use crate::consumer::partition::{Fetch, Partition};
 use crate::error::Error;
@@ -14,6 +14,13 @@ pub(crate) struct Offset {
     pub(crate) offset: i64,
     /// Of the record before it.
     pub(crate) leader_epoch: Option<i32>,
+}
+
+impl Offset {
+    /// Whether it is of this partition, and not before `at`.
+    pub(crate) fn is_as_far_as(&self, partition: &TopicPartition, at: i64) -> bool {
+        self.partition == *partition && self.offset >= at
+    }
 }
 
 /// What the group has committed for a partition.
@@ -33,6 +40,18 @@ impl Positions {
             news.then(|| Offset { partition: partition.name.clone(), offset, leader_epoch })
         };
         self.partitions.values().filter_map(of).collect()
+    }
+
+    /// What the caller is done with of these partitions, which is all that it was given of them, and the group was not
+    /// told.
+    pub(crate) fn settle_all_of(&mut self, partitions: &[TopicPartition]) -> Vec<Offset> {
+        let places: Vec<Place> = partitions.iter().filter_map(|name| self.places.get(name).copied()).collect();
+        for place in places {
+            self.partitions.entry(place).and_modify(Partition::settle);
+        }
+        let mut offsets = self.settled();
+        offsets.retain(|offset| partitions.contains(&offset.partition));
+        offsets
     }
 
     /// The group was told.
