@@ -15,7 +15,7 @@ use crate::{config_file, logging};
 
 /// What a stop, with handing over what the broker leads, may take before the process ends all the same: what was
 /// acknowledged is durable without a clean stop.
-const STOP_LIMIT: Duration = Duration::from_millis(6000);
+const STOP_LIMIT: Duration = Duration::from_millis(7000);
 
 /// Runs a broker until a signal or a fatal error.
 pub(crate) fn broker(arguments: &BrokerArguments) -> Result<()> {
@@ -109,7 +109,7 @@ async fn serve(config: BrokerConfig) -> Result<()> {
         Ok(stopped) => stopped.context("the broker did not stop cleanly"),
         Err(_) => {
             // Leaving by returning would wait for the very writes that take too long.
-            eprintln!("millpond: the broker did not stop cleanly within six seconds; the next start recovers");
+            eprintln!("millpond: the broker did not stop cleanly within seven seconds; the next start recovers");
             std::process::exit(1);
         }
     }

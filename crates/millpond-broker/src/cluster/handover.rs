@@ -13,7 +13,7 @@ use tracing::{debug, info};
 use crate::broker::Shared;
 
 /// What all of it may take. What is left then is missed when the broker is gone.
-const HAND_OVER_TIME: Duration = Duration::from_millis(4200);
+const HAND_OVER_TIME: Duration = Duration::from_secs(5);
 /// How much longer a broker answers that handed something over. Its clients hear where to go, ask for metadata, and
 /// connect there. One that loses the connection first waits for its reconnect back-off, tens of milliseconds to
 /// seconds, before it can even ask where the leader is now.
