@@ -202,8 +202,8 @@ class Group:
         self.name, self.protocol = f'{topic}-{protocol}', protocol
         self.seen, self.committed = collections.defaultdict(set), {}
         self.commits, self.looks, self.back, self.again = 0, 0, [], 0
-        self.threads = [threading.Thread(target=self.member) for _ in range(MEMBERS)]
-        self.threads.append(threading.Thread(target=self.watch))
+        self.threads = [threading.Thread(target=self.member, daemon=True) for _ in range(MEMBERS)]
+        self.threads.append(threading.Thread(target=self.watch, daemon=True))
 
     def member(self):
         settings = {'group.id': self.name, 'auto.offset.reset': 'earliest', 'enable.auto.commit': False}
@@ -436,12 +436,12 @@ try:
         }
     )
     groups = [Group(protocol) for protocol in PROTOCOLS] if a.trouble == 'coordinator' else []
-    producing = threading.Thread(target=produce)
+    producing = threading.Thread(target=produce, daemon=True)
     consuming = [thread for group in groups for thread in group.threads]
     if not groups:
         consumer.subscribe([topic])
-        consuming = [threading.Thread(target=consume)]
-    watching = threading.Thread(target=watch_machine)
+        consuming = [threading.Thread(target=consume, daemon=True)]
+    watching = threading.Thread(target=watch_machine, daemon=True)
     for thread in [producing, watching, *consuming]:
         thread.start()
     wait_for('records arrive', lambda: min(arrived()) > a.rate)
