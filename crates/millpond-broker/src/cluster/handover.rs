@@ -47,16 +47,14 @@ pub(crate) async fn hand_over(shared: &Arc<Shared>) {
         handed
     });
     match handed.await {
-        Ok(0) => {}
-        Ok(partitions) => {
-            info!(partitions, "handed over to other brokers");
-            shared.runtime.sleep(FAREWELL).await;
-            // The controller, which does not know that it stops, may have given preferred leaderships back to it.
-            let again = hand_over_partitions(shared, &others);
-            let _ = shared.runtime.timeout(FAREWELL, again).await;
-        }
+        Ok(0) => return,
+        Ok(partitions) => info!(partitions, "handed over to other brokers"),
         Err(_) => info!("not everything was handed over in time"),
     }
+    shared.runtime.sleep(FAREWELL).await;
+    // The controller, which does not know that this broker stops, may have given preferred leaderships back to it.
+    let again = hand_over_partitions(shared, &others);
+    let _ = shared.runtime.timeout(FAREWELL, again).await;
 }
 
 /// Hands over the partitions that are led here, and says how many that were.
