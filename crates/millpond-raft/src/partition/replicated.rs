@@ -155,7 +155,10 @@ impl Partition {
                 // A move that was taken back before it began.
                 return Ok(());
             }
-            self.0.become_replicated().await?;
+            // Once begun it goes to its end, whoever waits for it: what is proposed meanwhile waits for that.
+            let (inner, runtime) = (Arc::clone(&self.0), &self.0.shared.runtime);
+            let begun = runtime.spawn(async move { inner.become_replicated().await }).await;
+            begun.map_err(|error| RaftError::Fatal { group: self.0.group, why: error.to_string().into() })??;
         }
         self.leading()?.change_members(members, assignment_version).await
     }

@@ -473,6 +473,30 @@ fn a_partition_with_one_replica_gets_two_more_and_loses_the_first() {
 }
 
 #[test]
+fn a_partition_takes_writes_whenever_the_move_of_its_only_replica_is_given_up() {
+    clustered(14, |cluster| async move {
+        for ms in 0..12 {
+            let group = 20 + ms;
+            let alone = [(replica_of(group, 1), BrokerId(1))];
+            let (groups, first) = (cluster.hosts[&1].groups.clone(), GroupSpec { replica: alone[0].0, ..spec(group) });
+            let made = cluster.hosts[&1].runtime.spawn(async move { groups.create(first, &alone, 1).await });
+            made.await.expect("the task").expect("created");
+            cluster.write(group, "0").await;
+            // The others do not know of it, so that it has to be given up.
+            let (partition, runtime) = (cluster.hosts[&1].partition(group), cluster.hosts[&1].runtime.clone());
+            let limited = runtime.clone();
+            let changed = runtime.spawn(async move {
+                let to = members(group);
+                limited.timeout(Duration::from_millis(ms), partition.change_members(&to, 2)).await
+            });
+            assert!(changed.await.expect("the task").is_err(), "it is still being changed after {ms} ms");
+            cluster.write(group, "1").await;
+            cluster.has(1, group, &numbers(0..2)).await;
+        }
+    });
+}
+
+#[test]
 fn a_batch_that_is_sent_again_to_the_next_leader_is_there_once() {
     clustered(7, |mut cluster| async move {
         cluster.create(1).await;

@@ -33,6 +33,15 @@ pub async fn operate(mut router: Router, chores: Chores) {
     }
 }
 
+/// Whether the cluster says that nobody leads a partition. One that is led may be slow: its disk may still be at what
+/// it took in before calm.
+pub async fn is_leaderless(router: &mut Router, target: &Target) -> bool {
+    let Some(response) = router.refresh().await else { return false };
+    let topic = response.topics.iter().find(|topic| topic.topic_id == target.partition.topic);
+    let found = topic.and_then(|t| t.partitions.iter().find(|p| p.partition_index == target.partition.index));
+    found.is_some_and(|found| found.leader_id < 0)
+}
+
 /// Goes on with what is left of a relaxed partition, all of whose brokers run.
 pub async fn decide(router: &mut Router, target: &Target, least_power_cuts: usize) {
     let cuts = router.cluster.power_cuts();
