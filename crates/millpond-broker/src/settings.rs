@@ -228,10 +228,11 @@ pub const SETTINGS: &[Setting] = &[
     ),
     setting(
         "group.initial.rebalance.delay.ms",
-        "0",
+        "10",
         whole(0, INT_MAX, "milliseconds"),
         "How long the first members of an empty group wait for more; each that comes has them wait as long again, up \
-         to the rebalance timeout. It spares rebalances where many members start one after the other.",
+         to the rebalance timeout. It spares a rebalance where members start together; where they start one after the \
+         other, more seconds of it spare more.",
     ),
     topic_default(
         "min.insync.replicas",

@@ -103,6 +103,33 @@ fn the_first_members_of_a_group_wait_for_more_as_long_as_more_come() {
 }
 
 #[test]
+fn the_first_members_of_a_group_wait_for_one_that_was_given_an_id() {
+    let mut world = World::with(GroupSettings { initial_rebalance_delay_ms: 10, ..settings() });
+    let [mut first, mut second] = [world.member("g"), world.member("g")];
+    first.obtain_id(&mut world);
+    let joining = first.start_join(&mut world);
+    world.pass(9);
+    second.obtain_id(&mut world);
+    world.pass(10);
+    assert!(world.waits(joining), "the second one has its id, and comes at once");
+    let second_joining = second.start_join(&mut world);
+    world.pass(20);
+    let generations = [(&mut first, joining), (&mut second, second_joining)]
+        .map(|(member, ticket)| member.finish_join(&mut world, ticket).outcome.expect("joined").generation);
+    assert_eq!(generations, [1, 1]);
+
+    // One that does not come is not waited for any longer.
+    let mut alone = world.member("h");
+    alone.obtain_id(&mut world);
+    let joining = alone.start_join(&mut world);
+    world.member("h").obtain_id(&mut world);
+    world.pass(19);
+    assert!(world.waits(joining));
+    world.pass(1);
+    alone.finish_join(&mut world, joining).outcome.expect("joined");
+}
+
+#[test]
 fn an_id_that_is_never_used_holds_up_a_rebalance_for_no_longer_than_its_session() {
     let mut world = World::new();
     let mut first = world.member("g");

@@ -167,6 +167,8 @@ impl ClassicGroup {
         if context.version < FIRST_VERSION_WITH_ID_REQUIRED {
             return self.add_member(turn, ticket, member_id, request, context);
         }
+        // It comes back with its id at once.
+        self.have_first_members_wait();
         self.bytes += PENDING_BYTES + member_id.len();
         self.pending.insert(member_id.clone());
         let session_ms = u64::try_from(request.session_timeout_ms).unwrap_or(0);
@@ -220,9 +222,7 @@ impl ClassicGroup {
         let mut member = Member::joining(request, context);
         member.joining = Wait::For(ticket);
         turn.parked.insert(ticket, (self.id.clone(), member_id.clone()));
-        if let Phase::Preparing { initial: Some(initial) } = &mut self.phase {
-            initial.more_came = true;
-        }
+        self.have_first_members_wait();
         if self.members.is_empty() {
             self.protocol_type = Some(request.protocol_type.detached());
         }
@@ -232,6 +232,13 @@ impl ClassicGroup {
         turn.timers.set(self.member_timer(&member_id), deadline);
         self.insert_member(member_id, member);
         self.rebalance_or_complete(turn, &why);
+    }
+
+    /// Somebody else comes: those that are there already wait another delay.
+    fn have_first_members_wait(&mut self) {
+        if let Phase::Preparing { initial: Some(initial) } = &mut self.phase {
+            initial.more_came = true;
+        }
     }
 
     /// Takes what a JoinGroup of a member says, and lets it wait.
