@@ -102,6 +102,13 @@ struct Known {
     purged: Option<LogId>,
     /// The commit that openraft has saved. It reaches `groups.table` through the log's own, and is clamped to its end.
     committed: Option<LogId>,
+    /// The replica's own vote for itself, on its way to the disk.
+    candidacy: Option<oneshot::Receiver<Result<(), StorageError>>>,
+}
+
+/// What comes of a write to the journal.
+async fn durable(written: oneshot::Receiver<Result<(), StorageError>>) -> Result<(), io::Error> {
+    written.await.map_err(|_| io::Error::other("the data directory was closed"))?.map_err(io_error)
 }
 
 impl LogStore {
@@ -110,7 +117,13 @@ impl LogStore {
         let purged = log.purged().map(|p| p.log_id());
         let committed = log.frontiers().committed;
         log.keep_entries_from(behind(purged));
-        LogStore { runtime, data_dir, log, replica, known: Arc::new(Mutex::new(Known { purged, committed })) }
+        LogStore {
+            runtime,
+            data_dir,
+            log,
+            replica,
+            known: Arc::new(Mutex::new(Known { purged, committed, candidacy: None })),
+        }
     }
 
     /// openraft may append what comes behind a snapshot while the log is still being switched over to that.
@@ -303,12 +316,35 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         self.clone()
     }
 
+    /// Durable on return, but for two votes whose waits are not needed, of which a change of leaders would have one
+    /// after the other:
+    ///
+    /// - The replica's own for itself counts when it is elected, and is waited for then, before anything is sent in the
+    ///   term. Meanwhile the others are asked. One that is lost in a crash was never used.
+    /// - That a vote is committed is not needed after a crash: no leader resumes its term, and nobody votes in the term
+    ///   for another one than before.
     async fn save_vote(&mut self, vote: &RaftVote) -> Result<(), io::Error> {
         let vote = vote_to_store(vote)?;
-        let (done, durable) = oneshot::channel();
-        // The receiver is gone only when openraft gave up on the vote.
+        let before = self.log.vote();
+        let (done, mut written) = oneshot::channel();
+        // The receiver is gone only when openraft gave up on the vote, or nobody needs to know.
         self.log.save_vote(vote, Box::new(move |result| drop(done.send(result))));
-        durable.await.map_err(|_| io::Error::other("the data directory was closed"))?.map_err(io_error)
+        let is_same = (vote.term, vote.replica) == (before.term, before.replica);
+        if !vote.committed && vote.replica == self.replica.id {
+            if let Ok(result) = written.try_recv() {
+                return result.map_err(io_error);
+            }
+            self.known().candidacy = Some(written);
+            return Ok(());
+        }
+        if !vote.committed || !is_same {
+            return durable(written).await;
+        }
+        let candidacy = self.known().candidacy.take();
+        match candidacy {
+            Some(candidacy) if vote.replica == self.replica.id => durable(candidacy).await,
+            _ => Ok(()),
+        }
     }
 
     async fn save_committed(&mut self, committed: Option<RaftLogId>) -> Result<(), io::Error> {

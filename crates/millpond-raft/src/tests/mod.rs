@@ -7,4 +7,5 @@ mod retention;
 mod solo;
 mod stalls;
 mod storage_suite;
+mod votes;
 pub(crate) mod world;

@@ -1,0 +1,102 @@
+//! Which votes are on disk when the engine goes on, and which need not be.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use millpond_record::GroupId;
+use millpond_runtime::Runtime;
+use millpond_runtime::sim::DiskFaults;
+use millpond_storage::DataDir;
+use openraft::RaftLogReader;
+use openraft::impls::leader_id_std::LeaderId;
+use openraft::storage::RaftLogStorage;
+
+use super::world::{Machine, NODE, open, spec, stores, with_crashes};
+use crate::log_store::LogStore;
+use crate::types::RaftVote;
+
+/// What a sync of the test's disk takes at most.
+const SYNC: Duration = Duration::from_secs(1);
+const OTHER: u64 = 9;
+
+/// The replica's own id.
+fn here() -> u64 {
+    spec(1).replica.0
+}
+
+fn vote(term: u64, voted_for: u64, committed: bool) -> RaftVote {
+    RaftVote { leader_id: LeaderId { term, voted_for }, committed }
+}
+
+async fn store(runtime: &Runtime) -> (DataDir, LogStore) {
+    let data_dir = open(runtime, Path::new("/data")).await;
+    let log = match data_dir.log(GroupId(1)).expect("readable") {
+        Some(log) => log,
+        None => {
+            let creating = data_dir.clone();
+            let created = runtime.blocking(move || creating.create_group(spec(1), Box::new(|_| {}))).await;
+            created.expect("a new group")
+        }
+    };
+    let (store, _) = stores(runtime, &data_dir, &log);
+    (data_dir, store)
+}
+
+/// Saves votes one after the other on a slow disk, then cuts the power. Gives of each whether it was waited for, and
+/// the term that is known afterwards.
+fn saved(votes: &[RaftVote]) -> (Vec<bool>, u64) {
+    let (waited, term) = (Arc::new(std::sync::Mutex::new(Vec::new())), Arc::new(std::sync::Mutex::new(0)));
+    let (seen, read, votes) = (Arc::clone(&waited), Arc::clone(&term), votes.to_vec());
+    with_crashes(1, |machine: Machine| async move {
+        machine
+            .live(|runtime| async move {
+                let (data_dir, mut store) = store(&runtime).await;
+                store.save_vote(&vote(1, OTHER, false)).await.expect("saved");
+                super::world::close(&runtime, data_dir).await;
+            })
+            .await;
+        let world = machine.world.clone();
+        machine
+            .live(move |runtime| async move {
+                let (_data_dir, mut store) = store(&runtime).await;
+                let slow =
+                    DiskFaults { slow_sync: 1.0, slow_sync_ms: SYNC.as_millis() as u64, ..DiskFaults::default() };
+                world.set_disk_faults(NODE, slow);
+                for vote in votes {
+                    let before = runtime.now();
+                    store.save_vote(&vote).await.expect("saved");
+                    seen.lock().expect("unpoisoned").push(runtime.now() > before);
+                    assert_eq!(store.read_vote().await.expect("read"), Some(vote), "what it goes on with");
+                }
+            })
+            .await;
+        machine.world.set_disk_faults(NODE, DiskFaults::default());
+        machine.cut_power();
+        let known = machine.live(|runtime| async move { store(&runtime).await.1.read_vote().await.expect("read") });
+        *read.lock().expect("unpoisoned") = known.await.expect("there was one").leader_id.term;
+    });
+    let waited = waited.lock().expect("unpoisoned").clone();
+    (waited, *term.lock().expect("unpoisoned"))
+}
+
+#[test]
+fn a_vote_for_another_is_durable_at_once_and_so_is_a_term_that_another_has_won_without_it() {
+    assert_eq!(saved(&[vote(2, OTHER, false)]), (vec![true], 2));
+    assert_eq!(saved(&[vote(2, OTHER, true)]), (vec![true], 2));
+    let another_won = [vote(2, here(), false), vote(2, OTHER, true)];
+    assert_eq!(saved(&another_won), (vec![false, true], 2));
+}
+
+#[test]
+fn an_own_vote_is_durable_when_it_has_won_and_not_before() {
+    assert_eq!(saved(&[vote(2, here(), false)]), (vec![false], 1), "nobody has used it");
+    assert_eq!(saved(&[vote(2, here(), false), vote(2, here(), true)]), (vec![false, true], 2));
+    let stood_twice = [vote(2, here(), false), vote(3, here(), false), vote(3, here(), true)];
+    assert_eq!(saved(&stood_twice), (vec![false, false, true], 3));
+}
+
+#[test]
+fn that_a_vote_has_won_is_not_waited_for() {
+    assert_eq!(saved(&[vote(2, OTHER, false), vote(2, OTHER, true)]), (vec![true, false], 2));
+}
