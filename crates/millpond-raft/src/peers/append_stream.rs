@@ -3,7 +3,8 @@
 //! Messages are taken from the engine while the stream has room (messages and bytes) and so has the peer (bytes, over
 //! all groups). What was sent is kept until it is answered, to be sent again when the other broker says that it will
 //! have the replica in a moment; until it has answered once, one message is on its way. What was sent counts against
-//! the peer's budget until it is answered or given up, so that a peer that does not answer costs no more than that.
+//! the peer's budget until it is answered or given up, so that a peer that does not answer costs no more than that. The
+//! metadata waits for no room that data has taken.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -15,10 +16,12 @@ use openraft::network::RPCOption;
 use openraft::raft::{AppendEntriesRequest, StreamAppendResult};
 use tokio::time::Instant;
 
+use super::budget::Budget;
 use super::frame::Frame;
 use super::link::{AppendLink, Peer};
 use super::raft_messages::{AnswerHead, Append, NoReplica};
 use super::replica_client::ReplicaClient;
+use crate::groups::METADATA;
 use crate::types::TypeConfig;
 
 /// Messages of one stream that wait for an answer.
@@ -128,12 +131,14 @@ impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> AppendStream<S>
                 Some(link) => {
                     // One message finds out whether the replica is there: it may have to be sent again and again.
                     let has_room = if self.is_there { self.sent.has_room() } else { self.sent.messages.is_empty() };
-                    event(link, &self.sent.peer, &mut self.input, has_room && !self.input_ended).await
+                    let counts = self.client.route().group() != METADATA;
+                    let budget = counts.then_some(&self.sent.peer.budget);
+                    event(link, budget, &mut self.input, has_room && !self.input_ended).await
                 }
                 None => {
                     let link = tokio::select! {
                         biased;
-                        link = self.client.peer.up_for_appends() => link,
+                        link = self.client.peer.up_for_appends(self.client.route().group()) => link,
                         () = self.client.peer.impatient(self.client.route().group()) => {
                             return Some(Err(self.client.broken("it is away, and what it lacks is to be purged")));
                         }
@@ -195,16 +200,22 @@ impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> AppendStream<S>
     }
 }
 
-/// Waits for what happens next. Safe to cancel.
-async fn event<S>(link: &mut AppendLink, peer: &Peer, input: &mut S, takes: bool) -> Event
+/// Waits for what happens next. `budget`: of the peer, if it is to have room. Safe to cancel.
+async fn event<S>(link: &mut AppendLink, budget: Option<&Budget>, input: &mut S, takes: bool) -> Event
 where
     S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin,
 {
-    let has_room = peer.budget.has_room();
+    let has_room = budget.is_none_or(Budget::has_room);
+    let room = async {
+        match budget {
+            Some(budget) => budget.room().await,
+            None => std::future::pending().await,
+        }
+    };
     tokio::select! {
         biased;
         answer = link.answer() => Event::Answer(answer),
-        () = peer.budget.room(), if takes && !has_room => Event::Room,
+        () = room, if takes && !has_room => Event::Room,
         request = input.next(), if takes && has_room => Event::Request(request),
     }
 }

@@ -26,6 +26,7 @@ use super::frame::{Frame, FrameError, FrameReader, Kind, Outgoing};
 use super::handshake::{self, HandshakeError, Standing, same_cluster};
 use super::outbox::{Outbox, Urgency};
 use super::raft_messages::Append;
+use crate::groups::METADATA;
 
 /// Groups that are named while who waits for a connection has not looked.
 const IMPATIENT_GROUPS: usize = 64;
@@ -124,11 +125,11 @@ impl Peer {
         }
     }
 
-    /// A new stream of entries, as soon as there is a connection.
-    pub(super) async fn up_for_appends(&self) -> AppendLink {
+    /// A new stream of a group's entries, as soon as there is a connection.
+    pub(super) async fn up_for_appends(&self, group: GroupId) -> AppendLink {
         let mut link = self.link.subscribe();
         loop {
-            let opened = link.borrow_and_update().as_ref().and_then(Link::append);
+            let opened = link.borrow_and_update().as_ref().and_then(|link| link.append(group));
             if let Some(opened) = opened {
                 return opened;
             }
@@ -191,12 +192,15 @@ impl Link {
         self.outbox.send(urgency, Outgoing::new(kind, id, head, body)).then_some(pending)
     }
 
-    /// Begins a stream of entries; `None` when the connection is gone.
-    fn append(self: &Arc<Self>) -> Option<AppendLink> {
+    /// Begins a stream of a group's entries; `None` when the connection is gone.
+    fn append(self: &Arc<Self>, group: GroupId) -> Option<AppendLink> {
         let id = self.new_id();
         let (sender, answers) = mpsc::channel(2 * WINDOW);
         self.waiting().as_mut()?.streams.insert(id, sender);
-        Some(AppendLink { link: Arc::clone(self), id, answers })
+        // The metadata is little. Were it behind the data of all partitions, a peer that is slow at taking that in
+        // would hold up every change in the cluster.
+        let urgency = if group == METADATA { Urgency::First } else { Urgency::InTurn };
+        Some(AppendLink { link: Arc::clone(self), id, urgency, answers })
     }
 
     /// Hands an answer to who waits for it; nobody does when its time was up.
@@ -281,6 +285,7 @@ impl Drop for Pending {
 pub(super) struct AppendLink {
     link: Arc<Link>,
     id: u64,
+    urgency: Urgency,
     answers: mpsc::Receiver<Frame>,
 }
 
@@ -288,7 +293,7 @@ impl AppendLink {
     pub(super) fn send(&self, message: &Append) {
         let frame = Outgoing::new(Kind::Append, self.id, &message.head, &message.body);
         // On a connection that is gone the answers end, too, which is seen there.
-        self.link.outbox.send(Urgency::InTurn, frame);
+        self.link.outbox.send(self.urgency, frame);
     }
 
     /// The next answer; `None` when the connection broke. Safe to cancel.
@@ -302,7 +307,7 @@ impl Drop for AppendLink {
         if let Some(waiting) = self.link.waiting().as_mut() {
             waiting.streams.remove(&self.id);
         }
-        self.link.outbox.send(Urgency::InTurn, Outgoing::bare(Kind::StreamEnd, self.id));
+        self.link.outbox.send(self.urgency, Outgoing::bare(Kind::StreamEnd, self.id));
     }
 }
 
@@ -493,5 +498,34 @@ async fn link_once(inner: &Inner, peer: &Peer, address: &HostPort) -> Result<(),
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use millpond_record::{RaftIndex, ReplicaId};
+    use openraft::raft::AppendEntriesRequest;
+
+    use super::*;
+    use crate::peers::raft_messages::Route;
+
+    #[test]
+    fn entries_of_the_metadata_go_before_data_that_waits() {
+        let link = Arc::new(Link::new());
+        let [data, metadata] = [GroupId(1), METADATA].map(|group| link.append(group).expect("it is open"));
+        let message = |group: GroupId, bytes: usize| {
+            let route = Route::new(group, ReplicaId(1), ReplicaId(2), RaftIndex(0));
+            let vote = openraft::Vote::new_committed(1, 2);
+            let request = AppendEntriesRequest { vote, prev_log_id: None, entries: Vec::new(), leader_commit: None };
+            let empty = Append::new(route, &request).expect("can be sent");
+            Append { body: vec![Bytes::from(vec![0; bytes])], bytes, ..empty }
+        };
+        let waits = || link.outbox.taken().iter().map(|bytes| bytes / 1_000).collect::<Vec<_>>();
+        data.send(&message(GroupId(1), 10_000));
+        data.send(&message(GroupId(1), 20_000));
+        metadata.send(&message(METADATA, 1_000));
+        metadata.send(&message(METADATA, 2_000));
+        drop((data, metadata));
+        assert_eq!(waits(), [1, 2, 0, 10, 20, 0], "the ends of the streams behind what they have sent");
     }
 }

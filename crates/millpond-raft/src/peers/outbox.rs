@@ -1,7 +1,7 @@
 //! What waits to be written to a connection, and the task that writes it.
 //!
-//! Two queues: what is urgent (beats, votes, answers of Raft) is written before anything else that waits, so that bulk
-//! data delays it by no more than what is being written. Each queue keeps its order.
+//! Two queues: what is urgent (beats, votes, entries of the metadata, answers of Raft) is written before anything else
+//! that waits, so that bulk data delays it by no more than what is being written. Each queue keeps its order.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -104,6 +104,14 @@ impl Outbox {
         };
         drop(dropped);
         self.changed.notify_one();
+    }
+
+    /// The lengths of the frames that are written next.
+    #[cfg(test)]
+    pub(super) fn taken(&self) -> Vec<usize> {
+        let mut frames = Vec::new();
+        self.take(&mut frames).expect("it is open");
+        frames.iter().map(|queued| queued.frame.len()).collect()
     }
 
     /// Takes what is written next; `None` when closed.
