@@ -23,18 +23,29 @@ pub struct Shared {
     /// Where the broker listens.
     pub address: SocketAddr,
     history: Arc<Mutex<History>>,
+    calm: Arc<AtomicBool>,
     winding_down: Arc<AtomicBool>,
 }
 
 impl Shared {
     /// For a broker that listens at `address`.
     pub fn new(world: World, address: SocketAddr) -> Shared {
-        Shared { world, address, history: Arc::default(), winding_down: Arc::default() }
+        Shared { world, address, history: Arc::default(), calm: Arc::default(), winding_down: Arc::default() }
     }
 
     /// The history.
     pub fn history(&self) -> MutexGuard<'_, History> {
         self.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on nothing more is to go wrong.
+    pub fn calm_down(&self) {
+        self.calm.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether nothing more goes wrong.
+    pub fn is_calm(&self) -> bool {
+        self.calm.load(Ordering::Relaxed)
     }
 
     /// Tells the clients to finish what they have begun and to begin nothing new.

@@ -36,6 +36,8 @@ pub async fn operate(mut router: Router, chores: Chores) {
 /// Whether the cluster says that nobody leads a partition. One that is led may be slow: its disk may still be at what
 /// it took in before calm.
 pub async fn is_leaderless(router: &mut Router, target: &Target) -> bool {
+    // What was asked last may not have been waited for.
+    (1..=BROKERS).for_each(|broker| router.disconnect(broker));
     let Some(response) = router.refresh().await else { return false };
     let topic = response.topics.iter().find(|topic| topic.topic_id == target.partition.topic);
     let found = topic.and_then(|t| t.partitions.iter().find(|p| p.partition_index == target.partition.index));
@@ -49,8 +51,6 @@ pub async fn decide(router: &mut Router, target: &Target, least_power_cuts: usiz
         let text = format!("{}: has no leader, though only {cuts} machines lost power", target.partition);
         router.fail(text);
     }
-    // What was asked last may not have been waited for.
-    (1..=BROKERS).for_each(|broker| router.disconnect(broker));
     elect(router, target, UNCLEAN).await;
 }
 

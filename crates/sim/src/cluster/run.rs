@@ -59,6 +59,7 @@ async fn play(cluster: &Cluster, scenario: &ClusterScenario) {
 
     machines.world().note(NodeId(0), "calm");
     heal(&machines);
+    cluster.shared.calm_down();
     if has_failed(cluster) || !makes_progress(&machines, scenario, cluster, "first").await {
         return;
     }
