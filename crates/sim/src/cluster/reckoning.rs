@@ -8,7 +8,7 @@ use millpond_runtime::sim::NodeId;
 use super::claims::Cluster;
 use super::consumer::{Asks, fetch};
 use super::machines::Machines;
-use super::operator::{decide, is_leaderless, settled};
+use super::operator::{decide, settled};
 use super::producer::Producer;
 use super::router::Router;
 use super::scenario::{BROKERS, ClusterScenario};
@@ -43,9 +43,7 @@ pub async fn makes_progress(machines: &Machines, scenario: &ClusterScenario, clu
             }
             loop {
                 machines.runtime().sleep(DECIDES_AFTER).await;
-                if is_leaderless(&mut operator, &target).await {
-                    decide(&mut operator, &target, scenario.least_power_cuts(&target.topic)).await;
-                }
+                decide(&mut operator, &target, scenario.least_power_cuts(&target.topic)).await;
             }
         };
         let written = async {

@@ -367,6 +367,8 @@ fn a_follower_that_answers_beats_and_flushes_nothing_costs_bounded_memory_and_de
         replicas[0].elect().await;
         replicas[0].write("first").await;
         replicas[2].has_applied(1).await;
+        // It has flushed it, too, and said so.
+        replicas[0].node.runtime.sleep(Duration::from_secs(1)).await;
         world.set_disk_faults(node(3), DiskFaults { slow_sync: 1.0, slow_sync_ms: 120_000, ..DiskFaults::default() });
         let before = replicas[0].node.runtime.now();
         let large = "x".repeat(200_000);
