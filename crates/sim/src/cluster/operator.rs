@@ -33,9 +33,9 @@ pub async fn operate(mut router: Router, chores: Chores) {
     }
 }
 
-/// Goes on with what is left of a relaxed partition, all of whose brokers run, if enough of them lost power: one that
-/// takes no write though they did not is slow, its disk may still be at what it took in before calm, or broken, which is
-/// not the operator's to mend.
+/// Goes on with what is left of a relaxed partition, all of whose brokers run, if enough of them lost power. One that
+/// takes no write though they did not is slow, its disk may still be at what it took in before calm, or broken, which
+/// is not the operator's to mend.
 pub async fn decide(router: &mut Router, target: &Target, least_power_cuts: usize) {
     if router.cluster.power_cuts() < least_power_cuts {
         return;
