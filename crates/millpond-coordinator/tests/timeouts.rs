@@ -127,6 +127,16 @@ fn the_first_members_of_a_group_wait_for_one_that_was_given_an_id() {
     assert!(world.waits(joining));
     world.pass(1);
     alone.finish_join(&mut world, joining).outcome.expect("joined");
+
+    // A delay that is long enough without is not prolonged by ids.
+    let mut world = World::with(GroupSettings { initial_rebalance_delay_ms: 3_000, ..settings() });
+    let mut alone = world.member("g");
+    alone.obtain_id(&mut world);
+    let joining = alone.start_join(&mut world);
+    world.pass(2_000);
+    world.member("g").obtain_id(&mut world);
+    world.pass(1_000);
+    alone.finish_join(&mut world, joining).outcome.expect("joined");
 }
 
 #[test]

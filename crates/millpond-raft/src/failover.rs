@@ -291,11 +291,17 @@ fn next_turn(replica: &Replica, brokers: &BTreeSet<BrokerId>, now: Instant, span
     let live = live_voters(replica, brokers)?;
     let place = |id: ReplicaId| live.iter().position(|live| *live == id);
     let (own, last) = (place(replica.id())?, place(replica.role().vote).unwrap_or(0));
-    let behind = match (own + live.len() - last) % live.len() {
-        0 => live.len(),
-        behind => behind,
-    };
-    Some(now + span * u32::try_from(behind).unwrap_or(u32::MAX))
+    Some(now + wait_after(last, own, live.len(), span))
+}
+
+/// How long the candidate at place `own` of so many waits after the one at place `last`. Those that were candidates at
+/// the same moment, each with its own vote, are not so again.
+fn wait_after(last: usize, own: usize, live: usize, span: Duration) -> Duration {
+    let [last, own, live] = [last, own, live].map(|number| u32::try_from(number).unwrap_or(u32::MAX));
+    match (own + live - last) % live {
+        0 => span * live + span * own / live,
+        behind => span * behind,
+    }
 }
 
 fn first_turn(
@@ -320,6 +326,14 @@ fn first_turn(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn candidates_take_turns_and_two_at_the_same_moment_are_not_so_again() {
+        let wait = |last, own, live| wait_after(last, own, live, TURN).as_millis();
+        assert_eq!([wait(0, 1, 3), wait(0, 2, 3), wait(2, 0, 3), wait(2, 1, 3)], [150, 300, 150, 300]);
+        assert_eq!([wait(0, 0, 3), wait(1, 1, 3), wait(2, 2, 3)], [450, 500, 550]);
+        assert_eq!([wait(0, 0, 2), wait(1, 1, 2), wait(0, 0, 1)], [300, 375, 150]);
+    }
 
     #[test]
     fn while_a_membership_changes_a_majority_is_one_of_both_configurations() {

@@ -13,6 +13,7 @@
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds, RangeInclusive};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -26,6 +27,7 @@ use openraft::entry::RaftEntry;
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::{EntryPayload, OptionalSend, RaftLogReader};
 use tokio::sync::oneshot;
+use tokio::sync::oneshot::error::TryRecvError;
 
 use crate::error::ProposeError;
 use crate::flights::Carrier;
@@ -55,6 +57,8 @@ pub(crate) struct LogStore {
     log: Arc<Log>,
     replica: Arc<ReplicaState>,
     known: Arc<Mutex<Known>>,
+    /// Appends that openraft has not been told of to be flushed.
+    unflushed: Arc<AtomicUsize>,
 }
 
 /// A proposal on its way into the log.
@@ -72,6 +76,24 @@ struct Appended {
     callback: Option<IOFlushed<TypeConfig>>,
     holds: Vec<Hold>,
     data_dir: DataDir,
+    /// Ends with it.
+    _unflushed: Unflushed,
+}
+
+/// One of [`LogStore::unflushed`].
+struct Unflushed(Arc<AtomicUsize>);
+
+impl Unflushed {
+    fn new(all: &Arc<AtomicUsize>) -> Unflushed {
+        all.fetch_add(1, Ordering::AcqRel);
+        Unflushed(Arc::clone(all))
+    }
+}
+
+impl Drop for Unflushed {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 impl Appended {
@@ -123,6 +145,7 @@ impl LogStore {
             log,
             replica,
             known: Arc::new(Mutex::new(Known { purged, committed, candidacy: None })),
+            unflushed: Arc::default(),
         }
     }
 
@@ -316,11 +339,12 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         self.clone()
     }
 
-    /// Durable on return, but for two votes whose waits are not needed, of which a change of leaders would have one
-    /// after the other:
+    /// Durable on return, but for two votes whose waits a change of leaders would have one after the other:
     ///
-    /// - The replica's own for itself counts when it is elected, and is waited for then, before anything is sent in the
-    ///   term. Meanwhile the others are asked. One that is lost in a crash was never used.
+    /// - The replica's own for itself elects nobody before it is saved again as committed, and is waited for then,
+    ///   before this replica leads. Meanwhile the others are asked. In the engine what is flushed is one mark for votes
+    ///   and entries, and a vote is above all entries of earlier terms: so it goes on only where none of them is on its
+    ///   way to the disk. Nor is an earlier such vote: of two that a power cut took others would know the later one.
     /// - That a vote is committed is not needed after a crash: no leader resumes its term, and nobody votes in the term
     ///   for another one than before.
     async fn save_vote(&mut self, vote: &RaftVote) -> Result<(), io::Error> {
@@ -329,22 +353,25 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         let (done, mut written) = oneshot::channel();
         // The receiver is gone only when openraft gave up on the vote, or nobody needs to know.
         self.log.save_vote(vote, Box::new(move |result| drop(done.send(result))));
-        let is_same = (vote.term, vote.replica) == (before.term, before.replica);
-        if !vote.committed && vote.replica == self.replica.id {
-            if let Ok(result) = written.try_recv() {
-                return result.map_err(io_error);
+        let is_own = vote.replica == self.replica.id;
+        let candidacy = self.known().candidacy.take();
+        if vote.committed && (vote.term, vote.replica) == (before.term, before.replica) {
+            return match candidacy.filter(|_| is_own) {
+                Some(candidacy) => durable(candidacy).await,
+                None => Ok(()),
+            };
+        }
+        let one_is_written =
+            candidacy.is_some_and(|mut earlier| matches!(earlier.try_recv(), Err(TryRecvError::Empty)));
+        if is_own && !vote.committed && !one_is_written && self.unflushed.load(Ordering::Acquire) == 0 {
+            match written.try_recv() {
+                Err(TryRecvError::Empty) => self.known().candidacy = Some(written),
+                Ok(result) => return result.map_err(io_error),
+                Err(TryRecvError::Closed) => return durable(written).await,
             }
-            self.known().candidacy = Some(written);
             return Ok(());
         }
-        if !vote.committed || !is_same {
-            return durable(written).await;
-        }
-        let candidacy = self.known().candidacy.take();
-        match candidacy {
-            Some(candidacy) if vote.replica == self.replica.id => durable(candidacy).await,
-            _ => Ok(()),
-        }
+        durable(written).await
     }
 
     async fn save_committed(&mut self, committed: Option<RaftLogId>) -> Result<(), io::Error> {
@@ -387,7 +414,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         }
         let early = planted(PlantedFault::ReportsUnflushed);
         let (at_once, callback) = if early { (Some(callback), None) } else { (None, Some(callback)) };
-        let appended = Appended { callback, holds, data_dir: self.data_dir.clone() };
+        let _unflushed = Unflushed::new(&self.unflushed);
+        let appended = Appended { callback, holds, data_dir: self.data_dir.clone(), _unflushed };
         let done = appended.when_flushed(Arc::downgrade(&self.log));
         self.until_filled(stored.first().map(|entry| entry.index)).await;
         let outcomes = self.log.append(stored, done).map_err(|error| self.failed(error))?;

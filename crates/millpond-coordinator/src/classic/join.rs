@@ -100,6 +100,9 @@ fn check_request(request: &JoinGroupRequest, settings: &GroupSettings) -> Result
     Ok(())
 }
 
+/// Between the answer that gives a member its id and the request that comes with it.
+const ROUND_TRIP_MS: u64 = 100;
+
 /// What a new member will take in memory, about and at most.
 fn bytes_of(request: &JoinGroupRequest) -> usize {
     8192 + bytes_offered(request)
@@ -167,8 +170,11 @@ impl ClassicGroup {
         if context.version < FIRST_VERSION_WITH_ID_REQUIRED {
             return self.add_member(turn, ticket, member_id, request, context);
         }
-        // It comes back with its id at once.
-        self.have_first_members_wait();
+        if turn.settings.initial_rebalance_delay_ms <= ROUND_TRIP_MS {
+            // It comes back with its id at once. Longer delays do without: who asks for ids and never comes, as clients
+            // do that do not know of them, must not hold up a group for long.
+            self.have_first_members_wait();
+        }
         self.bytes += PENDING_BYTES + member_id.len();
         self.pending.insert(member_id.clone());
         let session_ms = u64::try_from(request.session_timeout_ms).unwrap_or(0);

@@ -285,6 +285,10 @@ impl Inner {
                         _ if !gate.queue.is_empty() => self.start_waking(&mut gate),
                         _ => {}
                     }
+                    for opener in std::mem::take(&mut gate.openers) {
+                        // Gone if the caller of log() gave up.
+                        let _ = opener.send(Ok(Arc::clone(&log)));
+                    }
                 }
                 return Err(error.into());
             }

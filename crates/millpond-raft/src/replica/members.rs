@@ -39,7 +39,7 @@ impl Replica {
             let metrics = raft.server_metrics();
             let now = metrics.borrow_watched();
             let membership = now.membership_config.membership();
-            let is_so = membership.get_joint_config() == &[ids.clone()]
+            let is_so = membership.get_joint_config() == std::slice::from_ref(&ids)
                 && nodes.iter().all(|(id, member)| membership.get_node(id) == Some(member))
                 && now.membership_config.log_id() == now.committed_membership_config.log_id();
             if is_so {
