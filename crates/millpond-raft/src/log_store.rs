@@ -13,7 +13,7 @@
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds, RangeInclusive};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -57,8 +57,15 @@ pub(crate) struct LogStore {
     log: Arc<Log>,
     replica: Arc<ReplicaState>,
     known: Arc<Mutex<Known>>,
-    /// Appends that openraft has not been told of to be flushed.
-    unflushed: Arc<AtomicUsize>,
+    appends: Arc<Appends>,
+}
+
+/// What openraft has not been told yet of what it appended.
+#[derive(Default)]
+struct Appends {
+    unflushed: AtomicUsize,
+    /// One has failed; openraft hears of that in its own time.
+    failed: AtomicBool,
 }
 
 /// A proposal on its way into the log.
@@ -76,23 +83,22 @@ struct Appended {
     callback: Option<IOFlushed<TypeConfig>>,
     holds: Vec<Hold>,
     data_dir: DataDir,
-    /// Ends with it.
-    _unflushed: Unflushed,
+    unflushed: Unflushed,
 }
 
-/// One of [`LogStore::unflushed`].
-struct Unflushed(Arc<AtomicUsize>);
+/// One append that openraft has not been told of, until it is dropped.
+struct Unflushed(Arc<Appends>);
 
 impl Unflushed {
-    fn new(all: &Arc<AtomicUsize>) -> Unflushed {
-        all.fetch_add(1, Ordering::AcqRel);
+    fn new(all: &Arc<Appends>) -> Unflushed {
+        all.unflushed.fetch_add(1, Ordering::AcqRel);
         Unflushed(Arc::clone(all))
     }
 }
 
 impl Drop for Unflushed {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
+        self.0.unflushed.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -107,6 +113,9 @@ impl Appended {
     }
 
     fn tell(self, result: Result<(), StorageError>) {
+        if result.is_err() {
+            self.unflushed.0.failed.store(true, Ordering::Release);
+        }
         if let Some(callback) = self.callback {
             callback.io_completed(result.map_err(io_error));
         }
@@ -145,7 +154,7 @@ impl LogStore {
             log,
             replica,
             known: Arc::new(Mutex::new(Known { purged, committed, candidacy: None })),
-            unflushed: Arc::default(),
+            appends: Arc::default(),
         }
     }
 
@@ -345,6 +354,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     ///   before this replica leads. Meanwhile the others are asked. In the engine what is flushed is one mark for votes
     ///   and entries, and a vote is above all entries of earlier terms: so it goes on only where none of them is on its
     ///   way to the disk. Nor is an earlier such vote: of two that a power cut took others would know the later one.
+    ///   Otherwise the vote is waited for, which is behind those entries in the journal; those of a relaxed log that
+    ///   are not in the journal it may overtake, as any vote may.
     /// - That a vote is committed is not needed after a crash: no leader resumes its term, and nobody votes in the term
     ///   for another one than before.
     async fn save_vote(&mut self, vote: &RaftVote) -> Result<(), io::Error> {
@@ -363,15 +374,20 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         }
         let one_is_written =
             candidacy.is_some_and(|mut earlier| matches!(earlier.try_recv(), Err(TryRecvError::Empty)));
-        if is_own && !vote.committed && !one_is_written && self.unflushed.load(Ordering::Acquire) == 0 {
+        let goes_on = is_own && !vote.committed && !one_is_written;
+        if goes_on && self.appends.unflushed.load(Ordering::Acquire) == 0 {
             match written.try_recv() {
                 Err(TryRecvError::Empty) => self.known().candidacy = Some(written),
-                Ok(result) => return result.map_err(io_error),
-                Err(TryRecvError::Closed) => return durable(written).await,
+                Ok(result) => result.map_err(io_error)?,
+                Err(TryRecvError::Closed) => durable(written).await?,
             }
-            return Ok(());
+        } else {
+            durable(written).await?;
         }
-        durable(written).await
+        match self.appends.failed.load(Ordering::Acquire) {
+            false => Ok(()),
+            true => Err(io::Error::other("an entry before the vote was not written")),
+        }
     }
 
     async fn save_committed(&mut self, committed: Option<RaftLogId>) -> Result<(), io::Error> {
@@ -414,8 +430,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         }
         let early = planted(PlantedFault::ReportsUnflushed);
         let (at_once, callback) = if early { (Some(callback), None) } else { (None, Some(callback)) };
-        let _unflushed = Unflushed::new(&self.unflushed);
-        let appended = Appended { callback, holds, data_dir: self.data_dir.clone(), _unflushed };
+        let unflushed = Unflushed::new(&self.appends);
+        let appended = Appended { callback, holds, data_dir: self.data_dir.clone(), unflushed };
         let done = appended.when_flushed(Arc::downgrade(&self.log));
         self.until_filled(stored.first().map(|entry| entry.index)).await;
         let outcomes = self.log.append(stored, done).map_err(|error| self.failed(error))?;

@@ -100,7 +100,7 @@ fn check_request(request: &JoinGroupRequest, settings: &GroupSettings) -> Result
     Ok(())
 }
 
-/// Between the answer that gives a member its id and the request that comes with it.
+/// The longest delay that may be over between the answer that gives a member its id and the request that comes with it.
 const ROUND_TRIP_MS: u64 = 100;
 
 /// What a new member will take in memory, about and at most.

@@ -4,7 +4,7 @@
 //! all groups). What was sent is kept until it is answered, to be sent again when the other broker says that it will
 //! have the replica in a moment; until it has answered once, one message is on its way. What was sent counts against
 //! the peer's budget until it is answered or given up, so that a peer that does not answer costs no more than that. The
-//! metadata counts, too, and waits for no room: its own window bounds it.
+//! metadata counts, too, and does not wait for it: its own window bounds it, a small one while the budget is crowded.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -18,49 +18,55 @@ use crate::types::{Member, TypeConfig};
 const CAUGHT_UP: u64 = 1000;
 
 impl Replica {
+    /// That the members are still those that this leader knows now, of whom it is one: openraft keeps a leader that has
+    /// left for a while, and its engine ends there when it is to change members (a debug assertion).
+    fn unless_changed(&self) -> Result<Precondition<TypeConfig>, RaftError> {
+        let metrics = self.raft.server_metrics();
+        let known = &metrics.borrow_watched().membership_config;
+        match known.membership().get_node(&self.id().0) {
+            Some(_) => Ok(Precondition::LastMembershipLogId { last_membership_log_id: *known.log_id() }),
+            None => Err(RaftError::NotLeader(self.group())),
+        }
+    }
+
+    /// Asks openraft for it. Refused if the members change meanwhile, by another call or another leader.
+    async fn change(&self, changes: ChangeMembers<u64, Member>, retain: bool) -> Result<(), RaftError> {
+        let (raft, unless_changed) = (self.raft.clone(), self.unless_changed()?);
+        let changing = async move { raft.change_membership_if(changes, retain, [unless_changed]).await.map(drop) };
+        self.changed(self.shared.runtime.spawn(changing).await)
+    }
+
     /// Adds a replica that does not vote, unless it is a member already.
     pub(crate) async fn add_learner(&self, replica: ReplicaId, member: Member) -> Result<(), RaftError> {
         if self.members().iter().any(|known| known.replica == replica) {
             return Ok(());
         }
-        let raft = self.raft.clone();
-        let added =
-            self.shared.runtime.spawn(async move { raft.add_learner(replica.0, member, false).await.map(drop) });
-        self.changed(added.await)
+        self.change(ChangeMembers::AddNodes([(replica.0, member)].into()), true).await
     }
 
     /// Makes `voters`, who must be members, the voters. The others leave the group, unless `retain` keeps them as
-    /// learners. Nothing if that is so; refused if the members change meanwhile, by another call or another leader.
+    /// learners. Nothing if that is so.
     pub(crate) async fn set_voters(&self, voters: BTreeMap<ReplicaId, Member>, retain: bool) -> Result<(), RaftError> {
-        let raft = self.raft.clone();
         let ids: BTreeSet<u64> = voters.keys().map(|id| id.0).collect();
         let nodes: BTreeMap<u64, Member> = voters.into_iter().map(|(id, member)| (id.0, member)).collect();
-        let seen = {
-            let metrics = raft.server_metrics();
+        let is_so = {
+            let metrics = self.raft.server_metrics();
             let now = metrics.borrow_watched();
             let membership = now.membership_config.membership();
-            let is_so = membership.get_joint_config() == std::slice::from_ref(&ids)
+            membership.get_joint_config() == std::slice::from_ref(&ids)
                 && nodes.iter().all(|(id, member)| membership.get_node(id) == Some(member))
-                && now.membership_config.log_id() == now.committed_membership_config.log_id();
-            if is_so {
-                return Ok(());
-            }
-            Precondition::LastMembershipLogId { last_membership_log_id: *now.membership_config.log_id() }
+                && now.membership_config.log_id() == now.committed_membership_config.log_id()
         };
+        if is_so {
+            return Ok(());
+        }
         let changes = ChangeMembers::Batch(vec![ChangeMembers::SetNodes(nodes), ChangeMembers::ReplaceAllVoters(ids)]);
-        let changing = async move { raft.change_membership_if(changes, retain, [seen]).await.map(drop) };
-        self.changed(self.shared.runtime.spawn(changing).await)
+        self.change(changes, retain).await
     }
 
     /// Removes replicas that do not vote.
     pub(crate) async fn remove(&self, replicas: BTreeSet<ReplicaId>) -> Result<(), RaftError> {
-        let raft = self.raft.clone();
-        let ids = replicas.iter().map(|id| id.0).collect();
-        let changed = self
-            .shared
-            .runtime
-            .spawn(async move { raft.change_membership(ChangeMembers::RemoveNodes(ids), false).await.map(drop) });
-        self.changed(changed.await)
+        self.change(ChangeMembers::RemoveNodes(replicas.iter().map(|id| id.0).collect()), false).await
     }
 
     fn changed(
