@@ -33,16 +33,31 @@ pub async fn operate(mut router: Router, chores: Chores) {
     }
 }
 
-/// Goes on with what is left of a relaxed partition, all of whose brokers run, if enough of them lost power. One that
-/// takes no write though they did not is slow, its disk may still be at what it took in before calm, or broken, which
-/// is not the operator's to mend.
-pub async fn decide(router: &mut Router, target: &Target, least_power_cuts: usize) {
-    if router.cluster.power_cuts() < least_power_cuts {
-        return;
-    }
+/// Goes on with what is left of a relaxed partition, all of whose brokers run, if enough of them lost power. Where they
+/// did not it is to have a leader, and may be slow: its disk may still be at what it took in before calm. Gives whether
+/// it has none; twice in a row is a failure.
+pub async fn decide(router: &mut Router, target: &Target, least_power_cuts: usize, had_none: bool) -> bool {
     // What was asked last may not have been waited for.
     (1..=BROKERS).for_each(|broker| router.disconnect(broker));
-    elect(router, target, UNCLEAN).await;
+    let cuts = router.cluster.power_cuts();
+    if cuts >= least_power_cuts {
+        elect(router, target, UNCLEAN).await;
+        return false;
+    }
+    let has_none = is_leaderless(router, target).await;
+    if has_none && had_none {
+        let text = format!("{}: has no leader, though only {cuts} machines lost power", target.partition);
+        router.fail(text);
+    }
+    has_none
+}
+
+/// Whether the cluster says that nobody leads a partition.
+async fn is_leaderless(router: &mut Router, target: &Target) -> bool {
+    let Some(response) = router.refresh().await else { return false };
+    let topic = response.topics.iter().find(|topic| topic.topic_id == target.partition.topic);
+    let found = topic.and_then(|t| t.partitions.iter().find(|p| p.partition_index == target.partition.index));
+    found.is_some_and(|found| found.leader_id < 0)
 }
 
 /// What has a leader by an unclean election of a relaxed partition may lack what was promised; of a durable one it

@@ -41,9 +41,10 @@ pub async fn makes_progress(machines: &Machines, scenario: &ClusterScenario, clu
             if !cluster.shared.history().is_relaxed(target.partition) {
                 return std::future::pending().await;
             }
+            let mut has_none = false;
             loop {
                 machines.runtime().sleep(DECIDES_AFTER).await;
-                decide(&mut operator, &target, scenario.least_power_cuts(&target.topic)).await;
+                has_none = decide(&mut operator, &target, scenario.least_power_cuts(&target.topic), has_none).await;
             }
         };
         let written = async {
