@@ -152,7 +152,9 @@ impl MetadataGroup {
         let written = written.map_err(|error| self.replica.fatal(&error))?;
         match written.await {
             Ok(Ok(response)) => Ok(response.data.index),
-            Ok(Err(ClientWriteError::ForwardToLeader(_))) => Err(RaftError::NotLeader(group)),
+            Ok(Err(ClientWriteError::ForwardToLeader(_) | ClientWriteError::LogEntryDiscarded(_))) => {
+                Err(RaftError::NotLeader(group))
+            }
             Ok(Err(error)) => Err(fatal(error.to_string())),
             // Nothing else lets go of a write without an answer.
             Err(_) => Err(self.failed().await),
