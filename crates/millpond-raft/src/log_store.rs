@@ -13,6 +13,7 @@
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds, RangeInclusive};
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -26,8 +27,8 @@ use millpond_storage::{
 use openraft::entry::RaftEntry;
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::{EntryPayload, OptionalSend, RaftLogReader};
-use tokio::sync::oneshot;
 use tokio::sync::oneshot::error::TryRecvError;
+use tokio::sync::{Notify, oneshot};
 
 use crate::error::ProposeError;
 use crate::flights::Carrier;
@@ -66,6 +67,8 @@ struct Appends {
     unflushed: AtomicUsize,
     /// One has failed; openraft hears of that in its own time.
     failed: AtomicBool,
+    /// The last of them is flushed, or one cannot be for a while.
+    changed: Notify,
 }
 
 /// A proposal on its way into the log.
@@ -98,7 +101,9 @@ impl Unflushed {
 
 impl Drop for Unflushed {
     fn drop(&mut self) {
-        self.0.unflushed.fetch_sub(1, Ordering::AcqRel);
+        if self.0.unflushed.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.changed.notify_waiters();
+        }
     }
 }
 
@@ -107,7 +112,10 @@ impl Appended {
     /// an error would end the group here for good.
     fn when_flushed(self, log: Weak<Log>) -> Done {
         Box::new(move |result| match (result, log.upgrade()) {
-            (Err(StorageError::Stalled { .. }), Some(open)) => open.notify_flushed(self.when_flushed(log)),
+            (Err(StorageError::Stalled { .. }), Some(open)) => {
+                self.unflushed.0.changed.notify_waiters();
+                open.notify_flushed(self.when_flushed(log));
+            }
             (result, _) => self.tell(result),
         })
     }
@@ -162,6 +170,24 @@ impl LogStore {
     async fn until_filled(&self, next: Option<RaftIndex>) {
         while self.log.is_filling() && next.is_some_and(|next| next > self.log.next_index()) {
             self.runtime.sleep(SWITCH_PAUSE).await;
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn has_told_all(&self) -> bool {
+        self.appends.unflushed.load(Ordering::Acquire) == 0
+    }
+
+    /// Waits until openraft has been told of all its appends, or that has to wait for room on the disk.
+    async fn appends_flushed(&self) {
+        loop {
+            let mut changed = pin!(self.appends.changed.notified());
+            // From here on nothing is missed.
+            changed.as_mut().enable();
+            if self.appends.unflushed.load(Ordering::Acquire) == 0 || self.log.stalled_itself().is_some() {
+                return;
+            }
+            changed.await;
         }
     }
 
@@ -354,10 +380,12 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     ///   before this replica leads. Meanwhile the others are asked. In the engine what is flushed is one mark for votes
     ///   and entries, and a vote is above all entries of earlier terms: so it goes on only where none of them is on its
     ///   way to the disk. Nor is an earlier such vote: of two that a power cut took others would know the later one.
-    ///   Otherwise the vote is waited for, which is behind those entries in the journal; those of a relaxed log that
-    ///   are not in the journal it may overtake, as any vote may.
+    ///   Otherwise the vote is waited for.
     /// - That a vote is committed is not needed after a crash: no leader resumes its term, and nobody votes in the term
     ///   for another one than before.
+    ///
+    /// A vote that is waited for is behind all entries in the journal. A relaxed log's are not there: they are waited
+    /// for, too, unless the disk is full, which may last.
     async fn save_vote(&mut self, vote: &RaftVote) -> Result<(), io::Error> {
         let vote = vote_to_store(vote)?;
         let before = self.log.vote();
@@ -383,6 +411,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             }
         } else {
             durable(written).await?;
+            self.appends_flushed().await;
         }
         match self.appends.failed.load(Ordering::Acquire) {
             false => Ok(()),

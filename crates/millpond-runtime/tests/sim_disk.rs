@@ -211,6 +211,30 @@ fn after_a_failed_sync_a_later_one_succeeds_without_having_written_what_the_firs
 }
 
 #[test]
+fn what_a_failed_sync_of_a_folder_left_pending_is_durable_after_the_next_one() {
+    let found = |syncs_again: bool| {
+        outcomes(
+            Crash::PowerCut,
+            move |world, disk| {
+                durable(disk, "/a", b"a");
+                disk.rename(path("/a"), path("/b")).unwrap();
+                disk.rename(path("/b"), path("/c")).unwrap();
+                world.set_disk_faults(NODE, DiskFaults { sync_error: 1.0, ..DiskFaults::default() });
+                assert_eq!(disk.sync_dir(path("/")).unwrap_err().raw_os_error(), Some(5));
+                world.set_disk_faults(NODE, DiskFaults::default());
+                if syncs_again {
+                    disk.sync_dir(path("/")).unwrap();
+                }
+            },
+            |disk| ["/a", "/b", "/c"].map(|name| content(disk, name).is_some()),
+        )
+    };
+    assert_eq!(found(true), BTreeSet::from([[false, false, true]]));
+    let before = found(false);
+    assert!(before.contains(&[true, false, false]) && before.contains(&[false, false, true]), "{before:?}");
+}
+
+#[test]
 fn a_replaced_file_is_old_or_new_at_every_crash_and_new_once_it_was_reported() {
     let mut seen = BTreeSet::new();
     for seed in 0..SEEDS {

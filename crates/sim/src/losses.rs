@@ -65,9 +65,14 @@ impl History {
         }
     }
 
-    /// An operator is about to go on with what is left of a partition.
-    pub fn give_up(&mut self, partition: Partition) {
-        self.losses.given_up.insert(partition);
+    /// An operator is about to go on with what is left of a partition. Gives whether nobody was before.
+    pub fn give_up(&mut self, partition: Partition) -> bool {
+        self.losses.given_up.insert(partition)
+    }
+
+    /// Nothing was given up: what was promised before counts again, and what was not looked at meanwhile does not.
+    pub fn keep(&mut self, partition: Partition) {
+        self.losses.given_up.remove(&partition);
     }
 
     /// Whether nothing counts any more that was promised about a partition.

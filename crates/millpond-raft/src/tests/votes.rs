@@ -1,5 +1,6 @@
 //! Which votes are on disk when the engine goes on, and which need not be.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,15 +8,15 @@ use std::time::Duration;
 use millpond_record::{GroupId, LogId, RaftIndex, Term};
 use millpond_runtime::Runtime;
 use millpond_runtime::sim::DiskFaults;
-use millpond_storage::DataDir;
+use millpond_storage::{DataDir, GroupSpec};
 use openraft::RaftLogReader;
 use openraft::entry::RaftEntry;
 use openraft::impls::leader_id_std::LeaderId;
 use openraft::storage::{IOFlushed, RaftLogStorage};
 
-use super::world::{Machine, NODE, open, spec, stores, with_crashes};
+use super::world::{BROKER, Machine, NODE, open, proposal, relaxed, spec, stores, with_crashes};
 use crate::log_store::LogStore;
-use crate::types::{Entry, RaftVote, to_raft};
+use crate::types::{Entry, Member, Membership, Payload, RaftVote, to_raft};
 
 /// What a sync of the test's disk takes at most.
 const SYNC: Duration = Duration::from_secs(1);
@@ -30,13 +31,21 @@ fn vote(term: u64, voted_for: u64, committed: bool) -> RaftVote {
     RaftVote { leader_id: LeaderId { term, voted_for }, committed }
 }
 
+fn slow() -> DiskFaults {
+    DiskFaults { slow_sync: 1.0, slow_sync_ms: SYNC.as_millis() as u64, ..DiskFaults::default() }
+}
+
 async fn store(runtime: &Runtime) -> (DataDir, LogStore) {
+    store_of(runtime, spec(1)).await
+}
+
+async fn store_of(runtime: &Runtime, spec: GroupSpec) -> (DataDir, LogStore) {
     let data_dir = open(runtime, Path::new("/data")).await;
     let log = match data_dir.log(GroupId(1)).expect("readable") {
         Some(log) => log,
         None => {
             let creating = data_dir.clone();
-            let created = runtime.blocking(move || creating.create_group(spec(1), Box::new(|_| {}))).await;
+            let created = runtime.blocking(move || creating.create_group(spec, Box::new(|_| {}))).await;
             created.expect("a new group")
         }
     };
@@ -73,9 +82,7 @@ fn done(steps: Vec<Step>) -> (Vec<bool>, u64) {
         machine
             .live(move |runtime| async move {
                 let (_data_dir, mut store) = store(&runtime).await;
-                let slow =
-                    DiskFaults { slow_sync: 1.0, slow_sync_ms: SYNC.as_millis() as u64, ..DiskFaults::default() };
-                world.set_disk_faults(NODE, slow);
+                world.set_disk_faults(NODE, slow());
                 for step in steps {
                     let before = runtime.now();
                     match step {
@@ -129,4 +136,32 @@ fn an_own_vote_waits_for_the_entries_before_it() {
     // their leader would be told that they are there.
     let steps = vec![Step::Append, Step::Vote(vote(2, here(), false)), Step::Vote(vote(2, here(), true))];
     assert_eq!(done(steps), (vec![true, false], 2));
+}
+
+#[test]
+fn a_vote_waits_for_entries_of_a_relaxed_log_which_are_not_in_the_journal() {
+    for seed in 0..20 {
+        with_crashes(seed, |machine: Machine| async move {
+            let world = machine.world.clone();
+            let life = machine.live(move |runtime| async move {
+                let (_data_dir, mut store) = store_of(&runtime, relaxed(1)).await;
+                let id = |index| to_raft(LogId { term: Term(1), index: RaftIndex(index) });
+                let nodes = BTreeMap::from([(here(), Member { broker: BROKER, assignment_version: 1 })]);
+                let members = Membership::new(vec![[here()].into()], nodes).expect("every voter is a node");
+                world.set_disk_faults(NODE, slow());
+                // A membership counts when the data before it is synced: the second when the next checkpoint is done.
+                for index in [0, 2] {
+                    let data = Entry::new_normal(id(index), Payload::Proposed(proposal("not in the journal"), None));
+                    store.append([data], IOFlushed::noop()).await.expect("appended");
+                    let members = Entry::new_membership(id(index + 1), members.clone());
+                    store.append([members], IOFlushed::noop()).await.expect("appended");
+                    runtime.sleep(Duration::from_millis(1)).await;
+                }
+                assert!(!store.has_told_all());
+                store.save_vote(&vote(2, OTHER, false)).await.expect("saved");
+                assert!(store.has_told_all(), "the vote's mark is one for all that is below it");
+            });
+            life.await;
+        });
+    }
 }

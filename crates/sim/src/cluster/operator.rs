@@ -63,16 +63,22 @@ async fn is_leaderless(router: &mut Router, target: &Target) -> bool {
 /// What has a leader by an unclean election of a relaxed partition may lack what was promised; of a durable one it
 /// lacks nothing.
 async fn elect(router: &mut Router, target: &Target, election_type: i8) {
-    if election_type == UNCLEAN && router.cluster.shared.history().is_relaxed(target.partition) {
+    let risks = election_type == UNCLEAN && router.cluster.shared.history().is_relaxed(target.partition);
+    let is_first = risks && router.cluster.shared.history().give_up(target.partition);
+    if risks {
         router.note(&format!("{}: is given up", target.partition));
-        router.cluster.shared.history().give_up(target.partition);
     }
     let topic = TopicPartitions { topic: Str::from(target.topic.as_str()), partitions: vec![target.partition.index] };
     let request = ElectLeadersRequest { election_type, topic_partitions: Some(vec![topic]), timeout_ms: 3_000 };
     let (broker, version) = (router.any(), router.rng.pick(&[1, 2]));
     let Some(response) = router.call(broker, version, &request).await else { return };
     for result in response.replica_election_results.iter().flat_map(|topic| &topic.partition_result) {
-        judge(router, "an election", target, ErrorCode(result.error_code));
+        let code = ErrorCode(result.error_code);
+        judge(router, "an election", target, code);
+        // Answered before anybody is trusted: the partition is led, and whole.
+        if is_first && code == ErrorCode::ELECTION_NOT_NEEDED {
+            router.cluster.shared.history().keep(target.partition);
+        }
     }
 }
 

@@ -17,6 +17,10 @@
 //! a power cut any subset of the others survives, applied in order: so renames may be seen reordered, a file may lose
 //! its name, and a removed one come back. A rename is atomic. A file's own sync does not make its entry durable.
 //!
+//! A sync of a folder that fails has made some of its changes durable; *the others stay pending*, for the next sync or
+//! the power cut. They are not lost behind a later sync that returns `Ok`, as pages of a file are: a file system whose
+//! journal cannot be written (ext4's, XFS's) takes no writes before it is mounted again, and then shows what it has.
+//!
 //! A kill leaves the page cache alone: nothing is lost by it, and what was not synced can be lost by a later power cut.
 //!
 //! On request: reads, writes and syncs fail, the disk is full, stored bits flip (see `DiskFaults` and `World`).
@@ -239,14 +243,23 @@ impl Image {
     }
 
     pub(super) fn sync_folder(&mut self, path: &Path) -> io::Result<()> {
+        self.store_changes_of(path, || true)
+    }
+
+    /// A sync of a folder that failed: some changes are durable, the others still pending.
+    pub(super) fn sync_folder_fails(&mut self, path: &Path, rng: &mut Rng) -> io::Result<()> {
+        self.store_changes_of(path, || rng.chance(0.5))
+    }
+
+    /// Makes those changes of a folder durable that are `chosen`, and those that they build upon.
+    fn store_changes_of(&mut self, path: &Path, mut chosen: impl FnMut() -> bool) -> io::Result<()> {
         let synced = self.folder(path)?;
         // From the newest to the oldest: with a change go all earlier ones of the same names, which it builds upon.
         let mut names: BTreeSet<(FolderId, OsString)> = BTreeSet::new();
         let mut durable: Vec<bool> = Vec::new();
         for Change(effects) in self.changes.iter().rev() {
-            let goes = effects
-                .iter()
-                .any(|effect| effect.folder == synced || names.contains(&(effect.folder, effect.name.clone())));
+            let is_older = effects.iter().any(|effect| names.contains(&(effect.folder, effect.name.clone())));
+            let goes = is_older || (effects.iter().any(|effect| effect.folder == synced) && chosen());
             if goes {
                 names.extend(effects.iter().map(|effect| (effect.folder, effect.name.clone())));
             }
@@ -256,19 +269,6 @@ impl Image {
         let changes = std::mem::take(&mut self.changes);
         for change in changes {
             if durable.next() == Some(true) { self.store(change) } else { self.changes.push(change) }
-        }
-        Ok(())
-    }
-
-    /// A sync of a folder that failed: some changes are durable, the others will never be, though programs see them.
-    pub(super) fn sync_folder_fails(&mut self, path: &Path, rng: &mut Rng) -> io::Result<()> {
-        let synced = self.folder(path)?;
-        for change in std::mem::take(&mut self.changes) {
-            if change.0.iter().all(|effect| effect.folder != synced) {
-                self.changes.push(change);
-            } else if rng.chance(0.5) {
-                self.store(change);
-            }
         }
         Ok(())
     }

@@ -34,7 +34,7 @@ pub struct DiskFaults {
     pub write_error: f64,
     /// Only writes to paths that contain this fail; empty for all.
     pub write_error_in: &'static str,
-    /// A sync of a file or folder fails (EIO) and loses some of what it covered.
+    /// A sync of a file or folder fails (EIO); a file's loses some of what it covered.
     pub sync_error: f64,
     /// Only syncs of paths that contain this fail; empty for all.
     pub sync_error_in: &'static str,
