@@ -44,6 +44,8 @@ const READ_BYTES: usize = 1 << 20;
 
 /// Between two looks at a log that is being switched over, which takes a few milliseconds.
 const SWITCH_PAUSE: Duration = Duration::from_millis(2);
+/// Between two looks at whether the disk is full.
+const STALL_PAUSE: Duration = Duration::from_millis(20);
 
 /// The index behind an entry.
 fn behind(id: Option<LogId>) -> RaftIndex {
@@ -67,8 +69,8 @@ struct Appends {
     unflushed: AtomicUsize,
     /// One has failed; openraft hears of that in its own time.
     failed: AtomicBool,
-    /// The last of them is flushed, or one cannot be for a while.
-    changed: Notify,
+    /// The last of them is flushed.
+    flushed: Notify,
 }
 
 /// A proposal on its way into the log.
@@ -102,7 +104,7 @@ impl Unflushed {
 impl Drop for Unflushed {
     fn drop(&mut self) {
         if self.0.unflushed.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.0.changed.notify_waiters();
+            self.0.flushed.notify_waiters();
         }
     }
 }
@@ -112,10 +114,7 @@ impl Appended {
     /// an error would end the group here for good.
     fn when_flushed(self, log: Weak<Log>) -> Done {
         Box::new(move |result| match (result, log.upgrade()) {
-            (Err(StorageError::Stalled { .. }), Some(open)) => {
-                self.unflushed.0.changed.notify_waiters();
-                open.notify_flushed(self.when_flushed(log));
-            }
+            (Err(StorageError::Stalled { .. }), Some(open)) => open.notify_flushed(self.when_flushed(log)),
             (result, _) => self.tell(result),
         })
     }
@@ -181,13 +180,14 @@ impl LogStore {
     /// Waits until openraft has been told of all its appends, or that has to wait for room on the disk.
     async fn appends_flushed(&self) {
         loop {
-            let mut changed = pin!(self.appends.changed.notified());
+            let mut flushed = pin!(self.appends.flushed.notified());
             // From here on nothing is missed.
-            changed.as_mut().enable();
+            flushed.as_mut().enable();
             if self.appends.unflushed.load(Ordering::Acquire) == 0 || self.log.stalled_itself().is_some() {
                 return;
             }
-            changed.await;
+            // Nobody says that a disk has become full.
+            let _ = self.runtime.timeout(STALL_PAUSE, flushed).await;
         }
     }
 
