@@ -44,10 +44,10 @@ impl Drop for Carrier {
     }
 }
 
-/// A batch in the log of the leader whose producer waits for its commit.
+/// A batch in the log of the leader, or the void in its place, whose producer waits for its commit.
 struct Waiting {
     index: RaftIndex,
-    written: Written,
+    answer: Result<Written, ProposeError>,
     flight: Arc<Flight>,
     strict: bool,
 }
@@ -61,28 +61,30 @@ impl Flights {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A proposal is in the log as entry `index`, as a batch or as a void.
+    /// A proposal is in the log as entry `index`, as a batch or as a void. That its sequence is refused waits for the
+    /// void's commit, too: a deposed leader lacks what the next one has taken since, and a producer does not come back
+    /// from that answer.
     pub(crate) fn appended(&self, carrier: &Carrier, index: RaftIndex, outcome: &Outcome, written: Written) {
-        let written = match *outcome {
-            Outcome::Appended { base_offset, .. } => Written { base_offset, ..written },
+        let answer = match *outcome {
+            Outcome::Appended { base_offset, .. } => Ok(Written { base_offset, ..written }),
             Outcome::Duplicate { base_offset, index: original, .. } => {
                 let written = Written { base_offset, duplicate: true, append_time: NO_TIME, ..written };
                 if original.is_none() {
                     return carrier.flight.complete(Ok(written));
                 }
                 // The void behind the original is committed after it.
-                written
+                Ok(written)
             }
-            Outcome::Refused(refusal) => return carrier.flight.complete(Err(ProposeError::Sequence(refusal))),
-            Outcome::RaftOnly { .. } => written,
+            Outcome::Refused(refusal) => Err(ProposeError::Sequence(refusal)),
+            Outcome::RaftOnly { .. } => Ok(written),
         };
         match carrier.acks {
             Acks::All if !planted(PlantedFault::AcknowledgeAlone) => {
                 carrier.flight.place();
                 let flight = Arc::clone(&carrier.flight);
-                self.lock().push_back(Waiting { index, written, flight, strict: carrier.strict });
+                self.lock().push_back(Waiting { index, answer, flight, strict: carrier.strict });
             }
-            Acks::All | Acks::Leader | Acks::None => carrier.flight.complete(Ok(written)),
+            Acks::All | Acks::Leader | Acks::None => carrier.flight.complete(answer),
         }
     }
 
@@ -98,8 +100,8 @@ impl Flights {
             if answered.is_empty() {
                 return;
             }
-            for Waiting { written, flight, .. } in answered {
-                flight.complete(Ok(written));
+            for Waiting { answer, flight, .. } in answered {
+                flight.complete(answer);
             }
         }
     }

@@ -409,6 +409,41 @@ fn a_deposed_leader_that_reaches_only_a_follower_again_does_not_lead_beyond_doub
 }
 
 #[test]
+fn a_deposed_leader_refuses_no_sequence_that_it_has_not_heard_of() {
+    clustered(5, |cluster| async move {
+        cluster.create(1).await;
+        cluster.write(1, "0").await;
+        let first = cluster.hosts[&1].partition(1);
+        assert!(first.leads());
+        let produce = |partition: &Partition, sequence| {
+            let (partition, runtime) = (partition.clone(), cluster.client.clone());
+            async move { runtime.timeout(SOON, partition.propose(sequenced(sequence), Acks::All, None)).await }
+        };
+        produce(&first, 0).await.expect("answered").expect("taken");
+        let refused = produce(&first, 5).await.expect("answered");
+        assert!(matches!(refused, Err(ProposeError::Sequence(_))), "{refused:?}");
+        for other in [2, 3] {
+            cluster.world.block(NodeId(1), NodeId(other));
+            cluster.world.block(NodeId(other), NodeId(1));
+        }
+        // Others may have taken what is before it by now.
+        let asked = produce(&first, 5);
+        let heals = async {
+            let led = [2, 3].map(|broker| cluster.hosts[&broker].partition(1));
+            while !led.iter().any(Partition::leads) {
+                cluster.client.sleep(Duration::from_millis(5)).await;
+            }
+            for other in [2, 3] {
+                cluster.world.unblock(NodeId(1), NodeId(other));
+                cluster.world.unblock(NodeId(other), NodeId(1));
+            }
+        };
+        let (answer, ()) = tokio::join!(asked, heals);
+        assert!(matches!(answer, Ok(Err(ProposeError::NotLeader))), "{answer:?}");
+    });
+}
+
+#[test]
 fn a_batch_that_all_replicas_must_have_is_acknowledged_when_all_have_it() {
     clustered(11, |cluster| async move {
         cluster.create(1).await;
