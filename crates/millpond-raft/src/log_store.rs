@@ -44,8 +44,10 @@ const READ_BYTES: usize = 1 << 20;
 
 /// Between two looks at a log that is being switched over, which takes a few milliseconds.
 const SWITCH_PAUSE: Duration = Duration::from_millis(2);
-/// Between two looks at whether the disk is full.
-const STALL_PAUSE: Duration = Duration::from_millis(20);
+/// How long a vote waits for entries before it that are not in the journal. It takes a write to the page cache, or a
+/// checkpoint if a membership is among them; a full disk or a dead journal may take for ever, and whoever waits for a
+/// leader cannot.
+const FLUSH_PATIENCE: Duration = Duration::from_secs(1);
 
 /// The index behind an entry.
 fn behind(id: Option<LogId>) -> RaftIndex {
@@ -69,8 +71,7 @@ struct Appends {
     unflushed: AtomicUsize,
     /// One has failed; openraft hears of that in its own time.
     failed: AtomicBool,
-    /// The last of them is flushed.
-    flushed: Notify,
+    none_left: Notify,
 }
 
 /// A proposal on its way into the log.
@@ -104,7 +105,7 @@ impl Unflushed {
 impl Drop for Unflushed {
     fn drop(&mut self) {
         if self.0.unflushed.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.0.flushed.notify_waiters();
+            self.0.none_left.notify_waiters();
         }
     }
 }
@@ -172,22 +173,40 @@ impl LogStore {
         }
     }
 
-    #[cfg(test)]
+    /// Whether openraft has been told of all that it appended.
     pub(crate) fn has_told_all(&self) -> bool {
         self.appends.unflushed.load(Ordering::Acquire) == 0
     }
 
-    /// Waits until openraft has been told of all its appends, or that has to wait for room on the disk.
-    async fn appends_flushed(&self) {
-        loop {
-            let mut flushed = pin!(self.appends.flushed.notified());
-            // From here on nothing is missed.
-            flushed.as_mut().enable();
-            if self.appends.unflushed.load(Ordering::Acquire) == 0 || self.log.stalled_itself().is_some() {
-                return;
+    #[cfg(test)]
+    pub(crate) fn stop(&self) {
+        self.replica.ending.cancel();
+    }
+
+    /// Waits until openraft has been told of all that it appended, for [`FLUSH_PATIENCE`] at most. An error when the
+    /// replica is stopped meanwhile.
+    async fn until_flushed(&self) -> Result<(), io::Error> {
+        let flushed = async {
+            loop {
+                let mut none_left = pin!(self.appends.none_left.notified());
+                // From here on nothing is missed.
+                none_left.as_mut().enable();
+                if self.has_told_all() {
+                    return;
+                }
+                none_left.await;
             }
-            // Nobody says that a disk has become full.
-            let _ = self.runtime.timeout(STALL_PAUSE, flushed).await;
+        };
+        tokio::select! {
+            biased;
+            () = flushed => Ok(()),
+            () = self.replica.ending.cancelled() => Err(io::Error::other("the replica is being stopped")),
+            () = self.runtime.sleep(FLUSH_PATIENCE) => {
+                let group = self.replica.group.0;
+                tracing::warn!(group, "a vote goes before entries that are not written yet: they count, and a kill of \
+                                       this process can lose them");
+                Ok(())
+            }
         }
     }
 
@@ -384,8 +403,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     /// - That a vote is committed is not needed after a crash: no leader resumes its term, and nobody votes in the term
     ///   for another one than before.
     ///
-    /// A vote that is waited for is behind all entries in the journal. A relaxed log's are not there: they are waited
-    /// for, too, unless the disk is full, which may last.
+    /// A vote that is waited for is behind all entries in the journal. Not all of a relaxed log's are there: they are
+    /// waited for, too, for a while.
     async fn save_vote(&mut self, vote: &RaftVote) -> Result<(), io::Error> {
         let vote = vote_to_store(vote)?;
         let before = self.log.vote();
@@ -403,7 +422,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         let one_is_written =
             candidacy.is_some_and(|mut earlier| matches!(earlier.try_recv(), Err(TryRecvError::Empty)));
         let goes_on = is_own && !vote.committed && !one_is_written;
-        if goes_on && self.appends.unflushed.load(Ordering::Acquire) == 0 {
+        if goes_on && self.has_told_all() {
             match written.try_recv() {
                 Err(TryRecvError::Empty) => self.known().candidacy = Some(written),
                 Ok(result) => result.map_err(io_error)?,
@@ -411,7 +430,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             }
         } else {
             durable(written).await?;
-            self.appends_flushed().await;
+            self.until_flushed().await?;
         }
         match self.appends.failed.load(Ordering::Acquire) {
             false => Ok(()),

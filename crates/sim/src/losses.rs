@@ -5,7 +5,7 @@
 //! - A partition whose files failed or have a flipped bit may be offline for good. As long as it answers, it keeps
 //!   every promise: a relaxed one that a bit flipped in may have lost its end, as in a power cut.
 //! - In a cluster a relaxed partition loses nothing either, until an operator decides to go on with what is left of it:
-//!   from then on nothing that was promised about it counts.
+//!   from then on nothing that was promised about it counts, unless he is told that it was not needed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,9 +16,18 @@ use crate::history::{History, Known, Partition, Seen};
 pub(crate) struct Losses {
     relaxed_topics: BTreeSet<String>,
     relaxed: BTreeMap<Partition, Former>,
-    given_up: BTreeSet<Partition>,
+    /// How often an operator has asked to go on with what is left of a partition.
+    given_up: BTreeMap<Partition, u32>,
     /// Parts of paths.
     hurt: BTreeSet<&'static str>,
+}
+
+/// That an operator has asked to go on with what is left of a partition.
+#[derive(Clone, Copy, Debug)]
+pub struct GivenUp {
+    partition: Partition,
+    /// Nobody had before.
+    is_first: bool,
 }
 
 /// What a relaxed partition has held, of which some may be lost.
@@ -65,19 +74,25 @@ impl History {
         }
     }
 
-    /// An operator is about to go on with what is left of a partition. Gives whether nobody was before.
-    pub fn give_up(&mut self, partition: Partition) -> bool {
-        self.losses.given_up.insert(partition)
+    /// An operator is about to go on with what is left of a partition. Gives what [`keep`](History::keep) asks for.
+    pub fn give_up(&mut self, partition: Partition) -> GivenUp {
+        let asked = self.losses.given_up.entry(partition).or_default();
+        *asked += 1;
+        GivenUp { partition, is_first: *asked == 1 }
     }
 
-    /// Nothing was given up: what was promised before counts again, and what was not looked at meanwhile does not.
-    pub fn keep(&mut self, partition: Partition) {
-        self.losses.given_up.remove(&partition);
+    /// The operator was told that nothing was given up. If nobody else has asked, what was promised before counts
+    /// again; what was not looked at meanwhile does not.
+    pub fn keep(&mut self, given_up: GivenUp) {
+        let GivenUp { partition, is_first } = given_up;
+        if is_first && self.losses.given_up.get(&partition) == Some(&1) {
+            self.losses.given_up.remove(&partition);
+        }
     }
 
     /// Whether nothing counts any more that was promised about a partition.
     pub fn is_given_up(&self, partition: Partition) -> bool {
-        self.losses.given_up.contains(&partition)
+        self.losses.given_up.contains_key(&partition)
     }
 
     /// How often the partition may have lost something: what was known before does not bind what is answered later.

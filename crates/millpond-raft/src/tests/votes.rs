@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use millpond_record::{GroupId, LogId, RaftIndex, Term};
 use millpond_runtime::Runtime;
-use millpond_runtime::sim::DiskFaults;
+use millpond_runtime::sim::{DiskFaults, World};
 use millpond_storage::{DataDir, GroupSpec};
 use openraft::RaftLogReader;
 use openraft::entry::RaftEntry;
@@ -16,7 +16,7 @@ use openraft::storage::{IOFlushed, RaftLogStorage};
 
 use super::world::{BROKER, Machine, NODE, open, proposal, relaxed, spec, stores, with_crashes};
 use crate::log_store::LogStore;
-use crate::types::{Entry, Member, Membership, Payload, RaftVote, to_raft};
+use crate::types::{Entry, Member, Membership, Payload, RaftLogId, RaftVote, to_raft};
 
 /// What a sync of the test's disk takes at most.
 const SYNC: Duration = Duration::from_secs(1);
@@ -31,8 +31,8 @@ fn vote(term: u64, voted_for: u64, committed: bool) -> RaftVote {
     RaftVote { leader_id: LeaderId { term, voted_for }, committed }
 }
 
-fn slow() -> DiskFaults {
-    DiskFaults { slow_sync: 1.0, slow_sync_ms: SYNC.as_millis() as u64, ..DiskFaults::default() }
+fn slow(longest: Duration) -> DiskFaults {
+    DiskFaults { slow_sync: 1.0, slow_sync_ms: longest.as_millis() as u64, ..DiskFaults::default() }
 }
 
 async fn store(runtime: &Runtime) -> (DataDir, LogStore) {
@@ -82,7 +82,7 @@ fn done(steps: Vec<Step>) -> (Vec<bool>, u64) {
         machine
             .live(move |runtime| async move {
                 let (_data_dir, mut store) = store(&runtime).await;
-                world.set_disk_faults(NODE, slow());
+                world.set_disk_faults(NODE, slow(SYNC));
                 for step in steps {
                     let before = runtime.now();
                     match step {
@@ -138,30 +138,83 @@ fn an_own_vote_waits_for_the_entries_before_it() {
     assert_eq!(done(steps), (vec![true, false], 2));
 }
 
+fn id(index: u64) -> RaftLogId {
+    to_raft(LogId { term: Term(1), index: RaftIndex(index) })
+}
+
+async fn append_data(store: &mut LogStore, index: u64) {
+    let data = Entry::new_normal(id(index), Payload::Proposed(proposal("not in the journal"), None));
+    store.append([data], IOFlushed::noop()).await.expect("appended");
+}
+
+async fn append_members(store: &mut LogStore, index: u64) {
+    let nodes = BTreeMap::from([(here(), Member { broker: BROKER, assignment_version: 1 })]);
+    let members = Membership::new(vec![[here()].into()], nodes).expect("every voter is a node");
+    store.append([Entry::new_membership(id(index), members)], IOFlushed::noop()).await.expect("appended");
+}
+
+/// Appends to a relaxed log on a slow disk what is not flushed for a while: a membership counts when the data before it
+/// is synced, the second one with the next checkpoint.
+async fn append_unflushed(world: &World, runtime: &Runtime, store: &mut LogStore) {
+    world.set_disk_faults(NODE, slow(SYNC / 5));
+    for index in [0, 2] {
+        append_data(store, index).await;
+        append_members(store, index + 1).await;
+        runtime.sleep(Duration::from_millis(1)).await;
+    }
+    assert!(!store.has_told_all());
+}
+
 #[test]
 fn a_vote_waits_for_entries_of_a_relaxed_log_which_are_not_in_the_journal() {
-    for seed in 0..20 {
+    for (seed, voted_for) in (0..20).flat_map(|seed| [(seed, OTHER), (seed, here())]) {
         with_crashes(seed, |machine: Machine| async move {
             let world = machine.world.clone();
             let life = machine.live(move |runtime| async move {
                 let (_data_dir, mut store) = store_of(&runtime, relaxed(1)).await;
-                let id = |index| to_raft(LogId { term: Term(1), index: RaftIndex(index) });
-                let nodes = BTreeMap::from([(here(), Member { broker: BROKER, assignment_version: 1 })]);
-                let members = Membership::new(vec![[here()].into()], nodes).expect("every voter is a node");
-                world.set_disk_faults(NODE, slow());
-                // A membership counts when the data before it is synced: the second when the next checkpoint is done.
-                for index in [0, 2] {
-                    let data = Entry::new_normal(id(index), Payload::Proposed(proposal("not in the journal"), None));
-                    store.append([data], IOFlushed::noop()).await.expect("appended");
-                    let members = Entry::new_membership(id(index + 1), members.clone());
-                    store.append([members], IOFlushed::noop()).await.expect("appended");
-                    runtime.sleep(Duration::from_millis(1)).await;
-                }
-                assert!(!store.has_told_all());
-                store.save_vote(&vote(2, OTHER, false)).await.expect("saved");
+                append_unflushed(&world, &runtime, &mut store).await;
+                store.save_vote(&vote(2, voted_for, false)).await.expect("saved");
                 assert!(store.has_told_all(), "the vote's mark is one for all that is below it");
             });
             life.await;
         });
     }
+}
+
+#[test]
+fn a_vote_on_a_full_disk_goes_on_after_a_while() {
+    with_crashes(1, |machine: Machine| async move {
+        let world = machine.world.clone();
+        let life = machine.live(move |runtime| async move {
+            let (data_dir, mut store) = store_of(&runtime, relaxed(1)).await;
+            let full = DiskFaults { capacity_bytes: 0, full_in: "topic", ..DiskFaults::default() };
+            world.set_disk_faults(NODE, full);
+            append_data(&mut store, 0).await;
+            let before = runtime.now();
+            store.save_vote(&vote(2, OTHER, false)).await.expect("saved");
+            assert!(runtime.now() - before > Duration::from_millis(900) && !store.has_told_all());
+            world.set_disk_faults(NODE, DiskFaults::default());
+            data_dir.retry_writes();
+            store.save_vote(&vote(3, OTHER, false)).await.expect("saved");
+            assert!(store.has_told_all());
+        });
+        life.await;
+    });
+}
+
+#[test]
+fn a_stop_waits_for_no_vote_that_waits_for_entries() {
+    with_crashes(1, |machine: Machine| async move {
+        let world = machine.world.clone();
+        let life = machine.live(move |runtime| async move {
+            let (_data_dir, mut store) = store_of(&runtime, relaxed(1)).await;
+            world.set_disk_faults(NODE, DiskFaults { capacity_bytes: 0, full_in: "topic", ..DiskFaults::default() });
+            append_data(&mut store, 0).await;
+            store.stop();
+            let before = runtime.now();
+            store.save_vote(&vote(2, OTHER, false)).await.expect_err("it does not count");
+            assert!(runtime.now() - before < Duration::from_millis(100));
+        });
+        life.await;
+    });
 }

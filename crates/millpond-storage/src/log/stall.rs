@@ -113,8 +113,8 @@ impl Log {
         self.state().stalled(self)
     }
 
-    /// Why its own segments cannot be written for now, and what was appended has to wait. `None` while they can.
-    pub fn stalled_itself(&self) -> Option<StorageError> {
+    /// Why its own segments cannot be written for now.
+    pub(crate) fn stalled_itself(&self) -> Option<StorageError> {
         self.state().stalled_itself(self)
     }
 

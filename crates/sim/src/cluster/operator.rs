@@ -64,7 +64,7 @@ async fn is_leaderless(router: &mut Router, target: &Target) -> bool {
 /// lacks nothing.
 async fn elect(router: &mut Router, target: &Target, election_type: i8) {
     let risks = election_type == UNCLEAN && router.cluster.shared.history().is_relaxed(target.partition);
-    let is_first = risks && router.cluster.shared.history().give_up(target.partition);
+    let given_up = risks.then(|| router.cluster.shared.history().give_up(target.partition));
     if risks {
         router.note(&format!("{}: is given up", target.partition));
     }
@@ -72,13 +72,19 @@ async fn elect(router: &mut Router, target: &Target, election_type: i8) {
     let request = ElectLeadersRequest { election_type, topic_partitions: Some(vec![topic]), timeout_ms: 3_000 };
     let (broker, version) = (router.any(), router.rng.pick(&[1, 2]));
     let Some(response) = router.call(broker, version, &request).await else { return };
+    let code = ErrorCode(response.error_code);
+    judge(router, "an election", target, code);
+    // Both are answered before anybody is trusted: the request was refused as a whole, or the partition is led and
+    // whole.
+    let mut was_needless = code != ErrorCode::NONE;
     for result in response.replica_election_results.iter().flat_map(|topic| &topic.partition_result) {
         let code = ErrorCode(result.error_code);
         judge(router, "an election", target, code);
-        // Answered before anybody is trusted: the partition is led, and whole.
-        if is_first && code == ErrorCode::ELECTION_NOT_NEEDED {
-            router.cluster.shared.history().keep(target.partition);
-        }
+        was_needless |= code == ErrorCode::ELECTION_NOT_NEEDED;
+    }
+    if let Some(given_up) = given_up.filter(|_| was_needless) {
+        router.note(&format!("{}: nothing is given up", target.partition));
+        router.cluster.shared.history().keep(given_up);
     }
 }
 

@@ -1,6 +1,7 @@
 //! What must be so when everything is well again: all brokers run, every partition takes a write, every promise holds,
 //! and all replicas have the same.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use millpond_runtime::sim::NodeId;
@@ -13,6 +14,7 @@ use super::producer::Producer;
 use super::router::Router;
 use super::scenario::{BROKERS, ClusterScenario};
 use crate::consumer::{Target, targets};
+use crate::history::Partition;
 use crate::producer::{Kind, Volume};
 
 /// How long it may take after healing until everything goes on (invariant 13), in simulated time.
@@ -21,9 +23,15 @@ pub const PROGRESS: Duration = Duration::from_secs(30);
 /// For how long a relaxed partition may be without a leader before an operator goes on with what is left of it.
 const DECIDES_AFTER: Duration = Duration::from_secs(8);
 
-/// All brokers run, and every partition takes a write, a relaxed one as soon as an operator has decided about it where
-/// that is needed. False when not.
-pub async fn makes_progress(machines: &Machines, scenario: &ClusterScenario, cluster: &Cluster, name: &str) -> bool {
+/// All brokers run, and every partition but those that `did` takes a write, a relaxed one as soon as an operator has
+/// decided about it where that is needed. False when not.
+pub async fn makes_progress(
+    machines: &Machines,
+    scenario: &ClusterScenario,
+    cluster: &Cluster,
+    did: &mut BTreeSet<Partition>,
+    name: &str,
+) -> bool {
     for broker in 1..=BROKERS {
         if !machines.started(broker, PROGRESS).await {
             cluster.shared.history().fail(format!("broker {broker} has not started after {} s", PROGRESS.as_secs()));
@@ -37,6 +45,9 @@ pub async fn makes_progress(machines: &Machines, scenario: &ClusterScenario, clu
     // Not in the loop's head, where the history would stay locked.
     let all = targets(&cluster.shared.history());
     for target in all {
+        if !did.insert(target.partition) {
+            continue;
+        }
         let deciding = async {
             if !cluster.shared.history().is_relaxed(target.partition) {
                 return std::future::pending().await;

@@ -20,6 +20,7 @@
 //! A sync of a folder that fails has made some of its changes durable; *the others stay pending*, for the next sync or
 //! the power cut. They are not lost behind a later sync that returns `Ok`, as pages of a file are: a file system whose
 //! journal cannot be written (ext4's, XFS's) takes no writes before it is mounted again, and then shows what it has.
+//! (Here it takes writes: a program that wrongly tries a folder's sync again is not found.)
 //!
 //! A kill leaves the page cache alone: nothing is lost by it, and what was not synced can be lost by a later power cut.
 //!
