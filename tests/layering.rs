@@ -45,7 +45,6 @@ const LAYERS: &[Layer] = &[
         ],
     ),
     layer("millpond-client", &["millpond-record", "millpond-wire"]),
-    layer("mill", &["millpond-record", "millpond-client"]),
     top("millpond"),
     top("sim"),
     top("millpond-tests"),
@@ -65,8 +64,7 @@ const fn reserved(name: &'static str, owners: &'static [&'static str]) -> Reserv
 }
 
 /// Those that may know of tasks, sockets and timers; every other crate takes time and randomness as arguments.
-const ASYNC: &[&str] =
-    &["millpond-runtime", "millpond-raft", "millpond-broker", "millpond-client", "mill", "millpond", "sim"];
+const ASYNC: &[&str] = &["millpond-runtime", "millpond-raft", "millpond-broker", "millpond-client", "millpond", "sim"];
 
 const RESERVED: &[Reserved] = &[
     Reserved { name: "openraft", owners: &["millpond-raft"], in_tests_too: true },

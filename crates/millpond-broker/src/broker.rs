@@ -142,6 +142,8 @@ pub(crate) struct Shared {
     pub(crate) metrics: Metrics,
     pub(crate) disk: Arc<DiskWatch>,
     pub(crate) stopping: CancellationToken,
+    /// A stop has begun; what this broker leads is handed over while it still takes requests.
+    leaving: AtomicBool,
     /// Segments wait for a checkpoint that lets them go.
     freeing: AtomicBool,
     data_dir: DataDir,
@@ -149,8 +151,9 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
+    /// Whether clients are to be sent here.
     pub(crate) fn is_ready(&self) -> bool {
-        !self.stopping.is_cancelled() && !self.has_failed()
+        !self.leaving.load(Ordering::Relaxed) && !self.has_failed()
     }
 
     /// Whether something ended that the broker cannot go on without; it is about to be shut down.
@@ -298,6 +301,7 @@ impl Broker {
             metrics: Metrics::new(),
             disk,
             stopping,
+            leaving: AtomicBool::new(false),
             freeing: AtomicBool::new(false),
             data_dir,
             fatal: fatal.clone(),
@@ -331,7 +335,7 @@ impl Broker {
         self.kafka
     }
 
-    /// The address of `/live`, `/ready` and `/metrics`.
+    /// The address of the HTTP port.
     pub fn http_addr(&self) -> SocketAddr {
         self.http
     }
@@ -353,6 +357,7 @@ impl Broker {
     /// [`ShutdownError`] when the last writes failed; what was acknowledged is safe, and the next start recovers.
     pub async fn shutdown(self) -> Result<(), ShutdownError> {
         let Broker { shared, groups, room, network, .. } = self;
+        shared.leaving.store(true, Ordering::Relaxed);
         handover::hand_over(&shared).await;
         shared.stopping.cancel();
         if shared.runtime.timeout(DRAIN_TIME, room.emptied()).await.is_err() {

@@ -36,7 +36,7 @@ pub(crate) struct Api {
     pub(crate) key: ApiKey,
     /// What ApiVersions says.
     pub(crate) advertised: (i16, i16),
-    /// The lowest version that is answered; below it the connection closes (SURFACE: Produce 0 to 2).
+    /// The lowest version that is answered; below it the connection closes (Produce 0 to 2).
     pub(crate) served_from: i16,
     pub(crate) handle: fn(Call) -> Step,
     /// Handled while earlier requests of its connection are still unanswered. All others wait for these, as in Kafka: a

@@ -106,14 +106,16 @@ pub const SETTINGS: &[Setting] = &[
         "millpond.http.listener",
         "127.0.0.1:9094",
         Kind::Listener,
-        "Where /live, /ready and /metrics are served. Port 0 takes a free one.",
+        "Where /live, /ready, /metrics, /groups and /admin are served, to anybody: /admin changes the cluster. Port 0 \
+         takes a free one.",
     ),
     setting(
         "millpond.peer.listener",
         "",
         Kind::Address,
-        "Where other brokers of the cluster connect, and what they are told; empty for a broker without others. With \
-         a host name it is listened on all addresses of this machine.",
+        "Where other brokers of the cluster connect, and, where millpond.peers does not name this one, what they are \
+         told; empty for its entry there, or for a broker without others. With a host name it is listened on all \
+         addresses of this machine.",
     ),
     setting(
         "millpond.peers",
@@ -239,7 +241,8 @@ pub const SETTINGS: &[Setting] = &[
         "min.insync.replicas",
         "1",
         whole(1, 5, "replicas"),
-        "How many replicas must have flushed a write with acks=all; never more than the partition has.",
+        "How many replicas must have flushed a write with acks=all, beside the majority that always must; never more \
+         than the partition has.",
     ),
     setting(
         "socket.request.max.bytes",

@@ -55,7 +55,7 @@
 //! | `connection` | a link to a broker whose versions are known; typed calls |
 //! | `cluster` | the brokers, who is the controller, reconnecting, trying again within a deadline |
 //! | `metadata` | topics, their ids, and who leads their partitions |
-//! | `admin` | topics, partitions, settings, the cluster itself |
+//! | `admin` | topics, partitions, replicas, leaders, settings, groups, offsets, the cluster itself |
 //! | `producer` | batches, sequences, what is sent again, back-pressure |
 //! | `consumer` | positions, what is fetched ahead, resets, aborted transactions, groups, commits |
 //!

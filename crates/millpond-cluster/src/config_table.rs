@@ -78,7 +78,8 @@ const LONG_MAX: &str = "9223372036854775807";
 const NO_COMPACTION: &str = "this version of millpond does not compact yet, so more is kept than asked for";
 const NO_TIERS: &str = "millpond has no tiered storage";
 const NO_LEVELS: &str = "millpond compresses at each codec's default level";
-const NO_THROTTLE: &str = "throttling of replicas comes with replication";
+const NO_THROTTLE: &str = "replicas are not throttled one by one; millpond.catch.up.bytes.per.second limits how fast \
+     those of a broker are filled";
 const FLUSH: &str = "when a write is synced is decided by millpond.flush";
 
 macro_rules! topic_configs {
@@ -101,8 +102,8 @@ use Valid::{DefaultOrWhole, Number, OneOf, Throttle, Whole};
 /// All topic settings in order of their names.
 pub const TOPIC_CONFIGS: &[TopicConfig] = topic_configs! {
     "cleanup.policy" < "log.cleanup.policy": List = "delete", Valid::Some(&["compact", "delete"]),
-        Recorded("records without a key are refused on a compacted topic, but this version of millpond does not \
-                  compact yet"),
+        Recorded("delete is honoured; on a compacted topic records without a key are refused, but this version of \
+                  millpond does not compact yet"),
         "What happens to old data: 'delete' drops it by age or size, 'compact' keeps the last record of each key, both \
          may be combined, and nothing keeps all. A compacted topic takes no record without a key.";
     "compression.gzip.level" < "compression.gzip.level": Int = "-1", DefaultOrWhole(1, 9), Refused(NO_LEVELS),

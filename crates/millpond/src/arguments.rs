@@ -177,7 +177,7 @@ pub(crate) struct BrokerArguments {
     /// Address for Kafka clients [default: 127.0.0.1:9092]
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) kafka: Option<String>,
-    /// Address for /live, /ready and /metrics [default: 127.0.0.1:9094]
+    /// Address for /live, /ready, /metrics, /groups and /admin [default: 127.0.0.1:9094]
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) http: Option<String>,
     /// Address that clients are told to connect to [default: the one of --kafka]

@@ -152,6 +152,18 @@ fn a_leader_that_leads_already_stays_where_it_is() {
 }
 
 #[test]
+fn a_broker_that_is_told_to_stop_is_not_ready_while_it_hands_over() {
+    let cluster = Cluster::start("cluster-leaving", &[]);
+    cluster.create_topic("logs", 1, &[2, 1, 3]);
+    until("it leads", || (cluster.leader("logs", 0) == 2).then_some(()));
+    let broker = &cluster.up[&2];
+    assert_eq!(broker.get("/ready").0, "HTTP/1.1 200 OK");
+    broker.send("TERM");
+    // Its port would be closed before that if it were ready to the end.
+    until("it says so", || (broker.get("/ready").0 == "HTTP/1.1 503 Service Unavailable").then_some(()));
+}
+
+#[test]
 fn what_power_cuts_left_of_a_relaxed_topic_is_replaced_by_a_majority_or_waits_for_an_operator() {
     let mut cluster = Cluster::start("cluster-trust", &[]);
     cluster.create_topic_with("fast", 1, &IDS, &[("millpond.flush", "relaxed")]);

@@ -56,6 +56,7 @@ Examples:
 The command returns when the cluster has begun; `millpond cluster status` shows what is still on the move. Kafka's
 protocol has no such request: it goes to the HTTP port of any broker, and only --wait asks at --bootstrap.";
 
+const TRANSFER_USAGE: &str = "millpond cluster transfer-leader [OPTIONS] [TOPIC PARTITION] BROKER";
 const TRANSFER_EXAMPLES: &str = "\
 Examples:
   millpond cluster transfer-leader logs 0 2      partition 0 of the topic logs to broker 2
@@ -134,7 +135,7 @@ pub(crate) struct RebalanceArguments {
 }
 
 #[derive(Args, Debug)]
-#[command(after_help = TRANSFER_EXAMPLES, override_usage = "millpond cluster transfer-leader [TOPIC PARTITION] BROKER")]
+#[command(after_help = TRANSFER_EXAMPLES, override_usage = TRANSFER_USAGE)]
 pub(crate) struct TransferArguments {
     /// A topic, a partition of it and a broker's id; or the broker's id alone
     #[arg(value_name = "BROKER", num_args = 1..=3, required = true)]

@@ -44,7 +44,8 @@ pub(crate) struct ConsumeArguments {
     /// Only this partition; may be given many times
     #[arg(long, value_name = "N")]
     pub(crate) partition: Vec<i32>,
-    /// Read as a member of this group, which shares the topic out and keeps how far it has come
+    /// Read as a member of this group, which shares the topic out and keeps how far it has come; goes neither with
+    /// --partition nor with --until-end
     #[arg(long, value_name = "NAME", conflicts_with_all = ["partition", "until_end"])]
     pub(crate) group: Option<String>,
     /// Where to begin: earliest, latest, offset N, timestamp T, or -N
@@ -56,7 +57,7 @@ pub(crate) struct ConsumeArguments {
     /// End where the partitions end when the command begins
     #[arg(long)]
     pub(crate) until_end: bool,
-    /// Print each record so
+    /// The template by which each record is printed
     #[arg(long, value_name = "TEXT", conflicts_with = "json", value_parser = Template::parse)]
     pub(crate) format: Option<Template>,
     /// Which records of transactions are printed
