@@ -1,5 +1,5 @@
-//! The HTTP port: `/live` (the process answers), `/ready` (it takes requests), `/metrics` (figures for Prometheus), and
-//! below `/groups` and `/admin/` what operators ask for that the Kafka protocol has no words for.
+//! The HTTP port: `/live` (the process answers), `/ready` (clients are to be sent here), `/metrics` (figures for
+//! Prometheus), and below `/groups` and `/admin/` what operators ask for that the Kafka protocol has no words for.
 
 mod groups;
 

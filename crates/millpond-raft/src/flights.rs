@@ -63,7 +63,7 @@ impl Flights {
 
     /// A proposal is in the log as entry `index`, as a batch or as a void. That its sequence is refused waits for the
     /// void's commit, too: a deposed leader lacks what the next one has taken since, and a producer does not come back
-    /// from that answer.
+    /// from that answer. (With acks=1 it hears what this replica alone knows.)
     pub(crate) fn appended(&self, carrier: &Carrier, index: RaftIndex, outcome: &Outcome, written: Written) {
         let answer = match *outcome {
             Outcome::Appended { base_offset, .. } => Ok(Written { base_offset, ..written }),
@@ -82,7 +82,8 @@ impl Flights {
             Acks::All if !planted(PlantedFault::AcknowledgeAlone) => {
                 carrier.flight.place();
                 let flight = Arc::clone(&carrier.flight);
-                self.lock().push_back(Waiting { index, answer, flight, strict: carrier.strict });
+                let strict = carrier.strict && answer.is_ok();
+                self.lock().push_back(Waiting { index, answer, flight, strict });
             }
             Acks::All | Acks::Leader | Acks::None => carrier.flight.complete(answer),
         }

@@ -45,9 +45,9 @@ const READ_BYTES: usize = 1 << 20;
 /// Between two looks at a log that is being switched over, which takes a few milliseconds.
 const SWITCH_PAUSE: Duration = Duration::from_millis(2);
 /// How long a vote waits for entries before it that are not in the journal. It takes a write to the page cache, or a
-/// checkpoint if a membership is among them; a full disk or a dead journal may take for ever, and whoever waits for a
-/// leader cannot.
-const FLUSH_PATIENCE: Duration = Duration::from_secs(1);
+/// checkpoint if a membership is among them. On a full disk it may take for ever, and an answer that comes when the
+/// candidate waits no more helps nobody.
+pub(crate) const FLUSH_PATIENCE: Duration = Duration::from_millis(300);
 
 /// The index behind an entry.
 fn behind(id: Option<LogId>) -> RaftIndex {
@@ -72,6 +72,8 @@ struct Appends {
     /// One has failed; openraft hears of that in its own time.
     failed: AtomicBool,
     none_left: Notify,
+    /// A vote went before some of them: later ones do not wait either, until none is left.
+    overtaken: AtomicBool,
 }
 
 /// A proposal on its way into the log.
@@ -105,6 +107,7 @@ impl Unflushed {
 impl Drop for Unflushed {
     fn drop(&mut self) {
         if self.0.unflushed.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.overtaken.store(false, Ordering::Release);
             self.0.none_left.notify_waiters();
         }
     }
@@ -178,35 +181,31 @@ impl LogStore {
         self.appends.unflushed.load(Ordering::Acquire) == 0
     }
 
-    #[cfg(test)]
-    pub(crate) fn stop(&self) {
-        self.replica.ending.cancel();
-    }
-
-    /// Waits until openraft has been told of all that it appended, for [`FLUSH_PATIENCE`] at most. An error when the
-    /// replica is stopped meanwhile.
-    async fn until_flushed(&self) -> Result<(), io::Error> {
+    /// Waits until openraft has been told of all that it appended, for [`FLUSH_PATIENCE`] at most.
+    async fn until_flushed(&self) {
         let flushed = async {
             loop {
                 let mut none_left = pin!(self.appends.none_left.notified());
                 // From here on nothing is missed.
                 none_left.as_mut().enable();
-                if self.has_told_all() {
+                if self.has_told_all() || self.appends.overtaken.load(Ordering::Acquire) {
                     return;
                 }
                 none_left.await;
             }
         };
-        tokio::select! {
-            biased;
-            () = flushed => Ok(()),
-            () = self.replica.ending.cancelled() => Err(io::Error::other("the replica is being stopped")),
-            () = self.runtime.sleep(FLUSH_PATIENCE) => {
-                let group = self.replica.group.0;
-                tracing::warn!(group, "a vote goes before entries that are not written yet: they count, and a kill of \
-                                       this process can lose them");
-                Ok(())
+        if self.runtime.timeout(FLUSH_PATIENCE, flushed).await.is_err() {
+            self.appends.overtaken.store(true, Ordering::Release);
+            if self.has_told_all() {
+                // Just now: what is appended next is waited for again.
+                return self.appends.overtaken.store(false, Ordering::Release);
             }
+            let group = self.replica.group.0;
+            let what = "a vote was given before the latest writes of a relaxed topic's partition were written here";
+            tracing::warn!(
+                group,
+                "{what}: if this process is killed now, what a former leader acknowledged may be lost"
+            );
         }
     }
 
@@ -430,7 +429,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             }
         } else {
             durable(written).await?;
-            self.until_flushed().await?;
+            self.until_flushed().await;
         }
         match self.appends.failed.load(Ordering::Acquire) {
             false => Ok(()),

@@ -97,7 +97,7 @@ pub(super) async fn run_stream(
 
 /// Becomes a candidate if leadership is handed to this replica and it has all of the leader's log. openraft's own way
 /// waits for a write of this life under the leader's vote, which a replica that was restarted has not made. What it has
-/// may be on its way to the disk; its vote is saved behind that, but for a relaxed log.
+/// may be on its way to the disk; its vote is saved behind that.
 async fn take_over(
     raft: &GroupRaft,
     request: &TransferLeaderRequest<TypeConfig>,

@@ -27,6 +27,7 @@ use super::frame::Kind;
 use super::link::Peer;
 use super::outbox::Urgency;
 use super::raft_messages::{AnswerHead, NoReplica, RaftRequest, Route};
+use crate::log_store::FLUSH_PATIENCE;
 use crate::snapshot::Manifest;
 use crate::types::{Member, RaftVote, TypeConfig, to_raft};
 
@@ -35,6 +36,8 @@ const GONE_PAUSE: Duration = Duration::from_millis(500);
 
 /// How long a vote or a transfer is worth waiting for; openraft's own limits, which never run out, are for leases.
 const PATIENCE: Duration = Duration::from_secs(1);
+// A voter may have to wait for what is before its vote, and the candidate is to hear of it.
+const _: () = assert!(FLUSH_PATIENCE.as_millis() * 2 < PATIENCE.as_millis());
 
 /// Makes the clients of one replica.
 #[derive(Clone)]

@@ -74,9 +74,8 @@ async fn elect(router: &mut Router, target: &Target, election_type: i8) {
     let Some(response) = router.call(broker, version, &request).await else { return };
     let code = ErrorCode(response.error_code);
     judge(router, "an election", target, code);
-    // Both are answered before anybody is trusted: the request was refused as a whole, or the partition is led and
-    // whole.
-    let mut was_needless = code != ErrorCode::NONE;
+    // Both are answered before anybody is trusted: there was no controller, or the partition is led and whole.
+    let mut was_needless = code == ErrorCode::NOT_CONTROLLER;
     for result in response.replica_election_results.iter().flat_map(|topic| &topic.partition_result) {
         let code = ErrorCode(result.error_code);
         judge(router, "an election", target, code);

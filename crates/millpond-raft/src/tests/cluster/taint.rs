@@ -132,3 +132,29 @@ fn a_replica_that_is_trusted_takes_part_also_after_the_next_start() {
         }
     });
 }
+
+#[test]
+fn a_leader_is_elected_by_the_vote_of_a_replica_whose_disk_is_full() {
+    for seed in 1..4 {
+        clustered(seed, |mut cluster| async move {
+            create_relaxed(&cluster).await;
+            cluster.write(GROUP, "0").await;
+            assert_eq!(cluster.leader(GROUP).await.broker, BrokerId(1));
+            let full = DiskFaults { capacity_bytes: 0, full_in: ".log", ..DiskFaults::default() };
+            cluster.world.set_disk_faults(NodeId(3), full);
+            // The third takes one more into memory, and then no more: only the second can win.
+            for value in numbers(1..4) {
+                cluster.write(GROUP, &value).await;
+            }
+            cluster.kill(1).await;
+            // It serves when there is room for what it writes first; but it leads, and so knows how far others are.
+            let leads = || cluster.hosts[&2].partition(GROUP).progress().iter().any(|member| member.matched.is_some());
+            let elected = async {
+                while !leads() {
+                    cluster.client.sleep(Duration::from_millis(5)).await;
+                }
+            };
+            cluster.client.timeout(Duration::from_secs(4), elected).await.expect("two of three are alive");
+        });
+    }
+}
