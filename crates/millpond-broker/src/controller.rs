@@ -112,6 +112,8 @@ pub(crate) struct Controller {
 const LOOK_FOR_CONTROLLER: Duration = Duration::from_secs(5);
 /// How long the controller may work on what it is asked; clients give such requests up to a minute.
 const CONTROLLER_TIME: Duration = Duration::from_secs(90);
+/// What a controller may take to find out whether it still is the controller, when it has nothing to write.
+const SURE_WITHIN: Duration = Duration::from_secs(2);
 /// Between two looks for the controller, when nothing is heard of another.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
@@ -521,9 +523,15 @@ impl Task {
         Ok(())
     }
 
-    /// Writes records to group 0 as one batch; they are applied when this returns.
+    /// Writes records to group 0 as one batch; they are applied when this returns. Where there are none, a majority
+    /// says that nobody else has been the controller until now: a refusal, or that nothing is to be done, may be the
+    /// opinion of one that was deposed while it was cut off or stood still.
     async fn write(&self, records: &[MetadataRecord], term: Term) -> Result<Option<RaftIndex>, ControllerError> {
-        write(&self.runtime, &self.group, records, term).await
+        let index = write(&self.runtime, &self.group, records, term).await?;
+        if index.is_none() && !self.group.surely_led(term, SURE_WITHIN).await {
+            return Err(ControllerError::Elsewhere);
+        }
+        Ok(index)
     }
 }
 

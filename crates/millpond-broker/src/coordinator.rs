@@ -34,6 +34,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::controller::Controller;
+use crate::leadership::Doubt;
 use crate::memory::AnswerShare;
 use crate::metadata::{Metadata, Snapshot};
 use actor::{Actor, Message};
@@ -172,6 +173,22 @@ impl Coordinators {
         L: FnOnce(&Shard) -> T + Send + 'static,
     {
         look_in(&self.mailbox_of(snapshot, group)?, look).await
+    }
+
+    /// As [`Coordinators::look`], on nobody's word but a majority's: a coordinator that was deposed while it was cut
+    /// off, or stood still, does not have what its successor wrote.
+    pub(crate) async fn look_surely<T, L>(&self, snapshot: &Snapshot, group: &str, look: L) -> Answer<T>
+    where
+        T: Send + 'static,
+        L: FnOnce(&Shard) -> T + Send + 'static,
+    {
+        let topic = snapshot.topic(OFFSETS_TOPIC_NAME).ok_or(Unavailable::NotHere)?;
+        let partition = topic.led(partition_of(group, topic.partition_count())).map_err(|_| Unavailable::NotHere)?;
+        // Asked first: what a shard of this term has then is at least as new.
+        if !Doubt::default().surely_leads(&self.context.runtime, partition).await {
+            return Err(Unavailable::NotHere);
+        }
+        self.look(snapshot, group, look).await
     }
 
     /// As [`Coordinators::look`], at every partition that may have a group. What cannot be looked at is left out, as in

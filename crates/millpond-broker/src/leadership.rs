@@ -8,10 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use millpond_cluster::{Broker, Image, Replica};
-use millpond_raft::{GroupMember, Groups, Leader, Peers};
+use millpond_raft::{GroupMember, Groups, Leader, Partition, Peers};
 use millpond_record::{BrokerId, LeaderEpoch, PartitionIndex, TopicId};
+use millpond_runtime::Runtime;
 use millpond_storage::DirectoryId;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::metadata::{ServedTopic, Snapshot};
 
@@ -19,6 +21,26 @@ use crate::metadata::{ServedTopic, Snapshot};
 /// takes to miss one (`broker.session.timeout.ms`). A client that is not told of a broker forgets it, and librdkafka
 /// 2.16 does not find one again that is back before it was done with that.
 pub(crate) const TOLD_OF: Duration = Duration::from_secs(9);
+
+/// What finding out for a request who leads may take. A broker that was deposed while it was cut off, or stood still,
+/// may have to connect to the others first.
+const DOUBT: Duration = Duration::from_millis(600);
+
+/// Whether this broker leads what a request names, where the answer would be final and another may know better.
+#[derive(Default)]
+pub(crate) struct Doubt {
+    /// When [`DOUBT`] is over, once there was any: the partitions of a request share it.
+    ends: Option<Instant>,
+}
+
+impl Doubt {
+    /// Whether this broker leads the partition beyond doubt. Otherwise another may lead, and have what is not here.
+    pub(crate) async fn surely_leads(&mut self, runtime: &Runtime, partition: &Partition) -> bool {
+        let now = runtime.now();
+        let ends = *self.ends.get_or_insert(now + DOUBT);
+        partition.surely_leads(ends.saturating_duration_since(now)).await
+    }
+}
 
 /// What this broker knows of leaders and of who is alive.
 #[derive(Clone)]

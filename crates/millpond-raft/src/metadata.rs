@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use millpond_record::{BatchHeader, BatchView, BrokerId, RaftIndex, ReplicaId, Term, Timestamp};
@@ -159,6 +160,13 @@ impl MetadataGroup {
             // Nothing else lets go of a write without an answer.
             Err(_) => Err(self.failed().await),
         }
+    }
+
+    /// Whether this broker has led the group, and nobody else, from `decided_in` on until after this was asked. Asks a
+    /// majority of the voters; false if it does not answer within `limit`. What a leader says without writing anything
+    /// needs this: another may have been elected while it was cut off, or stood still.
+    pub async fn surely_led(&self, decided_in: Term, limit: Duration) -> bool {
+        self.replica.surely_leads(limit).await == Some(decided_in)
     }
 
     /// Resolves when the group has stopped, with the reason: [`RaftError::Closed`] after an ordinary shutdown.

@@ -279,12 +279,13 @@ impl Replica {
         self.role().leader.is_some_and(|(leader, _)| leader == self.id())
     }
 
-    /// Whether it leads beyond doubt: a majority has taken a heartbeat that was sent after this was asked (ReadIndex,
-    /// section 6.4 of Ongaro's thesis). False where none does so within `limit`.
-    pub(crate) async fn surely_leads(&self, limit: Duration) -> bool {
+    /// The term in which it leads beyond doubt: a majority has taken a heartbeat that was sent after this was asked
+    /// (ReadIndex, section 6.4 of Ongaro's thesis). `None` where none does so within `limit`.
+    pub(crate) async fn surely_leads(&self, limit: Duration) -> Option<Term> {
         let confirmed = LinearizerOption::from(ReadPolicy::ReadIndex).with_wait_timeout(limit);
-        let asked = self.shared.runtime.timeout(limit, self.raft.get_read_linearizer(confirmed));
-        matches!(asked.await, Ok(Ok(_))) && self.serves()
+        let asked = self.shared.runtime.timeout(limit, self.raft.get_read_linearizer(confirmed)).await;
+        let term = Term(asked.ok()?.ok()?.read_log_id().committed_leader_id().term);
+        self.serves().then_some(term)
     }
 
     /// The last entry and the last one that is known to be committed, if they differ.

@@ -15,6 +15,7 @@ use millpond_wire::{ApiKey, ErrorCode};
 
 use crate::dispatch::{Api, Call, Step, patience};
 use crate::errors::{self, Fault};
+use crate::leadership::Doubt;
 
 pub(crate) const API: Api =
     Api { key: ApiKey::DELETE_RECORDS, advertised: (0, 2), served_from: 0, handle, pipelined: false };
@@ -72,6 +73,10 @@ async fn delete(call: &Call, partition: &Partition, asked: i64) -> Result<Offset
         asked => Offset(asked),
     };
     if offset < Offset(0) || offset > frontiers.high_watermark {
+        // A leader that was deposed and has not heard of it has an older high watermark.
+        if offset > frontiers.high_watermark && !Doubt::default().surely_leads(&call.shared.runtime, partition).await {
+            return Err(ErrorCode::NOT_LEADER_OR_FOLLOWER.into());
+        }
         return Err(errors::out_of_range(offset, &frontiers));
     }
     if offset > frontiers.log_start {

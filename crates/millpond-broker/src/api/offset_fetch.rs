@@ -105,12 +105,12 @@ async fn fetch(call: &Call, asked: &OffsetFetchRequestGroup) -> OffsetFetchRespo
         None => {
             let (group, snapshot) = (group_id.clone(), Arc::clone(&call.snapshot));
             let all = move |shard: &Shard| may_fetch(shard, &group, who).map(|()| all(shard, &group, &snapshot));
-            coordinators.look(&call.snapshot, &group_id, all).await
+            coordinators.look_surely(&call.snapshot, &group_id, all).await
         }
         Some(topics) => {
             let (group, wanted) = (group_id.clone(), resolve(&call.snapshot, topics, by_id));
             let named = move |shard: &Shard| may_fetch(shard, &group, who).map(|()| named(shard, &group, wanted));
-            coordinators.look(&call.snapshot, &group_id, named).await
+            coordinators.look_surely(&call.snapshot, &group_id, named).await
         }
     };
     match found {

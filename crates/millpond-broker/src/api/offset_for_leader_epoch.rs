@@ -12,6 +12,7 @@ use millpond_wire::offset_for_leader_epoch::{
 use super::fetch::check_known_epoch;
 use crate::dispatch::{Api, Call, Step};
 use crate::errors::{self, Fault};
+use crate::leadership::Doubt;
 
 pub(crate) const API: Api =
     Api { key: ApiKey::OFFSET_FOR_LEADER_EPOCH, advertised: (2, 4), served_from: 2, handle, pipelined: false };
@@ -25,11 +26,11 @@ fn handle(mut call: Call) -> Step {
         Err(reason) => return Step::Close(reason),
     };
     Step::Stage(Box::pin(async move {
-        let mut topics = Vec::with_capacity(request.topics.len());
+        let (mut topics, mut doubt) = (Vec::with_capacity(request.topics.len()), Doubt::default());
         for topic in &request.topics {
             let mut partitions = Vec::with_capacity(topic.partitions.len());
             for asked in &topic.partitions {
-                let (code, (epoch, end)) = match end_of_epoch(&call, &topic.topic, asked).await {
+                let (code, (epoch, end)) = match end_of_epoch(&call, &topic.topic, asked, &mut doubt).await {
                     Ok(found) => (ErrorCode::NONE, found),
                     Err(fault) => (fault.code, UNDEFINED),
                 };
@@ -51,6 +52,7 @@ async fn end_of_epoch(
     call: &Call,
     topic: &str,
     asked: &OffsetForLeaderPartition,
+    doubt: &mut Doubt,
 ) -> Result<(LeaderEpoch, Offset), Fault> {
     let served = call.snapshot.topic(topic).ok_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)?;
     let index = PartitionIndex(asked.partition);
@@ -59,8 +61,13 @@ async fn end_of_epoch(
     let current = partition.leader_epoch();
     let log = partition.log().await.map_err(|error| errors::raft(&error))?;
     let epoch = LeaderEpoch(asked.leader_epoch);
-    if epoch < LeaderEpoch(0) || epoch > current {
+    if epoch < LeaderEpoch(0) {
         return Ok(UNDEFINED);
+    }
+    if epoch > current {
+        // A leader that was deposed and has not heard of it would have the reader believe that its records are gone.
+        let leads = doubt.surely_leads(&call.shared.runtime, partition).await;
+        return if leads { Ok(UNDEFINED) } else { Err(ErrorCode::NOT_LEADER_OR_FOLLOWER.into()) };
     }
     if epoch == current {
         // It may have no record yet.

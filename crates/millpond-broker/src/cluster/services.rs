@@ -400,11 +400,7 @@ async fn register(controller: &Controller, peers: &Peers, registration: &Registr
                 };
                 JoinAnswer { accepted: Some(accepted), ..JoinAnswer::default() }
             }
-            // Who is the controller no longer may not know of the directory that this broker has now.
-            Some(Err(error)) => match controller.confirm().await {
-                Ok(_) => JoinAnswer { refused: Some(error.to_string()), ..JoinAnswer::default() },
-                Err(error) => not_now(error.to_string()),
-            },
+            Some(Err(error)) => JoinAnswer { refused: Some(error.to_string()), ..JoinAnswer::default() },
         },
         Err(error) => not_now(error.to_string()),
     }

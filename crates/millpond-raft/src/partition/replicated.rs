@@ -133,7 +133,7 @@ impl Partition {
     /// Asks a majority of the replicas; false if it does not answer within `limit`.
     pub async fn surely_leads(&self, limit: Duration) -> bool {
         match self.0.replication.replica.get() {
-            Some(replica) => replica.surely_leads(limit).await,
+            Some(replica) => replica.surely_leads(limit).await.is_some(),
             None => self.leads(),
         }
     }

@@ -1,36 +1,29 @@
 //! Who answers a reader: the leader, or a follower in the reader's rack (KIP-392); and what a leader must know before
 //! it says that an offset is beyond the end.
 
-use std::time::Duration;
-
 use millpond_raft::{GroupMember, Leader, Partition};
 use millpond_record::{BrokerId, LogId, PartitionIndex, RaftIndex};
 use millpond_wire::{ErrorCode, Str};
-use tokio::time::Instant;
 
 use crate::dispatch::Call;
 use crate::errors::Fault;
 use crate::fetch_session::TopicKey;
+use crate::leadership::Doubt;
 use crate::metadata::ServedTopic;
 
 /// A follower that misses more entries than this is nobody sent to: it would keep its readers waiting.
 const MOST_ENTRIES_BEHIND: u64 = 1000;
 
-/// What finding out for a request who leads may take. A broker that was deposed while it was cut off, or stood still,
-/// may have to connect to the others first.
-const DOUBT: Duration = Duration::from_millis(600);
-
 /// What a request says of its reader, and what was found out for it.
 pub(super) struct Steering {
     /// Where the reader stands; `None` if it does not say.
     rack: Option<Str>,
-    /// When [`DOUBT`] is over, once there was any.
-    doubt_ends: Option<Instant>,
+    doubt: Doubt,
 }
 
 impl Steering {
     pub(super) fn new(rack: &str) -> Steering {
-        Steering { rack: (!rack.is_empty()).then(|| Str::from(rack)), doubt_ends: None }
+        Steering { rack: (!rack.is_empty()).then(|| Str::from(rack)), doubt: Doubt::default() }
     }
 
     /// Whether a follower may answer: only to readers that can be sent to one.
@@ -53,9 +46,7 @@ impl Steering {
 
     /// Whether this broker leads the partition beyond doubt. Otherwise another may lead, and have what is not here.
     pub(super) async fn surely_leads(&mut self, call: &Call, partition: &Partition) -> bool {
-        let now = call.shared.runtime.now();
-        let ends = *self.doubt_ends.get_or_insert(now + DOUBT);
-        partition.surely_leads(ends.saturating_duration_since(now)).await
+        self.doubt.surely_leads(&call.shared.runtime, partition).await
     }
 }
 
