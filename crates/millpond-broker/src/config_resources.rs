@@ -65,7 +65,10 @@ pub(crate) async fn alter(
     let resources: Vec<ConfigResource> = changes.iter().map(|(resource, _)| resource.clone()).collect();
     let controller: &Controller = &call.controller();
     let made = match validate_only {
-        true => Ok(controller.validate_configs(&call.snapshot.image, &changes).results),
+        true => {
+            let decided = controller.surely(|image| controller.validate_configs(image, &changes).results).await;
+            decided.map_err(|error| errors::controller(&error))
+        }
         false => match controller.alter_configs(changes).await {
             Ok(decided) => {
                 if let Some(index) = decided.index {

@@ -9,6 +9,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -28,7 +29,7 @@ use tokio::time::Instant;
 use crate::cluster::messages::{self, Answered, Confirmed, Topics, WantedTopic};
 use crate::disk_space::DiskWatch;
 use crate::dispatch::by;
-use crate::errors::ControllerError;
+use crate::errors::{self, ControllerError, Fault};
 use crate::leadership::TOLD_OF;
 use crate::memory::AnswerShare;
 use crate::reconcile::Applied;
@@ -102,18 +103,22 @@ pub(crate) struct Controller {
     commands: mpsc::Sender<Command>,
     handed_in: Arc<Semaphore>,
     rules: Arc<TopicRules>,
+    group: MetadataGroup,
     leadership: watch::Receiver<MetadataLeadership>,
     applied: Arc<Applied>,
     /// See [`Controller::without_answer`].
     gave_no_answer: bool,
+    /// See [`Controller::noting`].
+    was_elsewhere: Option<Arc<AtomicBool>>,
 }
 
 /// How long the controller is looked for before a request is answered that there is none.
 const LOOK_FOR_CONTROLLER: Duration = Duration::from_secs(5);
 /// How long the controller may work on what it is asked; clients give such requests up to a minute.
 const CONTROLLER_TIME: Duration = Duration::from_secs(90);
-/// What a controller may take to find out whether it still is the controller, when it has nothing to write.
-const SURE_WITHIN: Duration = Duration::from_secs(2);
+/// What a controller may take to find out whether it still is the controller, when it has nothing to write. A heartbeat
+/// takes no longer.
+const SURE_WITHIN: Duration = Duration::from_secs(1);
 /// Between two looks for the controller, when nothing is heard of another.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
@@ -142,20 +147,35 @@ impl Controller {
             runtime: runtime.clone(),
             rules: Arc::clone(&rules),
             leadership: leadership.clone(),
-            group,
+            group: group.clone(),
             applied: Arc::clone(&applied),
             disk,
         };
         runtime.spawn(task.run(mailbox));
         let handed_in = Arc::new(Semaphore::new(HANDED_IN));
         let runtime = runtime.clone();
-        Controller { runtime, commands, handed_in, rules, leadership, applied, gave_no_answer: false }
+        Controller {
+            runtime,
+            commands,
+            handed_in,
+            rules,
+            group,
+            leadership,
+            applied,
+            gave_no_answer: false,
+            was_elsewhere: None,
+        }
     }
 
     /// One that refuses everything, for a request that the controller on another broker was given and may have carried
     /// out: this broker must not do it once more, even if it has become the controller since.
     pub(crate) fn without_answer(&self) -> Controller {
         Controller { gave_no_answer: true, ..self.clone() }
+    }
+
+    /// One that notes in `was_elsewhere` when it did nothing because this broker is not the controller.
+    pub(crate) fn noting(&self, was_elsewhere: Arc<AtomicBool>) -> Controller {
+        Controller { was_elsewhere: Some(was_elsewhere), ..self.clone() }
     }
 
     /// Whether this broker is the controller.
@@ -286,7 +306,7 @@ impl Controller {
         self.ask_controller(messages::TOPICS, messages::write(&Topics { topics: wanted })).await?;
         let image = self.applied.image();
         // What is not there was refused, for a reason that is found here, too.
-        let refused = self.rules.decide(&self.runtime, &image, &topics).results;
+        let refused = self.validate_topics(&image, &topics).results;
         let results = topics.iter().zip(refused).map(|(topic, refused)| match (image.topic(&topic.name), refused) {
             (Some(topic), _) => Ok(Ok(made(topic))),
             (None, Err(error)) => Ok(Err(error)),
@@ -315,9 +335,57 @@ impl Controller {
         self.ask_by(patience, |reply| Command::CreateTopics { topics, reply }).await
     }
 
+    /// What the metadata says, where it is certain that nobody else is the controller. Unlike [`Controller::change`]
+    /// it does not wait for what is being written.
+    ///
+    /// # Errors
+    /// [`ControllerError::Elsewhere`] where this broker is not the controller, or no majority says so in time.
+    pub(crate) async fn surely<T>(&self, look: impl FnOnce(&Image) -> T) -> Result<T, ControllerError> {
+        if self.gave_no_answer {
+            return Err(ControllerError::NoAnswer);
+        }
+        self.noted(self.look_surely(look).await)
+    }
+
+    async fn look_surely<T>(&self, look: impl FnOnce(&Image) -> T) -> Result<T, ControllerError> {
+        let MetadataLeadership { term, here, .. } = *self.leadership.borrow();
+        let seen = look(&self.applied.image());
+        let is_sure = here && self.group.surely_led(term, SURE_WITHIN).await;
+        if is_sure { Ok(seen) } else { Err(ControllerError::Elsewhere) }
+    }
+
+    /// What is told of a decision that does not come in time: refusals, where they are certain. What is not refused
+    /// will be done. `before`: the metadata as it was when the decision was asked for; it may have been made since, and
+    /// would be refused a second time.
+    pub(crate) async fn known<T>(
+        &self,
+        before: &Image,
+        decide: impl Fn(&Image) -> Vec<Result<T, TopicError>>,
+    ) -> Vec<Result<T, Fault>> {
+        let results = decide(before);
+        if results.iter().all(Result::is_ok) {
+            return errors::topics(results);
+        }
+        match self.look_surely(decide).await {
+            Ok(now) => results.into_iter().zip(errors::topics(now)).map(|(result, now)| result.or(now)).collect(),
+            Err(error) => {
+                let fault = errors::controller(&error);
+                results.into_iter().map(|result| result.map_err(|_| fault.clone())).collect()
+            }
+        }
+    }
+
+    /// Keeps in mind that nothing was done because this broker is not the controller.
+    fn noted<T>(&self, result: Result<T, ControllerError>) -> Result<T, ControllerError> {
+        if let (Err(ControllerError::Elsewhere), Some(was_elsewhere)) = (&result, &self.was_elsewhere) {
+            was_elsewhere.store(true, Ordering::Relaxed);
+        }
+        result
+    }
+
     /// What [`Controller::create_topics`] would answer now.
-    pub(crate) fn validate_topics(&self, runtime: &Runtime, image: &Image, topics: &[NewTopic]) -> CreateTopics {
-        self.rules.decide(runtime, image, topics)
+    pub(crate) fn validate_topics(&self, image: &Image, topics: &[NewTopic]) -> CreateTopics {
+        self.rules.decide(&self.runtime, image, topics)
     }
 
     /// Deletes topics; `None` when the answer comes too late. Then they are deleted all the same.
@@ -375,7 +443,7 @@ impl Controller {
         }
         let (reply, answer) = oneshot::channel();
         self.commands.send(command(reply)).await.map_err(|_| ControllerError::Stopped)?;
-        answer.await.map_err(|_| ControllerError::Stopped)?
+        self.noted(answer.await.map_err(|_| ControllerError::Stopped)?)
     }
 
     /// As [`Controller::ask`], but the answer is waited for only so long; what was asked for is done in any case. While
@@ -402,7 +470,7 @@ impl Controller {
             self.runtime.spawn(handing_in);
         }
         let answer = by(&self.runtime, patience.deadline, answer).await?;
-        Some(answer.unwrap_or(Err(ControllerError::Stopped)))
+        Some(self.noted(answer.unwrap_or(Err(ControllerError::Stopped))))
     }
 }
 
@@ -471,47 +539,80 @@ impl Task {
                 command.refuse();
                 continue;
             }
+            let image = self.applied.image();
             match command {
-                Command::CreateTopics { topics, reply } => drop(reply.send(self.create_topics(topics, term).await)),
-                Command::DeleteTopics { topics, reply } => drop(reply.send(self.delete_topics(&topics, term).await)),
+                Command::CreateTopics { topics, reply } => {
+                    let mut decision = self.rules.decide(&self.runtime, &image, &topics);
+                    let records = std::mem::take(&mut decision.records);
+                    let answer = |index| Decided { decision, index };
+                    match self.take_room(&records) {
+                        Ok(()) => self.carry_out(term, records, reply, answer).await,
+                        Err(error) => self.answer_surely(term, reply, Err(error)),
+                    }
+                }
+                Command::DeleteTopics { topics, reply } => {
+                    let decision = delete_topics(&image, &topics);
+                    let answer = |index| TopicsDeleted { results: decision.results, index };
+                    self.carry_out(term, decision.records, reply, answer).await;
+                }
                 Command::CreatePartitions { topics, reply } => {
-                    let decision = self.rules.decide_partitions(&self.applied.image(), &topics);
-                    let written = match self.take_room(&decision.records) {
-                        Ok(()) => self.write(&decision.records, term).await,
-                        Err(error) => Err(error),
-                    };
-                    drop(reply.send(written.map(|index| Decided { decision, index })));
+                    let mut decision = self.rules.decide_partitions(&image, &topics);
+                    let records = std::mem::take(&mut decision.records);
+                    let answer = |index| Decided { decision, index };
+                    match self.take_room(&records) {
+                        Ok(()) => self.carry_out(term, records, reply, answer).await,
+                        Err(error) => self.answer_surely(term, reply, Err(error)),
+                    }
                 }
                 Command::AlterConfigs { changes, reply } => {
-                    let image = self.applied.image();
-                    let decision = alter_configs(&image, &self.rules.defaults(&image), &changes);
-                    let written = self.write(&decision.records, term).await;
-                    drop(reply.send(written.map(|index| Decided { decision, index })));
+                    let mut decision = alter_configs(&image, &self.rules.defaults(&image), &changes);
+                    let records = std::mem::take(&mut decision.records);
+                    self.carry_out(term, records, reply, |index| Decided { decision, index }).await;
                 }
                 Command::AlterClientQuotas { changes, reply } => {
-                    let decision = alter_client_quotas(&self.applied.image(), &changes);
-                    let written = self.write(&decision.records, term).await;
-                    drop(reply.send(written.map(|index| Decided { decision, index })));
+                    let mut decision = alter_client_quotas(&image, &changes);
+                    let records = std::mem::take(&mut decision.records);
+                    self.carry_out(term, records, reply, |index| Decided { decision, index }).await;
                 }
                 Command::Change { decide, reply } => {
-                    let records = decide(&self.applied.image());
-                    drop(reply.send(self.write(&records, term).await));
+                    self.carry_out(term, decide(&image), reply, |index| index).await;
                 }
             }
         }
     }
 
-    async fn create_topics(&self, topics: Vec<NewTopic>, term: Term) -> Result<Decided<CreateTopics>, ControllerError> {
-        let decision = self.rules.decide(&self.runtime, &self.applied.image(), &topics);
-        self.take_room(&decision.records)?;
-        let index = self.write(&decision.records, term).await?;
-        Ok(Decided { decision, index })
+    /// Writes records to group 0 as one batch, and answers when they are applied; the next command sees them.
+    async fn carry_out<T: Send + 'static>(
+        &self,
+        term: Term,
+        records: Vec<MetadataRecord>,
+        reply: oneshot::Sender<Result<T, ControllerError>>,
+        answer: impl FnOnce(Option<RaftIndex>) -> T,
+    ) {
+        match write(&self.runtime, &self.group, &records, term).await {
+            Ok(None) => self.answer_surely(term, reply, Ok(answer(None))),
+            written => drop(reply.send(written.map(answer))),
+        }
     }
 
-    async fn delete_topics(&self, topics: &[TopicReference], term: Term) -> Result<TopicsDeleted, ControllerError> {
-        let decision = delete_topics(&self.applied.image(), topics);
-        let index = self.write(&decision.records, term).await?;
-        Ok(TopicsDeleted { results: decision.results, index })
+    /// Answers without having written anything, as soon as a majority says that nobody else has been the controller
+    /// until now: a refusal, or that nothing is to be done, may be the opinion of one that was deposed while it was
+    /// cut off or stood still. The next command does not wait for that.
+    fn answer_surely<T: Send + 'static>(
+        &self,
+        term: Term,
+        reply: oneshot::Sender<Result<T, ControllerError>>,
+        answer: Result<T, ControllerError>,
+    ) {
+        // Nobody waits for it any more. Those that do are clients and brokers, each with a few requests at a time.
+        if reply.is_closed() {
+            return;
+        }
+        let group = self.group.clone();
+        self.runtime.spawn(async move {
+            let is_sure = group.surely_led(term, SURE_WITHIN).await;
+            drop(reply.send(if is_sure { answer } else { Err(ControllerError::Elsewhere) }));
+        });
     }
 
     /// Takes room on the disk for the partitions that these records make.
@@ -521,17 +622,6 @@ impl Task {
             self.disk.take(partitions * PARTITION_BYTES)?;
         }
         Ok(())
-    }
-
-    /// Writes records to group 0 as one batch; they are applied when this returns. Where there are none, a majority
-    /// says that nobody else has been the controller until now: a refusal, or that nothing is to be done, may be the
-    /// opinion of one that was deposed while it was cut off or stood still.
-    async fn write(&self, records: &[MetadataRecord], term: Term) -> Result<Option<RaftIndex>, ControllerError> {
-        let index = write(&self.runtime, &self.group, records, term).await?;
-        if index.is_none() && !self.group.surely_led(term, SURE_WITHIN).await {
-            return Err(ControllerError::Elsewhere);
-        }
-        Ok(index)
     }
 }
 

@@ -20,15 +20,17 @@ mod loading;
 mod placement;
 mod topics;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures::future::join_all;
 use millpond_cluster::OFFSETS_TOPIC_NAME;
 use millpond_coordinator::{Effects, GroupSettings, Now, Reply, Shard, Ticket};
 use millpond_record::{PartitionIndex, Timestamp, TopicId};
 use millpond_runtime::Runtime;
+use millpond_wire::Str;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -59,6 +61,10 @@ pub(crate) enum Unavailable {
 }
 
 type Answer<T> = Result<T, Unavailable>;
+
+/// The partitions of groups that this broker led when it was asked.
+#[derive(Default)]
+pub(crate) struct LedForSure(BTreeSet<PartitionIndex>);
 
 /// Groups of one request that are asked at once: each takes memory until it is answered.
 pub(crate) const GROUPS_AT_ONCE: usize = 64;
@@ -175,17 +181,32 @@ impl Coordinators {
         look_in(&self.mailbox_of(snapshot, group)?, look).await
     }
 
-    /// As [`Coordinators::look`], on nobody's word but a majority's: a coordinator that was deposed while it was cut
-    /// off, or stood still, does not have what its successor wrote.
-    pub(crate) async fn look_surely<T, L>(&self, snapshot: &Snapshot, group: &str, look: L) -> Answer<T>
+    /// Asks a majority which of the partitions of these groups are led here: a coordinator that was deposed while it
+    /// was cut off, or stood still, does not have what its successor wrote.
+    pub(crate) async fn led_for_sure<'a>(
+        &self,
+        snapshot: &Snapshot,
+        groups: impl Iterator<Item = &'a Str>,
+    ) -> LedForSure {
+        let Some(topic) = snapshot.topic(OFFSETS_TOPIC_NAME) else { return LedForSure::default() };
+        let indexes: BTreeSet<PartitionIndex> =
+            groups.map(|group| partition_of(group, topic.partition_count())).collect();
+        let asked = indexes.into_iter().map(|index| async move {
+            let partition = topic.led(index).ok()?;
+            Doubt::default().surely_leads(&self.context.runtime, partition).await.then_some(index)
+        });
+        LedForSure(join_all(asked).await.into_iter().flatten().collect())
+    }
+
+    /// As [`Coordinators::look`], of groups whose partitions were found to be led here: what is seen is not older than
+    /// that.
+    pub(crate) async fn look_led<T, L>(&self, led: &LedForSure, snapshot: &Snapshot, group: &str, look: L) -> Answer<T>
     where
         T: Send + 'static,
         L: FnOnce(&Shard) -> T + Send + 'static,
     {
         let topic = snapshot.topic(OFFSETS_TOPIC_NAME).ok_or(Unavailable::NotHere)?;
-        let partition = topic.led(partition_of(group, topic.partition_count())).map_err(|_| Unavailable::NotHere)?;
-        // Asked first: what a shard of this term has then is at least as new.
-        if !Doubt::default().surely_leads(&self.context.runtime, partition).await {
+        if !led.0.contains(&partition_of(group, topic.partition_count())) {
             return Err(Unavailable::NotHere);
         }
         self.look(snapshot, group, look).await
@@ -219,7 +240,7 @@ impl Coordinators {
                 mailboxes.extend(self.mailbox(snapshot, index));
             }
         }
-        futures::future::join_all(mailboxes.iter().map(|mailbox| look_in(mailbox, look.clone()))).await
+        join_all(mailboxes.iter().map(|mailbox| look_in(mailbox, look.clone()))).await
     }
 
     /// Topics are gone, and so are the offsets that groups committed of them.

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -192,6 +193,8 @@ pub(crate) struct Call {
     body: Decoder,
     /// The controller was given the request, and has not answered.
     unanswered: bool,
+    /// Set when nothing was done because this broker is not the controller, where another one passed the request on.
+    was_elsewhere: Option<Arc<AtomicBool>>,
     /// The whole request, if it goes to the controller and that is elsewhere.
     forwarded: Option<Bytes>,
 }
@@ -241,6 +244,7 @@ impl Call {
             api,
             body: Decoder::new(Bytes::new()),
             unanswered: false,
+            was_elsewhere: None,
             forwarded: None,
         };
         if !(APIS[api].served_from..=APIS[api].advertised.1).contains(&version) {
@@ -268,7 +272,11 @@ impl Call {
     /// What decides on the cluster's metadata for this request.
     pub(crate) fn controller(&self) -> Controller {
         let controller = &self.shared.controller;
-        if self.unanswered { controller.without_answer() } else { controller.clone() }
+        match &self.was_elsewhere {
+            _ if self.unanswered => controller.without_answer(),
+            Some(was_elsewhere) => controller.noting(Arc::clone(was_elsewhere)),
+            None => controller.clone(),
+        }
     }
 
     /// The client's id; empty if it has none.
@@ -438,11 +446,12 @@ async fn forward_to_controller(mut call: Call, frame: Bytes) -> Step {
     }
 }
 
-/// Carries out a request that another broker passed on, on the controller, and gives the response with its length.
+/// Carries out a request that another broker passed on, on the controller, and gives the response with its length;
+/// `None` where nothing was done because this broker is not the controller.
 ///
 /// # Errors
 /// A sentence for that broker.
-pub(crate) async fn carry_out(shared: &Arc<Shared>, client: SocketAddr, frame: Bytes) -> Result<Bytes, String> {
+pub(crate) async fn carry_out(shared: &Arc<Shared>, client: SocketAddr, frame: Bytes) -> Result<Option<Bytes>, String> {
     let pinned_bytes = frame.len();
     let frame = Frame { payload: frame, pinned_bytes, is_large: false };
     let said = |reason| match reason {
@@ -455,6 +464,8 @@ pub(crate) async fn carry_out(shared: &Arc<Shared>, client: SocketAddr, frame: B
     }
     // It is not passed on again.
     call.forwarded = None;
+    let was_elsewhere = Arc::new(AtomicBool::new(false));
+    call.was_elsewhere = Some(Arc::clone(&was_elsewhere));
     let mut step = begin(call);
     let mut reply = loop {
         match step {
@@ -469,7 +480,10 @@ pub(crate) async fn carry_out(shared: &Arc<Shared>, client: SocketAddr, frame: B
             Reply::Close(why) => return Err(why),
             Reply::Nothing => return Err("the request has no answer".to_owned()),
             Reply::Ready(chunks, _share) => {
-                return Ok(chunks.iter().filter_map(Chunk::here).flatten().copied().collect());
+                if was_elsewhere.load(Ordering::Relaxed) {
+                    return Ok(None);
+                }
+                return Ok(Some(chunks.iter().filter_map(Chunk::here).flatten().copied().collect()));
             }
         }
     }

@@ -49,6 +49,7 @@ pub(crate) const TRANSACTIONS_NOT_SERVED: ErrorCode = ErrorCode::UNSUPPORTED_VER
 pub(crate) enum ControllerError {
     #[error("the broker stops")]
     Stopped,
+    /// Nothing was done: this broker is not the controller, or no majority said in time that it still is.
     #[error("the cluster has no controller now, or it is another broker")]
     Elsewhere,
     /// It was asked, and may have done it.
@@ -71,6 +72,11 @@ impl ControllerError {
     /// This broker is not the controller; nothing was done here.
     pub(crate) fn is_elsewhere(&self) -> bool {
         matches!(self, ControllerError::Elsewhere | ControllerError::Group(RaftError::NotLeader(_)))
+    }
+
+    /// There may be a controller that does it a moment later, or it is done already.
+    pub(crate) fn is_retriable(&self) -> bool {
+        self.is_elsewhere() || matches!(self, ControllerError::NoAnswer)
     }
 }
 
@@ -123,6 +129,11 @@ pub(crate) fn topic(error: &TopicError) -> Fault {
         | TopicError::NeitherNameNorId => ErrorCode::INVALID_REQUEST,
     };
     Fault::new(code, error.to_string())
+}
+
+/// What became of topics, one by one.
+pub(crate) fn topics<T>(results: Vec<Result<T, TopicError>>) -> Vec<Result<T, Fault>> {
+    results.into_iter().map(|result| result.map_err(|error| topic(&error))).collect()
 }
 
 pub(crate) fn alter_config(error: &AlterConfigError) -> Fault {

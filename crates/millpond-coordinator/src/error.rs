@@ -75,3 +75,36 @@ pub enum GroupError {
     #[error("the group is subscribed to the topic")]
     SubscribedToTopic,
 }
+
+impl GroupError {
+    /// Whether it says what the group is or who is in it, and a client takes that as settled: from a coordinator whose
+    /// successor has written since it may be wrong. Whoever hears of it then gives up its place, or ends.
+    pub fn is_of_the_group(&self) -> bool {
+        match self {
+            GroupError::UnknownGroup
+            | GroupError::UnknownMember
+            | GroupError::FencedInstance
+            | GroupError::IllegalGeneration { .. }
+            | GroupError::InconsistentProtocol
+            | GroupError::GroupFull { .. }
+            | GroupError::FencedMemberEpoch { .. }
+            | GroupError::StaleMemberEpoch { .. }
+            | GroupError::UnreleasedInstance
+            | GroupError::CommitVersionTooOld
+            | GroupError::NonEmptyGroup
+            | GroupError::SubscribedToTopic => true,
+            // They ask again soon.
+            GroupError::RebalanceInProgress | GroupError::MemberIdRequired => false,
+            // True whatever the group is.
+            GroupError::InvalidGroupId
+            | GroupError::InvalidSessionTimeout { .. }
+            | GroupError::NoMemory
+            | GroupError::InvalidRequest(_)
+            | GroupError::UnsupportedAssignor
+            | GroupError::InvalidRegex
+            | GroupError::MetadataTooLarge { .. }
+            | GroupError::NamesTooLong
+            | GroupError::RecordTooLarge { .. } => false,
+        }
+    }
+}

@@ -56,6 +56,26 @@ pub enum Reply {
     DeleteGroups(Vec<Result<(), GroupError>>),
 }
 
+impl Reply {
+    /// Whether it refuses something for what the group is ([`GroupError::is_of_the_group`]).
+    pub fn refuses_for_the_group(&self) -> bool {
+        let refuses = GroupError::is_of_the_group;
+        let any =
+            |results: &[Result<(), GroupError>]| results.iter().flat_map(|result| result.as_ref().err()).any(refuses);
+        match self {
+            Reply::Join(JoinReply { outcome, .. }) => outcome.as_ref().is_err_and(refuses),
+            Reply::Sync(outcome) => outcome.as_ref().is_err_and(refuses),
+            Reply::Heartbeat(outcome) => outcome.as_ref().is_err_and(refuses),
+            Reply::ConsumerHeartbeat(outcome) => outcome.as_ref().is_err_and(refuses),
+            Reply::Leave(outcome) | Reply::CommitOffsets(outcome) | Reply::DeleteOffsets(outcome) => match outcome {
+                Ok(results) => any(results),
+                Err(error) => refuses(error),
+            },
+            Reply::DeleteGroups(results) => any(results),
+        }
+    }
+}
+
 /// The answer to JoinGroup.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JoinReply {

@@ -285,7 +285,9 @@ impl Replica {
         let confirmed = LinearizerOption::from(ReadPolicy::ReadIndex).with_wait_timeout(limit);
         let asked = self.shared.runtime.timeout(limit, self.raft.get_read_linearizer(confirmed)).await;
         let term = Term(asked.ok()?.ok()?.read_log_id().committed_leader_id().term);
-        self.serves().then_some(term)
+        // Who reads now goes by the role, which may be of an earlier term still.
+        let role = self.role();
+        (role.serves && role.term == term).then_some(term)
     }
 
     /// The last entry and the last one that is known to be committed, if they differ.

@@ -4,26 +4,12 @@
 
 mod support;
 
-use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use millpond_wire::create_topics::{CreatableTopic, CreateTopicsRequest};
-use millpond_wire::delete_records::{DeleteRecordsPartition, DeleteRecordsRequest, DeleteRecordsTopic};
 use millpond_wire::delete_topics::{DeleteTopicState, DeleteTopicsRequest};
 use millpond_wire::elect_leaders::{ElectLeadersRequest, TopicPartitions};
-use millpond_wire::find_coordinator::FindCoordinatorRequest;
-use millpond_wire::metadata::MetadataRequest;
-use millpond_wire::offset_commit::{OffsetCommitRequest, OffsetCommitRequestPartition, OffsetCommitRequestTopic};
-use millpond_wire::offset_fetch::{OffsetFetchRequest, OffsetFetchRequestGroup, OffsetFetchRequestTopics};
-use millpond_wire::offset_for_leader_epoch::{
-    OffsetForLeaderEpochRequest, OffsetForLeaderPartition, OffsetForLeaderTopic,
-};
-use support::cluster::{Cluster, IDS, throughout, until};
+use support::cluster::{Cluster, IDS, until};
 use support::{Client, batch};
-
-const OFFSET_OUT_OF_RANGE: i16 = 1;
-const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
-const EXISTS: i16 = 36;
 
 /// For so long nothing that must not happen happens. An election takes tenths of a second.
 const WATCHED: Duration = Duration::from_secs(4);
@@ -185,162 +171,6 @@ fn writes_go_on_when_the_broker_that_takes_over_dies_at_that_moment() {
         cluster.assert_kept("logs", 0, acknowledged.as_ref().expect("just written"));
     }
     cluster.assert_kept("logs", 0, &acknowledged.expect("four rounds"));
-}
-
-#[test]
-fn a_leader_that_is_cut_off_never_has_a_consumer_start_again() {
-    let cluster = Cluster::behind_proxies("deposed");
-    cluster.create_topic("logs", 1, &IDS);
-    let old = cluster.leader("logs", 0);
-    let mut before = cluster.client(old);
-    for number in 0..5 {
-        let value = format!("value {number}");
-        until("it is written", || cluster.takes(old, "logs", 0, &value).then_some(()));
-    }
-    let network = cluster.network.clone().expect("it has proxies");
-    network.isolate(old);
-    let cut = Instant::now();
-    let mut codes = BTreeSet::new();
-    let mut ask = |client: &mut Client, offset: i64| {
-        let (code, ..) = client.fetch("logs", 0, offset).expect("it answers");
-        assert_ne!(code, OFFSET_OUT_OF_RANGE, "offset {offset}, {:?} after the cut", cut.elapsed());
-        codes.insert(code);
-        let code = delete_up_to(client, "logs", 0, offset);
-        assert_ne!(code, OFFSET_OUT_OF_RANGE, "offset {offset}, {:?} after the cut", cut.elapsed());
-        // No record of such an epoch, whose end would be told, is there.
-        let (code, end) = end_of_epoch(client, "logs", 0, i32::MAX);
-        assert_ne!((code, end), (0, -1), "{:?} after the cut", cut.elapsed());
-    };
-    let others: Vec<i32> = IDS.into_iter().filter(|id| *id != old).collect();
-    let new = until("the others have a leader", || {
-        ask(&mut before, 6);
-        let named = cluster.leader_by(others[0], "logs", 0);
-        named.filter(|leader| *leader != old && cluster.takes(*leader, "logs", 0, "more"))
-    });
-    let end = {
-        let (code, end, _) = cluster.client(new).fetch("logs", 0, 0).expect("it answers");
-        assert_eq!(code, 0);
-        end
-    };
-    assert!(end > 5);
-    throughout(Duration::from_secs(3), || ask(&mut before, end));
-    // It takes nothing that could not survive.
-    assert_ne!(before.produce("logs", 0, -1, batch(&["lost"])).0, 0);
-    network.heal();
-    until("all know the new leader", || {
-        ask(&mut before, end);
-        (cluster.leader_by(old, "logs", 0) == Some(new)).then_some(())
-    });
-    throughout(Duration::from_secs(1), || ask(&mut before, end));
-    println!("the leader that was cut off answered {codes:?}");
-    let read = cluster.read("logs", 0);
-    assert!((0..5).all(|number| read[&number] == format!("value {number}")) && read[&5] == "more");
-}
-
-fn delete_up_to(client: &mut Client, topic: &str, partition_index: i32, offset: i64) -> i16 {
-    let partitions = vec![DeleteRecordsPartition { partition_index, offset }];
-    let topics = vec![DeleteRecordsTopic { name: topic.to_owned().into(), partitions }];
-    client.call(2, &DeleteRecordsRequest { topics, timeout_ms: 5000 }).topics[0].partitions[0].error_code
-}
-
-/// Where the records of an epoch end for a reader that does not say which epoch it believes to be the leader's.
-fn end_of_epoch(client: &mut Client, topic: &str, partition: i32, leader_epoch: i32) -> (i16, i64) {
-    let asked = OffsetForLeaderPartition { partition, current_leader_epoch: -1, leader_epoch };
-    let topics = vec![OffsetForLeaderTopic { topic: topic.to_owned().into(), partitions: vec![asked] }];
-    let answer = client.call(4, &OffsetForLeaderEpochRequest { replica_id: -2, topics });
-    let found = &answer.topics[0].partitions[0];
-    (found.error_code, found.end_offset)
-}
-
-#[test]
-fn a_controller_that_is_cut_off_refuses_nothing_by_what_it_has_alone() {
-    let cluster = Cluster::behind_proxies("deposed-controller");
-    cluster.create_topic("deleted", 1, &IDS);
-    let says = |client: &mut Client| client.call(12, &MetadataRequest::default()).controller_id;
-    let old = until("there is a controller", || {
-        let named: BTreeSet<i32> = IDS.into_iter().map(|id| says(&mut cluster.client(id))).collect();
-        (named.len() == 1).then(|| named.into_iter().next()).flatten().filter(|id| *id > 0)
-    });
-    let mut before = cluster.client(old);
-    let network = cluster.network.clone().expect("it has proxies");
-    network.isolate(old);
-    let cut = Instant::now();
-    let other = IDS.into_iter().find(|id| *id != old).expect("three brokers");
-    let mut others = cluster.client(other);
-    until("the others have a controller", || (![old, -1].contains(&says(&mut others))).then_some(()));
-    until("a topic is deleted", || (delete_topic(&mut others, "deleted") == 0).then_some(()));
-    until("a topic is created", || matches!(create_topic(&mut others, "created"), 0 | EXISTS).then_some(()));
-    let mut codes = BTreeSet::new();
-    let mut ask = |client: &mut Client| {
-        let (created, deleted) = (create_topic(client, "deleted"), delete_topic(client, "created"));
-        assert_ne!(created, EXISTS, "{:?} after the cut", cut.elapsed());
-        assert_ne!(deleted, UNKNOWN_TOPIC_OR_PARTITION, "{:?} after the cut", cut.elapsed());
-        codes.extend([created, deleted]);
-    };
-    ask(&mut before);
-    network.heal();
-    ask(&mut before);
-    println!("the controller that was cut off answered {codes:?}");
-}
-
-#[test]
-fn a_coordinator_that_is_cut_off_gives_no_offset_but_the_last() {
-    let cluster = Cluster::behind_proxies("deposed-coordinator");
-    cluster.create_topic("logs", 1, &IDS);
-    // Who is asked for a coordinator first makes the topic of the groups' offsets.
-    let find = FindCoordinatorRequest { coordinator_keys: vec!["g".into()], ..Default::default() };
-    let found = |client: &mut Client| client.call(4, &find).coordinators[0].node_id;
-    let takes = |id: &i32, offset: i64| *id > 0 && commit(&mut cluster.client(*id), offset) == 0;
-    let old = until("there is a coordinator", || Some(found(&mut cluster.client(1))).filter(|id| takes(id, 5)));
-    let mut before = cluster.client(old);
-    assert_eq!(committed(&mut before), (0, 5));
-    let network = cluster.network.clone().expect("it has proxies");
-    network.isolate(old);
-    let cut = Instant::now();
-    let mut codes = BTreeSet::new();
-    let mut ask = |client: &mut Client| {
-        let (code, offset) = committed(client);
-        assert!(code != 0 || offset == 9, "{offset}, {:?} after the cut", cut.elapsed());
-        codes.insert(code);
-    };
-    until("the next coordinator has one", || IDS.into_iter().find(|id| *id != old && takes(id, 9)));
-    throughout(Duration::from_secs(2), || ask(&mut before));
-    network.heal();
-    throughout(Duration::from_secs(1), || ask(&mut before));
-    println!("the coordinator that was cut off answered {codes:?}");
-    let last = |id: i32| (committed(&mut cluster.client(id)) == (0, 9)).then_some(());
-    until("it is there", || IDS.into_iter().find_map(last));
-}
-
-/// Commits an offset of the first partition of "logs" for the group "g".
-fn commit(client: &mut Client, committed_offset: i64) -> i16 {
-    let partition = OffsetCommitRequestPartition { committed_offset, ..Default::default() };
-    let topic = OffsetCommitRequestTopic { name: "logs".into(), partitions: vec![partition], ..Default::default() };
-    let group_id = "g".into();
-    let request =
-        OffsetCommitRequest { group_id, generation_id_or_member_epoch: -1, topics: vec![topic], ..Default::default() };
-    client.call(9, &request).topics[0].partitions[0].error_code
-}
-
-fn committed(client: &mut Client) -> (i16, i64) {
-    let topic = OffsetFetchRequestTopics { name: "logs".into(), partition_indexes: vec![0], ..Default::default() };
-    let group = OffsetFetchRequestGroup { group_id: "g".into(), topics: Some(vec![topic]), ..Default::default() };
-    let answer = client.call(9, &OffsetFetchRequest { groups: vec![group], ..Default::default() }).groups.remove(0);
-    let offset = answer.topics.first().map_or(-1, |topic| topic.partitions[0].committed_offset);
-    (answer.error_code, offset)
-}
-
-fn create_topic(client: &mut Client, name: &str) -> i16 {
-    let name = name.to_owned().into();
-    let topic = CreatableTopic { name, num_partitions: 1, replication_factor: 3, ..Default::default() };
-    client.call(7, &CreateTopicsRequest { topics: vec![topic], timeout_ms: 5000, ..Default::default() }).topics[0]
-        .error_code
-}
-
-fn delete_topic(client: &mut Client, name: &str) -> i16 {
-    let topic = DeleteTopicState { name: Some(name.to_owned().into()), ..Default::default() };
-    let request = DeleteTopicsRequest { topics: vec![topic], timeout_ms: 5000, ..Default::default() };
-    client.call(6, &request).responses[0].error_code
 }
 
 #[test]

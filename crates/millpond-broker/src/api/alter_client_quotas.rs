@@ -19,11 +19,12 @@ fn handle(mut call: Call) -> Step {
         Err(reason) => return Step::Close(reason),
     };
     let wanted: Vec<QuotaAlteration> = request.entries.iter().map(alteration).collect();
-    if request.validate_only {
-        let decision = alter_client_quotas(&call.snapshot.image, &wanted);
-        return Step::Reply(call.answer(&respond(&request, Ok(decision.results))));
-    }
     Step::Stage(Box::pin(async move {
+        if request.validate_only {
+            let decided = call.controller().surely(|image| alter_client_quotas(image, &wanted).results).await;
+            let results = decided.map_err(|error| errors::controller(&error));
+            return Step::Reply(call.answer(&respond(&request, results)));
+        }
         let results = match call.controller().alter_client_quotas(wanted).await {
             Ok(decided) => {
                 if let Some(index) = decided.index {

@@ -1,6 +1,6 @@
 //! CreatePartitions (KIP-195). Answers when the new partitions take writes, like CreateTopics.
 
-use millpond_cluster::{GrownTopic, MorePartitions, TopicError};
+use millpond_cluster::{GrownTopic, MorePartitions};
 use millpond_record::{BrokerId, PartitionIndex};
 use millpond_wire::create_partitions::{
     CreatePartitionsRequest, CreatePartitionsResponse, CreatePartitionsTopic, CreatePartitionsTopicResult,
@@ -9,7 +9,7 @@ use millpond_wire::{ApiKey, ErrorCode, Str};
 use tracing::info;
 
 use crate::dispatch::{Api, Call, Step, patience};
-use crate::errors::{self, Fault};
+use crate::errors::{self, ControllerError, Fault};
 use crate::metadata::{Progress, Snapshot};
 
 pub(crate) const API: Api =
@@ -21,16 +21,19 @@ fn handle(mut call: Call) -> Step {
         Err(reason) => return Step::Close(reason),
     };
     let wanted: Vec<MorePartitions> = request.topics.iter().map(more_partitions).collect();
-    if request.validate_only {
-        let decision = call.shared.controller.validate_partitions(&call.snapshot.image, &wanted);
-        return Step::Reply(call.answer(&respond(&request, decision.results, Progress::NotWritten)));
-    }
     Step::Stage(Box::pin(async move {
-        let Call { shared, .. } = &call;
-        let deadline = shared.runtime.now() + patience(request.timeout_ms);
-        let response = match call.controller().create_partitions_by(call.patience(deadline), wanted).await {
+        let (controller, deadline) = (call.controller(), call.shared.runtime.now() + patience(request.timeout_ms));
+        if request.validate_only {
+            let decided = controller.surely(|image| controller.validate_partitions(image, &wanted).results).await;
+            let response = match decided {
+                Ok(results) => respond(&request, errors::topics(results), Progress::NotWritten),
+                Err(error) => refuse(&request, &error),
+            };
+            return Step::Reply(call.answer(&response));
+        }
+        let response = match controller.create_partitions_by(call.patience(deadline), wanted).await {
             Some(Ok(decided)) => {
-                let results = decided.decision.results;
+                let results = errors::topics(decided.decision.results);
                 match decided.index {
                     None => respond(&request, results, Progress::NotWritten),
                     Some(index) => {
@@ -47,19 +50,22 @@ fn handle(mut call: Call) -> Step {
                 }
             }
             None => {
-                // What is known of it without the controller is told all the same.
                 let wanted: Vec<MorePartitions> = request.topics.iter().map(more_partitions).collect();
-                let decision = shared.controller.validate_partitions(&call.snapshot.image, &wanted);
-                respond(&request, decision.results, Progress::Late)
+                let known = controller
+                    .known(&call.snapshot.image, |image| controller.validate_partitions(image, &wanted).results)
+                    .await;
+                respond(&request, known, Progress::Late)
             }
-            Some(Err(error)) => {
-                let fault = errors::controller(&error);
-                let results = request.topics.iter().map(|topic| answer(topic.name.clone(), Err(fault.clone())));
-                CreatePartitionsResponse { results: results.collect(), ..Default::default() }
-            }
+            Some(Err(error)) => refuse(&request, &error),
         };
         Step::Reply(call.answer(&response))
     }))
+}
+
+fn refuse(request: &CreatePartitionsRequest, error: &ControllerError) -> CreatePartitionsResponse {
+    let fault = errors::controller(error);
+    let results = request.topics.iter().map(|topic| answer(topic.name.clone(), Err(fault.clone())));
+    CreatePartitionsResponse { results: results.collect(), ..Default::default() }
 }
 
 fn more_partitions(topic: &CreatePartitionsTopic) -> MorePartitions {
@@ -72,12 +78,12 @@ fn more_partitions(topic: &CreatePartitionsTopic) -> MorePartitions {
 
 fn respond(
     request: &CreatePartitionsRequest,
-    results: Vec<Result<GrownTopic, TopicError>>,
+    results: Vec<Result<GrownTopic, Fault>>,
     progress: Progress<'_>,
 ) -> CreatePartitionsResponse {
     let results = request.topics.iter().zip(results).map(|(topic, result)| {
         let result = match result {
-            Err(error) => Err(errors::topic(&error)),
+            Err(fault) => Err(fault),
             Ok(grown) => match progress {
                 Progress::NotWritten => Ok(()),
                 Progress::Late => Err(errors::not_in_time()),

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use millpond_cluster::{CreatedTopic, NewTopic, TopicError};
+use millpond_cluster::{CreatedTopic, NewTopic};
 use millpond_record::{BrokerId, PartitionIndex};
 use millpond_wire::create_topics::{
     CreatableTopic, CreatableTopicConfigs, CreatableTopicResult, CreateTopicsRequest, CreateTopicsResponse,
@@ -13,7 +13,7 @@ use millpond_wire::{ApiKey, ErrorCode, Str};
 use tracing::info;
 
 use crate::dispatch::{Api, Call, Step, patience};
-use crate::errors::{self, Fault};
+use crate::errors::{self, ControllerError, Fault};
 use crate::metadata::Progress;
 
 pub(crate) const API: Api =
@@ -25,16 +25,19 @@ fn handle(mut call: Call) -> Step {
         Err(reason) => return Step::Close(reason),
     };
     let wanted: Vec<NewTopic> = request.topics.iter().map(new_topic).collect();
-    if request.validate_only {
-        let decision = call.shared.controller.validate_topics(&call.shared.runtime, &call.snapshot.image, &wanted);
-        return Step::Reply(call.answer(&respond(&request, decision.results, Progress::NotWritten)));
-    }
     Step::Stage(Box::pin(async move {
-        let Call { shared, .. } = &call;
-        let deadline = shared.runtime.now() + patience(request.timeout_ms);
-        let response = match call.controller().create_topics_by(call.patience(deadline), wanted).await {
+        let (controller, deadline) = (call.controller(), call.shared.runtime.now() + patience(request.timeout_ms));
+        if request.validate_only {
+            let decided = controller.surely(|image| controller.validate_topics(image, &wanted).results).await;
+            let response = match decided {
+                Ok(results) => respond(&request, errors::topics(results), Progress::NotWritten),
+                Err(error) => refuse(&request, &error),
+            };
+            return Step::Reply(call.answer(&response));
+        }
+        let response = match controller.create_topics_by(call.patience(deadline), wanted).await {
             Some(Ok(created)) => {
-                let results = created.decision.results;
+                let results = errors::topics(created.decision.results);
                 match created.index {
                     None => respond(&request, results, Progress::NotWritten),
                     Some(index) => {
@@ -48,20 +51,23 @@ fn handle(mut call: Call) -> Step {
                 }
             }
             None => {
-                // What is known of it without the controller is told all the same.
                 let wanted: Vec<NewTopic> = request.topics.iter().map(new_topic).collect();
-                let decision = shared.controller.validate_topics(&shared.runtime, &call.snapshot.image, &wanted);
-                respond(&request, decision.results, Progress::Late)
+                let known = controller
+                    .known(&call.snapshot.image, |image| controller.validate_topics(image, &wanted).results)
+                    .await;
+                respond(&request, known, Progress::Late)
             }
-            Some(Err(error)) => {
-                let fault = errors::controller(&error);
-                let names: BTreeSet<&Str> = request.topics.iter().map(|topic| &topic.name).collect();
-                let topics = names.into_iter().map(|name| failed(name.clone(), fault.clone()));
-                CreateTopicsResponse { topics: topics.collect(), ..Default::default() }
-            }
+            Some(Err(error)) => refuse(&request, &error),
         };
         Step::Reply(call.answer(&response))
     }))
+}
+
+fn refuse(request: &CreateTopicsRequest, error: &ControllerError) -> CreateTopicsResponse {
+    let fault = errors::controller(error);
+    let names: BTreeSet<&Str> = request.topics.iter().map(|topic| &topic.name).collect();
+    let topics = names.into_iter().map(|name| failed(name.clone(), fault.clone()));
+    CreateTopicsResponse { topics: topics.collect(), ..Default::default() }
 }
 
 fn new_topic(topic: &CreatableTopic) -> NewTopic {
@@ -81,13 +87,13 @@ fn new_topic(topic: &CreatableTopic) -> NewTopic {
 /// One answer for each name, in the request's order.
 fn respond(
     request: &CreateTopicsRequest,
-    results: Vec<Result<CreatedTopic, TopicError>>,
+    results: Vec<Result<CreatedTopic, Fault>>,
     progress: Progress<'_>,
 ) -> CreateTopicsResponse {
     let mut seen = BTreeSet::new();
     let answers = request.topics.iter().zip(results).filter(|(topic, _)| seen.insert(topic.name.clone()));
     let topics = answers.map(|(topic, result)| match result {
-        Err(error) => failed(topic.name.clone(), errors::topic(&error)),
+        Err(fault) => failed(topic.name.clone(), fault),
         Ok(created) => match progress {
             Progress::NotWritten => described(&created, false),
             Progress::Late => failed(topic.name.clone(), errors::not_in_time()),

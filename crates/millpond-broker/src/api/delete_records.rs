@@ -67,16 +67,19 @@ fn find(call: &Call, topic: &str, index: PartitionIndex) -> Result<Partition, Er
 /// Gives the log start that the partition has then: at least what was asked for.
 async fn delete(call: &Call, partition: &Partition, asked: i64) -> Result<Offset, Fault> {
     let log = partition.log().await.map_err(|error| errors::raft(&error))?;
-    let frontiers = log.frontiers();
+    let mut frontiers = log.frontiers();
     let offset = match asked {
         UP_TO_HIGH_WATERMARK => frontiers.high_watermark,
         asked => Offset(asked),
     };
-    if offset < Offset(0) || offset > frontiers.high_watermark {
+    if offset > frontiers.high_watermark {
         // A leader that was deposed and has not heard of it has an older high watermark.
-        if offset > frontiers.high_watermark && !Doubt::default().surely_leads(&call.shared.runtime, partition).await {
+        if !Doubt::default().surely_leads(&call.shared.runtime, partition).await {
             return Err(ErrorCode::NOT_LEADER_OR_FOLLOWER.into());
         }
+        frontiers = log.frontiers();
+    }
+    if offset < Offset(0) || offset > frontiers.high_watermark {
         return Err(errors::out_of_range(offset, &frontiers));
     }
     if offset > frontiers.log_start {

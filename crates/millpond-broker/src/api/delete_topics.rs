@@ -1,13 +1,12 @@
 //! DeleteTopics, by name or by id (KIP-516). Answers when the topics' partitions are gone from this broker, or with
 //! REQUEST_TIMED_OUT, and goes on, when that is not done in the request's time.
 
-use millpond_cluster::{TopicError, TopicReference, delete_topics};
+use millpond_cluster::{TopicReference, delete_topics};
 use millpond_record::TopicId;
 use millpond_wire::delete_topics::{DeletableTopicResult, DeleteTopicsRequest, DeleteTopicsResponse};
 use millpond_wire::{ApiKey, ErrorCode, Str};
 use tracing::info;
 
-use crate::controller::TopicsDeleted;
 use crate::dispatch::{Api, Call, Step, patience};
 use crate::errors::{self, Fault};
 
@@ -26,13 +25,19 @@ fn handle(mut call: Call) -> Step {
     Step::Stage(Box::pin(async move {
         let Call { shared, .. } = &call;
         let deadline = shared.runtime.now() + patience(request.timeout_ms);
-        let deleted = call.controller().delete_topics_by(call.patience(deadline), references.clone()).await;
+        let controller = call.controller();
+        let deleted = controller.delete_topics_by(call.patience(deadline), references.clone()).await;
         let late = deleted.is_none();
-        // What is known of it without the controller is told all the same.
-        let known = || TopicsDeleted { results: delete_topics(&call.snapshot.image, &references).results, index: None };
-        let responses = match deleted.unwrap_or_else(|| Ok(known())) {
-            Ok(deleted) => {
-                let snapshot = match deleted.index {
+        let deleted = match deleted {
+            Some(deleted) => deleted.map(|deleted| (errors::topics(deleted.results), deleted.index)),
+            None => Ok((
+                controller.known(&call.snapshot.image, |image| delete_topics(image, &references).results).await,
+                None,
+            )),
+        };
+        let responses = match deleted {
+            Ok((results, index)) => {
+                let snapshot = match index {
                     Some(index) => {
                         let settled = shared.metadata.settled_by(&shared.runtime, deadline, index).await;
                         if settled.is_some() {
@@ -43,7 +48,7 @@ fn handle(mut call: Call) -> Step {
                     None if late => None,
                     None => Some(shared.metadata.snapshot()),
                 };
-                let answers = references.iter().zip(deleted.results);
+                let answers = references.iter().zip(results);
                 answers
                     .map(|(reference, result)| match result {
                         Ok(topic) => {
@@ -59,9 +64,8 @@ fn handle(mut call: Call) -> Step {
                             };
                             answer(Some(topic.name.as_str().into()), topic.id, fault.code, fault.message)
                         }
-                        Err(error) => {
-                            let fault = errors::topic(&error);
-                            answer(name_in_answer(reference, &error), reference.id, fault.code, fault.message)
+                        Err(fault) => {
+                            answer(name_in_answer(reference, fault.code), reference.id, fault.code, fault.message)
                         }
                     })
                     .collect()
@@ -91,9 +95,9 @@ fn references(call: &Call, request: &DeleteTopicsRequest) -> Vec<TopicReference>
 }
 
 /// A topic that is named by its id has no name in the answer unless it is known.
-fn name_in_answer(reference: &TopicReference, error: &TopicError) -> Option<Str> {
-    match error {
-        TopicError::UnknownId(_) => None,
+fn name_in_answer(reference: &TopicReference, code: ErrorCode) -> Option<Str> {
+    match code {
+        ErrorCode::UNKNOWN_TOPIC_ID => None,
         _ => reference.name.as_deref().map(Str::from),
     }
 }

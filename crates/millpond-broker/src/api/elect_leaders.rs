@@ -40,15 +40,19 @@ fn handle(mut call: Call) -> Step {
     Step::Stage(Box::pin(async move {
         let shared = &call.shared;
         let deadline = shared.runtime.now() + patience(request.timeout_ms);
-        let mut image = call.snapshot.image.clone();
-        if request.election_type == UNCLEAN {
+        let controller = call.controller();
+        let image = match request.election_type {
             // Nobody else decides meanwhile, and what replicas there are is known to the last change.
-            if let Err(error) = call.controller().confirm().await {
+            UNCLEAN => controller.confirm().await.map(|_| controller.image()),
+            _ => controller.surely(Image::clone).await,
+        };
+        let image = match image {
+            Ok(image) => image,
+            Err(error) => {
                 let error_code = errors::controller(&error).code.0;
                 return Step::Reply(call.answer(&ElectLeadersResponse { error_code, ..Default::default() }));
             }
-            image = shared.controller.image();
-        }
+        };
         let wanted = wanted(&image, &request);
         let elections = wanted.into_iter().map(|(topic, index)| {
             let partition = image.topic(&topic).and_then(|found| found.partition(index)).cloned();

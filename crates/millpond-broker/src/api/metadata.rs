@@ -95,7 +95,11 @@ fn handle(mut call: Call) -> Step {
             }
             Err(error) => {
                 warn!(topics = missing.len(), "not created on demand: {error}");
-                let code = errors::controller(&error).code;
+                let code = match error.is_retriable() {
+                    // They ask again at once, and find it, or have it created then.
+                    true => ErrorCode::LEADER_NOT_AVAILABLE,
+                    false => errors::controller(&error).code,
+                };
                 let codes = missing.iter().map(|name| (name.clone(), code));
                 (call.shared.metadata.snapshot(), codes.collect())
             }

@@ -17,7 +17,7 @@ use millpond_wire::offset_fetch::{
 };
 use millpond_wire::{ApiKey, ErrorCode, Str};
 
-use crate::coordinator::GROUPS_AT_ONCE;
+use crate::coordinator::{GROUPS_AT_ONCE, LedForSure};
 use crate::dispatch::{Api, Call, CloseReason, Step};
 use crate::errors;
 use crate::metadata::Snapshot;
@@ -51,8 +51,10 @@ fn handle(mut call: Call) -> Step {
     call.count_work(partitions * WORK_PER_PARTITION);
     Step::Stage(Box::pin(async move {
         if call.version >= FIRST_WITH_MANY {
-            let asker = &call;
-            let fetched = request.groups.into_iter().map(|group| async move { fetch(asker, &group).await });
+            let groups = request.groups.iter().map(|group| &group.group_id);
+            let led = call.shared.coordinators.led_for_sure(&call.snapshot, groups).await;
+            let (asker, led) = (&call, &led);
+            let fetched = request.groups.into_iter().map(|group| async move { fetch(asker, led, &group).await });
             let groups = stream::iter(fetched).buffered(GROUPS_AT_ONCE).collect().await;
             return Step::Reply(call.answer(&OffsetFetchResponse { groups, ..Default::default() }));
         }
@@ -65,7 +67,8 @@ fn handle(mut call: Call) -> Step {
             topics.into_iter().map(topic).collect()
         });
         let group = OffsetFetchRequestGroup { group_id: request.group_id, topics, ..Default::default() };
-        let found = fetch(&call, &group).await;
+        let led = call.shared.coordinators.led_for_sure(&call.snapshot, [&group.group_id].into_iter()).await;
+        let found = fetch(&call, &led, &group).await;
         Step::Reply(call.answer(&of_one_group(call.version, &group, found)))
     }))
 }
@@ -96,7 +99,7 @@ fn of_one_group(version: i16, asked: &OffsetFetchRequestGroup, found: OffsetFetc
     OffsetFetchResponse { topics: topics.collect(), error_code: found.error_code, ..Default::default() }
 }
 
-async fn fetch(call: &Call, asked: &OffsetFetchRequestGroup) -> OffsetFetchResponseGroup {
+async fn fetch(call: &Call, led: &LedForSure, asked: &OffsetFetchRequestGroup) -> OffsetFetchResponseGroup {
     let group_id = asked.group_id.clone();
     let by_id = call.version >= FIRST_BY_ID;
     let coordinators = &call.shared.coordinators;
@@ -105,12 +108,12 @@ async fn fetch(call: &Call, asked: &OffsetFetchRequestGroup) -> OffsetFetchRespo
         None => {
             let (group, snapshot) = (group_id.clone(), Arc::clone(&call.snapshot));
             let all = move |shard: &Shard| may_fetch(shard, &group, who).map(|()| all(shard, &group, &snapshot));
-            coordinators.look_surely(&call.snapshot, &group_id, all).await
+            coordinators.look_led(led, &call.snapshot, &group_id, all).await
         }
         Some(topics) => {
             let (group, wanted) = (group_id.clone(), resolve(&call.snapshot, topics, by_id));
             let named = move |shard: &Shard| may_fetch(shard, &group, who).map(|()| named(shard, &group, wanted));
-            coordinators.look_surely(&call.snapshot, &group_id, named).await
+            coordinators.look_led(led, &call.snapshot, &group_id, named).await
         }
     };
     match found {

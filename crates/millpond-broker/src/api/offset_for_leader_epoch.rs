@@ -58,16 +58,21 @@ async fn end_of_epoch(
     let index = PartitionIndex(asked.partition);
     check_known_epoch(served, index, LeaderEpoch(asked.current_leader_epoch))?;
     let partition = served.led(index)?;
-    let current = partition.leader_epoch();
     let log = partition.log().await.map_err(|error| errors::raft(&error))?;
+    let mut current = partition.leader_epoch();
     let epoch = LeaderEpoch(asked.leader_epoch);
     if epoch < LeaderEpoch(0) {
         return Ok(UNDEFINED);
     }
     if epoch > current {
         // A leader that was deposed and has not heard of it would have the reader believe that its records are gone.
-        let leads = doubt.surely_leads(&call.shared.runtime, partition).await;
-        return if leads { Ok(UNDEFINED) } else { Err(ErrorCode::NOT_LEADER_OR_FOLLOWER.into()) };
+        if !doubt.surely_leads(&call.shared.runtime, partition).await {
+            return Err(ErrorCode::NOT_LEADER_OR_FOLLOWER.into());
+        }
+        current = partition.leader_epoch();
+        if epoch > current {
+            return Ok(UNDEFINED);
+        }
     }
     if epoch == current {
         // It may have no record yet.

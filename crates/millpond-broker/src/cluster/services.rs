@@ -55,10 +55,16 @@ struct Inner {
 struct State {
     cluster_id: Option<String>,
     holds_metadata: bool,
-    /// Where brokers of the cluster are, until the metadata says so.
+    /// Where the configuration says that brokers of the cluster are.
+    founders: BTreeMap<BrokerId, HostPort>,
+    /// Where they say that they are.
     heard: BTreeMap<BrokerId, HostPort>,
-    /// What the metadata says.
+    /// What the metadata says, as far as it is known here.
     registered: BTreeMap<BrokerId, HostPort>,
+    /// The metadata is known here up to when this broker was let in. Before that it may lack whoever came after what
+    /// was last known to be committed: after a power loss a broker that dialled nobody else would neither hear of the
+    /// rest nor tell the others that it leads nothing any more.
+    let_in: bool,
     peers: Option<Peers>,
     controller: Option<Controller>,
     broker: Option<Weak<Shared>>,
@@ -66,14 +72,18 @@ struct State {
 
 impl State {
     /// The brokers of the cluster, as far as they are known.
-    fn known(&self) -> &BTreeMap<BrokerId, HostPort> {
-        if self.registered.is_empty() { &self.heard } else { &self.registered }
+    fn known(&self) -> BTreeMap<BrokerId, HostPort> {
+        if self.let_in {
+            return self.registered.clone();
+        }
+        let all = self.founders.iter().chain(&self.registered).chain(&self.heard);
+        all.map(|(broker, address)| (*broker, address.clone())).collect()
     }
 
     /// Has them dialled, once this broker belongs to the cluster.
     fn dial(&self) {
         if let (Some(peers), Some(_), true) = (&self.peers, &self.cluster_id, self.holds_metadata) {
-            peers.set_brokers(self.known().clone());
+            peers.set_brokers(self.known());
         }
     }
 }
@@ -87,7 +97,7 @@ impl Services {
         founders: BTreeMap<BrokerId, HostPort>,
         (cluster_id, holds_metadata): (Option<String>, bool),
     ) -> Services {
-        let state = State { cluster_id, holds_metadata, heard: founders.clone(), ..State::default() };
+        let state = State { cluster_id, holds_metadata, founders: founders.clone(), ..State::default() };
         Services(Arc::new(Inner { broker, directory, address, founders, state: Mutex::new(state) }))
     }
 
@@ -120,7 +130,7 @@ impl Services {
                 state.heard.insert(broker, address);
             }
         }
-        if state.registered.is_empty() {
+        if !state.let_in {
             state.dial();
         }
     }
@@ -130,6 +140,16 @@ impl Services {
         let mut state = self.state();
         if state.registered != brokers && brokers.contains_key(&self.0.broker) {
             state.registered = brokers;
+            state.dial();
+        }
+    }
+
+    /// What the metadata says, known here up to when this broker was let in: there are no others.
+    pub(crate) fn let_in(&self, brokers: BTreeMap<BrokerId, HostPort>) {
+        let mut state = self.state();
+        // It is not in it where it was unregistered just now.
+        if brokers.contains_key(&self.0.broker) {
+            (state.registered, state.let_in) = (brokers, true);
             state.dial();
         }
     }
@@ -160,7 +180,7 @@ impl Services {
             cluster_id: state.cluster_id.clone(),
             holds_metadata: state.holds_metadata,
             founders: messages::write_places(&self.0.founders),
-            known: if state.holds_metadata { messages::write_places(state.known()) } else { Vec::new() },
+            known: if state.holds_metadata { messages::write_places(&state.known()) } else { Vec::new() },
             directory: Bytes::copy_from_slice(&self.0.directory.0),
         }
     }
@@ -226,8 +246,10 @@ impl Services {
             return Ok(write(&Answered { not_here: true, ..Answered::default() }));
         }
         let client = client.parse().map_err(|_| "the client's address cannot be read".to_owned())?;
-        let body = crate::dispatch::carry_out(&shared, client, frame).await?;
-        Ok(answered(&shared.controller, body))
+        match crate::dispatch::carry_out(&shared, client, frame).await? {
+            Some(body) => Ok(answered(&shared.controller, body)),
+            None => Ok(write(&Answered { not_here: true, ..Answered::default() })),
+        }
     }
 
     async fn topics(self, body: Bytes) -> Result<Bytes, String> {
@@ -467,6 +489,29 @@ impl PeerServices for Services {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn at(places: &[(i32, u16)]) -> BTreeMap<BrokerId, HostPort> {
+        let place = |&(broker, port): &(i32, u16)| (BrokerId(broker), HostPort { host: "h".to_owned(), port });
+        places.iter().map(place).collect()
+    }
+
+    #[test]
+    fn until_the_metadata_is_known_to_be_new_all_that_may_belong_to_the_cluster_are_dialled() {
+        let own = HostPort { host: "h".to_owned(), port: 1 };
+        let cluster = (Some("id".to_owned()), true);
+        let services = Services::new(BrokerId(1), DirectoryId([1; 16]), own, at(&[(1, 1), (2, 2), (3, 3)]), cluster);
+        let known = || services.state().known();
+        services.registered(at(&[(1, 1)]));
+        assert_eq!(known(), at(&[(1, 1), (2, 2), (3, 3)]), "what was committed last is from before they came");
+        services.registered(at(&[(1, 1), (2, 20)]));
+        services.heard_of(at(&[(3, 30), (4, 4)]));
+        assert_eq!(known(), at(&[(1, 1), (2, 20), (3, 30), (4, 4)]));
+        services.let_in(at(&[(2, 2)]));
+        assert_eq!(known().len(), 4, "it was unregistered meanwhile");
+        services.let_in(at(&[(1, 1), (2, 20)]));
+        services.heard_of(at(&[(3, 30)]));
+        assert_eq!(known(), at(&[(1, 1), (2, 20)]), "whoever is not registered is not dialled for ever");
+    }
 
     #[test]
     fn a_controller_that_does_not_know_what_it_did_says_so_and_no_sentence() {

@@ -139,6 +139,7 @@ impl Outset<'_> {
                 return Err(StartError::Replaced(self.config.data_dir.clone()));
             }
             entry.follow(&member.applied, accepted.registered_at()).await;
+            services.let_in(places(&member.applied.image()));
             return Ok(member);
         }
         network.open_door();
@@ -159,6 +160,7 @@ impl Outset<'_> {
                 self.register(&founder).await?;
                 services.controlled_by(founder.controller.clone());
                 services.belongs_to(&id, true);
+                services.let_in(places(&founder.applied.image()));
                 info!(cluster = id, "a cluster is founded");
                 Ok(founder)
             }
@@ -172,6 +174,7 @@ impl Outset<'_> {
                 services.belongs_to(&id, true);
                 info!(cluster = id, "this broker has joined the cluster");
                 entry.follow(&member.applied, accepted.registered_at()).await;
+                services.let_in(places(&member.applied.image()));
                 Ok(member)
             }
         }

@@ -26,7 +26,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures::StreamExt;
 use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
 use millpond_cluster::Image;
 use millpond_coordinator::{Effects, Now, Reply, Shard, Ticket};
 use millpond_raft::{Acks, Partition, ProposeError, Receipt};
@@ -40,6 +42,7 @@ use tracing::{debug, info, warn};
 use super::batches::Batches;
 use super::loading::{LoadError, Loaded, load};
 use super::{Context, Unavailable};
+use crate::leadership::Doubt;
 use crate::memory::AnswerShare;
 
 /// Requests that wait this long for a shard to be loaded are told so; most loads are done sooner, and nobody has to ask
@@ -216,7 +219,12 @@ fn told_to_wait(message: Message) -> Option<Message> {
 struct Flight {
     receipt: Receipt,
     answers: Answers,
+    /// See [`Turn::refusals`].
+    refusals: Answers,
 }
+
+/// Refusals, when it is known whether this coordinator may tell them.
+type Doubted = BoxFuture<'static, (bool, Answers)>;
 
 /// Answers that belong to one moment of the shard.
 #[derive(Default)]
@@ -226,6 +234,14 @@ struct Answers {
     /// What the requests that are answered hold of the memory for answers: until then, whether their clients wait or
     /// not.
     shares: Vec<AnswerShare>,
+}
+
+impl Answers {
+    fn append(&mut self, others: &mut Answers) {
+        self.replies.append(&mut others.replies);
+        self.told.append(&mut others.told);
+        self.shares.append(&mut others.shares);
+    }
 }
 
 /// A loaded shard's part of the figures.
@@ -259,16 +275,28 @@ impl Drop for Size {
 struct Turn {
     batches: Batches,
     answers: Answers,
+    /// Answers that refuse something for what the group is. A coordinator that was deposed while it was cut off or
+    /// stood still does not have what its successor wrote, and a client does not come back from some of them: they
+    /// leave when a majority says that there is no successor.
+    refusals: Answers,
 }
 
 impl Turn {
     fn new(now: Now, max_batch_bytes: u64) -> Turn {
-        Turn { batches: Batches::new(now.wall, max_batch_bytes), answers: Answers::default() }
+        let batches = Batches::new(now.wall, max_batch_bytes);
+        Turn { batches, answers: Answers::default(), refusals: Answers::default() }
     }
 
-    fn add(&mut self, mut effects: Effects) {
+    fn add(&mut self, effects: Effects) {
         self.batches.add(&effects.records);
-        self.answers.replies.append(&mut effects.replies);
+        for (ticket, reply) in effects.replies {
+            self.answers_like(&reply).replies.push((ticket, reply));
+        }
+    }
+
+    /// With which answers this one leaves.
+    fn answers_like(&mut self, reply: &Reply) -> &mut Answers {
+        if reply.refuses_for_the_group() { &mut self.refusals } else { &mut self.answers }
     }
 }
 
@@ -284,6 +312,8 @@ struct Serving<'a> {
     waiting: BTreeMap<Ticket, oneshot::Sender<Result<Reply, Unavailable>>>,
     /// In the order of the log.
     flights: VecDeque<Flight>,
+    /// Each has a request that waits.
+    doubted: FuturesUnordered<Doubted>,
     timer: Pin<Box<Sleep>>,
     /// When the timer runs out; it may be earlier than the shard needs.
     armed_ms: Option<u64>,
@@ -292,9 +322,9 @@ struct Serving<'a> {
 impl<'a> Serving<'a> {
     fn new(actor: &'a mut Actor, Loaded { shard, max_batch_bytes }: Loaded, epoch: LeaderEpoch) -> Serving<'a> {
         let timer = Box::pin(actor.context.runtime.sleep(Duration::ZERO));
-        let (waiting, flights) = (BTreeMap::new(), VecDeque::new());
+        let (waiting, flights, doubted) = (BTreeMap::new(), VecDeque::new(), FuturesUnordered::new());
         let size = Size::new(&actor.context);
-        Serving { actor, shard, epoch, size, max_batch_bytes, waiting, flights, timer, armed_ms: None }
+        Serving { actor, shard, epoch, size, max_batch_bytes, waiting, flights, doubted, timer, armed_ms: None }
     }
 
     async fn run(mut self, held: VecDeque<Message>) -> Ended {
@@ -311,7 +341,7 @@ impl<'a> Serving<'a> {
                 self.turn(&mut inbox);
             }
             self.arm();
-            let Serving { actor, flights, timer, armed_ms, .. } = &mut self;
+            let Serving { actor, flights, doubted, timer, armed_ms, .. } = &mut self;
             let looked = async {
                 match &mut latest {
                     Some(latest) => latest.await,
@@ -328,6 +358,7 @@ impl<'a> Serving<'a> {
                 } else {
                     self.land();
                 },
+                Some((leads, refusals)) = doubted.next() => self.tell(leads, refusals),
                 image = looked => {
                     latest = None;
                     self.forget_missing_topics(&image);
@@ -401,8 +432,9 @@ impl<'a> Serving<'a> {
             match message {
                 Message::Ask { ticket, work, share, reply } => {
                     let effects = work(&mut self.shard, ticket, now);
-                    let answered = effects.replies.iter().any(|(answered, _)| *answered == ticket);
-                    turn.answers.shares.extend(answered.then_some(share));
+                    if let Some((_, reply)) = effects.replies.iter().find(|(answered, _)| *answered == ticket) {
+                        turn.answers_like(reply).shares.push(share);
+                    }
                     self.waiting.insert(ticket, reply);
                     turn.add(effects);
                 }
@@ -425,7 +457,7 @@ impl<'a> Serving<'a> {
             self.waiting.clear();
             return;
         }
-        let Turn { batches, mut answers } = turn;
+        let Turn { batches, mut answers, mut refusals } = turn;
         let mut proposals = batches.finish().peekable();
         // What is written outlives who asked for it, and this task: the batches hold the memory themselves.
         let hold: Option<Hold> = match proposals.peek().is_none() || answers.shares.is_empty() {
@@ -434,15 +466,17 @@ impl<'a> Serving<'a> {
         };
         for proposal in proposals {
             let receipt = self.actor.partition.propose(proposal, Acks::All, hold.clone());
-            self.flights.push_back(Flight { receipt, answers: Answers::default() });
+            self.flights.push_back(Flight { receipt, answers: Answers::default(), refusals: Answers::default() });
         }
         match self.flights.back_mut() {
             Some(last) => {
-                last.answers.replies.append(&mut answers.replies);
-                last.answers.told.append(&mut answers.told);
-                last.answers.shares.append(&mut answers.shares);
+                last.answers.append(&mut answers);
+                last.refusals.append(&mut refusals);
             }
-            None => self.release(answers),
+            None => {
+                self.release(answers);
+                self.doubt(refusals);
+            }
         }
     }
 
@@ -450,6 +484,29 @@ impl<'a> Serving<'a> {
     fn land(&mut self) {
         if let Some(flight) = self.flights.pop_front() {
             self.release(flight.answers);
+            self.doubt(flight.refusals);
+        }
+    }
+
+    /// Finds out whether refusals may be told.
+    fn doubt(&mut self, refusals: Answers) {
+        if refusals.replies.is_empty() {
+            return;
+        }
+        let (runtime, partition) = (self.actor.context.runtime.clone(), self.actor.partition.clone());
+        self.doubted.push(Box::pin(async move {
+            let leads = Doubt::default().surely_leads(&runtime, &partition).await;
+            (leads, refusals)
+        }));
+    }
+
+    /// Tells refusals; those who asked look for the coordinator again where this broker may not be it.
+    fn tell(&mut self, leads: bool, refusals: Answers) {
+        if leads && leads_in(&self.actor.partition, self.epoch) {
+            return self.release(refusals);
+        }
+        for (ticket, _) in refusals.replies {
+            self.waiting.remove(&ticket);
         }
     }
 

@@ -4,13 +4,15 @@
 //! all groups). What was sent is kept until it is answered, to be sent again when the other broker says that it will
 //! have the replica in a moment; until it has answered once, one message is on its way. What was sent counts against
 //! the peer's budget until it is answered or given up, so that a peer that does not answer costs no more than that. The
-//! metadata counts, too, and does not wait for it: its own window bounds it, a small one while the budget is crowded.
+//! metadata counts, too, and does not wait for it: its own window bounds it, a small one while the budget is crowded. A
+//! heartbeat, which is a stream of one message without entries, does not wait either: readers wait for its answer.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{Stream, StreamExt};
+use millpond_record::GroupId;
 use openraft::errors::RPCError;
 use openraft::network::RPCOption;
 use openraft::raft::{AppendEntriesRequest, StreamAppendResult};
@@ -19,6 +21,7 @@ use tokio::time::Instant;
 use super::budget::Budget;
 use super::frame::Frame;
 use super::link::{AppendLink, Peer};
+use super::outbox::Urgency;
 use super::raft_messages::{AnswerHead, Append, NoReplica};
 use super::replica_client::ReplicaClient;
 use crate::groups::METADATA;
@@ -44,6 +47,7 @@ pub(super) struct AppendStream<S> {
     client: ReplicaClient,
     input: S,
     input_ended: bool,
+    urgency: Urgency,
     sent: Sent,
     link: Option<AppendLink>,
     /// For how long "not yet" is waited out, and since when.
@@ -99,6 +103,7 @@ impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> AppendStream<S>
     pub(super) fn new(client: ReplicaClient, input: S, option: &RPCOption) -> AppendStream<S> {
         let sent = Sent { peer: Arc::clone(&client.peer), messages: VecDeque::new(), bytes: 0 };
         AppendStream {
+            urgency: urgency(client.route().group(), &input),
             client,
             input,
             input_ended: false,
@@ -131,14 +136,13 @@ impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> AppendStream<S>
                 Some(link) => {
                     // One message finds out whether the replica is there: it may have to be sent again and again.
                     let has_room = if self.is_there { self.sent.has_room() } else { self.sent.messages.is_empty() };
-                    let counts = self.client.route().group() != METADATA;
-                    let budget = counts.then_some(&self.sent.peer.budget);
+                    let budget = (self.urgency == Urgency::InTurn).then_some(&self.sent.peer.budget);
                     event(link, budget, &mut self.input, has_room && !self.input_ended).await
                 }
                 None => {
                     let link = tokio::select! {
                         biased;
-                        link = self.client.peer.up_for_appends(self.client.route().group()) => link,
+                        link = self.client.peer.up_for_appends(self.urgency) => link,
                         () = self.client.peer.impatient(self.client.route().group()) => {
                             return Some(Err(self.client.broken("it is away, and what it lacks is to be purged")));
                         }
@@ -200,6 +204,15 @@ impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> AppendStream<S>
     }
 }
 
+/// What goes before all that waits for the peer, without regard to its budget.
+fn urgency<S: Stream>(group: GroupId, input: &S) -> Urgency {
+    // The engine sends a heartbeat as a stream that cannot have more than that.
+    let is_heartbeat = input.size_hint().1.is_some_and(|most| most <= 1);
+    // The metadata is little. Were it behind the data of all partitions, a peer that is slow at taking that in would
+    // hold up every change in the cluster.
+    if is_heartbeat || group == METADATA { Urgency::First } else { Urgency::InTurn }
+}
+
 /// Waits for what happens next. `budget`: of the peer, if it is to have room. Safe to cancel.
 async fn event<S>(link: &mut AppendLink, budget: Option<&Budget>, input: &mut S, takes: bool) -> Event
 where
@@ -223,7 +236,8 @@ where
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use millpond_record::{BrokerId, GroupId, RaftIndex, ReplicaId};
+    use futures::stream;
+    use millpond_record::{BrokerId, RaftIndex, ReplicaId};
 
     use super::*;
     use crate::peers::raft_messages::Route;
@@ -234,6 +248,14 @@ mod tests {
         let request = AppendEntriesRequest { vote, prev_log_id: None, entries: Vec::new(), leader_commit: None };
         let empty = Append::new(route, &request).expect("can be sent");
         Append { body: vec![Bytes::from(vec![0; bytes])], bytes, ..empty }
+    }
+
+    #[test]
+    fn heartbeats_and_the_metadata_go_first_and_entries_of_partitions_in_turn() {
+        let entries = || stream::unfold((), |()| async { Some(((), ())) });
+        assert_eq!(urgency(GroupId(1), &Box::pin(stream::once(async {}))), Urgency::First);
+        assert_eq!(urgency(GroupId(1), &Box::pin(entries())), Urgency::InTurn);
+        assert_eq!(urgency(METADATA, &Box::pin(entries())), Urgency::First);
     }
 
     #[test]

@@ -26,7 +26,6 @@ use super::frame::{Frame, FrameError, FrameReader, Kind, Outgoing};
 use super::handshake::{self, HandshakeError, Standing, same_cluster};
 use super::outbox::{Outbox, Urgency};
 use super::raft_messages::Append;
-use crate::groups::METADATA;
 
 /// Groups that are named while who waits for a connection has not looked.
 const IMPATIENT_GROUPS: usize = 64;
@@ -126,10 +125,10 @@ impl Peer {
     }
 
     /// A new stream of a group's entries, as soon as there is a connection.
-    pub(super) async fn up_for_appends(&self, group: GroupId) -> AppendLink {
+    pub(super) async fn up_for_appends(&self, urgency: Urgency) -> AppendLink {
         let mut link = self.link.subscribe();
         loop {
-            let opened = link.borrow_and_update().as_ref().and_then(|link| link.append(group));
+            let opened = link.borrow_and_update().as_ref().and_then(|link| link.append(urgency));
             if let Some(opened) = opened {
                 return opened;
             }
@@ -193,13 +192,10 @@ impl Link {
     }
 
     /// Begins a stream of a group's entries; `None` when the connection is gone.
-    fn append(self: &Arc<Self>, group: GroupId) -> Option<AppendLink> {
+    fn append(self: &Arc<Self>, urgency: Urgency) -> Option<AppendLink> {
         let id = self.new_id();
         let (sender, answers) = mpsc::channel(2 * WINDOW);
         self.waiting().as_mut()?.streams.insert(id, sender);
-        // The metadata is little. Were it behind the data of all partitions, a peer that is slow at taking that in
-        // would hold up every change in the cluster.
-        let urgency = if group == METADATA { Urgency::First } else { Urgency::InTurn };
         Some(AppendLink { link: Arc::clone(self), id, urgency, answers })
     }
 
@@ -510,22 +506,22 @@ mod tests {
     use crate::peers::raft_messages::Route;
 
     #[test]
-    fn entries_of_the_metadata_go_before_data_that_waits() {
+    fn urgent_appends_go_before_data_that_waits() {
         let link = Arc::new(Link::new());
-        let [data, metadata] = [GroupId(1), METADATA].map(|group| link.append(group).expect("it is open"));
-        let message = |group: GroupId, bytes: usize| {
-            let route = Route::new(group, ReplicaId(1), ReplicaId(2), RaftIndex(0));
+        let [data, urgent] = [Urgency::InTurn, Urgency::First].map(|kind| link.append(kind).expect("it is open"));
+        let message = |bytes: usize| {
+            let route = Route::new(GroupId(1), ReplicaId(1), ReplicaId(2), RaftIndex(0));
             let vote = openraft::Vote::new_committed(1, 2);
             let request = AppendEntriesRequest { vote, prev_log_id: None, entries: Vec::new(), leader_commit: None };
             let empty = Append::new(route, &request).expect("can be sent");
             Append { body: vec![Bytes::from(vec![0; bytes])], bytes, ..empty }
         };
         let waits = || link.outbox.taken().iter().map(|bytes| bytes / 1_000).collect::<Vec<_>>();
-        data.send(&message(GroupId(1), 10_000));
-        data.send(&message(GroupId(1), 20_000));
-        metadata.send(&message(METADATA, 1_000));
-        metadata.send(&message(METADATA, 2_000));
-        drop((data, metadata));
+        data.send(&message(10_000));
+        data.send(&message(20_000));
+        urgent.send(&message(1_000));
+        urgent.send(&message(2_000));
+        drop((data, urgent));
         assert_eq!(waits(), [1, 2, 0, 10, 20, 0], "the ends of the streams behind what they have sent");
     }
 }
