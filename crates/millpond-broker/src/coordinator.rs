@@ -48,7 +48,7 @@ pub(crate) use lag::{
     AllLags, GroupDetail, GroupLag, LagFigures, Member, PartitionLag, of_all as lags, of_group as lag_of,
     run as keep_lags,
 };
-pub(crate) use placement::{offsets_topic, partition_of};
+pub(crate) use placement::{as_offsets_topic, offsets_topic, partition_of};
 pub(crate) use topics::KnownTopics;
 
 /// Why a coordinator does not answer.

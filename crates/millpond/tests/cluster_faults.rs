@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 
 use millpond_wire::delete_topics::{DeleteTopicState, DeleteTopicsRequest};
 use millpond_wire::elect_leaders::{ElectLeadersRequest, TopicPartitions};
+use millpond_wire::metadata::MetadataRequest;
 use support::cluster::{Cluster, IDS, until};
-use support::{Client, batch};
+use support::{Broker, Client, batch, refused};
 
 /// For so long nothing that must not happen happens. An election takes tenths of a second.
 const WATCHED: Duration = Duration::from_secs(4);
@@ -53,6 +54,25 @@ fn a_wiped_broker_makes_no_leader_of_one_that_lacks_what_was_acknowledged() {
     let more = writer.stop();
     cluster.assert_kept("logs", 0, &more);
     cluster.assert_kept("logs", 0, &acknowledged);
+}
+
+#[test]
+fn a_broker_that_has_a_cluster_of_its_own_does_not_join_another_with_it() {
+    let cluster = Cluster::start("two-clusters", &[]);
+    std::fs::create_dir_all(cluster.path(4)).expect("a folder for the broker");
+    Broker::start(&cluster.path(4), &["--node-id", "4"]).kill();
+    let output = refused(cluster.joining(4));
+    let said = String::from_utf8(output.stderr).expect("text");
+    assert!(!output.status.success());
+    assert!(said.contains("belongs to cluster"), "{said}");
+    cluster.wipe(4);
+    let joined = Broker::run(cluster.joining(4));
+    let answer = joined.client().call(12, &MetadataRequest::default());
+    assert_eq!(answer.brokers.len(), 4);
+    // Its cluster is the one that it asks for: it comes back, at another address, whatever of the metadata it knows to
+    // be committed.
+    joined.kill();
+    drop(Broker::run(cluster.joining(4)));
 }
 
 #[test]

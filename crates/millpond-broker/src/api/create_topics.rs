@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use millpond_cluster::{CreatedTopic, NewTopic};
+use millpond_cluster::{CreatedTopic, NewTopic, OFFSETS_TOPIC_NAME};
 use millpond_record::{BrokerId, PartitionIndex};
 use millpond_wire::create_topics::{
     CreatableTopic, CreatableTopicConfigs, CreatableTopicResult, CreateTopicsRequest, CreateTopicsResponse,
@@ -12,6 +12,7 @@ use millpond_wire::create_topics::{
 use millpond_wire::{ApiKey, ErrorCode, Str};
 use tracing::info;
 
+use crate::coordinator::as_offsets_topic;
 use crate::dispatch::{Api, Call, Step, patience};
 use crate::errors::{self, ControllerError, Fault};
 use crate::metadata::Progress;
@@ -75,13 +76,14 @@ fn new_topic(topic: &CreatableTopic) -> NewTopic {
         (PartitionIndex(assignment.partition_index), assignment.broker_ids.iter().copied().map(BrokerId).collect())
     });
     let configs = topic.configs.iter();
-    NewTopic {
+    let wanted = NewTopic {
         name: topic.name.to_string(),
         partitions: topic.num_partitions,
         replication_factor: topic.replication_factor,
         assignments: assignments.collect(),
         configs: configs.map(|c| (c.name.to_string(), c.value.as_ref().map(Str::to_string))).collect(),
-    }
+    };
+    if wanted.name == OFFSETS_TOPIC_NAME { as_offsets_topic(wanted) } else { wanted }
 }
 
 /// One answer for each name, in the request's order.

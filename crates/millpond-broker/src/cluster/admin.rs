@@ -1,10 +1,11 @@
 //! What an operator asks of a cluster that the Kafka protocol has no words for: over HTTP, of any broker.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use millpond_cluster::{
-    BrokerError, MetadataRecord, cancel_decommission, decommission, left_to_move, moving, rebalance, replicas_on,
+    BrokerError, Image, MetadataRecord, Partition, Replica, cancel_decommission, decommission, left_to_move, moving,
+    rebalance, replicas_on,
 };
 use millpond_record::BrokerId;
 use serde_json::{Value, json};
@@ -110,6 +111,19 @@ pub(crate) async fn carry_out(controller: &Controller, wish: Wish) -> Result<Sai
     }
 }
 
+/// Whether most of the replicas that a partition has, and of those that it is to have, are on live brokers, and on the
+/// disks that they had there.
+fn has_majority(image: &Image, partition: &Partition, alive: &BTreeSet<BrokerId>) -> bool {
+    let is_there = |replica: &&Replica| {
+        let disk = image.broker(replica.broker).map(|broker| broker.directory);
+        alive.contains(&replica.broker) && disk == Some(replica.directory)
+    };
+    let most = |replicas: Vec<&Replica>| replicas.iter().copied().filter(is_there).count() * 2 > replicas.len();
+    let adding = |replica: &&Replica| partition.adding.contains(&replica.id);
+    let before = partition.replicas.iter().filter(|replica| !adding(replica)).chain(&partition.removing);
+    most(partition.replicas.iter().collect()) && most(before.collect())
+}
+
 /// The cluster as this broker sees it.
 pub(crate) fn status(shared: &Arc<Shared>) -> Value {
     let image = shared.controller.image();
@@ -129,8 +143,7 @@ pub(crate) fn status(shared: &Arc<Shared>) -> Value {
                 Some(leader) => *led.entry(leader).or_default() += 1,
                 None => leaderless.push(name()),
             }
-            let living = partition.replicas.iter().filter(|replica| alive.contains(&replica.broker)).count();
-            if living * 2 <= partition.replicas.len() {
+            if !has_majority(&image, partition, &alive) {
                 without_majority.push(name());
             }
         }

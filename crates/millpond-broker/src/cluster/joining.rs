@@ -105,7 +105,12 @@ impl Entry {
                         Ok(accepted) => return Ok(accepted),
                         Err(why) => waits_for = format!("{waits_for}: {why}"),
                     },
-                    Err(error) => waits_for = format!("{waits_for}: {error}"),
+                    Err(error) => {
+                        waits_for = format!("{waits_for}: {error}");
+                        // What this broker has of the metadata may not say where the others are, nor can they reach it
+                        // where it has another address now. Those that it asks say where all are.
+                        self.ask_all().await?;
+                    }
                 },
                 None => {
                     let heard = self.ask_all().await?;
@@ -137,6 +142,23 @@ impl Entry {
         while self.runtime.timeout(TELL_AGAIN, applied.reached(index)).await.is_err() {
             info!("waiting for the cluster's metadata, which comes from the controller");
         }
+    }
+
+    /// Asks once whether those that answer are of this broker's cluster.
+    ///
+    /// # Errors
+    /// A sentence that names the other cluster.
+    pub(crate) async fn compare(&self) -> Result<(), NotAMember> {
+        let own = self.services.hello().cluster_id;
+        for (address, heard) in self.ask_all().await? {
+            let other = heard.filter(|heard| heard.holds_metadata && heard.cluster_id != own);
+            if let (Some(Heard { broker, cluster_id: Some(other), .. }), Some(own)) = (other, &own) {
+                let why =
+                    format!("broker {broker} belongs to cluster {other}, and this data directory to cluster {own}");
+                return Err(refused(&address, &why));
+            }
+        }
+        Ok(())
     }
 
     /// Asks every address who is there.

@@ -5,8 +5,8 @@
 //! waits for it; so a partition that is being filled keeps its place among the few until it is done, and one whose new
 //! replica is on a dead broker takes none.
 
-use std::collections::{BTreeSet, VecDeque};
-use std::sync::{Arc, Weak};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,6 +15,7 @@ use futures::stream::FuturesUnordered;
 use millpond_cluster::{Image, Partition, moving};
 use millpond_record::{BrokerId, GroupId, RaftIndex, ReplicaId};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::messages::{self, SETTLED, Settled};
@@ -27,6 +28,31 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Between two looks while replicas are on the move, and when nothing seems to be.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 const IDLE_LOOK: Duration = Duration::from_secs(10);
+/// How often a move that does not come about is told of, which is tried again and again: one may wait for good, where
+/// the disks of half of the replicas are lost.
+const TELL_AGAIN: Duration = Duration::from_secs(60);
+
+/// Moves that did not come about, and when that was told.
+#[derive(Default)]
+struct Told(Mutex<BTreeMap<GroupId, (u64, Instant)>>);
+
+impl Told {
+    /// Whether it is to be told now that a partition's move to a version of its replicas does not come about.
+    fn is_due(&self, group: GroupId, version: u64, now: Instant) -> bool {
+        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = told.get(&group).is_none_or(|(of, at)| *of != version || now >= *at + TELL_AGAIN);
+        if due {
+            told.insert(group, (version, now));
+        }
+        due
+    }
+
+    /// Forgets all moves but these.
+    fn keep(&self, asked: &BTreeSet<(GroupId, u64)>) {
+        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        told.retain(|group, (version, _)| asked.contains(&(*group, *version)));
+    }
+}
 
 /// A partition that is led here, and whose replicas are on the move.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,7 +106,7 @@ pub(crate) async fn run(shared: Weak<Shared>) {
     let mut follow = broker.controller.follow();
     drop(broker);
     let mut pause = Duration::ZERO;
-    let mut slow = BTreeSet::new();
+    let (mut slow, told) = (BTreeSet::new(), Told::default());
     loop {
         tokio::select! {
             biased;
@@ -93,7 +119,7 @@ pub(crate) async fn run(shared: Weak<Shared>) {
             biased;
             // What is half done goes on with the next leader.
             () = stopping.cancelled() => return,
-            pause = pass(&broker, &mut follow, &mut slow) => pause,
+            pause = pass(&broker, &mut follow, &mut slow, &told) => pause,
         }
     }
 }
@@ -106,10 +132,12 @@ async fn pass(
     broker: &Arc<Shared>,
     follow: &mut watch::Receiver<Option<RaftIndex>>,
     slow: &mut BTreeSet<GroupId>,
+    told: &Told,
 ) -> Duration {
     follow.mark_unchanged();
     let image = broker.controller.image();
     let asked = asked_for(&image);
+    told.keep(&asked);
     if asked.is_empty() {
         return IDLE_LOOK;
     }
@@ -132,7 +160,7 @@ async fn pass(
             places -= 1;
             // What takes longer goes on where it is at the next look.
             let group = next.partition.group;
-            let bringing = broker.runtime.timeout(PATIENCE, bring(broker, next.partition));
+            let bringing = broker.runtime.timeout(PATIENCE, bring(broker, next.partition, told));
             working.push(async move { (group, bringing.await.is_ok()) });
         }
         tokio::select! {
@@ -153,7 +181,7 @@ async fn pass(
 }
 
 /// Brings one partition to its replicas.
-async fn bring(broker: &Arc<Shared>, partition: Partition) {
+async fn bring(broker: &Arc<Shared>, partition: Partition, told: &Told) {
     if !is_current(&broker.controller.image(), &partition) {
         return;
     }
@@ -163,7 +191,12 @@ async fn bring(broker: &Arc<Shared>, partition: Partition) {
         let target: Vec<(ReplicaId, BrokerId)> =
             partition.replicas.iter().map(|replica| (replica.id, replica.broker)).collect();
         if let Err(error) = replica.change_members(&target, version).await {
-            warn!(group = partition.group.0, "its replicas could not be moved, which is tried again: {error}");
+            if told.is_due(partition.group, version, broker.runtime.now()) {
+                let image = broker.controller.image();
+                let topic = image.topic_by_id(partition.topic).map_or("", |topic| &topic.name);
+                let partition = partition.index.0;
+                warn!(topic, partition, "its replicas could not be moved, which is tried again: {error}");
+            }
             return;
         }
     }
@@ -222,6 +255,18 @@ mod tests {
         assert_eq!(turns(&all, &[1, 2]), [3, 0]);
         assert_eq!(turns(&all, &[1]), [3], "that it is there is told, whoever is dead by now");
     }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "any instant will do")]
+    fn a_move_that_does_not_come_about_is_told_of_now_and_then() {
+        let (told, start) = (Told::default(), Instant::now());
+        let due = |version, seconds| told.is_due(GroupId(1), version, start + Duration::from_secs(seconds));
+        assert_eq!([due(2, 0), due(2, 1), due(2, 59), due(2, 60), due(2, 61)], [true, false, false, true, false]);
+        assert!(due(3, 62), "another move");
+        told.keep(&BTreeSet::from([(GroupId(1), 4)]));
+        assert!(due(3, 63), "it is asked for anew");
+    }
+
     #[test]
     fn what_takes_long_leaves_a_place_for_what_has_not_been_tried() {
         let alive = BTreeSet::from([BrokerId(1), BrokerId(2)]);

@@ -65,6 +65,8 @@ struct State {
     /// was last known to be committed: after a power loss a broker that dialled nobody else would neither hear of the
     /// rest nor tell the others that it leads nothing any more.
     let_in: bool,
+    /// This broker has founded the cluster: there is nobody else, until all that are configured have come.
+    founded: bool,
     peers: Option<Peers>,
     controller: Option<Controller>,
     broker: Option<Weak<Shared>>,
@@ -139,6 +141,7 @@ impl Services {
     pub(crate) fn registered(&self, brokers: BTreeMap<BrokerId, HostPort>) {
         let mut state = self.state();
         if state.registered != brokers && brokers.contains_key(&self.0.broker) {
+            state.let_in |= state.founded && state.founders.keys().all(|founder| brokers.contains_key(founder));
             state.registered = brokers;
             state.dial();
         }
@@ -152,6 +155,11 @@ impl Services {
             (state.registered, state.let_in) = (brokers, true);
             state.dial();
         }
+    }
+
+    /// This broker has founded the cluster.
+    pub(crate) fn founded(&self) {
+        self.state().founded = true;
     }
 
     /// Begins to do what needs the metadata.
@@ -511,6 +519,20 @@ mod tests {
         services.let_in(at(&[(1, 1), (2, 20)]));
         services.heard_of(at(&[(3, 30)]));
         assert_eq!(known(), at(&[(1, 1), (2, 20)]), "whoever is not registered is not dialled for ever");
+    }
+
+    #[test]
+    fn a_founder_dials_the_others_until_they_have_come() {
+        let own = HostPort { host: "h".to_owned(), port: 1 };
+        let cluster = (Some("id".to_owned()), true);
+        let services = Services::new(BrokerId(1), DirectoryId([1; 16]), own, at(&[(1, 1), (2, 2), (3, 3)]), cluster);
+        let known = || services.state().known();
+        services.founded();
+        services.registered(at(&[(1, 1), (2, 2)]));
+        assert_eq!(known(), at(&[(1, 1), (2, 2), (3, 3)]));
+        services.registered(at(&[(1, 1), (2, 2), (3, 3)]));
+        services.registered(at(&[(1, 1), (2, 2)]));
+        assert_eq!(known(), at(&[(1, 1), (2, 2)]), "the third was unregistered");
     }
 
     #[test]

@@ -133,6 +133,10 @@ impl Outset<'_> {
             let member = self.begin(data_dir, network, MetadataStart::Join(FIRST_METADATA_REPLICA)).await?;
             services.controlled_by(member.controller.clone());
             services.belongs_to(&id, true);
+            if member.group.members().len() <= 1 {
+                // It leads its cluster, and would not ask anybody.
+                entry.compare().await?;
+            }
             let accepted = entry.join(&self.registration(&member.data_dir), &id, Some(&member.group)).await?;
             if row.is_none_or(|row| row.replica != accepted.replica()) {
                 // Nobody sends the replica here anything any more. The controller refuses such a directory by itself.
@@ -160,7 +164,7 @@ impl Outset<'_> {
                 self.register(&founder).await?;
                 services.controlled_by(founder.controller.clone());
                 services.belongs_to(&id, true);
-                services.let_in(places(&founder.applied.image()));
+                services.founded();
                 info!(cluster = id, "a cluster is founded");
                 Ok(founder)
             }

@@ -57,25 +57,59 @@ pub(crate) async fn offsets_topic(shared: &Shared, snapshot: &Arc<Snapshot>) -> 
 }
 
 /// As Kafka makes it. What was committed must survive a power loss, whatever the default for topics is.
+const CONFIGS: [(&str, &str); 4] = [
+    ("cleanup.policy", "compact"),
+    ("compression.type", "producer"),
+    ("millpond.flush", "durable"),
+    ("segment.bytes", "104857600"),
+];
+
 fn new_topic() -> NewTopic {
-    let configs = [
-        ("cleanup.policy", "compact"),
-        ("compression.type", "producer"),
-        ("millpond.flush", "durable"),
-        ("segment.bytes", "104857600"),
-    ];
-    NewTopic {
+    as_offsets_topic(NewTopic {
         name: OFFSETS_TOPIC_NAME.to_owned(),
-        partitions: PARTITIONS,
+        partitions: -1,
         replication_factor: -1,
         assignments: Vec::new(),
-        configs: configs.map(|(name, value)| (name.to_owned(), Some(value.to_owned()))).to_vec(),
+        configs: Vec::new(),
+    })
+}
+
+/// What is left open of a topic that is to be `__consumer_offsets`: the number of its partitions never changes, and
+/// what it keeps must not go with the retention that topics have by default.
+pub(crate) fn as_offsets_topic(mut wanted: NewTopic) -> NewTopic {
+    if wanted.partitions == -1 && wanted.assignments.is_empty() {
+        wanted.partitions = PARTITIONS;
     }
+    for (name, value) in CONFIGS {
+        if !wanted.configs.iter().any(|(given, _)| given == name) {
+            wanted.configs.push((name.to_owned(), Some(value.to_owned())));
+        }
+    }
+    wanted
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_makes_the_offsets_topic_leaves_nothing_to_the_defaults_of_topics() {
+        let asked = |partitions, configs: &[(&str, &str)]| NewTopic {
+            name: OFFSETS_TOPIC_NAME.to_owned(),
+            partitions,
+            replication_factor: -1,
+            configs: configs.iter().map(|&(name, value)| (name.to_owned(), Some(value.to_owned()))).collect(),
+            ..NewTopic::default()
+        };
+        let made = as_offsets_topic(asked(-1, &[]));
+        assert_eq!((made.partitions, made.configs.len()), (50, 4));
+        let made = as_offsets_topic(asked(7, &[("segment.bytes", "1000000")]));
+        assert_eq!(made.partitions, 7);
+        assert_eq!(made.configs[0], ("segment.bytes".to_owned(), Some("1000000".to_owned())));
+        assert!(made.configs.len() == 4 && made.configs[1].0 == "cleanup.policy");
+        let spread = NewTopic { assignments: vec![(PartitionIndex(0), Vec::new())], ..asked(-1, &[]) };
+        assert_eq!(as_offsets_topic(spread).partitions, -1, "the assignments say how many");
+    }
 
     #[test]
     fn groups_are_where_kafka_has_them() {

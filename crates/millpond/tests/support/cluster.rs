@@ -131,6 +131,14 @@ impl Cluster {
         super::refused(self.command(id))
     }
 
+    /// A broker that is to join the cluster.
+    pub fn joining(&self, id: i32) -> Command {
+        let path = self.path(id);
+        std::fs::create_dir_all(&path).expect("a folder for the broker");
+        let (node, peer) = (id.to_string(), format!("127.0.0.1:{}", port()));
+        command(&path, &["--node-id", &node, "--peer", &peer, "--join", &self.listeners[&1]])
+    }
+
     fn command(&self, id: i32) -> Command {
         let path = self.path(id);
         std::fs::create_dir_all(&path).expect("a folder for the broker");
