@@ -16,7 +16,7 @@ use millpond_runtime::{RealDisk, Runtime};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-pub(crate) use arguments::{AcksArgument, Compression, ProduceArguments};
+pub(crate) use arguments::{AcksArgument, Compression, ProduceArguments, seconds};
 use input::{Cutter, Input};
 use tally::{Live, Summary, Tally};
 
