@@ -15,12 +15,15 @@ use crate::settings::{self, Kind, SETTINGS, Setting};
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
     /// No such setting.
-    #[error("there is no setting '{name}'; did you mean '{nearest}'?")]
+    #[error("there is no setting '{name}'; {}", .nearest.map_or_else(
+        || "`millpond config explain` names them all".to_owned(),
+        |nearest| format!("did you mean '{nearest}'?"),
+    ))]
     Unknown {
         /// The name that was given.
         name: String,
-        /// The name spelled most like it.
-        nearest: &'static str,
+        /// The name that it may be a slip for.
+        nearest: Option<&'static str>,
     },
     /// The value does not fit the setting.
     #[error("'{value}' is no value for {name}, which is {kind}")]
@@ -212,6 +215,17 @@ pub struct BrokerConfig {
     pub catch_up_bytes_per_second: u64,
     /// Logs that a start after a crash has open at the same time. Not a setting: [`BrokerConfig::fit_open_files`].
     pub open_logs: usize,
+}
+
+impl ConfigError {
+    /// Whether it is about one of these names and values, rather than about how settings fit together.
+    pub fn is_of(&self, given: &[(String, String)]) -> bool {
+        match self {
+            ConfigError::Unknown { name, .. } => given.iter().any(|(known, _)| known == name),
+            ConfigError::BadValue { name, value, .. } => given.iter().any(|(known, bad)| known == name && bad == value),
+            _ => false,
+        }
+    }
 }
 
 impl BrokerConfig {
@@ -565,6 +579,8 @@ mod tests {
     fn an_unknown_name_is_refused_with_the_nearest_one() {
         let error = resolve(&[("num.partition", "3")]).expect_err("no such name");
         assert_eq!(error.to_string(), "there is no setting 'num.partition'; did you mean 'num.partitions'?");
+        let error = resolve(&[("foo", "1")]).expect_err("no such name");
+        assert_eq!(error.to_string(), "there is no setting 'foo'; `millpond config explain` names them all");
     }
 
     #[test]

@@ -340,13 +340,9 @@ pub fn find(name: &str) -> Option<&'static Setting> {
     SETTINGS.iter().find(|setting| setting.name == name)
 }
 
-/// The name that is spelled most like `name`.
-pub(crate) fn nearest(name: &str) -> &'static str {
-    SETTINGS
-        .iter()
-        .map(|setting| setting.name)
-        .max_by(|a, b| strsim::jaro_winkler(a, name).total_cmp(&strsim::jaro_winkler(b, name)))
-        .expect("the table is not empty")
+/// The name that `name` may be a slip for.
+pub(crate) fn nearest(name: &str) -> Option<&'static str> {
+    crate::near::nearest(name, SETTINGS.iter().map(|setting| setting.name))
 }
 
 #[cfg(test)]
@@ -364,8 +360,9 @@ mod tests {
 
     #[test]
     fn a_misspelled_name_is_answered_with_the_nearest_one() {
-        assert_eq!(nearest("num.partition"), "num.partitions");
-        assert_eq!(nearest("max.message.bytes"), "message.max.bytes");
-        assert_eq!(nearest("millpond.flsh"), "millpond.flush");
+        assert_eq!(nearest("num.partition"), Some("num.partitions"));
+        assert_eq!(nearest("max.message.bytes"), Some("message.max.bytes"));
+        assert_eq!(nearest("millpond.flsh"), Some("millpond.flush"));
+        assert_eq!(nearest("foo"), None);
     }
 }

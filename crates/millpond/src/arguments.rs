@@ -7,6 +7,7 @@ use clap_complete::Shell;
 
 use crate::bench::{BENCH_EXAMPLES, BenchCommand};
 use crate::cluster::{CLUSTER_EXAMPLES, ClusterCommand};
+use crate::command_line::number;
 use crate::consume::ConsumeArguments;
 use crate::dev::DevArguments;
 use crate::group::{GROUP_EXAMPLES, GroupCommand};
@@ -16,7 +17,6 @@ use crate::topic::{TOPIC_EXAMPLES, TopicCommand};
 /// A partitioned, replicated log that speaks the Kafka protocol.
 #[derive(Debug, Parser)]
 #[command(name = "millpond", version, arg_required_else_help = true, after_help = OVERVIEW)]
-#[command(disable_help_subcommand = true)]
 pub(crate) struct Arguments {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -29,27 +29,27 @@ pub(crate) enum Command {
     /// Run a cluster of brokers on this machine, for trying things out.
     Dev(DevArguments),
     /// Look after a running cluster.
-    #[command(subcommand, after_help = CLUSTER_EXAMPLES)]
+    #[command(subcommand, disable_help_subcommand = true, after_help = CLUSTER_EXAMPLES)]
     Cluster(ClusterCommand),
     /// Make topics, tell of them, change and delete them.
-    #[command(subcommand, after_help = TOPIC_EXAMPLES)]
+    #[command(subcommand, disable_help_subcommand = true, after_help = TOPIC_EXAMPLES)]
     Topic(TopicCommand),
     /// Send lines or files to a topic.
     Produce(Box<ProduceArguments>),
     /// Print the records of a topic, as they come.
     Consume(Box<ConsumeArguments>),
     /// Measure how fast a cluster takes and gives records, and how soon.
-    #[command(subcommand, after_help = BENCH_EXAMPLES)]
+    #[command(subcommand, disable_help_subcommand = true, after_help = BENCH_EXAMPLES)]
     Bench(BenchCommand),
     /// Look at groups and how far they have read.
-    #[command(subcommand, after_help = GROUP_EXAMPLES)]
+    #[command(subcommand, disable_help_subcommand = true, after_help = GROUP_EXAMPLES)]
     Group(GroupCommand),
     /// Read everything in a stopped broker's data directory, change nothing, and say what is damaged.
     Verify(VerifyArguments),
     /// Print a file of a data directory: segment, index, snapshot, journal, groups.table, …
     Dump(DumpArguments),
     /// Explain the settings.
-    #[command(subcommand, after_help = CONFIG_EXAMPLES)]
+    #[command(subcommand, disable_help_subcommand = true, after_help = CONFIG_EXAMPLES)]
     Config(ConfigCommand),
     /// Print a script with which a shell completes commands and options.
     Completions(CompletionsArguments),
@@ -114,10 +114,10 @@ pub(crate) struct DumpArguments {
     /// The file
     pub(crate) file: PathBuf,
     /// Begin with what holds this offset
-    #[arg(long, value_name = "OFFSET")]
+    #[arg(long, value_name = "OFFSET", value_parser = number(0..=i64::MAX))]
     pub(crate) offset: Option<i64>,
     /// Print at most so many things
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = number(0..=u64::MAX))]
     pub(crate) limit: Option<u64>,
     /// Print each thing as a JSON object
     #[arg(long)]
@@ -196,7 +196,7 @@ pub(crate) struct BrokerArguments {
     #[arg(long, value_name = "NAME")]
     pub(crate) rack: Option<String>,
     /// Any setting, by its name in the configuration file; may be given many times
-    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
+    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value("num.partitions=6"))]
     pub(crate) set: Vec<(String, String)>,
     /// Form of the log lines on standard error
     #[arg(long, value_name = "FORMAT", default_value = "text")]
@@ -216,11 +216,13 @@ pub(crate) enum LogFormat {
     Json,
 }
 
-/// One setting on the command line.
-pub(crate) fn key_value(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
+/// Reads one setting on the command line, such as `example`.
+pub(crate) fn key_value(
+    example: &'static str,
+) -> impl Fn(&str) -> Result<(String, String), String> + Clone + Send + Sync + 'static {
+    move |text| match text.split_once('=') {
         Some((key, value)) if !key.trim().is_empty() => Ok((key.trim().to_owned(), value.trim().to_owned())),
-        _ => Err("it must have the form KEY=VALUE, for example num.partitions=6".to_owned()),
+        _ => Err(format!("it must have the form KEY=VALUE, for example {example}")),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use toml::{Table, Value};
 
 /// Reads a file into names and values.
@@ -13,15 +13,34 @@ pub(crate) fn read(path: &Path) -> Result<Vec<(String, String)>> {
 }
 
 fn parse(text: &str) -> Result<Vec<(String, String)>> {
-    let table: Table = text.parse().map_err(|error: toml::de::Error| anyhow::anyhow!("{}", one_line(&error)))?;
+    let table: Table = text.parse().map_err(|error| anyhow!("{}", told(text, &error)))?;
     let mut settings = Vec::new();
     flatten("", &table, &mut settings)?;
     Ok(settings)
 }
 
-/// The parser's message without its drawing of the line.
-fn one_line(error: &toml::de::Error) -> String {
-    error.message().replace('\n', ", ")
+/// The parser's message with the line that it is about, and in our words where its own help nobody.
+fn told(text: &str, error: &toml::de::Error) -> String {
+    let said = error.message().replace('\n', ", ");
+    let Some(at) = error.span().map(|span| span.start.min(text.len())) else { return said };
+    let before = text[..at].matches('\n').count();
+    let key = text.lines().nth(before).map(key_of).unwrap_or_default();
+    let is_there = || text.lines().take(before).any(|line| key_of(line) == key);
+    let said = match said.as_str() {
+        "duplicate key" if is_there() => format!("{key} is given twice"),
+        // TOML takes each dot for a table, and no value has parts: Kafka has such names.
+        "duplicate key" | "cannot extend value of type integer with a dotted key" => {
+            format!("{key} is the beginning of another name, or has one for its beginning: put both in quotation marks")
+        }
+        _ if said.starts_with("invalid type: integer") => format!("the number of {key} is too long"),
+        _ => said,
+    };
+    format!("line {}: {said}", before + 1)
+}
+
+/// What stands in front of a line's value.
+fn key_of(line: &str) -> &str {
+    line.split('=').next().unwrap_or_default().trim()
 }
 
 fn flatten(prefix: &str, table: &Table, settings: &mut Vec<(String, String)>) -> Result<()> {
@@ -83,10 +102,26 @@ mod tests {
     }
 
     #[test]
-    fn a_list_or_a_broken_line_is_refused_in_one_line() {
-        for text in ["num.partitions = [1]", "num.partitions = ", "x = 1.5"] {
-            let error = parse(text).expect_err(text).to_string();
-            assert!(!error.contains('\n'), "{error}");
+    fn what_cannot_be_read_is_told_in_one_line_with_its_place() {
+        let collides = "is the beginning of another name, or has one for its beginning: put both in quotation marks";
+        for (text, expected) in [
+            (
+                "num.partitions = [1]",
+                "the value of num.partitions is not a text, a whole number, true or false".to_owned(),
+            ),
+            ("x = 1.5", "the value of x is not a text, a whole number, true or false".to_owned()),
+            ("a.b = 1\nc = 2\na.b = 3\n", "line 3: a.b is given twice".to_owned()),
+            ("[a]\nb = 1\n[a]\nc = 1", "line 3: [a] is given twice".to_owned()),
+            ("\nx.y = 1\nx.y.z = 2", format!("line 3: x.y.z {collides}")),
+            ("x.y.z = 1\nx.y = 2", format!("line 2: x.y {collides}")),
+            ("[x]\ny = 1\ny.z = 2", format!("line 3: y.z {collides}")),
+            ("a = 1\nb = 99999999999999999999", "line 2: the number of b is too long".to_owned()),
+            ("a = 1\nlog.dirs=/tmp", "line 2: string values must be quoted, expected literal string".to_owned()),
+            ("[broker", "line 1: unclosed table, expected `]`".to_owned()),
+        ] {
+            assert_eq!(parse(text).expect_err(text).to_string(), expected);
         }
+        let error = parse("num.partitions = ").expect_err("no value").to_string();
+        assert!(error.starts_with("line 1: ") && !error.contains('\n'), "{error}");
     }
 }

@@ -36,6 +36,10 @@ pub(crate) fn run(arguments: &DumpArguments) -> Result<ExitCode> {
     quiet(out.flush())?;
     match end {
         Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(DumpError::Read(error)) if error.kind() == io::ErrorKind::IsADirectory => bail!(
+            "{} is a folder; dump prints one file, and `millpond verify --data-dir DIR` reads all of a data directory",
+            arguments.file.display()
+        ),
         Err(error) => bail!("{}: {error}", arguments.file.display()),
     }
 }

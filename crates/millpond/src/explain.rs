@@ -8,7 +8,7 @@ use millpond_broker::{Kind, SETTINGS, Setting};
 use millpond_cluster::{Support, TOPIC_CONFIGS, TopicConfig};
 
 use crate::arguments::ExplainArguments;
-use crate::mistakes::nearest;
+use crate::mistakes::or_nearest;
 use crate::output::{Output, quiet};
 
 /// Explains one setting, or all.
@@ -38,8 +38,8 @@ fn explain(name: Option<&str>) -> Result<String> {
     text.extend(config.map(topic_setting));
     if text.is_empty() {
         let names = SETTINGS.iter().map(|setting| setting.name).chain(TOPIC_CONFIGS.iter().map(|config| config.name));
-        let names: Vec<String> = names.map(str::to_owned).collect();
-        bail!("there is no setting '{name}'; the nearest is '{}'", nearest(name, &names));
+        let near = or_nearest(name, names, "; `millpond config explain` names them all");
+        bail!("there is no setting '{name}'{near}");
     }
     Ok(text)
 }
@@ -104,5 +104,7 @@ mod tests {
     fn an_unknown_name_is_answered_with_the_nearest() {
         let error = explain(Some("num.partition")).expect_err("unknown").to_string();
         assert_eq!(error, "there is no setting 'num.partition'; the nearest is 'num.partitions'");
+        let error = explain(Some("")).expect_err("unknown").to_string();
+        assert_eq!(error, "there is no setting ''; `millpond config explain` names them all");
     }
 }

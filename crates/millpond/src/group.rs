@@ -15,7 +15,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::cluster::{connect, counted, hint};
-use crate::mistakes::nearest;
+use crate::mistakes::or_nearest;
 use crate::output::{Output, printable, quiet};
 use crate::table::Table;
 use arguments::{DeleteArguments, DescribeArguments, ExplainArguments, ListArguments, Looked};
@@ -85,10 +85,11 @@ async fn no_such_group(admin: &Admin, group: &str) -> anyhow::Error {
         Ok(groups) => groups.into_iter().map(|group| group.group).collect(),
         Err(error) => return hint(error),
     };
-    match nearest(group, &names) {
-        "" => anyhow!("there is no group '{group}', and no other"),
-        near => anyhow!("there is no group '{group}'; the nearest is '{}'", printable(near)),
+    if names.is_empty() {
+        return anyhow!("there is no group '{group}', and no other");
     }
+    let near = or_nearest(group, names.iter().map(String::as_str), "; `millpond group list` names them");
+    anyhow!("there is no group '{group}'{near}")
 }
 
 async fn facts_of(runtime: &Runtime, looked: &Looked) -> Result<Facts> {

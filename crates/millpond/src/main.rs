@@ -3,6 +3,7 @@
 mod arguments;
 mod bench;
 mod cluster;
+mod command_line;
 mod completions;
 mod config_file;
 mod consume;
@@ -22,16 +23,14 @@ mod verify;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
-use crate::arguments::{Arguments, Command, ConfigCommand};
+use crate::arguments::{Command, ConfigCommand};
 
 /// The system's allocator gives the memory of large requests back and faults it in again: a tenth of produce's CPU.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let arguments = match Arguments::try_parse() {
+    let arguments = match command_line::parse(std::env::args_os()) {
         Ok(arguments) => arguments,
         Err(error) => return refuse(&error),
     };

@@ -10,13 +10,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use millpond_client::{Admin, Delivery, NewRecord, Producer, ProducerConfig};
 use millpond_runtime::{RealDisk, Runtime};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-pub(crate) use arguments::{AcksArgument, Compression, ProduceArguments};
+pub(crate) use arguments::{AcksArgument, Compression, ProduceArguments, seconds};
 use input::{Cutter, Input};
 use tally::{Live, Summary, Tally};
 
@@ -159,17 +159,44 @@ impl Sending<'_> {
                 () = interrupts.reached(1) => return Ok(Ended::Interrupted),
             };
             let Some(ended) = read else { return Ok(Ended::AllRead) };
-            while let Some(bytes) = cutter.next(ended)? {
-                self.record(bytes, &headers, pace.as_mut()).await?;
+            loop {
+                let bytes = match cutter.next(ended) {
+                    Ok(Some(bytes)) => bytes,
+                    Ok(None) => break,
+                    Err(error) => bail!("{} {error}", input.place(cutter.count + 1, cutter.whole)),
+                };
+                let Some((key, value)) = self.key_and_value(bytes) else {
+                    let separator = self.arguments.key_separator.as_deref().unwrap_or_default();
+                    let place = input.place(cutter.count, cutter.whole);
+                    bail!("{place} has no '{separator}' between key and value");
+                };
+                self.record(key, value, &headers, pace.as_mut()).await?;
                 if ended {
                     // At its end a source has one record at most: the last line without a line end, or the file.
                     break;
                 }
             }
+            if ended {
+                cutter.count = 0;
+            }
         }
     }
 
-    async fn record(&self, bytes: &[u8], headers: &[(&str, Option<&[u8]>)], pace: Option<&mut Pace>) -> Result<()> {
+    /// The key, if records have one, and the value; `None` where they are not parted.
+    fn key_and_value<'a>(&self, bytes: &'a [u8]) -> Option<(Option<&'a [u8]>, &'a [u8])> {
+        match &self.arguments.key_separator {
+            None => Some((None, bytes)),
+            Some(separator) => cut(bytes, separator.as_bytes()).map(|(key, value)| (Some(key), value)),
+        }
+    }
+
+    async fn record(
+        &self,
+        key: Option<&[u8]>,
+        value: &[u8],
+        headers: &[(&str, Option<&[u8]>)],
+        pace: Option<&mut Pace>,
+    ) -> Result<()> {
         if let Some(pace) = pace {
             let now = self.runtime.now();
             let due = pace.due(now);
@@ -177,22 +204,13 @@ impl Sending<'_> {
                 self.runtime.sleep_until(due).await;
             }
         }
-        let sent = self.live.sent.load(Ordering::Relaxed);
-        let (key, value) = match &self.arguments.key_separator {
-            None => (None, bytes),
-            Some(separator) => {
-                let (key, value) = cut(bytes, separator.as_bytes())
-                    .ok_or_else(|| anyhow!("line {} has no '{separator}' between key and value", sent + 1))?;
-                (Some(key), value)
-            }
-        };
         let mut record = NewRecord::to(&self.arguments.topic).value(value).headers(headers);
         record = key.map_or(record, |key| record.key(key));
         record = self.arguments.partition.map_or(record, |partition| record.partition(partition));
         let delivery = self.producer.send(record).await.map_err(hint)?;
         self.live.sent.fetch_add(1, Ordering::Relaxed);
         // Who counts them is there until this is dropped.
-        let _ = self.deliveries.send((delivery, bytes.len()));
+        let _ = self.deliveries.send((delivery, key.map_or(0, <[u8]>::len) + value.len()));
         Ok(())
     }
 }

@@ -23,12 +23,15 @@ pub(crate) fn broker(arguments: &BrokerArguments) -> Result<()> {
         end_with(parent)?;
     }
     logging::start(arguments.log_format, &arguments.log_level)?;
-    let mut settings = match &arguments.config {
-        Some(path) => config_file::read(path)?,
-        None => Vec::new(),
+    let of_file = arguments.config.as_deref().map(config_file::read).transpose()?.unwrap_or_default();
+    let mut config = match BrokerConfig::resolve(of_file.iter().cloned().chain(arguments.settings())) {
+        Ok(config) => config,
+        // What is wrong in both is told of the file, which is looked at first.
+        Err(error) => match arguments.config.as_deref().filter(|_| error.is_of(&of_file)) {
+            Some(path) => return Err(error).with_context(|| format!("in {}", path.display())),
+            None => return Err(error.into()),
+        },
     };
-    settings.extend(arguments.settings());
-    let mut config = BrokerConfig::resolve(settings)?;
     config.fit_open_files(raise_open_files())?;
     let threads = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

@@ -8,6 +8,7 @@ use millpond_runtime::RealDisk;
 use millpond_storage::{CompareSummary, Finding, Severity, VerifySummary, compare, verify};
 
 use crate::arguments::VerifyArguments;
+use crate::cluster::counted;
 use crate::output::{Output, quiet};
 
 /// Verifies the data directory, or those of a cluster, which are then compared. It fails when there is none, or it is
@@ -63,16 +64,15 @@ fn end(out: &mut Output, sentences: &str) -> io::Result<()> {
 
 fn sentences(summary: &VerifySummary) -> String {
     let read = format!(
-        "{} partitions, {} segments with {} batches ({} records, {} bytes), {} producer snapshots and {} \
-         journal records in {} files were read.",
-        summary.groups,
-        summary.segments,
-        summary.batches,
-        summary.records,
-        summary.segment_bytes,
-        summary.snapshots,
-        summary.journal_records,
-        summary.journal_files,
+        "{}, {} with {} ({}, {}), {} and {} in {} were read.",
+        counted(summary.groups, "partition"),
+        counted(summary.segments, "segment"),
+        counted(summary.batches, "batch"),
+        counted(summary.records, "record"),
+        counted(summary.segment_bytes, "byte"),
+        counted(summary.snapshots, "producer snapshot"),
+        counted(summary.journal_records, "journal record"),
+        counted(summary.journal_files, "file"),
     );
     let verdict = match (summary.damages, summary.clean_stop, summary.recoveries) {
         (0, true, 0) => "The last stop was clean, and everything is as it was written.".to_owned(),
@@ -86,17 +86,27 @@ fn sentences(summary: &VerifySummary) -> String {
 
 fn compared(summary: &CompareSummary) -> String {
     let CompareSummary { groups, replicas, alone, left_out, entries, bytes, not_compared, differences } = summary;
-    let mut said =
-        format!("{replicas} replicas of {groups} partitions were compared: {entries} entries, {bytes} bytes.");
-    let mut tell = |number: &u64, what: &str| {
-        if *number > 0 {
-            said.push_str(&format!(" {number} {what}"));
-        }
+    let mut said = format!(
+        "{} of {} were compared: {}, {}.",
+        counted(*replicas, "replica"),
+        counted(*groups, "partition"),
+        counted(*entries, "entry"),
+        counted(*bytes, "byte")
+    );
+    let mut tell = |number: &u64, one: &str, many: &str| match number {
+        0 => {}
+        1 => said.push_str(&format!(" 1 {one}")),
+        _ => said.push_str(&format!(" {number} {many}")),
     };
-    tell(alone, "partitions are in one directory only.");
-    tell(left_out, "replicas were left out: they are set aside, or not started since they were filled.");
+    tell(alone, "partition is in one directory only.", "partitions are in one directory only.");
+    tell(
+        left_out,
+        "replica was left out: it is set aside, or not started since it was filled.",
+        "replicas were left out: they are set aside, or not started since they were filled.",
+    );
     tell(
         not_compared,
+        "entry was not compared: a replica lacks it, or does not know yet that it is committed.",
         "entries were not compared: a replica lacks them, or does not know yet that they are committed.",
     );
     match differences {
@@ -115,6 +125,8 @@ mod tests {
     fn the_summary_says_in_one_line_how_it_ended() {
         let clean = VerifySummary { clean_stop: true, groups: 2, ..VerifySummary::default() };
         assert!(sentences(&clean).starts_with("2 partitions,") && sentences(&clean).contains("as it was written"));
+        let one = VerifySummary { groups: 1, segments: 1, batches: 3, records: 1, journal_files: 1, ..clean };
+        assert!(sentences(&one).starts_with("1 partition, 1 segment with 3 batches (1 record, 0 bytes), "));
         let killed = VerifySummary { recoveries: 3, ..VerifySummary::default() };
         assert!(sentences(&killed).contains("the next start recovers"));
         let damaged = VerifySummary { damages: 2, ..clean };
@@ -129,6 +141,13 @@ mod tests {
             said,
             "6 replicas of 2 partitions were compared: 9 entries, 700 bytes. All that was compared is equal."
         );
+        let one = CompareSummary { groups: 1, entries: 1, alone: 1, left_out: 1, not_compared: 1, ..equal };
+        let said = compared(&one);
+        assert!(
+            said.starts_with("6 replicas of 1 partition were compared: 1 entry, 700 bytes. 1 partition is"),
+            "{said}"
+        );
+        assert!(said.contains(" 1 replica was left out") && said.contains(" 1 entry was not compared"), "{said}");
         let other = CompareSummary { not_compared: 4, differences: 1, ..equal };
         assert!(
             compared(&other).contains(" 4 entries were not compared")

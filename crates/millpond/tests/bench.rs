@@ -169,7 +169,7 @@ fn a_mistake_is_one_sentence_with_a_hint() {
         (&["produce", "lgos"][..], "there is no topic 'lgos'; the nearest is 'logs'"),
         (&["prodcue", "logs"], "there is no command 'prodcue'; the nearest is 'produce' (see millpond bench --help)"),
         (&["produce", "logs", "--recods", "1"], "the nearest is --records (see millpond bench produce --help)"),
-        (&["produce", "logs", "--compression", "ztsd"], "the nearest is 'zstd'"),
+        (&["produce", "logs", "--compression", "ztsd"], "which is one of none, gzip, snappy, lz4, zstd"),
         (&["latency", "logs", "--size", "15"], "--size 15 is too short"),
     ] {
         let (out, err, code) = ended(start(&broker, line));

@@ -267,6 +267,19 @@ fn bad_settings_are_refused_with_a_sentence_each() {
     ] {
         one_sentence(command(folder.path(), arguments), expected);
     }
+    let file = folder.file("mistakes.toml");
+    for (text, expected) in [
+        ("num.partition = 3", "there is no setting 'num.partition'; did you mean 'num.partitions'?"),
+        ("num.partitions = 0", "'0' is no value for num.partitions, which is a whole number"),
+        ("num.partitions = 1\nnum.partitions = 2", "line 2: num.partitions is given twice"),
+    ] {
+        std::fs::write(&file, text).expect("a file is written");
+        let arguments = ["--config", &file, "--set", "millpond.flush=relaxed"];
+        one_sentence(command(folder.path(), &arguments), &format!("in {file}: {expected}"));
+    }
+    std::fs::write(&file, "num.partitions = 2").expect("a file is written");
+    let arguments = ["--config", &file, "--set", "num.partitions=0"];
+    one_sentence(command(folder.path(), &arguments), "millpond: '0' is no value for num.partitions");
 }
 
 #[test]

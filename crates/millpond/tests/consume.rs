@@ -66,8 +66,14 @@ fn records_are_printed_from_where_it_is_asked_to_the_end() {
     lines.sort_unstable();
     assert_eq!((lines, code), (vec!["a", "b", "c", "d", "e", "x"], Some(0)));
     assert!(err.starts_with("millpond: 6 records (6 bytes) read from 2 partitions of logs in "), "{err}");
-    let (out, _, code) = run(&broker, &["logs", "--partition", "0", "--from", "earliest", "--count", "2"]);
-    assert_eq!((out.as_str(), code), ("a\nb\n", Some(0)));
+    for line in [
+        &["logs", "--partition", "0", "--from", "earliest", "--count", "2"][..],
+        &["--partition", "0", "--count", "2", "--from", "earliest", "logs"],
+        &["--partition", "0", "--count", "2", "--from", "-5", "logs"],
+    ] {
+        let (out, err, code) = run(&broker, line);
+        assert_eq!((out.as_str(), code), ("a\nb\n", Some(0)), "{line:?}: {err}");
+    }
 }
 
 #[test]
@@ -183,6 +189,8 @@ fn mistakes_are_one_sentence_with_the_nearest_name() {
     }
     let (_, err, code) = run(&broker, &["logs", "--format", "{ofset}"]);
     assert!(err.contains("the nearest is {offset}") && code == Some(2), "{err}");
+    let (_, err, code) = run(&broker, &["logs", "--format", "{value"]);
+    assert!(err.contains("the { of '{value' has no }; {{ is the letter") && code == Some(2), "{err}");
     let (_, err, code) = run(&broker, &["logs", "--format", "%p/%o"]);
     assert!(err.contains("it names nothing of a record; {value} is its value") && code == Some(2), "{err}");
 }

@@ -71,7 +71,12 @@ fn a_mistake_is_one_sentence_and_the_rest_is_done() {
         (&["alter", "lgos", "--partitions", "9"], "the nearest is 'logs'"),
         (&["alter", "logs", "--set", "retention.ms=soon"], "INVALID_CONFIG"),
         (&["alter", "logs", "--set", "retention.ms=1", "--reset", "retention.ms"], "both set and reset"),
-        (&["delete", "lgos"], "UNKNOWN_TOPIC_OR_PARTITION"),
+        (&["alter", "logs", "--reset", "retenton.ms"], "no topic setting 'retenton.ms'; the nearest is 'retention.ms'"),
+        (&["alter", "logs", "--reset", "foo"], "there is no topic setting 'foo'; `millpond config explain` names"),
+        (&["alter", "lgos", "--reset", "retention.ms"], "the nearest is 'logs'"),
+        (&["delete", "lgos"], "there is no topic 'lgos'; the nearest is 'logs'"),
+        (&["create", "x", "--set", "retention.m=1"], "; the nearest is 'retention.ms'"),
+        (&["alter", "logs", "--set", "log.retention.ms=5"], "; the nearest is 'retention.ms'"),
         (&["lst"], "the nearest is 'list'"),
     ] {
         let (_, err, success) = run(&broker, line);

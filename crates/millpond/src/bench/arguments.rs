@@ -6,7 +6,8 @@ use clap::{Args, Subcommand};
 use millpond_client::{Acks, ProducerConfig};
 
 use crate::cluster::Reach;
-use crate::produce::{AcksArgument, Compression};
+use crate::command_line::number;
+use crate::produce::{AcksArgument, Compression, seconds};
 
 /// What a request takes beside a batch of the length that was asked for.
 const SPARE_BYTES: usize = 64 << 10;
@@ -63,8 +64,8 @@ Examples:
   millpond bench latency bench --rate 5000 --seconds 30 --linger 0 --json
 
 Records are due at even steps, and latency counts from when a record was due to when a consumer in the same process has
-it, so that what waits behind a slow answer counts with all its waiting. What is sent in the first second is not counted
-(--warmup). Ctrl-C ends it with the figures of what was done, and 130.";
+it, so that what waits behind a slow answer counts with all its waiting. The latency of what is due in the first second
+(--warmup) is not counted; its records, bytes and time are. Ctrl-C ends it with the figures of what was done, and 130.";
 
 /// What is sent, and how.
 #[derive(Args, Debug)]
@@ -74,18 +75,18 @@ pub(crate) struct Load {
         long,
         value_name = "BYTES",
         default_value = "1024",
-        value_parser = clap::value_parser!(u32).range(0..=16 << 20)
+        value_parser = number::<u32>(0..=16 << 20)
     )]
     pub(crate) size: u32,
     /// How long a batch waits for more records
-    #[arg(long, value_name = "MS", default_value = "5", value_parser = clap::value_parser!(u32).range(0..=60_000))]
+    #[arg(long, value_name = "MS", default_value = "5", value_parser = number::<u32>(0..=60_000))]
     pub(crate) linger: u32,
     /// The longest batch of more than one record, not compressed
     #[arg(
         long,
         value_name = "BYTES",
         default_value = "262144",
-        value_parser = clap::value_parser!(u32).range(1..=64 << 20)
+        value_parser = number::<u32>(1..=64 << 20)
     )]
     pub(crate) batch: u32,
     /// How batches are compressed
@@ -95,7 +96,7 @@ pub(crate) struct Load {
     #[arg(long, value_name = "ACKS", default_value = "all")]
     pub(crate) acks: AcksArgument,
     /// Give records keys, of so many in random order, which choose the partition
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", value_parser = number(1..=u32::MAX))]
     pub(crate) keys: Option<u32>,
 }
 
@@ -122,13 +123,13 @@ pub(crate) struct BenchProduceArguments {
     /// The topic
     pub(crate) topic: String,
     /// End after so many records
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", value_parser = number(1..=u64::MAX))]
     pub(crate) records: Option<u64>,
     /// End after so long
     #[arg(long, value_name = "S", value_parser = seconds())]
     seconds: Option<u32>,
     /// Send so many records a second, evenly
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", value_parser = number(1..=u32::MAX))]
     pub(crate) rate: Option<u32>,
     #[command(flatten)]
     pub(crate) load: Load,
@@ -149,7 +150,7 @@ pub(crate) struct BenchConsumeArguments {
     /// The topic
     pub(crate) topic: String,
     /// End after so many records
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", value_parser = number(1..=u64::MAX))]
     pub(crate) records: Option<u64>,
     #[command(flatten)]
     pub(crate) reach: Reach,
@@ -161,13 +162,13 @@ pub(crate) struct BenchLatencyArguments {
     /// The topic
     pub(crate) topic: String,
     /// Send so many records a second, evenly
-    #[arg(long, value_name = "N", default_value = "1000", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value = "1000", value_parser = number(1..=u32::MAX))]
     pub(crate) rate: u32,
-    /// End after so long
+    /// End so long after the warmup
     #[arg(long, value_name = "S", default_value_t = SECONDS, value_parser = seconds())]
     pub(crate) seconds: u32,
-    /// So long at the beginning is not counted
-    #[arg(long, value_name = "S", default_value = "1", value_parser = clap::value_parser!(u32).range(0..=3600))]
+    /// The latency of what is due so long at the beginning is not counted
+    #[arg(long, value_name = "S", default_value = "1", value_parser = number::<u32>(0..=3600))]
     pub(crate) warmup: u32,
     #[command(flatten)]
     pub(crate) load: Load,
@@ -179,9 +180,4 @@ impl BenchLatencyArguments {
     pub(crate) fn warmup(&self) -> Duration {
         Duration::from_secs(self.warmup.into())
     }
-}
-
-/// A day at most.
-fn seconds() -> clap::builder::RangedI64ValueParser<u32> {
-    clap::value_parser!(u32).range(1..=86_400)
 }

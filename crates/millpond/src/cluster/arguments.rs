@@ -3,6 +3,7 @@
 use clap::{Args, Subcommand};
 
 use super::tls::TlsArguments;
+use crate::command_line::number;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ClusterCommand {
@@ -107,7 +108,7 @@ pub(crate) struct StatusArguments {
 #[command(after_help = DECOMMISSION_EXAMPLES)]
 pub(crate) struct DecommissionArguments {
     /// The broker's id
-    #[arg(value_name = "BROKER")]
+    #[arg(value_name = "BROKER", value_parser = number(0..=i32::MAX), allow_negative_numbers = true)]
     pub(crate) broker: i32,
     /// Return when it is done, and say meanwhile how far it is
     #[arg(long)]
@@ -138,7 +139,7 @@ pub(crate) struct RebalanceArguments {
 #[command(after_help = TRANSFER_EXAMPLES, override_usage = TRANSFER_USAGE)]
 pub(crate) struct TransferArguments {
     /// A topic, a partition of it and a broker's id; or the broker's id alone
-    #[arg(value_name = "BROKER", num_args = 1..=3, required = true)]
+    #[arg(value_name = "BROKER", num_args = 1..=3, required = true, allow_negative_numbers = true)]
     words: Vec<String>,
     #[command(flatten)]
     pub(crate) reach: Reach,
@@ -151,7 +152,7 @@ pub(crate) struct TrustArguments {
     #[arg(value_name = "TOPIC")]
     pub(crate) topic: String,
     /// The partition's number
-    #[arg(value_name = "PARTITION")]
+    #[arg(value_name = "PARTITION", value_parser = number(0..=i32::MAX), allow_negative_numbers = true)]
     pub(crate) partition: i32,
     #[command(flatten)]
     pub(crate) reach: Reach,

@@ -1,5 +1,6 @@
 //! `millpond cluster status`: who is there, who leads, and what is wrong.
 
+use std::fmt::Display;
 use std::io::{self, Write};
 
 use anyhow::Result;
@@ -80,8 +81,14 @@ fn headlines(picture: &Picture) -> [String; 2] {
 }
 
 /// So many of a thing, in words.
-pub(crate) fn counted(count: usize, thing: &str) -> String {
-    format!("{count} {thing}{}", if count == 1 { "" } else { "s" })
+pub(crate) fn counted<N: PartialEq + From<u8> + Display>(count: N, thing: &str) -> String {
+    let many = |stem: &str, end: &str| format!("{count} {stem}{end}");
+    match (thing.strip_suffix('y'), thing.ends_with("ch")) {
+        _ if count == N::from(1) => format!("1 {thing}"),
+        (Some(stem), _) => many(stem, "ies"),
+        (None, true) => many(thing, "es"),
+        (None, false) => many(thing, "s"),
+    }
 }
 
 fn broker_row(broker: &Broker) -> [String; 8] {

@@ -16,9 +16,9 @@ use serde::Serialize;
 use super::arguments::{Transfer, TransferArguments};
 use super::status::counted;
 use super::{DEADLINE, connect, hint};
-use crate::mistakes::nearest;
 use crate::output::{Output, quiet};
 use crate::table::Table;
+use crate::topic::no_such_topic;
 
 /// Between two looks at whether a new order of replicas is in force.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
@@ -105,11 +105,7 @@ pub(super) fn find<'a>(
     number: i32,
 ) -> Result<(&'a TopicDescription, &'a PartitionDescription)> {
     let Some(topic) = topics.iter().find(|topic| topic.name == name) else {
-        let names: Vec<String> = topics.iter().map(|topic| topic.name.clone()).collect();
-        match nearest(name, &names) {
-            "" => bail!("there is no topic '{name}', and no other"),
-            near => bail!("there is no topic '{name}'; the nearest is '{near}'"),
-        }
+        bail!("{}", no_such_topic(name, topics.iter().map(|topic| topic.name.as_str())));
     };
     let Some(partition) = topic.partitions.iter().find(|partition| partition.partition == number) else {
         bail!("{name} has no partition {number}; it has 0 to {}", topic.partitions.len().saturating_sub(1));

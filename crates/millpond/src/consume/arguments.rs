@@ -7,6 +7,7 @@ use clap::{Args, ValueEnum};
 
 use super::format::Template;
 use crate::cluster::Reach;
+use crate::command_line::number;
 use crate::group::Goal;
 
 const EXAMPLES: &str = "\
@@ -42,7 +43,7 @@ pub(crate) struct ConsumeArguments {
     #[arg(long, value_name = "REGEX", requires = "group", conflicts_with_all = ["topic", "partition", "until_end"])]
     pattern: Option<String>,
     /// Only this partition; may be given many times
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = number(0..=i32::MAX))]
     pub(crate) partition: Vec<i32>,
     /// Read as a member of this group, which shares the topic out and keeps how far it has come; goes neither with
     /// --partition nor with --until-end
@@ -52,7 +53,7 @@ pub(crate) struct ConsumeArguments {
     #[arg(long, value_name = "WHERE", num_args = 1..=2, allow_negative_numbers = true, default_value = "latest")]
     from: Vec<String>,
     /// End after so many records
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", value_parser = number(1..=u64::MAX))]
     pub(crate) count: Option<u64>,
     /// End where the partitions end when the command begins
     #[arg(long)]

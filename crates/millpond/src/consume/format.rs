@@ -2,6 +2,7 @@
 
 use std::io::Write;
 
+use millpond_broker::nearest;
 use millpond_client::ConsumerRecord;
 use serde_json::{Value, json};
 
@@ -128,12 +129,12 @@ impl Template {
                 '{' | '}' if letters.next_if_eq(&letter).is_some() => plain.push(letter),
                 '}' => return Err("a } alone ends nothing; }} is the letter".to_owned()),
                 '{' => {
-                    let name: String = letters.by_ref().take_while(|letter| *letter != '}').collect();
-                    let names: Vec<String> = FIELDS.iter().map(|(name, _)| (*name).to_owned()).collect();
-                    let field = FIELDS.iter().find(|(known, _)| *known == name).ok_or_else(|| {
-                        let nearest = crate::mistakes::nearest(&name, &names);
-                        format!("there is no field {{{name}}}; the nearest is {{{nearest}}}")
-                    })?;
+                    let rest: String = letters.clone().collect();
+                    let Some((name, _)) = rest.split_once('}') else {
+                        return Err(format!("the {{ of '{{{rest}' has no }}; {{{{ is the letter"));
+                    };
+                    let field = FIELDS.iter().find(|(known, _)| *known == name).ok_or_else(|| no_such_field(name))?;
+                    letters.nth(name.chars().count());
                     if !plain.is_empty() {
                         parts.push(Part::Text(std::mem::take(&mut plain)));
                     }
@@ -174,6 +175,17 @@ impl Template {
     }
 }
 
+fn no_such_field(name: &str) -> String {
+    let names = || FIELDS.iter().map(|(name, _)| *name);
+    match nearest(name, names()) {
+        Some(nearest) => format!("there is no field {{{name}}}; the nearest is {{{nearest}}}"),
+        None => {
+            let all: Vec<String> = names().map(|name| format!("{{{name}}}")).collect();
+            format!("there is no field {{{name}}}; there are {}", all.join(", "))
+        }
+    }
+}
+
 fn number(out: &mut Vec<u8>, number: i64) {
     // Memory takes everything.
     let _ = write!(out, "{number}");
@@ -207,7 +219,14 @@ mod tests {
         let template = Template::parse("{topic}/{partition}@{offset} {timestamp}\\t{{{key}}}={value} {headers}\\n");
         let line = printed(&Format::Custom(&template.expect("good")), &record(Some(b"k"), b"v"));
         assert_eq!(line, "logs/2@7 1000\t{k}=v a=1,b=\n");
-        for (bad, why) in [("{ofset}", "the nearest is {offset}"), ("a}b", "}}"), ("\\x", "behind \\")] {
+        for (bad, why) in [
+            ("{ofset}", "the nearest is {offset}"),
+            ("{foo}", "there is no field {foo}; there are {topic}, {partition}, "),
+            ("a}b", "}}"),
+            ("{key} {value", "the { of '{value' has no }; {{ is the letter"),
+            ("{value}{", "the { of '{' has no }"),
+            ("\\x", "behind \\"),
+        ] {
             assert!(Template::parse(bad).expect_err(bad).contains(why), "{bad}");
         }
     }

@@ -4,6 +4,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use crate::arguments::key_value;
+use crate::command_line::number;
+
 /// More than anybody tries out on one machine.
 pub(crate) const MAX_NODES: u16 = 9;
 
@@ -24,23 +27,18 @@ the same command goes on with what is in the folder.";
 #[command(after_help = EXAMPLES)]
 pub(crate) struct DevArguments {
     /// How many brokers, 1 to 9
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = nodes)]
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = number(1..=MAX_NODES))]
     pub(crate) nodes: u16,
     /// Folder of their data directories: node-1, node-2, …
     #[arg(long, value_name = "FOLDER", default_value = "./millpond-dev")]
     pub(crate) dir: PathBuf,
     /// Port of the first broker for Kafka clients; each further one is 100 higher. 0 takes free ports
-    #[arg(long, value_name = "PORT", default_value_t = 9092)]
+    #[arg(long, value_name = "PORT", default_value_t = 9092, value_parser = number(0..=u16::MAX))]
     pub(crate) kafka_port: u16,
     /// Any setting, for all of them; may be given many times
-    #[arg(long, value_name = "KEY=VALUE", value_parser = crate::arguments::key_value)]
+    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value("num.partitions=6"))]
     pub(crate) set: Vec<(String, String)>,
     /// Least severe log lines shown, as of `millpond broker`
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     pub(crate) log_level: String,
-}
-
-fn nodes(text: &str) -> Result<u16, String> {
-    let count = text.parse().ok().filter(|count| (1..=MAX_NODES).contains(count));
-    count.ok_or_else(|| format!("it must be a number from 1 to {MAX_NODES}"))
 }

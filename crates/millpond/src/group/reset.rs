@@ -9,9 +9,9 @@ use serde::Serialize;
 use super::arguments::{Goal, ResetArguments, topic_of};
 use super::{no_such_group, print};
 use crate::cluster::{connect, counted, hint};
-use crate::mistakes::nearest;
 use crate::output::printable;
 use crate::table::Table;
+use crate::topic::no_such_topic;
 
 /// What becomes of a partition; a line of `--json`'s list.
 #[derive(Debug, Serialize)]
@@ -94,11 +94,7 @@ async fn partitions(admin: &Admin, named: &[(String, Option<i32>)]) -> Result<Ve
     let mut wanted = Vec::new();
     for (name, partition) in named {
         let Some(topic) = topics.iter().find(|topic| topic.name == *name) else {
-            let names: Vec<String> = topics.into_iter().map(|topic| topic.name).collect();
-            match nearest(name, &names) {
-                "" => bail!("there is no topic '{name}', and no other"),
-                near => bail!("there is no topic '{name}'; the nearest is '{near}'"),
-            }
+            bail!("{}", no_such_topic(name, topics.iter().map(|topic| topic.name.as_str())));
         };
         let count = i32::try_from(topic.partitions).unwrap_or(i32::MAX);
         match partition {

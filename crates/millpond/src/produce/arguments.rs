@@ -7,6 +7,7 @@ use clap::{Args, ValueEnum};
 use millpond_client::{Acks, Codec};
 
 use crate::cluster::Reach;
+use crate::command_line::number;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -17,10 +18,10 @@ Examples:
   tail -F app.log | millpond produce logs --rate 1000 --json
 
 Each line is the value of a record, without its line end; an empty line is an empty value. Records go where their key
-says, as with Kafka's clients; without a key, to all partitions in turn, a batch to each. The command ends with 0 when
-every record was acknowledged (with --acks 0: when all have left). Ctrl-C stops reading, sends and waits for what was
-read, and ends with 130; a second one does not wait. A batch that is longer, compressed, than the topic's
-max.message.bytes is refused with all its records.
+says, as with Kafka's clients; without a key, to one partition until 256 KiB have gone there, then to one that is chosen
+at random, also as with Kafka's (batch.size, KIP-794). The command ends with 0 when every record was acknowledged (with
+--acks 0: when all have left). Ctrl-C stops reading, sends and waits for what was read, and ends with 130; a second one
+does not wait. A batch that is longer, compressed, than the topic's max.message.bytes is refused with all its records.
 It works on Kafka's clusters, too.";
 
 #[derive(Args, Debug)]
@@ -30,7 +31,7 @@ pub(crate) struct ProduceArguments {
     pub(crate) topic: String,
     /// Files to read instead of standard input, one after the other
     pub(crate) files: Vec<PathBuf>,
-    /// Make each file one record, not each line
+    /// Make each file one record, not each line; none may be longer than 16 MiB
     #[arg(long, requires = "files", conflicts_with = "key_separator")]
     pub(crate) whole_files: bool,
     /// What stands between key and value, where it comes first in a line; every line must have it
@@ -46,10 +47,10 @@ pub(crate) struct ProduceArguments {
     #[arg(long, value_name = "ACKS", default_value = "all")]
     pub(crate) acks: AcksArgument,
     /// Send everything to this partition
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = number(0..=i32::MAX))]
     pub(crate) partition: Option<i32>,
     /// Send no more than so many records a second, also after a pause
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", value_parser = number(1..=u32::MAX))]
     pub(crate) rate: Option<u32>,
     /// How long a record may take, from being read to being acknowledged
     #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds())]
@@ -87,6 +88,8 @@ impl From<Compression> for Codec {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum AcksArgument {
+    // Kafka's own word for it.
+    #[value(alias = "-1")]
     All,
     #[value(name = "1")]
     Leader,
@@ -105,8 +108,8 @@ impl From<AcksArgument> for Acks {
 }
 
 /// A day at most.
-fn seconds() -> clap::builder::RangedI64ValueParser<u32> {
-    clap::value_parser!(u32).range(1..=86_400)
+pub(crate) fn seconds() -> impl Fn(&str) -> Result<u32, String> + Clone + Send + Sync + 'static {
+    number(1..=86_400)
 }
 
 fn separator(text: &str) -> Result<String, String> {

@@ -1,11 +1,12 @@
 //! What is read: standard input or files, as lines or as wholes.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use millpond_runtime::Runtime;
 
 /// How much is read at once.
@@ -17,6 +18,8 @@ type Reader = Box<dyn Read + Send>;
 pub(super) struct Input {
     runtime: Runtime,
     files: VecDeque<PathBuf>,
+    /// What was read last, of all but standard input.
+    file: Option<String>,
     /// `None` between two sources; its name is said when it cannot be read.
     current: Option<(Reader, String)>,
 }
@@ -26,7 +29,16 @@ impl Input {
     pub(super) fn new(runtime: &Runtime, files: &[PathBuf]) -> Input {
         let stdin: (Reader, String) = (Box::new(io::stdin()), "standard input".to_owned());
         let current = files.is_empty().then_some(stdin);
-        Input { runtime: runtime.clone(), files: files.iter().cloned().collect(), current }
+        Input { runtime: runtime.clone(), files: files.iter().cloned().collect(), file: None, current }
+    }
+
+    /// Where the record of this number stands in what was read last, for messages.
+    pub(super) fn place(&self, number: u64, whole: bool) -> String {
+        match &self.file {
+            Some(file) if whole => file.clone(),
+            Some(file) => format!("line {number} of {file}"),
+            None => format!("line {number}"),
+        }
     }
 
     /// Appends what there is by now, at least a byte, to `buffer`. At the end of a source it appends nothing, and gives
@@ -35,7 +47,11 @@ impl Input {
         let (mut reader, name) = match self.current.take() {
             Some(current) => current,
             None => match self.files.pop_front() {
-                Some(path) => (open(&path)?, path.display().to_string()),
+                Some(path) => {
+                    let name = path.display().to_string();
+                    self.file = Some(name.clone());
+                    (open(&path)?, name)
+                }
                 None => return Ok(None),
             },
         };
@@ -70,7 +86,7 @@ fn open(path: &Path) -> Result<Reader> {
 
 /// Cuts what is read into the values of records.
 pub(super) struct Cutter {
-    whole: bool,
+    pub(super) whole: bool,
     /// What one record may have.
     most_bytes: usize,
     /// Read and not yet handed out.
@@ -78,7 +94,7 @@ pub(super) struct Cutter {
     /// How far it was searched for a line end, from `start` on.
     searched: usize,
     start: usize,
-    /// The number of records handed out, for messages.
+    /// How many records of this source were handed out.
     pub(super) count: u64,
 }
 
@@ -88,7 +104,7 @@ impl Cutter {
     }
 
     /// The next record's bytes, if they are all there. `ended`: the source has no more.
-    pub(super) fn next(&mut self, ended: bool) -> Result<Option<&[u8]>> {
+    pub(super) fn next(&mut self, ended: bool) -> Result<Option<&[u8]>, TooLong> {
         let from = self.start + self.searched;
         let end = match self.whole {
             true => None,
@@ -101,13 +117,13 @@ impl Cutter {
             None => {
                 self.searched = self.buffer.len() - self.start;
                 if self.searched > self.most_bytes {
-                    self.too_long()?;
+                    return Err(TooLong(self.most_bytes));
                 }
                 return Ok(None);
             }
         };
         if end - self.start > self.most_bytes {
-            self.too_long()?;
+            return Err(TooLong(self.most_bytes));
         }
         let record = self.start..end;
         (self.start, self.searched) = (next, 0);
@@ -120,11 +136,15 @@ impl Cutter {
         self.buffer.drain(..self.start);
         self.start = 0;
     }
+}
 
-    fn too_long(&self) -> Result<()> {
-        let (number, most) = (self.count + 1, self.most_bytes);
-        let what = if self.whole { "file" } else { "line" };
-        bail!("{what} {number} is longer than {most} bytes, which is more than a record may have")
+/// Longer than so many bytes.
+#[derive(Debug)]
+pub(super) struct TooLong(usize);
+
+impl fmt::Display for TooLong {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "is longer than {} bytes, which is more than a record may have", self.0)
     }
 }
 
@@ -171,6 +191,6 @@ mod tests {
         cutter.buffer = b"ok\nmuch too long".to_vec();
         assert_eq!(cutter.next(false).expect("short"), Some(&b"ok"[..]));
         let error = cutter.next(false).expect_err("too long").to_string();
-        assert_eq!(error, "line 2 is longer than 10 bytes, which is more than a record may have");
+        assert_eq!(error, "is longer than 10 bytes, which is more than a record may have");
     }
 }

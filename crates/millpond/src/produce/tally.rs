@@ -33,7 +33,7 @@ pub(super) struct Written {
 #[derive(Debug, Default)]
 pub(super) struct Tally {
     partitions: BTreeMap<i32, Written>,
-    /// Of the records that were acknowledged, as they were read.
+    /// Of the keys and values of the records that were acknowledged.
     bytes: u64,
     pub(super) failed: u64,
     pub(super) first_error: Option<Error>,
@@ -78,7 +78,7 @@ pub(super) struct Summary {
     pub(super) topic: String,
     /// That were taken in.
     pub(super) records: u64,
-    /// Of those that were acknowledged, or have left if nobody was asked to.
+    /// Of the keys and values of those that were acknowledged, or have left if nobody was asked to.
     pub(super) bytes: u64,
     /// `None` if nobody was asked to.
     pub(super) acknowledged: Option<u64>,

@@ -4,6 +4,7 @@ use clap::{Args, Subcommand};
 
 use crate::arguments::key_value;
 use crate::cluster::Reach;
+use crate::command_line::number;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum TopicCommand {
@@ -70,13 +71,13 @@ pub(crate) struct CreateArguments {
     #[arg(value_name = "TOPIC", required = true)]
     pub(crate) topics: Vec<String>,
     /// How many partitions each has
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..))]
+    #[arg(long, value_name = "N", value_parser = number(1..=i32::MAX))]
     pub(crate) partitions: Option<i32>,
     /// How many replicas each partition has
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i16).range(1..))]
+    #[arg(long, value_name = "N", value_parser = number(1..=i16::MAX))]
     pub(crate) replication_factor: Option<i16>,
     /// A setting; may be given many times
-    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
+    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value("retention.ms=86400000"))]
     pub(crate) set: Vec<(String, String)>,
     #[command(flatten)]
     pub(crate) reach: Reach,
@@ -108,10 +109,10 @@ pub(crate) struct AlterArguments {
     /// The name
     pub(crate) topic: String,
     /// How many partitions it has from now on
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..))]
+    #[arg(long, value_name = "N", value_parser = number(1..=i32::MAX))]
     pub(crate) partitions: Option<i32>,
     /// A setting; may be given many times
-    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
+    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value("retention.ms=86400000"))]
     pub(crate) set: Vec<(String, String)>,
     /// A setting to be inherited again; may be given many times
     #[arg(long, value_name = "KEY")]
