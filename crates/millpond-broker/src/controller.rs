@@ -354,9 +354,10 @@ impl Controller {
         if is_sure { Ok(seen) } else { Err(ControllerError::Elsewhere) }
     }
 
-    /// What is told of a decision that does not come in time: refusals, where they are certain. What is not refused
-    /// will be done. `before`: the metadata as it was when the decision was asked for; it may have been made since, and
-    /// would be refused a second time.
+    /// What is told of a decision that does not come in time: refusals, where they are certain. What is not refused is
+    /// handed in, and is done unless what was asked for earlier stands against it. `before`: the metadata as it was
+    /// ([`Controller::image`]) when the decision was asked for; it may have been made since, and would be refused a
+    /// second time.
     pub(crate) async fn known<T>(
         &self,
         before: &Image,
@@ -369,7 +370,10 @@ impl Controller {
         match self.look_surely(decide).await {
             Ok(now) => results.into_iter().zip(errors::topics(now)).map(|(result, now)| result.or(now)).collect(),
             Err(error) => {
-                let fault = errors::controller(&error);
+                // Some clients send all of it again for one that is refused because of the controller, and would be
+                // told of what is done meanwhile that it cannot be done.
+                let all_refused = results.iter().all(Result::is_err);
+                let fault = if all_refused { errors::controller(&error) } else { errors::not_in_time() };
                 results.into_iter().map(|result| result.map_err(|_| fault.clone())).collect()
             }
         }
@@ -455,6 +459,9 @@ impl Controller {
     ) -> Option<Result<T, ControllerError>> {
         if self.gave_no_answer {
             return Some(Err(ControllerError::NoAnswer));
+        }
+        if !self.is_here() {
+            return Some(self.noted(Err(ControllerError::Elsewhere)));
         }
         let (reply, answer) = oneshot::channel();
         let (command, commands) = (command(reply), self.commands.clone());
@@ -591,6 +598,7 @@ impl Task {
     ) {
         match write(&self.runtime, &self.group, &records, term).await {
             Ok(None) => self.answer_surely(term, reply, Ok(answer(None))),
+            Err(error) if error.is_of_the_metadata() => self.answer_surely(term, reply, Err(error)),
             written => drop(reply.send(written.map(answer))),
         }
     }

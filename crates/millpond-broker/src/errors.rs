@@ -76,7 +76,12 @@ impl ControllerError {
 
     /// There may be a controller that does it a moment later, or it is done already.
     pub(crate) fn is_retriable(&self) -> bool {
-        self.is_elsewhere() || matches!(self, ControllerError::NoAnswer)
+        self.is_elsewhere() || matches!(self, ControllerError::NoAnswer | ControllerError::Stopped)
+    }
+
+    /// What the metadata is refuses it: nothing was handed to its group.
+    pub(crate) fn is_of_the_metadata(&self) -> bool {
+        matches!(self, ControllerError::Batch(_) | ControllerError::Group(RaftError::TooLarge { .. }))
     }
 }
 

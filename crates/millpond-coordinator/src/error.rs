@@ -77,8 +77,9 @@ pub enum GroupError {
 }
 
 impl GroupError {
-    /// Whether it says what the group is or who is in it, and a client takes that as settled: from a coordinator whose
-    /// successor has written since it may be wrong. Whoever hears of it then gives up its place, or ends.
+    /// Whether it says what the group is, who is in it or what it takes, and a client takes that as settled: from a
+    /// coordinator whose successor has written since it may be wrong. Whoever hears of it then gives up its place, or
+    /// ends.
     pub fn is_of_the_group(&self) -> bool {
         match self {
             GroupError::UnknownGroup
@@ -92,19 +93,20 @@ impl GroupError {
             | GroupError::UnreleasedInstance
             | GroupError::CommitVersionTooOld
             | GroupError::NonEmptyGroup
-            | GroupError::SubscribedToTopic => true,
+            | GroupError::SubscribedToTopic
+            // To a consumer these are what a full group is.
+            | GroupError::NoMemory
+            | GroupError::RecordTooLarge { .. } => true,
             // They ask again soon.
             GroupError::RebalanceInProgress | GroupError::MemberIdRequired => false,
             // True whatever the group is.
             GroupError::InvalidGroupId
             | GroupError::InvalidSessionTimeout { .. }
-            | GroupError::NoMemory
             | GroupError::InvalidRequest(_)
             | GroupError::UnsupportedAssignor
             | GroupError::InvalidRegex
             | GroupError::MetadataTooLarge { .. }
-            | GroupError::NamesTooLong
-            | GroupError::RecordTooLarge { .. } => false,
+            | GroupError::NamesTooLong => false,
         }
     }
 }

@@ -26,10 +26,12 @@ use support::{Client, batch};
 
 const OFFSET_OUT_OF_RANGE: i16 = 1;
 const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
+const REQUEST_TIMED_OUT: i16 = 7;
 const NOT_COORDINATOR: i16 = 16;
 const UNKNOWN_MEMBER_ID: i16 = 25;
 const TOPIC_ALREADY_EXISTS: i16 = 36;
 const GROUP_ID_NOT_FOUND: i16 = 69;
+const FENCED_INSTANCE_ID: i16 = 82;
 
 #[test]
 fn a_leader_that_is_cut_off_never_has_a_consumer_start_again() {
@@ -140,7 +142,13 @@ fn a_controller_that_is_cut_off_refuses_nothing_by_what_it_has_alone() {
     // Behind one that writes, and never ends.
     let mut writes = cluster.client(old);
     writes.send(7, &creation("new", 60_000));
+    let mut waiting = 0..;
+    until("others wait for it", || {
+        let name = format!("waits-{}", waiting.next().expect("a number"));
+        (create_topic(&mut before, &name, 300) == REQUEST_TIMED_OUT).then_some(())
+    });
     ask(&mut before, 300);
+    assert_eq!(says(&mut before), old, "it still believes that it is the controller");
     network.heal();
     ask(&mut before, 5000);
     println!("the controller that was cut off answered {codes:?}");
@@ -175,17 +183,20 @@ fn a_coordinator_that_is_cut_off_gives_the_last_offset_or_none_and_refuses_no_me
     until("it knows that for sure", || (committed(&mut before) == (0, 5)).then_some(()));
     let unknown = heartbeat(&mut before, "who is that", 1);
     assert!([UNKNOWN_MEMBER_ID, NOT_COORDINATOR].contains(&unknown), "{unknown}");
+    let (first, _) = until("the group has a member", || join(&mut before));
     let network = cluster.network.clone().expect("it has proxies");
     network.isolate(old);
     let cut = Instant::now();
     let new = until("the next coordinator has one", || IDS.into_iter().find(|id| *id != old && takes(id, 9)));
-    let (member, generation) = join(&mut cluster.client(new));
+    let (member, generation) = until("it comes again", || join(&mut cluster.client(new)));
+    assert_ne!(member, first, "it has the place of the one before");
     let mut codes = BTreeSet::new();
     let mut ask = |client: &mut Client| {
         let (code, offset) = committed(client);
         assert!(code != 0 || offset == 9, "{offset}, {:?} after the cut", cut.elapsed());
         let beat = heartbeat(client, &member, generation);
-        assert_ne!(beat, UNKNOWN_MEMBER_ID, "{:?} after the cut", cut.elapsed());
+        let of_the_group = [UNKNOWN_MEMBER_ID, FENCED_INSTANCE_ID].contains(&beat);
+        assert!(!of_the_group, "{beat}, {:?} after the cut", cut.elapsed());
         codes.extend([code, beat]);
     };
     throughout(Duration::from_secs(2), || ask(&mut before));
@@ -193,6 +204,7 @@ fn a_coordinator_that_is_cut_off_gives_the_last_offset_or_none_and_refuses_no_me
     let request = DeleteGroupsRequest { groups_names: vec!["5".into()] };
     let deleted = before.call(2, &request).results[0].error_code;
     assert_ne!(deleted, GROUP_ID_NOT_FOUND, "{:?} after the cut", cut.elapsed());
+    assert_eq!(found(&mut before), old, "it still believes that it is the coordinator");
     network.heal();
     throughout(Duration::from_secs(1), || ask(&mut before));
     println!("the coordinator that was cut off answered {codes:?}");
@@ -218,25 +230,25 @@ fn committed(client: &mut Client) -> (i16, i64) {
     (answer.error_code, offset)
 }
 
-/// Becomes the only member of the group "g". Gives the member's id and the generation.
-fn join(client: &mut Client) -> (String, i32) {
+/// Becomes the member of the group "g" with the instance id "i". Gives the member's id and the generation.
+fn join(client: &mut Client) -> Option<(String, i32)> {
     let protocol = JoinGroupRequestProtocol { name: "range".into(), ..Default::default() };
     let request = JoinGroupRequest {
         group_id: "g".into(),
         session_timeout_ms: 30_000,
         rebalance_timeout_ms: 30_000,
+        group_instance_id: Some("i".into()),
         protocol_type: "consumer".into(),
         protocols: vec![protocol],
         ..Default::default()
     };
-    // Before version 4 a member that has no id yet joins at once.
-    let joined = client.call(3, &request);
-    assert_eq!(joined.error_code, 0);
-    (joined.member_id.to_string(), joined.generation_id)
+    let joined = client.call(5, &request);
+    (joined.error_code == 0).then(|| (joined.member_id.to_string(), joined.generation_id))
 }
 
 fn heartbeat(client: &mut Client, member: &str, generation_id: i32) -> i16 {
     let member_id = member.to_owned().into();
-    let request = HeartbeatRequest { group_id: "g".into(), generation_id, member_id, group_instance_id: None };
+    let request =
+        HeartbeatRequest { group_id: "g".into(), generation_id, member_id, group_instance_id: Some("i".into()) };
     client.call(3, &request).error_code
 }

@@ -58,7 +58,7 @@ fn a_wiped_broker_makes_no_leader_of_one_that_lacks_what_was_acknowledged() {
 
 #[test]
 fn a_broker_that_has_a_cluster_of_its_own_does_not_join_another_with_it() {
-    let cluster = Cluster::start("two-clusters", &[]);
+    let mut cluster = Cluster::start("two-clusters", &[]);
     std::fs::create_dir_all(cluster.path(4)).expect("a folder for the broker");
     Broker::start(&cluster.path(4), &["--node-id", "4"]).kill();
     let output = refused(cluster.joining(4));
@@ -67,11 +67,18 @@ fn a_broker_that_has_a_cluster_of_its_own_does_not_join_another_with_it() {
     assert!(said.contains("belongs to cluster"), "{said}");
     cluster.wipe(4);
     let joined = Broker::run(cluster.joining(4));
-    let answer = joined.client().call(12, &MetadataRequest::default());
-    assert_eq!(answer.brokers.len(), 4);
+    let mut client = joined.client();
+    let controller = until("it knows all", || {
+        let answer = client.call(12, &MetadataRequest::default());
+        (answer.brokers.len() == 4).then_some(answer.controller_id)
+    });
     // Its cluster is the one that it asks for: it comes back, at another address, whatever of the metadata it knows to
     // be committed.
     joined.kill();
+    let joined = Broker::run(cluster.joining(4));
+    // Also while the controller that it knew is away.
+    joined.kill();
+    cluster.kill(controller);
     drop(Broker::run(cluster.joining(4)));
 }
 

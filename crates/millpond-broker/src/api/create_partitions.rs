@@ -31,6 +31,7 @@ fn handle(mut call: Call) -> Step {
             };
             return Step::Reply(call.answer(&response));
         }
+        let before = controller.image();
         let response = match controller.create_partitions_by(call.patience(deadline), wanted).await {
             Some(Ok(decided)) => {
                 let results = errors::topics(decided.decision.results);
@@ -51,9 +52,8 @@ fn handle(mut call: Call) -> Step {
             }
             None => {
                 let wanted: Vec<MorePartitions> = request.topics.iter().map(more_partitions).collect();
-                let known = controller
-                    .known(&call.snapshot.image, |image| controller.validate_partitions(image, &wanted).results)
-                    .await;
+                let known =
+                    controller.known(&before, |image| controller.validate_partitions(image, &wanted).results).await;
                 respond(&request, known, Progress::Late)
             }
             Some(Err(error)) => refuse(&request, &error),

@@ -36,6 +36,7 @@ fn handle(mut call: Call) -> Step {
             };
             return Step::Reply(call.answer(&response));
         }
+        let before = controller.image();
         let response = match controller.create_topics_by(call.patience(deadline), wanted).await {
             Some(Ok(created)) => {
                 let results = errors::topics(created.decision.results);
@@ -53,9 +54,7 @@ fn handle(mut call: Call) -> Step {
             }
             None => {
                 let wanted: Vec<NewTopic> = request.topics.iter().map(new_topic).collect();
-                let known = controller
-                    .known(&call.snapshot.image, |image| controller.validate_topics(image, &wanted).results)
-                    .await;
+                let known = controller.known(&before, |image| controller.validate_topics(image, &wanted).results).await;
                 respond(&request, known, Progress::Late)
             }
             Some(Err(error)) => refuse(&request, &error),

@@ -26,14 +26,12 @@ fn handle(mut call: Call) -> Step {
         let Call { shared, .. } = &call;
         let deadline = shared.runtime.now() + patience(request.timeout_ms);
         let controller = call.controller();
+        let before = controller.image();
         let deleted = controller.delete_topics_by(call.patience(deadline), references.clone()).await;
         let late = deleted.is_none();
         let deleted = match deleted {
             Some(deleted) => deleted.map(|deleted| (errors::topics(deleted.results), deleted.index)),
-            None => Ok((
-                controller.known(&call.snapshot.image, |image| delete_topics(image, &references).results).await,
-                None,
-            )),
+            None => Ok((controller.known(&before, |image| delete_topics(image, &references).results).await, None)),
         };
         let responses = match deleted {
             Ok((results, index)) => {

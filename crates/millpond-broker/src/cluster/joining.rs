@@ -25,6 +25,8 @@ use crate::reconcile::Applied;
 /// How long one broker is waited for.
 const HELLO_TIME: Duration = Duration::from_secs(2);
 const JOIN_TIME: Duration = Duration::from_secs(8);
+/// How long a controller that is known may be out of reach before others are asked.
+const UNREACHED: Duration = Duration::from_secs(1);
 /// Between two rounds of asking.
 const ASK_AGAIN: Duration = Duration::from_millis(200);
 /// How often it is told what is waited for, if it is the same.
@@ -55,6 +57,13 @@ pub(crate) enum Way {
     /// With this cluster id, if one is known already.
     Found(Option<String>),
     Join(String),
+}
+
+/// What became of a JOIN.
+enum Joined {
+    Accepted(Accepted),
+    /// The end of the sentence that says what is waited for.
+    NotNow(String),
 }
 
 impl Entry {
@@ -96,45 +105,73 @@ impl Entry {
         group: Option<&MetadataGroup>,
     ) -> Result<Accepted, NotAMember> {
         let body = messages::write(&Join::new(registration, cluster_id));
+        let mut unreached = None;
         loop {
             let leader = group.and_then(|group| group.leadership().borrow().leader);
             let mut waits_for = "the cluster's controller".to_owned();
-            match leader {
+            let asks_others = match leader {
                 Some(leader) => match self.peers.call(leader, JOIN, body.clone(), JOIN_TIME).await {
                     Ok(answer) => match judge(answer)? {
                         Ok(accepted) => return Ok(accepted),
-                        Err(why) => waits_for = format!("{waits_for}: {why}"),
+                        Err(why) => {
+                            waits_for = format!("{waits_for}: {why}");
+                            false
+                        }
                     },
                     Err(error) => {
                         waits_for = format!("{waits_for}: {error}");
-                        // What this broker has of the metadata may not say where the others are, nor can they reach it
-                        // where it has another address now. Those that it asks say where all are.
-                        self.ask_all().await?;
+                        // It may be gone, or where this broker does not know, or where this broker was before.
+                        let now = self.runtime.now();
+                        now >= *unreached.get_or_insert(now) + UNREACHED
                     }
                 },
-                None => {
-                    let heard = self.ask_all().await?;
-                    // Without a replica of the metadata nobody is told who the controller is.
-                    for (address, _) in heard.iter().filter(|_| group.is_none()) {
-                        match self.peers.call_address(address, JOIN, body.clone(), JOIN_TIME).await {
-                            Ok((_, answer)) => match judge(answer)? {
-                                Ok(accepted) => return Ok(accepted),
-                                Err(why) => waits_for = format!("the cluster's controller: {why}"),
-                            },
-                            Err(CallError::Refused(why)) => return Err(refused(address, &why)),
-                            Err(_) => {}
-                        }
-                    }
-                    let silent: Vec<String> =
-                        heard.iter().filter(|(_, heard)| heard.is_none()).map(|(at, _)| self.name(at)).collect();
-                    if !silent.is_empty() {
-                        waits_for = format!("{waits_for}; {} do not answer", silent.join(", "));
-                    }
+                None => true,
+            };
+            if asks_others {
+                match self.join_by_others(cluster_id, &body).await {
+                    Ok(Joined::Accepted(accepted)) => return Ok(accepted),
+                    Ok(Joined::NotNow(why)) => waits_for = format!("{waits_for}{why}"),
+                    // What is at an address that is configured may have nothing to do with a cluster that is known.
+                    Err(why) if leader.is_some() => waits_for = format!("{waits_for}; {why}"),
+                    Err(why) => return Err(why),
                 }
             }
             self.tell(&waits_for);
             self.runtime.sleep(ASK_AGAIN).await;
         }
+    }
+
+    /// Hands the JOIN to those of the cluster that answer, which pass it on to the controller. They also say where all
+    /// are, and hear where this broker is.
+    async fn join_by_others(&self, cluster_id: &str, body: &Bytes) -> Result<Joined, NotAMember> {
+        let mut waits_for = String::new();
+        for broker in self.services.others() {
+            // At once an error for one that is not connected.
+            if let Ok(answer) = self.peers.call(broker, JOIN, body.clone(), JOIN_TIME).await {
+                match judge(answer)? {
+                    Ok(accepted) => return Ok(Joined::Accepted(accepted)),
+                    Err(why) => waits_for = format!(": {why}"),
+                }
+            }
+        }
+        let heard = self.ask_all().await?;
+        let of_it = |heard: &&Heard| heard.cluster_id.as_deref() == Some(cluster_id);
+        for (address, _) in heard.iter().filter(|(_, heard)| heard.as_ref().filter(of_it).is_some()) {
+            match self.peers.call_address(address, JOIN, body.clone(), JOIN_TIME).await {
+                Ok((_, answer)) => match judge(answer)? {
+                    Ok(accepted) => return Ok(Joined::Accepted(accepted)),
+                    Err(why) => waits_for = format!(": {why}"),
+                },
+                Err(CallError::Refused(why)) => return Err(refused(address, &why)),
+                Err(_) => {}
+            }
+        }
+        let silent: Vec<String> =
+            heard.iter().filter(|(_, heard)| heard.is_none()).map(|(at, _)| self.name(at)).collect();
+        if !silent.is_empty() {
+            waits_for = format!("{waits_for}; {} do not answer", silent.join(", "));
+        }
+        Ok(Joined::NotNow(waits_for))
     }
 
     /// Waits until the metadata is here up to an index.

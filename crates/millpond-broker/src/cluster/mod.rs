@@ -18,7 +18,7 @@
 
 use std::collections::BTreeMap;
 
-use millpond_cluster::Image;
+use millpond_cluster::{Broker, Image};
 use millpond_record::BrokerId;
 use millpond_runtime::HostPort;
 
@@ -38,5 +38,9 @@ pub(crate) mod unclean;
 
 /// Where the brokers of a cluster reach each other.
 pub(crate) fn places(image: &Image) -> BTreeMap<BrokerId, HostPort> {
-    image.brokers().filter_map(|broker| Some((broker.id, broker.peer.parse().ok()?))).collect()
+    image.brokers().filter_map(|broker| place(broker)).collect()
+}
+
+fn place(broker: &Broker) -> Option<(BrokerId, HostPort)> {
+    Some((broker.id, broker.peer.parse().ok()?))
 }

@@ -55,8 +55,9 @@ struct Inner {
 struct State {
     cluster_id: Option<String>,
     holds_metadata: bool,
-    /// Where the configuration says that brokers of the cluster are.
-    founders: BTreeMap<BrokerId, HostPort>,
+    /// Where the configuration says that brokers of the cluster are, or what of the metadata's log is not known to be
+    /// committed.
+    supposed: BTreeMap<BrokerId, HostPort>,
     /// Where they say that they are.
     heard: BTreeMap<BrokerId, HostPort>,
     /// What the metadata says, as far as it is known here.
@@ -65,8 +66,8 @@ struct State {
     /// was last known to be committed: after a power loss a broker that dialled nobody else would neither hear of the
     /// rest nor tell the others that it leads nothing any more.
     let_in: bool,
-    /// This broker has founded the cluster: there is nobody else, until all that are configured have come.
-    founded: bool,
+    /// This broker has founded the cluster, or just joined it: some that are configured may still be on their way.
+    is_new: bool,
     peers: Option<Peers>,
     controller: Option<Controller>,
     broker: Option<Weak<Shared>>,
@@ -78,8 +79,24 @@ impl State {
         if self.let_in {
             return self.registered.clone();
         }
-        let all = self.founders.iter().chain(&self.registered).chain(&self.heard);
-        all.map(|(broker, address)| (*broker, address.clone())).collect()
+        let mut all = self.supposed.clone();
+        all.extend(self.heard_or_registered());
+        all
+    }
+
+    /// Without those that are only configured, which may have moved since.
+    fn heard_or_registered(&self) -> BTreeMap<BrokerId, HostPort> {
+        let mut all = self.registered.clone();
+        if !self.let_in {
+            all.extend(self.heard.clone());
+        }
+        all
+    }
+
+    /// A new broker has what the metadata says when all that are configured have come.
+    fn look_for(&mut self, founders: &BTreeMap<BrokerId, HostPort>) {
+        let has_come = |founder| self.registered.contains_key(founder);
+        self.let_in |= self.is_new && !self.registered.is_empty() && founders.keys().all(has_come);
     }
 
     /// Has them dialled, once this broker belongs to the cluster.
@@ -99,7 +116,7 @@ impl Services {
         founders: BTreeMap<BrokerId, HostPort>,
         (cluster_id, holds_metadata): (Option<String>, bool),
     ) -> Services {
-        let state = State { cluster_id, holds_metadata, founders: founders.clone(), ..State::default() };
+        let state = State { cluster_id, holds_metadata, supposed: founders.clone(), ..State::default() };
         Services(Arc::new(Inner { broker, directory, address, founders, state: Mutex::new(state) }))
     }
 
@@ -124,6 +141,11 @@ impl Services {
         state.dial();
     }
 
+    /// The metadata's log has brokers of the cluster, but may not be committed so far, nor be new.
+    pub(crate) fn supposed(&self, brokers: BTreeMap<BrokerId, HostPort>) {
+        self.state().supposed.extend(brokers);
+    }
+
     /// Other brokers of the cluster were heard of.
     pub(crate) fn heard_of(&self, brokers: BTreeMap<BrokerId, HostPort>) {
         let mut state = self.state();
@@ -141,15 +163,22 @@ impl Services {
     pub(crate) fn registered(&self, brokers: BTreeMap<BrokerId, HostPort>) {
         let mut state = self.state();
         if state.registered != brokers && brokers.contains_key(&self.0.broker) {
-            state.let_in |= state.founded && state.founders.keys().all(|founder| brokers.contains_key(founder));
+            if state.is_new {
+                // It has all of the metadata: what changes there is later than what was heard.
+                let State { heard, registered, .. } = &mut *state;
+                heard.retain(|broker, _| brokers.get(broker) == registered.get(broker));
+            }
             state.registered = brokers;
+            state.look_for(&self.0.founders);
             state.dial();
         }
     }
 
-    /// What the metadata says, known here up to when this broker was let in: there are no others.
-    pub(crate) fn let_in(&self, brokers: BTreeMap<BrokerId, HostPort>) {
+    /// The metadata is known here up to when this broker was let in: there are no other brokers than it says. It is
+    /// looked at under the lock, after whatever [`Self::registered`] has told.
+    pub(crate) fn let_in(&self, brokers: impl FnOnce() -> BTreeMap<BrokerId, HostPort>) {
         let mut state = self.state();
+        let brokers = brokers();
         // It is not in it where it was unregistered just now.
         if brokers.contains_key(&self.0.broker) {
             (state.registered, state.let_in) = (brokers, true);
@@ -157,9 +186,17 @@ impl Services {
         }
     }
 
-    /// This broker has founded the cluster.
-    pub(crate) fn founded(&self) {
-        self.state().founded = true;
+    /// This broker has founded the cluster, or just joined it.
+    pub(crate) fn is_new(&self) {
+        let mut state = self.state();
+        state.is_new = true;
+        state.look_for(&self.0.founders);
+        state.dial();
+    }
+
+    /// The other brokers of the cluster, as far as they are known.
+    pub(crate) fn others(&self) -> Vec<BrokerId> {
+        self.state().known().into_keys().filter(|broker| *broker != self.0.broker).collect()
     }
 
     /// Begins to do what needs the metadata.
@@ -188,7 +225,7 @@ impl Services {
             cluster_id: state.cluster_id.clone(),
             holds_metadata: state.holds_metadata,
             founders: messages::write_places(&self.0.founders),
-            known: if state.holds_metadata { messages::write_places(&state.known()) } else { Vec::new() },
+            known: if state.holds_metadata { messages::write_places(&state.heard_or_registered()) } else { Vec::new() },
             directory: Bytes::copy_from_slice(&self.0.directory.0),
         }
     }
@@ -496,6 +533,7 @@ impl PeerServices for Services {
 
 #[cfg(test)]
 mod tests {
+    use super::messages::read_places;
     use super::*;
 
     fn at(places: &[(i32, u16)]) -> BTreeMap<BrokerId, HostPort> {
@@ -509,30 +547,35 @@ mod tests {
         let cluster = (Some("id".to_owned()), true);
         let services = Services::new(BrokerId(1), DirectoryId([1; 16]), own, at(&[(1, 1), (2, 2), (3, 3)]), cluster);
         let known = || services.state().known();
+        services.supposed(at(&[(4, 40)]));
+        assert_eq!(known(), at(&[(1, 1), (2, 2), (3, 3), (4, 40)]), "nothing is known to be committed");
         services.registered(at(&[(1, 1)]));
-        assert_eq!(known(), at(&[(1, 1), (2, 2), (3, 3)]), "what was committed last is from before they came");
+        assert_eq!(known(), at(&[(1, 1), (2, 2), (3, 3), (4, 40)]), "what was committed last is from before they came");
         services.registered(at(&[(1, 1), (2, 20)]));
         services.heard_of(at(&[(3, 30), (4, 4)]));
         assert_eq!(known(), at(&[(1, 1), (2, 20), (3, 30), (4, 4)]));
-        services.let_in(at(&[(2, 2)]));
+        assert_eq!(services.others(), [2, 3, 4].map(BrokerId));
+        services.let_in(|| at(&[(2, 2)]));
         assert_eq!(known().len(), 4, "it was unregistered meanwhile");
-        services.let_in(at(&[(1, 1), (2, 20)]));
+        services.let_in(|| at(&[(1, 1), (2, 20)]));
         services.heard_of(at(&[(3, 30)]));
         assert_eq!(known(), at(&[(1, 1), (2, 20)]), "whoever is not registered is not dialled for ever");
     }
 
     #[test]
-    fn a_founder_dials_the_others_until_they_have_come() {
+    fn a_new_broker_dials_the_others_until_they_have_come() {
         let own = HostPort { host: "h".to_owned(), port: 1 };
         let cluster = (Some("id".to_owned()), true);
         let services = Services::new(BrokerId(1), DirectoryId([1; 16]), own, at(&[(1, 1), (2, 2), (3, 3)]), cluster);
         let known = || services.state().known();
-        services.founded();
-        services.registered(at(&[(1, 1), (2, 2)]));
-        assert_eq!(known(), at(&[(1, 1), (2, 2), (3, 3)]));
-        services.registered(at(&[(1, 1), (2, 2), (3, 3)]));
-        services.registered(at(&[(1, 1), (2, 2)]));
-        assert_eq!(known(), at(&[(1, 1), (2, 2)]), "the third was unregistered");
+        services.is_new();
+        services.heard_of(at(&[(2, 2)]));
+        services.registered(at(&[(1, 1), (2, 20)]));
+        assert_eq!(known(), at(&[(1, 1), (2, 20), (3, 3)]), "it was registered after it was heard of");
+        assert_eq!(read_places(&services.hello().known), at(&[(1, 1), (2, 20)]), "where one is configured is no news");
+        services.registered(at(&[(1, 1), (2, 20), (3, 3)]));
+        services.registered(at(&[(1, 1), (2, 20)]));
+        assert_eq!(known(), at(&[(1, 1), (2, 20)]), "the third was unregistered");
     }
 
     #[test]

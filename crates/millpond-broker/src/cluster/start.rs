@@ -1,21 +1,24 @@
 //! The first half of a broker's start: its data directory, its place in a cluster, and the cluster's metadata.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use millpond_cluster::{
-    DirectoryId, FIRST_METADATA_REPLICA, METADATA_GROUP, Registration, TopicDefaults, TopicLimits, register_broker,
+    DirectoryId, FIRST_METADATA_REPLICA, METADATA_GROUP, MetadataRecord, Registration, TopicDefaults, TopicLimits,
+    decode_batch, register_broker,
 };
 use millpond_raft::{Groups, MetadataGroup, MetadataStart, Peers, Standing};
+use millpond_record::{BrokerId, RaftIndex};
 use millpond_runtime::{HostPort, Listener, Runtime};
-use millpond_storage::{DataDir, MetaProperties};
+use millpond_storage::{DataDir, Entries, MetaProperties};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
 use super::joining::{Entry, Way};
-use super::places;
 use super::services::Services;
+use super::{place, places};
 use crate::accept::{Room, accept};
 use crate::broker::{FatalError, StartError, listen, open_data_dir};
 use crate::config::{BrokerConfig, PeerConfig};
@@ -26,6 +29,8 @@ use crate::reconcile::Applied;
 
 /// Connections of other brokers at once; each has two or three.
 const MAX_PEER_CONNECTIONS: usize = 512;
+/// What is read of the log of the metadata at once.
+const LOG_PAGE_BYTES: usize = 1 << 20;
 
 /// A broker that knows its cluster, and is registered.
 pub(crate) struct Member {
@@ -132,6 +137,7 @@ impl Outset<'_> {
             let row = data_dir.groups().into_iter().find(|row| row.group == METADATA_GROUP);
             let member = self.begin(data_dir, network, MetadataStart::Join(FIRST_METADATA_REPLICA)).await?;
             services.controlled_by(member.controller.clone());
+            services.supposed(places_in_log(runtime, &member).await);
             services.belongs_to(&id, true);
             if member.group.members().len() <= 1 {
                 // It leads its cluster, and would not ask anybody.
@@ -143,7 +149,7 @@ impl Outset<'_> {
                 return Err(StartError::Replaced(self.config.data_dir.clone()));
             }
             entry.follow(&member.applied, accepted.registered_at()).await;
-            services.let_in(places(&member.applied.image()));
+            services.let_in(|| places(&member.applied.image()));
             return Ok(member);
         }
         network.open_door();
@@ -164,7 +170,7 @@ impl Outset<'_> {
                 self.register(&founder).await?;
                 services.controlled_by(founder.controller.clone());
                 services.belongs_to(&id, true);
-                services.founded();
+                services.is_new();
                 info!(cluster = id, "a cluster is founded");
                 Ok(founder)
             }
@@ -178,7 +184,7 @@ impl Outset<'_> {
                 services.belongs_to(&id, true);
                 info!(cluster = id, "this broker has joined the cluster");
                 entry.follow(&member.applied, accepted.registered_at()).await;
-                services.let_in(places(&member.applied.image()));
+                services.is_new();
                 Ok(member)
             }
         }
@@ -304,6 +310,32 @@ impl Outset<'_> {
             ControllerError::Group(error) => StartError::Metadata(error),
             error => StartError::NotRegistered(error.to_string()),
         })
+    }
+}
+
+/// Where brokers may be by all that the log of the metadata holds: after a power loss little of it is known to be
+/// committed before somebody is found who says so.
+async fn places_in_log(runtime: &Runtime, member: &Member) -> BTreeMap<BrokerId, HostPort> {
+    let mut brokers = BTreeMap::new();
+    let mut next = member.applied.index().map_or(RaftIndex(0), |applied| RaftIndex(applied.0 + 1));
+    loop {
+        let page = match member.group.log().entries(next, RaftIndex(u64::MAX), LOG_PAGE_BYTES) {
+            Ok(Entries::Ready(entries)) => Ok(entries),
+            Ok(Entries::Cold(cold)) => runtime.blocking(move || cold.run()).await,
+            Err(error) => Err(error),
+        };
+        // Whoever cannot read its log hears of that elsewhere.
+        let page = page.unwrap_or_default();
+        let Some((last, _)) = page.last() else { return brokers };
+        next = RaftIndex(last.index.0 + 1);
+        let batches = page.iter().filter(|(_, batch)| !batch.header().attributes.is_raft_only());
+        for record in batches.filter_map(|(_, batch)| decode_batch(&batch.to_bytes()).ok()).flatten() {
+            match record {
+                MetadataRecord::Broker(broker) => brokers.extend(place(&broker)),
+                MetadataRecord::BrokerRemoved(broker) => drop(brokers.remove(&broker)),
+                _ => {}
+            }
+        }
     }
 }
 

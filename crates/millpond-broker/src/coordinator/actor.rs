@@ -26,9 +26,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use futures::StreamExt;
 use futures::future::BoxFuture;
-use futures::stream::FuturesUnordered;
 use millpond_cluster::Image;
 use millpond_coordinator::{Effects, Now, Reply, Shard, Ticket};
 use millpond_raft::{Acks, Partition, ProposeError, Receipt};
@@ -277,7 +275,7 @@ struct Turn {
     answers: Answers,
     /// Answers that refuse something for what the group is. A coordinator that was deposed while it was cut off or
     /// stood still does not have what its successor wrote, and a client does not come back from some of them: they
-    /// leave when a majority says that there is no successor.
+    /// leave when a majority says that there is no successor, or has taken what the turn wrote.
     refusals: Answers,
 }
 
@@ -312,8 +310,10 @@ struct Serving<'a> {
     waiting: BTreeMap<Ticket, oneshot::Sender<Result<Reply, Unavailable>>>,
     /// In the order of the log.
     flights: VecDeque<Flight>,
-    /// Each has a request that waits.
-    doubted: FuturesUnordered<Doubted>,
+    /// Those that a majority is being asked about.
+    doubted: Option<Doubted>,
+    /// Those that came since: a majority that was asked before them says nothing of them.
+    doubted_next: Answers,
     timer: Pin<Box<Sleep>>,
     /// When the timer runs out; it may be earlier than the shard needs.
     armed_ms: Option<u64>,
@@ -322,9 +322,20 @@ struct Serving<'a> {
 impl<'a> Serving<'a> {
     fn new(actor: &'a mut Actor, Loaded { shard, max_batch_bytes }: Loaded, epoch: LeaderEpoch) -> Serving<'a> {
         let timer = Box::pin(actor.context.runtime.sleep(Duration::ZERO));
-        let (waiting, flights, doubted) = (BTreeMap::new(), VecDeque::new(), FuturesUnordered::new());
         let size = Size::new(&actor.context);
-        Serving { actor, shard, epoch, size, max_batch_bytes, waiting, flights, doubted, timer, armed_ms: None }
+        Serving {
+            actor,
+            shard,
+            epoch,
+            size,
+            max_batch_bytes,
+            waiting: BTreeMap::new(),
+            flights: VecDeque::new(),
+            doubted: None,
+            doubted_next: Answers::default(),
+            timer,
+            armed_ms: None,
+        }
     }
 
     async fn run(mut self, held: VecDeque<Message>) -> Ended {
@@ -342,12 +353,7 @@ impl<'a> Serving<'a> {
             }
             self.arm();
             let Serving { actor, flights, doubted, timer, armed_ms, .. } = &mut self;
-            let looked = async {
-                match &mut latest {
-                    Some(latest) => latest.await,
-                    None => std::future::pending().await,
-                }
-            };
+            let (looked, is_sure) = (if_any(&mut latest), if_any(doubted));
             tokio::select! {
                 biased;
                 () = context.stopping.cancelled() => return self.stop().await,
@@ -358,7 +364,7 @@ impl<'a> Serving<'a> {
                 } else {
                     self.land();
                 },
-                Some((leads, refusals)) = doubted.next() => self.tell(leads, refusals),
+                (leads, refusals) = is_sure => self.tell(leads, refusals),
                 image = looked => {
                     latest = None;
                     self.forget_missing_topics(&image);
@@ -459,6 +465,10 @@ impl<'a> Serving<'a> {
         }
         let Turn { batches, mut answers, mut refusals } = turn;
         let mut proposals = batches.finish().peekable();
+        if proposals.peek().is_some() {
+            // That what was written after they were decided on is committed says that there was no successor.
+            answers.append(&mut refusals);
+        }
         // What is written outlives who asked for it, and this task: the batches hold the memory themselves.
         let hold: Option<Hold> = match proposals.peek().is_none() || answers.shares.is_empty() {
             true => None,
@@ -488,13 +498,15 @@ impl<'a> Serving<'a> {
         }
     }
 
-    /// Finds out whether refusals may be told.
-    fn doubt(&mut self, refusals: Answers) {
-        if refusals.replies.is_empty() {
+    /// Finds out whether refusals may be told. A majority is asked about all that came while it was asked before.
+    fn doubt(&mut self, mut refusals: Answers) {
+        self.doubted_next.append(&mut refusals);
+        if self.doubted.is_some() || self.doubted_next.replies.is_empty() {
             return;
         }
+        let refusals = std::mem::take(&mut self.doubted_next);
         let (runtime, partition) = (self.actor.context.runtime.clone(), self.actor.partition.clone());
-        self.doubted.push(Box::pin(async move {
+        self.doubted = Some(Box::pin(async move {
             let leads = Doubt::default().surely_leads(&runtime, &partition).await;
             (leads, refusals)
         }));
@@ -502,12 +514,15 @@ impl<'a> Serving<'a> {
 
     /// Tells refusals; those who asked look for the coordinator again where this broker may not be it.
     fn tell(&mut self, leads: bool, refusals: Answers) {
+        self.doubted = None;
         if leads && leads_in(&self.actor.partition, self.epoch) {
-            return self.release(refusals);
+            self.release(refusals);
+        } else {
+            for (ticket, _) in refusals.replies {
+                self.waiting.remove(&ticket);
+            }
         }
-        for (ticket, _) in refusals.replies {
-            self.waiting.remove(&ticket);
-        }
+        self.doubt(Answers::default());
     }
 
     fn release(&mut self, answers: Answers) {
@@ -559,6 +574,14 @@ impl<'a> Serving<'a> {
             self.land();
         }
         Ended::Stopping
+    }
+}
+
+/// Waits for a future, if there is one.
+async fn if_any<T>(future: &mut Option<BoxFuture<'static, T>>) -> T {
+    match future {
+        Some(future) => future.await,
+        None => std::future::pending().await,
     }
 }
 

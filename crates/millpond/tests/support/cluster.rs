@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use millpond_wire::create_topics::{
     CreatableReplicaAssignment, CreatableTopic, CreatableTopicConfig, CreateTopicsRequest,
 };
+use millpond_wire::describe_quorum::{DescribeQuorumRequest, RequestPartitionData, RequestTopicData};
 use millpond_wire::metadata::{MetadataRequest, MetadataRequestTopic};
 
 use super::{Broker, Client, Folder, PATIENCE, Starting, batch, command};
@@ -87,7 +88,7 @@ impl Cluster {
         let ports = IDS.map(|id| (id, port()));
         let mut cluster = Cluster::planned(name, &ports, &ports, None);
         cluster.more = more.iter().map(|&one| one.to_owned()).collect();
-        cluster.restart(&IDS);
+        cluster.found();
         cluster
     }
 
@@ -99,8 +100,25 @@ impl Cluster {
             network.serve(id, proxy, listener);
         }
         let mut cluster = Cluster::planned(name, &listeners, &proxies, Some(network));
-        cluster.restart(&IDS);
+        cluster.found();
         cluster
+    }
+
+    /// Starts all, and waits until none of them is needed for the metadata: first, only the founder votes.
+    fn found(&mut self) {
+        self.restart(&IDS);
+        until("all vote on the metadata", || {
+            IDS.into_iter().any(|id| self.metadata_voters(id) == Some(IDS.len())).then_some(())
+        });
+    }
+
+    /// How many vote on the metadata; `None` from a broker that is not the controller.
+    fn metadata_voters(&self, id: i32) -> Option<usize> {
+        let partitions = vec![RequestPartitionData { partition_index: 0 }];
+        let topic = RequestTopicData { topic_name: "__cluster_metadata".into(), partitions };
+        let answer = self.client(id).call(2, &DescribeQuorumRequest { topics: vec![topic] });
+        let partition = &answer.topics.first()?.partitions[0];
+        (partition.error_code == 0).then_some(partition.current_voters.len())
     }
 
     fn planned(name: &str, listeners: &[(i32, u16)], known: &[(i32, u16)], network: Option<Arc<Network>>) -> Cluster {
