@@ -13,7 +13,9 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream;
-use millpond_cluster::{FlushSetting, Image, MetadataRecord, Topic, TopicDefaults, TopicSettings, decode_batch};
+use millpond_cluster::{
+    FlushSetting, Image, MetadataRecord, Topic, TopicDefaults, TopicSettings, decode_batch, lost_replicas,
+};
 use millpond_raft::{Applier, ApplyError, Groups, Partition, RaftError};
 use millpond_record::{BrokerId, GroupId, PartitionIndex, RaftIndex, ReplicaId, StampedBatch, TopicId};
 use millpond_runtime::Runtime;
@@ -410,6 +412,7 @@ impl Reconciler {
             members: members.iter().map(|member| (member.id, member.broker)).collect(),
             assignment_version,
             min_insync: settings.min_insync_replicas,
+            lost: lost_replicas(&self.snapshot.image, partition),
             known: None,
             in_the_way: self.undeleted.iter().any(|old| old.group == partition.group),
         })
@@ -444,6 +447,8 @@ struct ReplicaPlace {
     assignment_version: u64,
     /// How many replicas must have a batch that is acknowledged by all.
     min_insync: u32,
+    /// Replicas of the partition that take part in nothing any more.
+    lost: BTreeSet<ReplicaId>,
     /// The settings that its log has, as far as it is there.
     known: Option<LogOptions>,
     /// An older replica of the partition is there.
@@ -452,7 +457,7 @@ struct ReplicaPlace {
 
 /// The replica, made if it is not there.
 async fn open(groups: &Groups, place: ReplicaPlace) -> Opened {
-    let ReplicaPlace { name, spec, members, assignment_version, min_insync, known, in_the_way } = place;
+    let ReplicaPlace { name, spec, members, assignment_version, min_insync, lost, known, in_the_way } = place;
     let mut options = spec.options;
     let mut host = Hosted {
         topic: spec.topic_id,
@@ -469,6 +474,7 @@ async fn open(groups: &Groups, place: ReplicaPlace) -> Opened {
     };
     if let Ok(handle) = &handle {
         handle.set_min_insync(u16::try_from(min_insync).unwrap_or(u16::MAX));
+        groups.set_lost(host.group, lost);
     }
     let mut unchanged = None;
     if let (Some(known), Ok(handle)) = (known, &handle)

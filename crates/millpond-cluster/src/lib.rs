@@ -66,8 +66,8 @@ pub use quotas::{
     QuotaFilter, QuotaScope, alter_client_quotas, describe_client_quotas, quota_for,
 };
 pub use reassign::{
-    Moving, ReassignError, ReassignPartitions, Reassignment, drain, moving, reassign_partitions, rebalance,
-    replace_replica, replace_replicas, settle_partition,
+    Moving, ReassignError, ReassignPartitions, Reassignment, drain, lost_replicas, moving, reassign_partitions,
+    rebalance, replace_replica, replace_replicas, settle_partition,
 };
 pub use record::{Broker, DirectoryId, FEATURE_LEVEL, MetadataRecord, Partition, RecordError, Replica, TopicRecord};
 pub use topics::{

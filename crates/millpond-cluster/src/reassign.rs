@@ -193,13 +193,27 @@ impl<'a> Moves<'a> {
     }
 }
 
+/// Whether the broker of a replica has another data directory since. It never comes back with the old one.
+fn has_lost_disk(image: &Image, replica: &Replica) -> bool {
+    let registered = image.broker(replica.broker).map(|broker| broker.directory);
+    registered.is_some_and(|directory| directory != replica.directory)
+}
+
+/// The replicas that the partition's group may still have, and that take part in nothing any more: their disks are
+/// lost, or their copies could not be used, and their brokers have others of it in the same place.
+pub fn lost_replicas(image: &Image, partition: &Partition) -> BTreeSet<ReplicaId> {
+    let is_replaced = |old: &Replica| {
+        let mut others = partition.replicas.iter().filter(|other| other.id != old.id);
+        others.any(|other| (other.broker, other.directory) == (old.broker, old.directory))
+    };
+    let lost = partition.all_replicas().filter(|replica| has_lost_disk(image, replica) || is_replaced(replica));
+    lost.map(|replica| replica.id).collect()
+}
+
 /// New replicas, with new ids, for those whose broker lost the data directory that they were in; at most `limit`
 /// partitions.
 pub fn replace_replicas(image: &Image, limit: usize) -> Vec<MetadataRecord> {
-    let lost = |replica: &Replica| {
-        let registered = image.broker(replica.broker).map(|broker| broker.directory);
-        registered.is_some_and(|directory| directory != replica.directory)
-    };
+    let lost = |replica: &Replica| has_lost_disk(image, replica);
     let mut moves = Moves::new(image);
     let partitions = image.topics().flat_map(|topic| &topic.partitions);
     for partition in partitions.filter(|partition| partition.replicas.iter().any(lost)).take(limit) {

@@ -134,7 +134,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
                     let asked = leader.is_none() && !own && term > Term(0);
                     let orphan = match orphans.get(&group) {
                         // Nothing that its turn depends on has changed.
-                        Some(known) if known.term == term && !all => *known,
+                        Some(known) if known.term == term && !all && known.turn.is_some() => *known,
                         known => {
                             let since = known.filter(|known| known.term == term).map_or(now, |known| known.since);
                             let contested = asked || known.is_some_and(|known| known.term != term);
@@ -232,11 +232,13 @@ async fn would_win(shared: &Shared, replica: &Replica, brokers: &BTreeSet<Broker
     let (voters, electorates) = (voters(replica), replica.electorates());
     let (term, last) = (replica.role().term, replica.last());
     let network = shared.peers.network(replica.group(), replica.id());
-    let others = voters.iter().filter(|one| one.replica != replica.id() && brokers.contains(&one.broker));
+    let others = voters.iter().filter(|one| {
+        one.replica != replica.id() && brokers.contains(&one.broker) && !replica.stands_in_for(one.replica)
+    });
     let mut answers: FuturesUnordered<_> = others
         .map(async |other| (other.replica, network.would_vote(other.replica, other.broker, term, last).await))
         .collect();
-    let mut votes = BTreeSet::from([replica.id()]);
+    let mut votes: BTreeSet<ReplicaId> = with_stood_in_for(replica, &voters).collect();
     while !are_majority(&electorates, &votes) {
         match answers.next().await {
             Some((voter, true)) => drop(votes.insert(voter)),
@@ -245,6 +247,12 @@ async fn would_win(shared: &Shared, replica: &Replica, brokers: &BTreeSet<Broker
         }
     }
     true
+}
+
+/// The replica here, and those that it decides for.
+fn with_stood_in_for(replica: &Replica, voters: &[GroupMember]) -> impl Iterator<Item = ReplicaId> {
+    let others = voters.iter().map(|voter| voter.replica).filter(|other| replica.stands_in_for(*other));
+    others.chain([replica.id()])
 }
 
 fn voters(replica: &Replica) -> Vec<GroupMember> {
@@ -265,6 +273,9 @@ fn span(orphans: usize, contests: u32) -> Duration {
 /// Whether no live leader of the group is known.
 fn is_orphan(shared: &Shared, replica: &Replica, brokers: &BTreeSet<BrokerId>) -> bool {
     let Role { term, leader, .. } = replica.role();
+    if leader.is_some_and(|(leader, _)| replica.stands_in_for(leader)) {
+        return true;
+    }
     let said = shared.leaders.last(replica.group());
     let leads = match (leader, said) {
         (None, Some(said)) if said.term == term => said.leads(),
@@ -280,10 +291,11 @@ fn is_orphan(shared: &Shared, replica: &Replica, brokers: &BTreeSet<BrokerId>) -
 /// The voters on live brokers, in the order in which they are candidates; `None` if they are no majority, or this
 /// replica does not vote.
 fn live_voters(replica: &Replica, brokers: &BTreeSet<BrokerId>) -> Option<Vec<ReplicaId>> {
-    let live: Vec<ReplicaId> =
-        voters(replica).iter().filter(|member| brokers.contains(&member.broker)).map(|member| member.replica).collect();
-    let are_enough = are_majority(&replica.electorates(), &live.iter().copied().collect());
-    (are_enough && live.contains(&replica.id())).then_some(live)
+    let voters = voters(replica);
+    let is_live = |member: &&GroupMember| brokers.contains(&member.broker) && !replica.stands_in_for(member.replica);
+    let live: Vec<ReplicaId> = voters.iter().filter(is_live).map(|member| member.replica).collect();
+    let would_vote = live.iter().copied().chain(with_stood_in_for(replica, &voters)).collect();
+    (are_majority(&replica.electorates(), &would_vote) && live.contains(&replica.id())).then_some(live)
 }
 
 /// When this replica is a candidate after another one was, or after it was one itself.

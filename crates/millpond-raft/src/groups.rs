@@ -1,7 +1,7 @@
 //! All groups of one broker.
 
 use crate::catch_up::Filling;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 
 use bytes::Bytes;
@@ -118,6 +118,11 @@ impl RaftServices for Inner {
 
     fn may_vote(&self, candidate: &Candidate) -> bool {
         self.shared.may_vote(candidate)
+    }
+
+    fn stands_in(&self, group: GroupId, replica: ReplicaId, lost: ReplicaId) -> bool {
+        let running = self.shared.replica(group).filter(|running| running.id() == replica);
+        running.is_some_and(|running| running.stands_in_for(lost))
     }
 
     fn transferring(&self, group: GroupId, to: ReplicaId) {
@@ -287,6 +292,15 @@ impl Groups {
         self.durable(group, move |done| data_dir.delete_group(group, done)).await
     }
 
+    /// These replicas of a partition here are on disks that are lost: they take part no more, and never come back under
+    /// the same ids. Where a replica here makes the only other one of a pair with one of them, it decides alone: nothing
+    /// was ever committed without it, nor can be.
+    pub fn set_lost(&self, group: GroupId, replicas: BTreeSet<ReplicaId>) {
+        if self.0.shared.peers.set_lost(group, replicas) {
+            self.0.shared.failover.look_at([group]);
+        }
+    }
+
     /// Has nothing of the group run any more.
     async fn close(&self, group: GroupId) {
         let removed = self.0.partitions.write().unwrap_or_else(PoisonError::into_inner).remove(&group);
@@ -297,6 +311,7 @@ impl Groups {
             replica.shutdown().await;
         }
         self.0.shared.shipments.forget(group);
+        self.0.shared.peers.set_lost(group, BTreeSet::new());
     }
 
     /// Has a [tainted](Partition::is_tainted) replica here take part again, by the word of an operator: what it misses

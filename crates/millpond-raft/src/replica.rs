@@ -88,6 +88,22 @@ pub(crate) trait Owner: Send + Sync {
 /// The last entry of a replica, and the last one that it knows to be committed.
 pub(crate) type Uncertain = (Option<LogId>, Option<LogId>);
 
+/// The voters of a group, in numbers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Voters {
+    pub(crate) all: usize,
+    /// Those that another one does not [stand in for](Replica::stands_in_for).
+    pub(crate) deciding: usize,
+    /// Those of them that are on live brokers.
+    pub(crate) live: usize,
+}
+
+impl Voters {
+    pub(crate) fn majority(self) -> usize {
+        self.deciding / 2 + 1
+    }
+}
+
 /// What the parts of a replica share.
 pub(crate) struct ReplicaState {
     pub(crate) group: GroupId,
@@ -172,9 +188,9 @@ impl ReplicaState {
         self.flights.committed(index, RaftIndex(self.insync.load(Ordering::Acquire)));
     }
 
-    /// How many of so many voters must have a batch.
-    pub(crate) fn needed(&self, voters: usize) -> usize {
-        (voters / 2 + 1).max(usize::from(self.min_insync.load(Ordering::Relaxed))).min(voters)
+    /// How many of these voters must have a batch.
+    pub(crate) fn needed(&self, voters: Voters) -> usize {
+        voters.majority().max(usize::from(self.min_insync.load(Ordering::Relaxed))).min(voters.all)
     }
 
     pub(crate) fn blank_applied(&self, term: Term) {
@@ -357,6 +373,7 @@ impl Replica {
     async fn follow_insync(self) {
         let mut metrics = self.raft.metrics();
         loop {
+            let (stood_for, needed) = (self.stood_for(), self.state.needed(self.voters()));
             let insync = {
                 let now = metrics.borrow_and_update();
                 let membership = now.membership_config.membership();
@@ -368,9 +385,9 @@ impl Replica {
                     Some(replication) => replication.get(&id).and_then(|id| id.as_ref()).map_or(0, |id| id.index()),
                     None => 0,
                 };
-                let mut all: Vec<u64> = membership.voter_ids().map(matched).collect();
+                let deciding = membership.voter_ids().filter(|id| !stood_for.contains(&ReplicaId(*id)));
+                let mut all: Vec<u64> = deciding.map(matched).collect();
                 all.sort_unstable_by(|a, b| b.cmp(a));
-                let needed = self.state.needed(all.len());
                 needed.checked_sub(1).and_then(|at| all.get(at)).copied().unwrap_or(0)
             };
             self.state.insync.store(insync, Ordering::Release);
@@ -397,8 +414,8 @@ impl Replica {
     /// leads; if it does not the receipt says so.
     pub(crate) fn propose(&self, proposal: Proposal, acks: Acks, hold: Option<Hold>, flight: Arc<Flight>) -> Receipt {
         let strict = acks == Acks::All && usize::from(self.state.min_insync.load(Ordering::Relaxed)) > 1 && {
-            let (voters, _) = self.live_voters();
-            self.state.needed(voters) > voters / 2 + 1
+            let voters = self.voters();
+            self.state.needed(voters) > voters.majority()
         };
         if strict && !self.state.follows_insync.swap(true, Ordering::AcqRel) {
             let followed = self.clone();
@@ -455,15 +472,42 @@ impl Replica {
         configs.iter().map(|voters| voters.iter().map(|id| ReplicaId(*id)).collect()).collect()
     }
 
-    /// How many voters there are, and how many of them are on live brokers.
-    pub(crate) fn live_voters(&self) -> (usize, usize) {
+    /// Whether this replica decides for another one, too, whose disk is lost: wherever that votes there are just these
+    /// two. Nothing was ever committed without this one there, nor can be: it has all, and a leader without its vote
+    /// cannot be elected. Two never stand in for each other: of two lost disks one is known to be lost first, and
+    /// whoever knows that of itself does nothing.
+    pub(crate) fn stands_in_for(&self, other: ReplicaId) -> bool {
+        let is_lost = |replica| self.shared.peers.is_lost(self.group(), replica);
+        if other == self.id() || !is_lost(other) || is_lost(self.id()) {
+            return false;
+        }
+        let electorates = self.electorates();
+        let mut with_it = electorates.iter().filter(|voters| voters.contains(&other)).peekable();
+        with_it.peek().is_some() && with_it.all(|voters| voters.len() == 2 && voters.contains(&self.id()))
+    }
+
+    /// Those that it decides for.
+    fn stood_for(&self) -> BTreeSet<ReplicaId> {
+        let lost = self.shared.peers.lost(self.group());
+        lost.into_iter().filter(|other| self.stands_in_for(*other)).collect()
+    }
+
+    /// The voters by the latest membership that this replica knows.
+    pub(crate) fn voters(&self) -> Voters {
+        let stood_for = self.stood_for();
         let metrics = self.raft.server_metrics();
         let now = metrics.borrow_watched();
         let membership = now.membership_config.membership();
         let alive = self.shared.peers.alive();
         let alive = alive.borrow();
-        let voters = membership.voter_ids().filter_map(|id| membership.get_node(&id));
-        voters.fold((0, 0), |(all, live), member| (all + 1, live + usize::from(alive.contains(&member.broker))))
+        let mut counted = Voters { all: 0, deciding: 0, live: 0 };
+        for (id, member) in membership.voter_ids().filter_map(|id| Some((id, membership.get_node(&id)?))) {
+            let decides = !stood_for.contains(&ReplicaId(id));
+            counted.all += 1;
+            counted.deciding += usize::from(decides);
+            counted.live += usize::from(decides && alive.contains(&member.broker));
+        }
+        counted
     }
 
     /// The version of the assignment that the membership is at, and whether the change to it is complete.

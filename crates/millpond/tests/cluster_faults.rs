@@ -4,12 +4,13 @@
 
 mod support;
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use millpond_wire::delete_topics::{DeleteTopicState, DeleteTopicsRequest};
 use millpond_wire::elect_leaders::{ElectLeadersRequest, TopicPartitions};
 use millpond_wire::metadata::MetadataRequest;
-use support::cluster::{Cluster, IDS, until};
+use support::cluster::{Cluster, IDS, throughout, until};
 use support::{Broker, Client, batch, refused};
 
 /// For so long nothing that must not happen happens. An election takes tenths of a second.
@@ -54,6 +55,47 @@ fn a_wiped_broker_makes_no_leader_of_one_that_lacks_what_was_acknowledged() {
     let more = writer.stop();
     cluster.assert_kept("logs", 0, &more);
     cluster.assert_kept("logs", 0, &acknowledged);
+}
+
+/// Brokers that have all of the first partition of a topic, as one of them says.
+fn in_sync(cluster: &Cluster, id: i32, topic: &str) -> usize {
+    let answer = cluster.client(id).call(12, &MetadataRequest { topics: None, ..Default::default() });
+    let found = answer.topics.iter().find(|found| found.name.as_deref() == Some(topic)).expect("the topic");
+    found.partitions[0].isr_nodes.len()
+}
+
+#[test]
+fn one_of_two_replicas_goes_on_when_the_disk_of_the_other_is_lost() {
+    let mut cluster = Cluster::start("pair", &[]);
+    let topics = ["led-there", "led-here"];
+    cluster.create_topic(topics[0], 1, &[3, 2]);
+    cluster.create_topic(topics[1], 1, &[2, 3]);
+    let mut acknowledged = topics.map(|_| BTreeMap::new());
+    let write = |cluster: &Cluster, all: &mut [BTreeMap<i64, String>]| {
+        for (topic, acknowledged) in topics.iter().zip(all) {
+            let writer = cluster.writer(topic, 0);
+            writer.more(20);
+            acknowledged.extend(writer.stop());
+        }
+    };
+    write(&cluster, &mut acknowledged);
+    cluster.kill(3);
+    cluster.wipe(3);
+    assert!(!cluster.takes(2, topics[1], 0, "alone"), "what it had may come back");
+    cluster.restart(&[3]);
+    write(&cluster, &mut acknowledged);
+    for topic in topics {
+        until("the emptied broker has it again", || (in_sync(&cluster, 2, topic) == 2).then_some(()));
+        assert_eq!(folders(&cluster, 3, topic).len(), 1);
+    }
+    // They are pairs like any other.
+    cluster.kill(2);
+    throughout(WATCHED, || assert!(topics.iter().all(|topic| !cluster.takes(3, topic, 0, "alone"))));
+    cluster.restart(&[2]);
+    write(&cluster, &mut acknowledged);
+    for (topic, acknowledged) in topics.iter().zip(&acknowledged) {
+        cluster.assert_kept(topic, 0, acknowledged);
+    }
 }
 
 #[test]

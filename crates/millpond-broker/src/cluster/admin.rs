@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use millpond_cluster::{
-    BrokerError, Image, MetadataRecord, Partition, Replica, cancel_decommission, decommission, left_to_move, moving,
-    rebalance, replicas_on,
+    BrokerError, Image, MetadataRecord, Partition, Replica, cancel_decommission, decommission, left_to_move,
+    lost_replicas, moving, rebalance, replicas_on,
 };
 use millpond_record::BrokerId;
 use serde_json::{Value, json};
@@ -112,13 +112,18 @@ pub(crate) async fn carry_out(controller: &Controller, wish: Wish) -> Result<Sai
 }
 
 /// Whether most of the replicas that a partition has, and of those that it is to have, are on live brokers, and on the
-/// disks that they had there.
+/// disks that they had there. One of a pair is enough where the other one is lost.
 fn has_majority(image: &Image, partition: &Partition, alive: &BTreeSet<BrokerId>) -> bool {
     let is_there = |replica: &&Replica| {
         let disk = image.broker(replica.broker).map(|broker| broker.directory);
         alive.contains(&replica.broker) && disk == Some(replica.directory)
     };
-    let most = |replicas: Vec<&Replica>| replicas.iter().copied().filter(is_there).count() * 2 > replicas.len();
+    let lost = lost_replicas(image, partition);
+    let most = |replicas: Vec<&Replica>| {
+        let goes_alone = replicas.len() == 2 && replicas.iter().any(|replica| lost.contains(&replica.id));
+        let needed = if goes_alone { 1 } else { replicas.len() / 2 + 1 };
+        replicas.iter().copied().filter(is_there).filter(|one| !lost.contains(&one.id)).count() >= needed
+    };
     let adding = |replica: &&Replica| partition.adding.contains(&replica.id);
     let before = partition.replicas.iter().filter(|replica| !adding(replica)).chain(&partition.removing);
     most(partition.replicas.iter().collect()) && most(before.collect())

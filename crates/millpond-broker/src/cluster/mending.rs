@@ -1,9 +1,10 @@
 //! Has replicas here whose copy cannot be used any more replaced: the controller gives each a new id, under which it
 //! begins empty and is filled by the others. One that has lost what it acknowledged must not vote under its old id.
 //! A tainted replica, which may have lost something in a power cut, is replaced likewise where a majority of the others
-//! has not; where there is none the operator is told what to do.
+//! has not; where there is none the operator is told what to do. Of a pair the other one is enough, led or not: nothing
+//! was acknowledged without it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -82,15 +83,20 @@ pub(crate) async fn run(shared: Weak<Shared>) {
     }
 }
 
+/// The damaged replicas here, and whether their partitions are led by other brokers.
+fn all_damaged(broker: &Arc<Shared>) -> impl Iterator<Item = (GroupId, ReplicaId, bool)> {
+    broker.groups.partitions().into_iter().filter_map(|group| {
+        let partition = broker.groups.partition(group).filter(millpond_raft::Partition::is_damaged)?;
+        let leader = broker.groups.leaders().of(group).map(|leader| leader.broker);
+        let is_led = leader.is_some_and(|leader| leader != broker.node && broker.peers.is_alive(leader));
+        Some((group, partition.id(), is_led))
+    })
+}
+
 /// The damaged replicas here whose partitions are led by another broker: a majority has what they had.
 fn damaged(broker: &Arc<Shared>) -> Vec<(GroupId, Lost)> {
-    let replica = |group: GroupId| {
-        let partition = broker.groups.partition(group).filter(millpond_raft::Partition::is_damaged)?;
-        let leader = broker.groups.leaders().of(group)?;
-        let led = leader.broker != broker.node && broker.peers.is_alive(leader.broker);
-        led.then(|| (group, partition.id()))
-    };
-    let damaged: BTreeMap<GroupId, ReplicaId> = broker.groups.partitions().into_iter().filter_map(replica).collect();
+    let led = all_damaged(broker).filter(|(.., is_led)| *is_led);
+    let damaged: BTreeMap<GroupId, ReplicaId> = led.map(|(group, replica, _)| (group, replica)).collect();
     if damaged.is_empty() {
         return Vec::new();
     }
@@ -114,7 +120,8 @@ fn lost(partition: &Partition, replica: ReplicaId, tainted: bool) -> Lost {
     }
 }
 
-/// The partitions whose tainted replicas here lack a majority that misses nothing.
+/// The partitions whose tainted replicas here lack a majority that misses nothing; and those that nobody leads and
+/// whose replicas here are damaged.
 #[derive(Default)]
 struct Tainted {
     /// Since when each is known to, and whether the operator was told.
@@ -125,9 +132,11 @@ struct Tainted {
 
 impl Tainted {
     /// Looks at some of them, in turn. Gives the replicas that can be replaced: a majority has what they had, and is
-    /// led.
+    /// led, or the other one of a pair has.
     async fn round(&mut self, broker: &Arc<Shared>) -> Vec<(GroupId, Lost)> {
-        let all = broker.groups.tainted();
+        let damaged = all_damaged(broker).filter(|(.., is_led)| !is_led).map(|(group, ..)| group);
+        let all: BTreeSet<GroupId> = broker.groups.tainted().into_iter().chain(damaged).collect();
+        let all: Vec<GroupId> = all.into_iter().collect();
         self.waiting.retain(|group, _| all.binary_search(group).is_ok());
         let behind = all.partition_point(|group| Some(*group) <= self.last);
         let turn: Vec<GroupId> = all[behind..].iter().chain(&all[..behind]).take(TAINTED_AT_ONCE).copied().collect();
@@ -151,6 +160,9 @@ impl Tainted {
                     replaceable.push((group, lost(partition, here.id(), true)));
                 }
                 Verdict::Whole => drop(self.waiting.remove(&group)),
+                Verdict::Trust(_) | Verdict::NotEnough if wanted && found.is_whole_without(here.id()) => {
+                    replaceable.push((group, lost(partition, here.id(), true)));
+                }
                 Verdict::Trust(_) | Verdict::NotEnough => {
                     let now = broker.runtime.now();
                     let (since, told) = self.waiting.entry(group).or_insert((now, false));

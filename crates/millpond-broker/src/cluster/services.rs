@@ -360,10 +360,11 @@ impl Services {
             // What it has may be missed as soon as it is replaced. That somebody was heard to lead is no proof.
             let image = controller.image();
             let found = image.topic_by_id(topic).and_then(|topic| topic.partition(PartitionIndex(partition)));
-            if let Some(partition) = found
-                && unclean::verdict(&unclean::ask(&*self.broker()?, partition).await) != Verdict::Whole
-            {
-                return Err("no majority of the partition's replicas is known to miss nothing".to_owned());
+            if let Some(partition) = found {
+                let found = unclean::ask(&*self.broker()?, partition).await;
+                if unclean::verdict(&found) != Verdict::Whole && !found.is_whole_without(ReplicaId(replica)) {
+                    return Err("no majority of the partition's replicas is known to miss nothing".to_owned());
+                }
             }
         }
         let decided = controller.change(move |image| {

@@ -3,16 +3,17 @@
 //!
 //! A relaxed replica whose machine was started again without a clean stop may miss what it acknowledged. While a
 //! majority of the voters misses nothing, it is replaced like a damaged one (`mending.rs`), and nothing is lost: every
-//! acknowledged entry is in that majority. Without such a majority nobody can tell what is lost, and an operator
-//! decides whether to wait for brokers that are away or to go on with what remains. Then as few tainted replicas as
-//! make a majority are trusted, those with the longest logs. As all of that majority must vote, none of its members, a
-//! whole one with a longer log above all, can be outvoted.
+//! acknowledged entry is in that majority. Of a pair the one that misses nothing is enough: nothing was acknowledged
+//! without it. Otherwise nobody can tell what is lost, and an operator decides whether to wait for brokers that are away
+//! or to go on with what remains. Then as few tainted replicas as make a majority are trusted, those with the longest
+//! logs. As all of that majority must vote, none of its members, a whole one with a longer log above all, can be
+//! outvoted.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures::future::join_all;
-use millpond_cluster::Partition;
+use millpond_cluster::{Partition, lost_replicas};
 use millpond_raft::{CallError, Remains};
 use millpond_record::{BrokerId, GroupId, LogId, RaftIndex, ReplicaId, Term};
 use tracing::warn;
@@ -35,12 +36,21 @@ pub(crate) struct Found {
     copies: BTreeMap<ReplicaId, (BrokerId, Remains)>,
     /// Brokers that are alive and gave no answer: what they have is not known.
     silent: BTreeSet<BrokerId>,
+    /// Replicas that take part in nothing any more.
+    lost: BTreeSet<ReplicaId>,
 }
 
 impl Found {
     /// The first of the brokers that have a tainted copy.
     pub(crate) fn first_tainted(&self) -> Option<BrokerId> {
         self.copies.values().filter(|(_, remains)| remains.tainted).map(|(broker, _)| *broker).min()
+    }
+
+    /// Whether nothing is missed once this replica takes part in nothing any more.
+    pub(crate) fn is_whole_without(&self, replica: ReplicaId) -> bool {
+        let others = self.copies.iter().filter(|(id, _)| **id != replica);
+        let lost = self.lost.iter().copied().chain([replica]).collect();
+        judge(&others.map(|(id, (_, remains))| (*id, remains)).collect(), &lost) == Verdict::Whole
     }
 }
 
@@ -55,8 +65,9 @@ pub(crate) enum Verdict {
     NotEnough,
 }
 
-/// Decides who would have to be trusted for a majority of voters to take part.
-pub(crate) fn judge(found: &BTreeMap<ReplicaId, &Remains>) -> Verdict {
+/// Decides who would have to be trusted for a majority of voters to take part. One of a pair is a majority where the
+/// other one is `lost`.
+pub(crate) fn judge(found: &BTreeMap<ReplicaId, &Remains>, lost: &BTreeSet<ReplicaId>) -> Verdict {
     let mut tainted: Vec<(&ReplicaId, &&Remains)> = found.iter().filter(|(_, remains)| remains.tainted).collect();
     // The longest log first; of equal ones the lower id, so that whoever asks gets one answer.
     tainted.sort_by_key(|(id, remains)| (std::cmp::Reverse(remains.last), **id));
@@ -68,7 +79,7 @@ pub(crate) fn judge(found: &BTreeMap<ReplicaId, &Remains>) -> Verdict {
         // Who votes the longest log says: only it can lead.
         let longest = taking_part.values().max_by_key(|remains| remains.last);
         let electorates = longest.map(|remains| &remains.electorates[..]).unwrap_or_default();
-        if are_majority(electorates, &taking_part) {
+        if are_majority(electorates, &taking_part, lost) {
             trusted.retain(|id| electorates.iter().any(|voters| voters.contains(id)));
             return if trusted.is_empty() { Verdict::Whole } else { Verdict::Trust(trusted) };
         }
@@ -78,16 +89,24 @@ pub(crate) fn judge(found: &BTreeMap<ReplicaId, &Remains>) -> Verdict {
     }
 }
 
-fn are_majority(electorates: &[BTreeSet<ReplicaId>], taking_part: &BTreeMap<ReplicaId, &Remains>) -> bool {
+fn are_majority(
+    electorates: &[BTreeSet<ReplicaId>],
+    taking_part: &BTreeMap<ReplicaId, &Remains>,
+    lost: &BTreeSet<ReplicaId>,
+) -> bool {
     let majority = |voters: &BTreeSet<ReplicaId>| {
-        voters.iter().filter(|voter| taking_part.contains_key(voter)).count() * 2 > voters.len()
+        let (deciding, needed) = match voters.len() == 2 && voters.iter().any(|voter| lost.contains(voter)) {
+            true => (voters - lost, 1),
+            false => (voters.clone(), voters.len() / 2 + 1),
+        };
+        deciding.iter().filter(|voter| taking_part.contains_key(voter)).count() >= needed
     };
     !electorates.is_empty() && electorates.iter().all(majority)
 }
 
 /// What the verdict on these is.
 pub(crate) fn verdict(found: &Found) -> Verdict {
-    judge(&found.copies.iter().map(|(id, (_, remains))| (*id, remains)).collect())
+    judge(&found.copies.iter().map(|(id, (_, remains))| (*id, remains)).collect(), &found.lost)
 }
 
 /// Asks the live brokers that have a replica of a partition. Others are not waited for; one that does not know the
@@ -106,7 +125,8 @@ pub(crate) async fn ask(shared: &Shared, partition: &Partition) -> Found {
         };
         (broker, asked.await)
     });
-    let mut found = Found::default();
+    let lost = lost_replicas(&shared.controller.image(), partition);
+    let mut found = Found { lost, ..Found::default() };
     for (broker, answer) in join_all(answers).await {
         match answer {
             Ok(answer) => {
@@ -261,7 +281,12 @@ mod tests {
     }
 
     fn judged(found: &[(u64, Remains)]) -> Verdict {
-        judge(&found.iter().map(|(id, remains)| (ReplicaId(*id), remains)).collect())
+        judged_without(found, &[])
+    }
+
+    fn judged_without(found: &[(u64, Remains)], lost: &[u64]) -> Verdict {
+        let lost = lost.iter().copied().map(ReplicaId).collect();
+        judge(&found.iter().map(|(id, remains)| (ReplicaId(*id), remains)).collect(), &lost)
     }
 
     fn trust(ids: &[u64]) -> Verdict {
@@ -331,6 +356,31 @@ mod tests {
         for (what, found, expected) in table {
             assert_eq!(judged(&found), expected, "{what}");
         }
+    }
+
+    #[test]
+    fn of_a_pair_one_is_enough_where_the_other_one_is_lost() {
+        const PAIR: &[&[u64]] = &[&[1, 2]];
+        let last = log(2, 9);
+        assert_eq!(judged_without(&[(1, of(WHOLE, last, PAIR))], &[2]), Verdict::Whole);
+        assert_eq!(judged_without(&[(1, of(TAINTED, last, PAIR))], &[2]), trust(&[1]));
+        assert_eq!(judged_without(&[(1, of(WHOLE, last, PAIR))], &[]), Verdict::NotEnough, "it may come back");
+        assert_eq!(judged_without(&[(1, of(WHOLE, last, PAIR))], &[1, 2]), Verdict::NotEnough, "both are lost");
+        let moving = of(WHOLE, last, &[&[1, 2], &[1, 3]]);
+        assert_eq!(judged_without(&[(1, moving.clone())], &[2]), Verdict::NotEnough, "the new one is to vote, too");
+        let new = (3, of(WHOLE, None, &[]));
+        assert_eq!(judged_without(&[(1, moving), new], &[2]), Verdict::Whole);
+        let three = of(WHOLE, last, &[&[1, 2, 3]]);
+        assert_eq!(judged_without(&[(1, three)], &[2, 3]), Verdict::NotEnough, "the others may have had more");
+        let found = |tainted| Found {
+            copies: BTreeMap::from([
+                (ReplicaId(1), (BrokerId(1), of(WHOLE, last, PAIR))),
+                (ReplicaId(2), (BrokerId(2), of(tainted, last, PAIR))),
+            ]),
+            ..Found::default()
+        };
+        assert!(found(TAINTED).is_whole_without(ReplicaId(2)) && !found(TAINTED).is_whole_without(ReplicaId(1)));
+        assert!(verdict(&found(TAINTED)) == trust(&[2]) && verdict(&found(WHOLE)) == Verdict::Whole);
     }
 
     #[test]

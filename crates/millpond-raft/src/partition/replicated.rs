@@ -379,8 +379,8 @@ impl Inner {
     /// How many voters are alive, and how many must have a batch.
     fn insync(&self) -> Option<(usize, usize)> {
         let replica = self.replication.replica.get()?;
-        let (voters, alive) = replica.live_voters();
-        Some((alive, replica.state.needed(voters)))
+        let voters = replica.voters();
+        Some((voters.live, replica.state.needed(voters)))
     }
 }
 

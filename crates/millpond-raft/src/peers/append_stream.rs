@@ -23,7 +23,7 @@ use super::frame::Frame;
 use super::link::{AppendLink, Peer};
 use super::outbox::Urgency;
 use super::raft_messages::{AnswerHead, Append, NoReplica};
-use super::replica_client::ReplicaClient;
+use super::replica_client::{LOST, ReplicaClient};
 use crate::groups::METADATA;
 use crate::types::TypeConfig;
 
@@ -56,6 +56,8 @@ pub(super) struct AppendStream<S> {
     pause: Duration,
     /// The replica has answered: it is there.
     is_there: bool,
+    /// The other replica's disk is lost, and the one here decides for both.
+    stands_in: bool,
     ended: bool,
 }
 
@@ -102,6 +104,7 @@ enum Event {
 impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> AppendStream<S> {
     pub(super) fn new(client: ReplicaClient, input: S, option: &RPCOption) -> AppendStream<S> {
         let sent = Sent { peer: Arc::clone(&client.peer), messages: VecDeque::new(), bytes: 0 };
+        let stands_in = client.stands_in();
         AppendStream {
             urgency: urgency(client.route().group(), &input),
             client,
@@ -113,6 +116,7 @@ impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> AppendStream<S>
             not_yet_since: None,
             pause: SHORTEST_PAUSE,
             is_there: false,
+            stands_in,
             ended: false,
         }
     }
@@ -128,6 +132,13 @@ impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> AppendStream<S>
     }
 
     async fn step(&mut self) -> Option<Answer> {
+        if self.stands_in {
+            let AppendEntriesRequest { prev_log_id, entries, .. } = self.input.next().await?;
+            return Some(match self.client.stands_in() {
+                true => Ok(Ok(entries.last().map(|entry| entry.log_id).or(prev_log_id))),
+                false => Err(self.client.broken("it is waited for again")),
+            });
+        }
         loop {
             if self.input_ended && self.sent.messages.is_empty() {
                 return None;
@@ -146,6 +157,7 @@ impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> AppendStream<S>
                         () = self.client.peer.impatient(self.client.route().group()) => {
                             return Some(Err(self.client.broken("it is away, and what it lacks is to be purged")));
                         }
+                        () = self.client.until_stands_in() => return Some(Err(self.client.broken(LOST))),
                     };
                     // After "not yet" the message that asked is sent again.
                     self.sent.messages.iter().for_each(|message| link.send(message));

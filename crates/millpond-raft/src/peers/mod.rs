@@ -119,6 +119,9 @@ pub(crate) trait RaftServices: Send + Sync + 'static {
     /// Whether a replica here may vote for the candidate. If not, the vote is refused and nothing changes.
     fn may_vote(&self, candidate: &Candidate) -> bool;
 
+    /// Whether the replica here decides for another one, too, whose disk is lost.
+    fn stands_in(&self, group: GroupId, replica: ReplicaId, lost: ReplicaId) -> bool;
+
     /// The leader of the group hands its leadership to this replica, here or elsewhere.
     fn transferring(&self, group: GroupId, to: ReplicaId);
 
@@ -153,6 +156,8 @@ struct Inner {
     alive: watch::Sender<Arc<BTreeSet<BrokerId>>>,
     /// Whoever has answered since this broker started.
     presences: Mutex<BTreeMap<BrokerId, Presence>>,
+    /// The replicas whose disks are lost, of groups that have one here.
+    lost: watch::Sender<BTreeMap<GroupId, BTreeSet<ReplicaId>>>,
     closing: watch::Sender<bool>,
     incoming: AtomicUsize,
 }
@@ -195,6 +200,7 @@ impl Peers {
             peers: Mutex::default(),
             alive: watch::Sender::new(Arc::new(BTreeSet::from([standing.broker]))),
             presences: Mutex::default(),
+            lost: watch::Sender::default(),
             closing: watch::Sender::new(false),
             incoming: AtomicUsize::new(0),
             standing,
@@ -296,6 +302,25 @@ impl Peers {
         let presences = self.0.presences();
         let here = presences.get(&broker).filter(|presence| presence.gone.is_none());
         here.map_or(broker == self.broker(), |presence| presence.directory == directory)
+    }
+
+    /// These replicas of a group are on disks that are lost, and come back under other ids if at all. Whether that is
+    /// new.
+    pub(crate) fn set_lost(&self, group: GroupId, replicas: BTreeSet<ReplicaId>) -> bool {
+        self.0.lost.send_if_modified(|lost| {
+            let before = if replicas.is_empty() { lost.remove(&group) } else { lost.insert(group, replicas.clone()) };
+            before.unwrap_or_default() != replicas
+        })
+    }
+
+    /// The replicas of a group whose disks are lost.
+    pub(crate) fn lost(&self, group: GroupId) -> BTreeSet<ReplicaId> {
+        self.0.lost.borrow().get(&group).cloned().unwrap_or_default()
+    }
+
+    /// Whether the disk of a replica is lost.
+    pub(crate) fn is_lost(&self, group: GroupId, replica: ReplicaId) -> bool {
+        self.0.is_lost(group, replica)
     }
 
     /// Sends a message that has no answer. It is dropped when there is no connection, or when 16 MiB wait to be sent
@@ -481,6 +506,10 @@ impl Inner {
     /// Whether the replica here, when it asks for votes in `term`, was asked to by the leader before.
     fn is_called_by_leader(&self, group: GroupId, replica: ReplicaId, term: u64) -> bool {
         self.called().get(&(group, replica)).is_some_and(|led| led + 1 == term)
+    }
+
+    fn is_lost(&self, group: GroupId, replica: ReplicaId) -> bool {
+        self.lost.borrow().get(&group).is_some_and(|lost| lost.contains(&replica))
     }
 
     fn linked(&self, to: BrokerId) -> Option<(Arc<Peer>, Arc<Link>)> {

@@ -39,6 +39,9 @@ const PATIENCE: Duration = Duration::from_secs(1);
 // A voter may have to wait for what is before its vote, and the candidate is to hear of it.
 const _: () = assert!(FLUSH_PATIENCE.as_millis() * 2 < PATIENCE.as_millis());
 
+/// Why nothing more is sent to a replica.
+pub(super) const LOST: &str = "its disk is lost, and it is not waited for";
+
 /// Makes the clients of one replica.
 #[derive(Clone)]
 pub(crate) struct GroupNetwork {
@@ -122,6 +125,32 @@ impl ReplicaClient {
         RPCError::Unreachable(Unreachable::from_string(format!("{}: {why}", self.name())))
     }
 
+    /// Whether the replica here answers for the other one itself: of the two it is the only one, and has the word of
+    /// both.
+    pub(super) fn stands_in(&self) -> bool {
+        self.inner.is_lost(self.group, self.target)
+            && self.inner.raft().is_some_and(|raft| raft.stands_in(self.group, self.replica, self.target))
+    }
+
+    /// Waits until it does.
+    pub(super) async fn until_stands_in(&self) {
+        let mut lost = self.inner.lost.subscribe();
+        while !self.stands_in() {
+            let again = async {
+                match self.inner.is_lost(self.group, self.target) {
+                    // The members of the group may become such that it does.
+                    true => self.inner.runtime.sleep(GONE_PAUSE).await,
+                    false => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                changed = lost.changed() => if changed.is_err() { return std::future::pending().await },
+                () = again => {}
+            }
+        }
+    }
+
     /// Sends a request, again while the answer is "not yet" or the connection breaks, until it is answered.
     async fn ask<T>(
         &self,
@@ -197,6 +226,9 @@ impl RaftNetworkV2<TypeConfig> for ReplicaClient {
         mut request: VoteRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        if self.stands_in() {
+            return Ok(VoteResponse::new(request.vote, None, true));
+        }
         // Leases never run out here: whether there is a live leader is what the other broker asks itself first.
         request.leadership_transfer = true;
         let by_leader = self.inner.is_called_by_leader(self.group, self.replica, request.vote.leader_id.term);
@@ -210,10 +242,16 @@ impl RaftNetworkV2<TypeConfig> for ReplicaClient {
         cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        if self.stands_in() {
+            return Ok(SnapshotResponse::new(vote));
+        }
         let request = RaftRequest::Snapshot(vote, snapshot.meta, snapshot.snapshot);
         tokio::select! {
             biased;
             closed = cancel => Err(StreamingError::Closed(closed)),
+            () = self.until_stands_in() => {
+                Err(StreamingError::Network(NetworkError::from_string(format!("{}: {LOST}", self.name()))))
+            }
             installed = self.ask(&request, AnswerHead::read_installed) => installed.map_err(|error| match error {
                 RPCError::Unreachable(error) => StreamingError::Unreachable(error),
                 RPCError::Network(error) => StreamingError::Network(error),

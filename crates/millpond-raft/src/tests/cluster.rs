@@ -2,6 +2,7 @@
 
 mod catch_up;
 mod failover;
+mod lost;
 mod taint;
 
 use std::collections::BTreeMap;

@@ -55,7 +55,7 @@ pub async fn makes_progress(
             let mut has_none = false;
             loop {
                 machines.runtime().sleep(DECIDES_AFTER).await;
-                has_none = decide(&mut operator, &target, scenario.least_power_cuts(&target.topic), has_none).await;
+                has_none = decide(&mut operator, &target, scenario.least_power_cuts(), has_none).await;
             }
         };
         let written = async {

@@ -124,6 +124,10 @@ impl RaftServices for Ears {
         !self.refuses.load(Ordering::Relaxed)
     }
 
+    fn stands_in(&self, _: GroupId, _: ReplicaId, _: ReplicaId) -> bool {
+        false
+    }
+
     fn transferring(&self, _group: GroupId, to: ReplicaId) {
         self.transfers.lock().expect("unpoisoned").push(to);
     }
