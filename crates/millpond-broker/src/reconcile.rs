@@ -448,7 +448,7 @@ struct ReplicaPlace {
     /// How many replicas must have a batch that is acknowledged by all.
     min_insync: u32,
     /// Replicas of the partition that take part in nothing any more.
-    lost: BTreeSet<ReplicaId>,
+    lost: BTreeMap<ReplicaId, BrokerId>,
     /// The settings that its log has, as far as it is there.
     known: Option<LogOptions>,
     /// An older replica of the partition is there.

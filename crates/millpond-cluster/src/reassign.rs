@@ -200,14 +200,15 @@ fn has_lost_disk(image: &Image, replica: &Replica) -> bool {
 }
 
 /// The replicas that the partition's group may still have, and that take part in nothing any more: their disks are
-/// lost, or their copies could not be used, and their brokers have others of it in the same place.
-pub fn lost_replicas(image: &Image, partition: &Partition) -> BTreeSet<ReplicaId> {
+/// lost, or their copies could not be used, and their brokers were given later ones in the same place. With the brokers
+/// that they were on. A replica that is lost stays so for as long as the record names it.
+pub fn lost_replicas(image: &Image, partition: &Partition) -> BTreeMap<ReplicaId, BrokerId> {
     let is_replaced = |old: &Replica| {
-        let mut others = partition.replicas.iter().filter(|other| other.id != old.id);
-        others.any(|other| (other.broker, other.directory) == (old.broker, old.directory))
+        let mut later = partition.all_replicas().filter(|other| other.id > old.id);
+        later.any(|other| (other.broker, other.directory) == (old.broker, old.directory))
     };
     let lost = partition.all_replicas().filter(|replica| has_lost_disk(image, replica) || is_replaced(replica));
-    lost.map(|replica| replica.id).collect()
+    lost.map(|replica| (replica.id, replica.broker)).collect()
 }
 
 /// New replicas, with new ids, for those whose broker lost the data directory that they were in; at most `limit`

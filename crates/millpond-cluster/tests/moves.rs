@@ -6,8 +6,8 @@ use millpond_cluster::{
     BrokerError, DirectoryId, FEATURE_LEVEL, FEATURE_NAME, FIRST_METADATA_REPLICA, FeatureError, FeatureUpdate, Image,
     MetadataRecord, MorePartitions, NewTopic, Partition, ReassignError, Reassignment, Registered, Registration,
     TopicDefaults, TopicError, TopicLimits, cancel_decommission, create_partitions, create_topics, decommission, drain,
-    left_to_move, metadata_voters, moving, reassign_partitions, rebalance, register_broker, replace_replica,
-    replace_replicas, replicas_on, settle_partition, unregister_broker, update_features,
+    left_to_move, lost_replicas, metadata_voters, moving, reassign_partitions, rebalance, register_broker,
+    replace_replica, replace_replicas, replicas_on, settle_partition, unregister_broker, update_features,
 };
 use millpond_record::{BrokerId, PartitionIndex, ReplicaId};
 use proptest::prelude::*;
@@ -536,4 +536,32 @@ fn a_replica_whose_copy_is_lost_is_replaced_on_its_broker_under_a_new_id() {
 
     let alone = with_topic(&cluster(&[None; 3]), "t", 1, 1);
     assert_eq!(replace(&alone, first(&alone).replicas[0].id), [], "nobody could fill it");
+}
+
+#[test]
+fn a_replica_is_lost_with_its_disk_or_when_a_later_one_takes_its_place_and_stays_so() {
+    let image = with_topic(&cluster(&[None, None, None]), "t", 1, 2);
+    let lost =
+        |image: &Image| -> Vec<(ReplicaId, BrokerId)> { lost_replicas(image, first(image)).into_iter().collect() };
+    let (stays, old) = (first(&image).replicas[0], first(&image).replicas[1]);
+    assert_eq!(lost(&image), []);
+    let mut emptied = registration(old.broker.0, None);
+    emptied.directory = DirectoryId([99; 16]);
+    let registered = with_broker(&image, &emptied);
+    let replaced = applied(&registered, &replace_replicas(&registered, 100));
+    // Or the copy is damaged.
+    let partition = first(&image);
+    let records = replace_replica(&image, partition.topic, partition.index, partition.group, old.id);
+    let damaged = applied(&image, &records);
+    let third = (1..=3).find(|id| ![stays.broker, old.broker].contains(&BrokerId(*id))).expect("three brokers");
+    for image in [&registered, &replaced, &damaged] {
+        assert_eq!(lost(image), [(old.id, old.broker)]);
+        // The new one is moved away before it is there: both are on their way out.
+        let elsewhere = reassign(image, Some(&[stays.broker.0, third])).expect("a good move");
+        assert!(lost(&elsewhere).contains(&(old.id, old.broker)), "it does not come back");
+        assert!(lost(&elsewhere).iter().all(|(id, _)| *id == old.id), "the new one has its own place");
+        let alone = reassign(image, Some(&[stays.broker.0])).expect("a good move");
+        assert_eq!(lost(&alone), [(old.id, old.broker)]);
+    }
+    assert_eq!(lost(&settled(&replaced)), [], "nothing is left of it");
 }

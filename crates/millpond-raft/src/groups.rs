@@ -1,7 +1,7 @@
 //! All groups of one broker.
 
 use crate::catch_up::Filling;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 
 use bytes::Bytes;
@@ -292,13 +292,20 @@ impl Groups {
         self.durable(group, move |done| data_dir.delete_group(group, done)).await
     }
 
-    /// These replicas of a partition here are on disks that are lost: they take part no more, and never come back under
-    /// the same ids. Where a replica here makes the only other one of a pair with one of them, it decides alone: nothing
-    /// was ever committed without it, nor can be.
-    pub fn set_lost(&self, group: GroupId, replicas: BTreeSet<ReplicaId>) {
-        if self.0.shared.peers.set_lost(group, replicas) {
-            self.0.shared.failover.look_at([group]);
+    /// These replicas of a partition here, on these brokers, are lost: they take part in nothing any more, and never
+    /// come back under the same ids. Where the replica here is the other one of a pair it decides alone
+    /// ([`decides_for`](crate::decides_for)).
+    pub fn set_lost(&self, group: GroupId, replicas: BTreeMap<ReplicaId, BrokerId>) {
+        let shared = &self.0.shared;
+        if !shared.peers.set_lost(group, replicas) {
+            return;
         }
+        if let Some(replica) = shared.replica(group)
+            && shared.peers.lost(group).into_iter().any(|lost| replica.stands_in_for(lost))
+        {
+            tracing::info!(group = group.0, "the other one of two replicas is lost: the one here goes on alone");
+        }
+        shared.failover.look_at([group]);
     }
 
     /// Has nothing of the group run any more.
@@ -311,7 +318,7 @@ impl Groups {
             replica.shutdown().await;
         }
         self.0.shared.shipments.forget(group);
-        self.0.shared.peers.set_lost(group, BTreeSet::new());
+        self.0.shared.peers.set_lost(group, BTreeMap::new());
     }
 
     /// Has a [tainted](Partition::is_tainted) replica here take part again, by the word of an operator: what it misses

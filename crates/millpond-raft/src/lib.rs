@@ -48,4 +48,5 @@ pub use millpond_storage::Proposal;
 pub use partition::{Acks, Partition, PartitionState, Remains, Retention};
 pub use peers::{CallError, PeerFigures, PeerServices, Peers, Standing};
 pub use receipt::{Receipt, Written};
+pub use replica::decides_for;
 pub use state_machine::{Applier, ApplyError};

@@ -104,6 +104,15 @@ impl Voters {
     }
 }
 
+/// Whether one replica may decide for another one, too, that takes part in nothing any more: wherever that votes there
+/// are just these two. Nothing was ever committed without the one there, nor can be: it has all, and a leader without
+/// its vote cannot be elected.
+pub fn decides_for(electorates: &[BTreeSet<ReplicaId>], one: ReplicaId, lost: ReplicaId) -> bool {
+    let mut with_it = electorates.iter().filter(|voters| voters.contains(&lost)).peekable();
+    let are_a_pair = |voters: &BTreeSet<ReplicaId>| voters.len() == 2 && voters.contains(&one);
+    one != lost && with_it.peek().is_some() && with_it.all(are_a_pair)
+}
+
 /// What the parts of a replica share.
 pub(crate) struct ReplicaState {
     pub(crate) group: GroupId,
@@ -373,7 +382,7 @@ impl Replica {
     async fn follow_insync(self) {
         let mut metrics = self.raft.metrics();
         loop {
-            let (stood_for, needed) = (self.stood_for(), self.state.needed(self.voters()));
+            let stood_for = self.stood_for();
             let insync = {
                 let now = metrics.borrow_and_update();
                 let membership = now.membership_config.membership();
@@ -388,6 +397,8 @@ impl Replica {
                 let deciding = membership.voter_ids().filter(|id| !stood_for.contains(&ReplicaId(*id)));
                 let mut all: Vec<u64> = deciding.map(matched).collect();
                 all.sort_unstable_by(|a, b| b.cmp(a));
+                let voters = Voters { all: membership.voter_ids().count(), deciding: all.len(), live: 0 };
+                let needed = self.state.needed(voters);
                 needed.checked_sub(1).and_then(|at| all.get(at)).copied().unwrap_or(0)
             };
             self.state.insync.store(insync, Ordering::Release);
@@ -415,7 +426,9 @@ impl Replica {
     pub(crate) fn propose(&self, proposal: Proposal, acks: Acks, hold: Option<Hold>, flight: Arc<Flight>) -> Receipt {
         let strict = acks == Acks::All && usize::from(self.state.min_insync.load(Ordering::Relaxed)) > 1 && {
             let voters = self.voters();
-            self.state.needed(voters) > voters.majority()
+            // One of a pair may come to be its majority while the batch is on its way.
+            let least = if voters.all == 2 { 1 } else { voters.majority() };
+            self.state.needed(voters) > least
         };
         if strict && !self.state.follows_insync.swap(true, Ordering::AcqRel) {
             let followed = self.clone();
@@ -443,12 +456,14 @@ impl Replica {
 
     /// The members by the latest membership that this replica knows, with what the leader knows of their logs.
     pub(crate) fn members(&self) -> Vec<GroupMember> {
+        let stood_for = self.stood_for();
         let metrics = self.raft.metrics();
         let now = metrics.borrow_watched();
         let membership = now.membership_config.membership();
         let voters: BTreeSet<u64> = membership.voter_ids().collect();
         let matched = |id: &u64| match &now.replication {
             _ if *id == now.id => now.last_log_index.map(RaftIndex),
+            _ if stood_for.contains(&ReplicaId(*id)) => None,
             Some(replication) => replication.get(id)?.as_ref().map(|id| RaftIndex(id.index())),
             None => None,
         };
@@ -472,22 +487,17 @@ impl Replica {
         configs.iter().map(|voters| voters.iter().map(|id| ReplicaId(*id)).collect()).collect()
     }
 
-    /// Whether this replica decides for another one, too, whose disk is lost: wherever that votes there are just these
-    /// two. Nothing was ever committed without this one there, nor can be: it has all, and a leader without its vote
-    /// cannot be elected. Two never stand in for each other: of two lost disks one is known to be lost first, and
-    /// whoever knows that of itself does nothing.
+    /// Whether this replica decides for another one, too, whose disk is lost ([`decides_for`]). Two never stand in for
+    /// each other: of two lost disks one is known to be lost first, and whoever knows that of itself does nothing.
     pub(crate) fn stands_in_for(&self, other: ReplicaId) -> bool {
         let is_lost = |replica| self.shared.peers.is_lost(self.group(), replica);
-        if other == self.id() || !is_lost(other) || is_lost(self.id()) {
-            return false;
-        }
-        let electorates = self.electorates();
-        let mut with_it = electorates.iter().filter(|voters| voters.contains(&other)).peekable();
-        with_it.peek().is_some() && with_it.all(|voters| voters.len() == 2 && voters.contains(&self.id()))
+        // The figures may be of a moment ago. A configuration that has come since is one that this replica was needed
+        // for: the one before is a part of it until then.
+        is_lost(other) && !is_lost(self.id()) && decides_for(&self.electorates(), self.id(), other)
     }
 
     /// Those that it decides for.
-    fn stood_for(&self) -> BTreeSet<ReplicaId> {
+    pub(crate) fn stood_for(&self) -> BTreeSet<ReplicaId> {
         let lost = self.shared.peers.lost(self.group());
         lost.into_iter().filter(|other| self.stands_in_for(*other)).collect()
     }

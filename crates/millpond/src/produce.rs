@@ -77,8 +77,14 @@ async fn produce(arguments: &ProduceArguments) -> Result<ExitCode> {
         let ended = sending.all(&interrupts).await;
         // Its deliveries end here, so that the count comes to an end.
         drop(sending);
-        producer.clone().close().await;
-        anyhow::Ok((ended, counting.await.context("the records were not counted")?))
+        let mut counting = counting;
+        let counted = tokio::select! {
+            biased;
+            () = producer.clone().close() => counting.await,
+            // What became of each record is known. A request whose records' time is up may still be on its way.
+            counted = &mut counting, if arguments.acks != AcksArgument::None => counted,
+        };
+        anyhow::Ok((ended, counted.context("the records were not counted")?))
     };
     let (ended, told) = tokio::select! {
         biased;

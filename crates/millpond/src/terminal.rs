@@ -19,15 +19,24 @@ pub(crate) fn interrupted(how: &str) -> ExitCode {
     ExitCode::from(INTERRUPTED)
 }
 
-/// How often the command was interrupted.
+/// How often the command was asked to end, by a terminal (SIGINT) or by whoever watches over it (SIGTERM).
 pub(crate) struct Interrupts(watch::Receiver<u32>);
 
 impl Interrupts {
     pub(crate) fn count(runtime: &Runtime) -> Result<Interrupts> {
         let mut interrupt = signal(SignalKind::interrupt()).context("cannot watch for SIGINT")?;
+        let mut terminate = signal(SignalKind::terminate()).context("cannot watch for SIGTERM")?;
         let (count, counted) = watch::channel(0);
         drop(runtime.spawn(async move {
-            while interrupt.recv().await.is_some() {
+            loop {
+                let asked = tokio::select! {
+                    biased;
+                    asked = interrupt.recv() => asked,
+                    asked = terminate.recv() => asked,
+                };
+                if asked.is_none() {
+                    return;
+                }
                 count.send_modify(|count| *count += 1);
             }
         }));

@@ -112,7 +112,7 @@ fn a_broker_that_has_a_cluster_of_its_own_does_not_join_another_with_it() {
     let mut client = joined.client();
     let controller = until("it knows all", || {
         let answer = client.call(12, &MetadataRequest::default());
-        (answer.brokers.len() == 4).then_some(answer.controller_id)
+        (answer.brokers.len() == 4 && IDS.contains(&answer.controller_id)).then_some(answer.controller_id)
     });
     // Its cluster is the one that it asks for: it comes back, at another address, whatever of the metadata it knows to
     // be committed.

@@ -6,6 +6,7 @@ mod support;
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use support::{Broker, Folder, batch};
@@ -29,7 +30,11 @@ fn run(broker: &Broker, arguments: &[&str]) -> (String, String, Option<i32>) {
 }
 
 fn interrupt(child: &Child) {
-    let sent = Command::new("kill").args(["-s", "INT", &child.id().to_string()]).status();
+    signal(child, "INT");
+}
+
+fn signal(child: &Child, name: &str) {
+    let sent = Command::new("kill").args(["-s", name, &child.id().to_string()]).status();
     assert!(sent.expect("kill runs").success());
 }
 
@@ -105,6 +110,30 @@ fn it_follows_until_an_interrupt_and_tells_what_it_read() {
     let (_, err, code) = ended(child);
     assert_eq!(code, Some(130));
     assert!(err.starts_with("millpond: 2 records (4 bytes) read from 1 partition of logs"), "{err}");
+}
+
+#[test]
+fn a_member_that_is_told_to_end_leaves_its_group_with_what_it_printed() {
+    let (_folder, broker) = with_records("consume-terminate");
+    let line = ["logs", "--group", "readers", "--from", "earliest"];
+    let mut child = start(&broker, &line);
+    let mut out = BufReader::new(child.stdout.take().expect("a pipe"));
+    let mut read: Vec<String> = (0..6).map(|_| String::new()).collect();
+    for line in &mut read {
+        out.read_line(line).expect("a line");
+    }
+    read.sort();
+    assert_eq!(read.concat(), "a\nb\nc\nd\ne\nx\n");
+    signal(&child, "TERM");
+    let (_, err, code) = ended(child);
+    assert_eq!(code, Some(130), "{err}");
+    assert!(err.starts_with("millpond: 6 records (6 bytes) read"), "{err}");
+    assert_eq!(broker.client().produce("logs", 0, -1, batch(&["new"])).0, 0);
+    let before = Instant::now();
+    let (out, err, code) = run(&broker, &[&line[..], &["--count", "1"]].concat());
+    assert_eq!((out.as_str(), code), ("new\n", Some(0)), "{err}");
+    // Its session would last 45 s.
+    assert!(before.elapsed() < Duration::from_secs(20), "{:?}", before.elapsed());
 }
 
 #[test]

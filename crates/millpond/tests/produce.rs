@@ -184,6 +184,30 @@ fn an_interrupt_stops_reading_and_keeps_what_was_read() {
 }
 
 #[test]
+fn it_ends_when_the_time_of_its_records_is_up_though_the_broker_stands_still() {
+    let folder = Folder::new("produce-timeout");
+    let broker = Broker::start(folder.path(), &[]);
+    broker.client().create_topic("logs", 1);
+    let mut child = start(&broker, &["logs", "--timeout", "2"]);
+    let mut input = child.stdin.take().expect("a pipe");
+    input.write_all(b"one\n").expect("it reads");
+    let start = std::time::Instant::now();
+    while values(&broker, "logs", 0).is_empty() {
+        assert!(start.elapsed() < PATIENCE, "the lines are sent while the pipe is open");
+    }
+    broker.send("STOP");
+    input.write_all(b"two\n").expect("it reads");
+    drop(input);
+    let start = std::time::Instant::now();
+    let (out, err, code) = ended(child);
+    let took = start.elapsed();
+    broker.send("CONT");
+    assert!(out.starts_with("1 record (3 bytes) acknowledged"), "{out}");
+    assert!(err.contains("1 record was not acknowledged") && code == Some(1), "{err}");
+    assert!(took < std::time::Duration::from_secs(10), "{took:?}");
+}
+
+#[test]
 fn an_interrupt_ends_a_command_that_waits_for_a_broker() {
     let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = silent.local_addr().expect("an address").to_string();

@@ -120,9 +120,9 @@ fn has_majority(image: &Image, partition: &Partition, alive: &BTreeSet<BrokerId>
     };
     let lost = lost_replicas(image, partition);
     let most = |replicas: Vec<&Replica>| {
-        let goes_alone = replicas.len() == 2 && replicas.iter().any(|replica| lost.contains(&replica.id));
+        let goes_alone = replicas.len() == 2 && replicas.iter().any(|replica| lost.contains_key(&replica.id));
         let needed = if goes_alone { 1 } else { replicas.len() / 2 + 1 };
-        replicas.iter().copied().filter(is_there).filter(|one| !lost.contains(&one.id)).count() >= needed
+        replicas.iter().copied().filter(is_there).filter(|one| !lost.contains_key(&one.id)).count() >= needed
     };
     let adding = |replica: &&Replica| partition.adding.contains(&replica.id);
     let before = partition.replicas.iter().filter(|replica| !adding(replica)).chain(&partition.removing);

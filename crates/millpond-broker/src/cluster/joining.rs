@@ -64,6 +64,8 @@ enum Joined {
     Accepted(Accepted),
     /// The end of the sentence that says what is waited for.
     NotNow(String),
+    /// Somebody at an address that is configured does not talk to this broker.
+    Stranger(NotAMember),
 }
 
 impl Entry {
@@ -109,6 +111,7 @@ impl Entry {
         loop {
             let leader = group.and_then(|group| group.leadership().borrow().leader);
             let mut waits_for = "the cluster's controller".to_owned();
+            let began = self.runtime.now();
             let asks_others = match leader {
                 Some(leader) => match self.peers.call(leader, JOIN, body.clone(), JOIN_TIME).await {
                     Ok(answer) => match judge(answer)? {
@@ -121,19 +124,18 @@ impl Entry {
                     Err(error) => {
                         waits_for = format!("{waits_for}: {error}");
                         // It may be gone, or where this broker does not know, or where this broker was before.
-                        let now = self.runtime.now();
-                        now >= *unreached.get_or_insert(now) + UNREACHED
+                        self.runtime.now() >= *unreached.get_or_insert(began) + UNREACHED
                     }
                 },
                 None => true,
             };
             if asks_others {
-                match self.join_by_others(cluster_id, &body).await {
-                    Ok(Joined::Accepted(accepted)) => return Ok(accepted),
-                    Ok(Joined::NotNow(why)) => waits_for = format!("{waits_for}{why}"),
+                match self.join_by_others(cluster_id, &body).await? {
+                    Joined::Accepted(accepted) => return Ok(accepted),
+                    Joined::NotNow(why) => waits_for = format!("{waits_for}{why}"),
                     // What is at an address that is configured may have nothing to do with a cluster that is known.
-                    Err(why) if leader.is_some() => waits_for = format!("{waits_for}; {why}"),
-                    Err(why) => return Err(why),
+                    Joined::Stranger(why) if leader.is_some() => waits_for = format!("{waits_for}; {why}"),
+                    Joined::Stranger(why) => return Err(why),
                 }
             }
             self.tell(&waits_for);
@@ -154,7 +156,10 @@ impl Entry {
                 }
             }
         }
-        let heard = self.ask_all().await?;
+        let heard = match self.ask_all().await {
+            Ok(heard) => heard,
+            Err(why) => return Ok(Joined::Stranger(why)),
+        };
         let of_it = |heard: &&Heard| heard.cluster_id.as_deref() == Some(cluster_id);
         for (address, _) in heard.iter().filter(|(_, heard)| heard.as_ref().filter(of_it).is_some()) {
             match self.peers.call_address(address, JOIN, body.clone(), JOIN_TIME).await {
@@ -162,7 +167,7 @@ impl Entry {
                     Ok(accepted) => return Ok(Joined::Accepted(accepted)),
                     Err(why) => waits_for = format!(": {why}"),
                 },
-                Err(CallError::Refused(why)) => return Err(refused(address, &why)),
+                Err(CallError::Refused(why)) => return Ok(Joined::Stranger(refused(address, &why))),
                 Err(_) => {}
             }
         }

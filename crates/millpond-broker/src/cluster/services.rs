@@ -55,13 +55,14 @@ struct Inner {
 struct State {
     cluster_id: Option<String>,
     holds_metadata: bool,
-    /// Where the configuration says that brokers of the cluster are, or what of the metadata's log is not known to be
-    /// committed.
-    supposed: BTreeMap<BrokerId, HostPort>,
-    /// Where they say that they are.
-    heard: BTreeMap<BrokerId, HostPort>,
+    /// Where the configuration says that brokers of the cluster are.
+    founders: BTreeMap<BrokerId, HostPort>,
     /// What the metadata says, as far as it is known here.
     registered: BTreeMap<BrokerId, HostPort>,
+    /// What its log says behind that, which is not known to be committed.
+    logged: BTreeMap<BrokerId, HostPort>,
+    /// Where they say that they are.
+    heard: BTreeMap<BrokerId, HostPort>,
     /// The metadata is known here up to when this broker was let in. Before that it may lack whoever came after what
     /// was last known to be committed: after a power loss a broker that dialled nobody else would neither hear of the
     /// rest nor tell the others that it leads nothing any more.
@@ -79,24 +80,25 @@ impl State {
         if self.let_in {
             return self.registered.clone();
         }
-        let mut all = self.supposed.clone();
-        all.extend(self.heard_or_registered());
+        let mut all = self.founders.clone();
+        all.extend(self.passed_on());
         all
     }
 
     /// Without those that are only configured, which may have moved since.
-    fn heard_or_registered(&self) -> BTreeMap<BrokerId, HostPort> {
+    fn passed_on(&self) -> BTreeMap<BrokerId, HostPort> {
         let mut all = self.registered.clone();
         if !self.let_in {
+            all.extend(self.logged.clone());
             all.extend(self.heard.clone());
         }
         all
     }
 
     /// A new broker has what the metadata says when all that are configured have come.
-    fn look_for(&mut self, founders: &BTreeMap<BrokerId, HostPort>) {
+    fn look_for_founders(&mut self) {
         let has_come = |founder| self.registered.contains_key(founder);
-        self.let_in |= self.is_new && !self.registered.is_empty() && founders.keys().all(has_come);
+        self.let_in |= self.is_new && !self.registered.is_empty() && self.founders.keys().all(has_come);
     }
 
     /// Has them dialled, once this broker belongs to the cluster.
@@ -116,7 +118,7 @@ impl Services {
         founders: BTreeMap<BrokerId, HostPort>,
         (cluster_id, holds_metadata): (Option<String>, bool),
     ) -> Services {
-        let state = State { cluster_id, holds_metadata, supposed: founders.clone(), ..State::default() };
+        let state = State { cluster_id, holds_metadata, founders: founders.clone(), ..State::default() };
         Services(Arc::new(Inner { broker, directory, address, founders, state: Mutex::new(state) }))
     }
 
@@ -141,9 +143,9 @@ impl Services {
         state.dial();
     }
 
-    /// The metadata's log has brokers of the cluster, but may not be committed so far, nor be new.
-    pub(crate) fn supposed(&self, brokers: BTreeMap<BrokerId, HostPort>) {
-        self.state().supposed.extend(brokers);
+    /// The metadata's log says where brokers of the cluster are, behind what is known to be committed.
+    pub(crate) fn logged(&self, brokers: BTreeMap<BrokerId, HostPort>) {
+        self.state().logged = brokers;
     }
 
     /// Other brokers of the cluster were heard of.
@@ -163,13 +165,13 @@ impl Services {
     pub(crate) fn registered(&self, brokers: BTreeMap<BrokerId, HostPort>) {
         let mut state = self.state();
         if state.registered != brokers && brokers.contains_key(&self.0.broker) {
-            if state.is_new {
-                // It has all of the metadata: what changes there is later than what was heard.
-                let State { heard, registered, .. } = &mut *state;
-                heard.retain(|broker, _| brokers.get(broker) == registered.get(broker));
-            }
+            let State { logged, heard, registered, is_new, .. } = &mut *state;
+            let is_as_before = |broker: &BrokerId| brokers.get(broker) == registered.get(broker);
+            logged.retain(|broker, _| is_as_before(broker));
+            // Who has all of the metadata hears of nothing before it is there.
+            heard.retain(|broker, _| !*is_new || is_as_before(broker));
             state.registered = brokers;
-            state.look_for(&self.0.founders);
+            state.look_for_founders();
             state.dial();
         }
     }
@@ -190,7 +192,9 @@ impl Services {
     pub(crate) fn is_new(&self) {
         let mut state = self.state();
         state.is_new = true;
-        state.look_for(&self.0.founders);
+        let State { heard, registered, .. } = &mut *state;
+        heard.retain(|broker, _| !registered.contains_key(broker));
+        state.look_for_founders();
         state.dial();
     }
 
@@ -225,7 +229,7 @@ impl Services {
             cluster_id: state.cluster_id.clone(),
             holds_metadata: state.holds_metadata,
             founders: messages::write_places(&self.0.founders),
-            known: if state.holds_metadata { messages::write_places(&state.heard_or_registered()) } else { Vec::new() },
+            known: if state.holds_metadata { messages::write_places(&state.passed_on()) } else { Vec::new() },
             directory: Bytes::copy_from_slice(&self.0.directory.0),
         }
     }
@@ -356,11 +360,13 @@ impl Services {
         let Lost { topic, partition, group, replica, tainted } = read(body)?;
         let controller = self.controller().ok_or("the broker is starting or stopping")?;
         let topic = TopicId(topic.as_ref().try_into().map_err(|_| "a topic id has 16 bytes".to_owned())?);
+        let mut asked_of = None;
         if tainted && controller.is_here() {
             // What it has may be missed as soon as it is replaced. That somebody was heard to lead is no proof.
             let image = controller.image();
             let found = image.topic_by_id(topic).and_then(|topic| topic.partition(PartitionIndex(partition)));
             if let Some(partition) = found {
+                asked_of = Some(partition.assignment_version);
                 let found = unclean::ask(&*self.broker()?, partition).await;
                 if unclean::verdict(&found) != Verdict::Whole && !found.is_whole_without(ReplicaId(replica)) {
                     return Err("no majority of the partition's replicas is known to miss nothing".to_owned());
@@ -369,7 +375,12 @@ impl Services {
         }
         let decided = controller.change(move |image| {
             let index = PartitionIndex(partition);
-            ((), replace_replica(image, topic, index, GroupId(group), ReplicaId(replica)))
+            let now = image.topic_by_id(topic).and_then(|topic| topic.partition(index));
+            // What was found out may not be so of other replicas.
+            match asked_of.is_some_and(|asked_of| now.is_none_or(|now| now.assignment_version != asked_of)) {
+                true => ((), Vec::new()),
+                false => ((), replace_replica(image, topic, index, GroupId(group), ReplicaId(replica))),
+            }
         });
         match decided.await {
             Ok(_) => Ok(answered(&controller, Bytes::new())),
@@ -548,10 +559,14 @@ mod tests {
         let cluster = (Some("id".to_owned()), true);
         let services = Services::new(BrokerId(1), DirectoryId([1; 16]), own, at(&[(1, 1), (2, 2), (3, 3)]), cluster);
         let known = || services.state().known();
-        services.supposed(at(&[(4, 40)]));
-        assert_eq!(known(), at(&[(1, 1), (2, 2), (3, 3), (4, 40)]), "nothing is known to be committed");
+        services.logged(at(&[(2, 200), (4, 40)]));
+        assert_eq!(known(), at(&[(1, 1), (2, 200), (3, 3), (4, 40)]), "nothing is known to be committed");
         services.registered(at(&[(1, 1)]));
-        assert_eq!(known(), at(&[(1, 1), (2, 2), (3, 3), (4, 40)]), "what was committed last is from before they came");
+        assert_eq!(
+            known(),
+            at(&[(1, 1), (2, 200), (3, 3), (4, 40)]),
+            "what was committed last is from before they came"
+        );
         services.registered(at(&[(1, 1), (2, 20)]));
         services.heard_of(at(&[(3, 30), (4, 4)]));
         assert_eq!(known(), at(&[(1, 1), (2, 20), (3, 30), (4, 4)]));

@@ -137,7 +137,7 @@ impl Outset<'_> {
             let row = data_dir.groups().into_iter().find(|row| row.group == METADATA_GROUP);
             let member = self.begin(data_dir, network, MetadataStart::Join(FIRST_METADATA_REPLICA)).await?;
             services.controlled_by(member.controller.clone());
-            services.supposed(places_in_log(runtime, &member).await);
+            services.logged(places_in_log(runtime, &member).await);
             services.belongs_to(&id, true);
             if member.group.members().len() <= 1 {
                 // It leads its cluster, and would not ask anybody.

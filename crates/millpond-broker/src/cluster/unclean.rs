@@ -4,17 +4,17 @@
 //! A relaxed replica whose machine was started again without a clean stop may miss what it acknowledged. While a
 //! majority of the voters misses nothing, it is replaced like a damaged one (`mending.rs`), and nothing is lost: every
 //! acknowledged entry is in that majority. Of a pair the one that misses nothing is enough: nothing was acknowledged
-//! without it. Otherwise nobody can tell what is lost, and an operator decides whether to wait for brokers that are away
-//! or to go on with what remains. Then as few tainted replicas as make a majority are trusted, those with the longest
-//! logs. As all of that majority must vote, none of its members, a whole one with a longer log above all, can be
-//! outvoted.
+//! without it. Otherwise nobody can tell what is lost, and an operator decides whether to wait for brokers that are
+//! away or to go on with what remains. Then as few tainted replicas as make a majority are trusted, those with the
+//! longest logs. As all of that majority must vote, none of its members, a whole one with a longer log above all, can
+//! be outvoted.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures::future::join_all;
 use millpond_cluster::{Partition, lost_replicas};
-use millpond_raft::{CallError, Remains};
+use millpond_raft::{CallError, Remains, decides_for};
 use millpond_record::{BrokerId, GroupId, LogId, RaftIndex, ReplicaId, Term};
 use tracing::warn;
 
@@ -65,7 +65,7 @@ pub(crate) enum Verdict {
     NotEnough,
 }
 
-/// Decides who would have to be trusted for a majority of voters to take part. One of a pair is a majority where the
+/// Decides who would have to be trusted for a majority of voters to take part. One of a pair counts for two where the
 /// other one is `lost`.
 pub(crate) fn judge(found: &BTreeMap<ReplicaId, &Remains>, lost: &BTreeSet<ReplicaId>) -> Verdict {
     let mut tainted: Vec<(&ReplicaId, &&Remains)> = found.iter().filter(|(_, remains)| remains.tainted).collect();
@@ -94,13 +94,10 @@ fn are_majority(
     taking_part: &BTreeMap<ReplicaId, &Remains>,
     lost: &BTreeSet<ReplicaId>,
 ) -> bool {
-    let majority = |voters: &BTreeSet<ReplicaId>| {
-        let (deciding, needed) = match voters.len() == 2 && voters.iter().any(|voter| lost.contains(voter)) {
-            true => (voters - lost, 1),
-            false => (voters.clone(), voters.len() / 2 + 1),
-        };
-        deciding.iter().filter(|voter| taking_part.contains_key(voter)).count() >= needed
-    };
+    let here: BTreeSet<ReplicaId> = taking_part.keys().copied().filter(|id| !lost.contains(id)).collect();
+    let is_stood_for = |other: &&ReplicaId| here.iter().any(|one| decides_for(electorates, *one, **other));
+    let votes: BTreeSet<ReplicaId> = here.iter().chain(lost.iter().filter(is_stood_for)).copied().collect();
+    let majority = |voters: &BTreeSet<ReplicaId>| voters.intersection(&votes).count() * 2 > voters.len();
     !electorates.is_empty() && electorates.iter().all(majority)
 }
 
@@ -125,7 +122,7 @@ pub(crate) async fn ask(shared: &Shared, partition: &Partition) -> Found {
         };
         (broker, asked.await)
     });
-    let lost = lost_replicas(&shared.controller.image(), partition);
+    let lost = lost_replicas(&shared.controller.image(), partition).into_keys().collect();
     let mut found = Found { lost, ..Found::default() };
     for (broker, answer) in join_all(answers).await {
         match answer {
@@ -370,6 +367,11 @@ mod tests {
         assert_eq!(judged_without(&[(1, moving.clone())], &[2]), Verdict::NotEnough, "the new one is to vote, too");
         let new = (3, of(WHOLE, None, &[]));
         assert_eq!(judged_without(&[(1, moving), new], &[2]), Verdict::Whole);
+        // Whoever has come or is to come beside them does not make the one more than one.
+        for changing in [&[&[1, 2][..], &[2, 3]], &[&[1, 2], &[1, 2, 3]], &[&[1, 3, 2], &[1, 2]]] {
+            let found = [(1, of(WHOLE, last, changing)), (3, of(WHOLE, last, changing))];
+            assert_eq!(judged_without(&found, &[2]), Verdict::NotEnough, "{changing:?}");
+        }
         let three = of(WHOLE, last, &[&[1, 2, 3]]);
         assert_eq!(judged_without(&[(1, three)], &[2, 3]), Verdict::NotEnough, "the others may have had more");
         let found = |tainted| Found {

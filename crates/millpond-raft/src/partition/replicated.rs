@@ -112,7 +112,9 @@ impl Partition {
         if to == self.0.shared.broker {
             return Ok(());
         }
-        let voter = replica.members().into_iter().find(|member| member.voter && member.broker == to);
+        let members = replica.members().into_iter();
+        let mut voters = members.filter(|member| member.voter && !replica.stands_in_for(member.replica));
+        let voter = voters.find(|member| member.broker == to);
         let alive = voter.filter(|_| self.0.shared.peers.is_alive(to));
         let voter = alive.ok_or(RaftError::NoReplicaOn { group, broker: to })?;
         {

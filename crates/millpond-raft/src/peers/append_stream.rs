@@ -155,9 +155,9 @@ impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> AppendStream<S>
                         biased;
                         link = self.client.peer.up_for_appends(self.urgency) => link,
                         () = self.client.peer.impatient(self.client.route().group()) => {
-                            return Some(Err(self.client.broken("it is away, and what it lacks is to be purged")));
+                            let why = if self.client.stands_in() { LOST } else { "what it lacks is to be purged" };
+                            return Some(Err(self.client.broken(why)));
                         }
-                        () = self.client.until_stands_in() => return Some(Err(self.client.broken(LOST))),
                     };
                     // After "not yet" the message that asked is sent again.
                     self.sent.messages.iter().for_each(|message| link.send(message));

@@ -157,7 +157,7 @@ struct Inner {
     /// Whoever has answered since this broker started.
     presences: Mutex<BTreeMap<BrokerId, Presence>>,
     /// The replicas whose disks are lost, of groups that have one here.
-    lost: watch::Sender<BTreeMap<GroupId, BTreeSet<ReplicaId>>>,
+    lost: watch::Sender<BTreeMap<GroupId, BTreeMap<ReplicaId, BrokerId>>>,
     closing: watch::Sender<bool>,
     incoming: AtomicUsize,
 }
@@ -304,18 +304,26 @@ impl Peers {
         here.map_or(broker == self.broker(), |presence| presence.directory == directory)
     }
 
-    /// These replicas of a group are on disks that are lost, and come back under other ids if at all. Whether that is
-    /// new.
-    pub(crate) fn set_lost(&self, group: GroupId, replicas: BTreeSet<ReplicaId>) -> bool {
-        self.0.lost.send_if_modified(|lost| {
+    /// These replicas of a group take part in nothing any more. Whether that is new. What is to be sent to them is begun
+    /// anew.
+    pub(crate) fn set_lost(&self, group: GroupId, replicas: BTreeMap<ReplicaId, BrokerId>) -> bool {
+        let brokers: BTreeSet<BrokerId> = replicas.values().copied().collect();
+        let is_new = self.0.lost.send_if_modified(|lost| {
             let before = if replicas.is_empty() { lost.remove(&group) } else { lost.insert(group, replicas.clone()) };
             before.unwrap_or_default() != replicas
-        })
+        });
+        if is_new {
+            for peer in self.0.peers().values().filter(|peer| brokers.contains(&peer.broker)) {
+                // Err: nothing waits there.
+                let _ = peer.impatient.send(group);
+            }
+        }
+        is_new
     }
 
     /// The replicas of a group whose disks are lost.
     pub(crate) fn lost(&self, group: GroupId) -> BTreeSet<ReplicaId> {
-        self.0.lost.borrow().get(&group).cloned().unwrap_or_default()
+        self.0.lost.borrow().get(&group).map(|lost| lost.keys().copied().collect()).unwrap_or_default()
     }
 
     /// Whether the disk of a replica is lost.
@@ -509,7 +517,7 @@ impl Inner {
     }
 
     fn is_lost(&self, group: GroupId, replica: ReplicaId) -> bool {
-        self.lost.borrow().get(&group).is_some_and(|lost| lost.contains(&replica))
+        self.lost.borrow().get(&group).is_some_and(|lost| lost.contains_key(&replica))
     }
 
     fn linked(&self, to: BrokerId) -> Option<(Arc<Peer>, Arc<Link>)> {

@@ -133,9 +133,14 @@ impl Replica {
         since: Option<InstantOf<TypeConfig>>,
     ) -> Result<(), RaftError> {
         self.until(|metrics| {
+            let stood_for = self.stood_for();
             let (Some(replication), Some(answered)) = (&metrics.replication, &metrics.heartbeat) else { return true };
             let last = metrics.last_log_index.unwrap_or(0);
             target.keys().filter(|id| id.0 != metrics.id).all(|id| {
+                // Nothing is known of one that is answered for.
+                if stood_for.contains(id) {
+                    return false;
+                }
                 let matched = replication.get(&id.0).and_then(Option::as_ref);
                 let answered = answered.get(&id.0).and_then(Option::as_ref).map(|at| **at);
                 matched.is_some_and(|matched| matched.index() + CAUGHT_UP >= last)

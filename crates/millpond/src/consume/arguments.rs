@@ -27,7 +27,7 @@ each record is an object on a line of its own; bytes that are no UTF-8 are {\"ba
 values are written as they are, and no line end is added. Records of a partition come in order; partitions take turns.
 --from says where: earliest, latest (which it is without), offset N, timestamp T in milliseconds since 1970, or -N for
 the last N of each partition; what a partition does not have is taken to the nearest that it has. It goes on until
-Ctrl-C, and then ends with 130, unless --count or --until-end ends it; a summary goes to standard error.
+Ctrl-C or SIGTERM, and then ends with 130, unless --count or --until-end ends it; a summary goes to standard error.
 With --group it goes on where the group has come to, and --from (earliest or latest) is for what the group has not read;
 what was printed is committed every 5 s and at the end, and records may come again after a kill. With --pattern it reads
 all topics whose whole name matches the regular expression, also those that are made later.

@@ -20,8 +20,9 @@ Examples:
 Each line is the value of a record, without its line end; an empty line is an empty value. Records go where their key
 says, as with Kafka's clients; without a key, to one partition until 256 KiB have gone there, then to one that is chosen
 at random, also as with Kafka's (batch.size, KIP-794). The command ends with 0 when every record was acknowledged (with
---acks 0: when all have left). Ctrl-C stops reading, sends and waits for what was read, and ends with 130; a second one
-does not wait. A batch that is longer, compressed, than the topic's max.message.bytes is refused with all its records.
+--acks 0: when all have left). Ctrl-C or SIGTERM stops reading, sends and waits for what was read, and ends with 130; a
+second one does not wait. A batch that is longer, compressed, than the topic's max.message.bytes is refused with all its
+records.
 It works on Kafka's clusters, too.";
 
 #[derive(Args, Debug)]

@@ -1,10 +1,9 @@
 //! Pairs of replicas of which one is on a disk that is lost.
 
-use std::collections::BTreeSet;
-
 use millpond_record::GroupId;
 
 use super::*;
+use crate::RaftError;
 
 const GROUP: u64 = 1;
 
@@ -28,7 +27,7 @@ async fn written(cluster: &Cluster, range: std::ops::Range<usize>) {
 }
 
 fn know_lost(cluster: &Cluster, broker: i32, lost: &[i32]) {
-    let lost: BTreeSet<ReplicaId> = lost.iter().map(|broker| replica_of(GROUP, *broker)).collect();
+    let lost = lost.iter().map(|broker| (replica_of(GROUP, *broker), BrokerId(*broker))).collect();
     cluster.hosts[&broker].groups.set_lost(GroupId(GROUP), lost);
 }
 
@@ -71,6 +70,12 @@ fn the_other_one_of_two_goes_on_alone_and_is_joined_by_a_new_one() {
             let sure = partition.clone();
             let asked = host.runtime.spawn(async move { sure.surely_leads(Duration::from_secs(1)).await });
             assert!(asked.await.expect("the task"), "it needs nobody");
+            let known = partition.progress().into_iter().find(|member| member.replica == replica_of(GROUP, lost));
+            assert_eq!(known.expect("a member").matched, None, "nobody has what is answered for it");
+            let to = partition.clone();
+            let handed = host.runtime.spawn(async move { to.transfer(BrokerId(lost)).await });
+            let refused = handed.await.expect("the task");
+            assert!(matches!(refused, Err(RaftError::NoReplicaOn { .. })), "{refused:?}");
             let members = [(replica_of(GROUP, stays), BrokerId(stays)), (replica_of(GROUP, 3), BrokerId(3))];
             let spec = GroupSpec { replica: replica_of(GROUP, 3), ..spec(GROUP) };
             let groups = cluster.hosts[&3].groups.clone();
@@ -113,6 +118,25 @@ fn one_whose_own_disk_is_lost_decides_for_nobody() {
         cluster.kill(2).await;
         know_lost(&cluster, 1, &[1, 2]);
         takes_nothing(&cluster, 1).await;
+    });
+}
+
+#[test]
+fn a_batch_on_its_way_to_two_replicas_is_not_acknowledged_with_one() {
+    clustered(1, |mut cluster| async move {
+        create_on(&cluster, &[1, 2]).await;
+        written(&cluster, 0..5).await;
+        let partition = cluster.hosts[&1].partition(GROUP);
+        partition.set_min_insync(2);
+        cluster.kill(2).await;
+        let (proposing, proposal) = (partition.clone(), proposal("alone"));
+        let writing =
+            cluster.hosts[&1].runtime.spawn(async move { proposing.propose(proposal, Acks::All, None).await });
+        cluster.client.sleep(Duration::from_millis(50)).await;
+        know_lost(&cluster, 1, &[2]);
+        let waited = cluster.client.timeout(Duration::from_secs(5), writing).await;
+        assert!(waited.is_err(), "{waited:?}");
+        assert_eq!(partition.watch().borrow().frontiers.log_end, Offset(6), "it is there");
     });
 }
 
