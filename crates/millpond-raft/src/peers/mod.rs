@@ -304,8 +304,8 @@ impl Peers {
         here.map_or(broker == self.broker(), |presence| presence.directory == directory)
     }
 
-    /// These replicas of a group take part in nothing any more. Whether that is new. What is to be sent to them is begun
-    /// anew.
+    /// These replicas of a group take part in nothing any more; what waits to be sent to them is begun anew. Whether
+    /// that is new.
     pub(crate) fn set_lost(&self, group: GroupId, replicas: BTreeMap<ReplicaId, BrokerId>) -> bool {
         let brokers: BTreeSet<BrokerId> = replicas.values().copied().collect();
         let is_new = self.0.lost.send_if_modified(|lost| {

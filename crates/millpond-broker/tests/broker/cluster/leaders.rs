@@ -94,8 +94,8 @@ fn a_broker_that_stops_tells_its_clients_who_leads_instead() {
         let refused = loop {
             let mut answer = client.call(10, &produce_request("t", -1, vec![(0, batch(&["b"]))]));
             let partition = answer.responses.remove(0).partition_responses.remove(0);
-            // On a busy machine the next leader may not be there when the first answer has waited for it, or the one that
-            // stops is elected once more.
+            // On a busy machine the next leader may not be there when the first answer has waited for it, or the one
+            // that stops is elected once more.
             let is_another = others(leader).contains(&partition.current_leader.leader_id);
             if partition.error_code != ErrorCode::NONE.0 && is_another {
                 break partition;
