@@ -23,7 +23,7 @@ use super::frame::Frame;
 use super::link::{AppendLink, Peer};
 use super::outbox::Urgency;
 use super::raft_messages::{AnswerHead, Append, NoReplica};
-use super::replica_client::{LOST, ReplicaClient};
+use super::replica_client::ReplicaClient;
 use crate::groups::METADATA;
 use crate::types::TypeConfig;
 
@@ -39,6 +39,12 @@ const CROWDED_BYTES: usize = 256 << 10;
 /// How long a replica that another broker will have soon is not asked for again: from the one to the other.
 pub(super) const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
+
+/// How often it is looked whether a replica that is lost is decided for.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
+/// Why a stream ends that waits for a connection.
+const AWAY: &str = "it is away, and is not waited for";
 
 type Answer = Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>;
 
@@ -151,13 +157,17 @@ impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> AppendStream<S>
                     event(link, budget, &mut self.input, has_room && !self.input_ended).await
                 }
                 None => {
+                    // It listens before it looks: what is said between the two is heard.
+                    let impatient = self.client.peer.impatient(self.client.route().group());
+                    if self.client.stands_in() {
+                        return Some(Err(self.client.broken(AWAY)));
+                    }
                     let link = tokio::select! {
                         biased;
                         link = self.client.peer.up_for_appends(self.urgency) => link,
-                        () = self.client.peer.impatient(self.client.route().group()) => {
-                            let why = if self.client.stands_in() { LOST } else { "what it lacks is to be purged" };
-                            return Some(Err(self.client.broken(why)));
-                        }
+                        () = impatient => return Some(Err(self.client.broken(AWAY))),
+                        // The members of the group may become such that it is decided for.
+                        () = self.client.inner.runtime.sleep(LOOK_AGAIN), if self.client.is_lost() => continue,
                     };
                     // After "not yet" the message that asked is sent again.
                     self.sent.messages.iter().for_each(|message| link.send(message));

@@ -93,15 +93,18 @@ impl Peer {
         if takes_long { (&self.long_calls, &self.long_call_bytes) } else { (&self.calls, &self.call_bytes) }
     }
 
-    /// Resolves when the leader of a group wants its streams not to wait for a connection any longer.
-    pub(super) async fn impatient(&self, group: GroupId) {
+    /// Resolves when the leader of a group wants its streams not to wait for a connection any longer. It hears of all
+    /// that is said once this has returned.
+    pub(super) fn impatient(&self, group: GroupId) -> impl Future<Output = ()> + use<> {
         let mut impatient = self.impatient.subscribe();
-        loop {
-            match impatient.recv().await {
-                // Who missed some may have missed its own.
-                Ok(named) if named != group => {}
-                Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => return,
-                Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
+        async move {
+            loop {
+                match impatient.recv().await {
+                    // Who missed some may have missed its own.
+                    Ok(named) if named != group => {}
+                    Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => return,
+                    Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
+                }
             }
         }
     }

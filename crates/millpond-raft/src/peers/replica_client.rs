@@ -39,9 +39,6 @@ const PATIENCE: Duration = Duration::from_secs(1);
 // A voter may have to wait for what is before its vote, and the candidate is to hear of it.
 const _: () = assert!(FLUSH_PATIENCE.as_millis() * 2 < PATIENCE.as_millis());
 
-/// Why nothing more is sent to a replica.
-pub(super) const LOST: &str = "its disk is lost, and it is not waited for";
-
 /// Makes the clients of one replica.
 #[derive(Clone)]
 pub(crate) struct GroupNetwork {
@@ -128,16 +125,19 @@ impl ReplicaClient {
     /// Whether the replica here answers for the other one itself: of the two it is the only one, and has the word of
     /// both.
     pub(super) fn stands_in(&self) -> bool {
+        self.is_lost() && self.inner.raft().is_some_and(|raft| raft.stands_in(self.group, self.replica, self.target))
+    }
+
+    pub(super) fn is_lost(&self) -> bool {
         self.inner.is_lost(self.group, self.target)
-            && self.inner.raft().is_some_and(|raft| raft.stands_in(self.group, self.replica, self.target))
     }
 
     /// Waits until it does.
-    pub(super) async fn until_stands_in(&self) {
+    async fn until_stands_in(&self) {
         let mut lost = self.inner.lost.subscribe();
         while !self.stands_in() {
             let again = async {
-                match self.inner.is_lost(self.group, self.target) {
+                match self.is_lost() {
                     // The members of the group may become such that it does.
                     true => self.inner.runtime.sleep(GONE_PAUSE).await,
                     false => std::future::pending().await,
@@ -250,7 +250,8 @@ impl RaftNetworkV2<TypeConfig> for ReplicaClient {
             biased;
             closed = cancel => Err(StreamingError::Closed(closed)),
             () = self.until_stands_in() => {
-                Err(StreamingError::Network(NetworkError::from_string(format!("{}: {LOST}", self.name()))))
+                let why = format!("{}: it is lost, and is not waited for", self.name());
+                Err(StreamingError::Network(NetworkError::from_string(why)))
             }
             installed = self.ask(&request, AnswerHead::read_installed) => installed.map_err(|error| match error {
                 RPCError::Unreachable(error) => StreamingError::Unreachable(error),

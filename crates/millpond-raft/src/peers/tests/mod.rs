@@ -5,3 +5,4 @@ mod links;
 mod network;
 mod raft;
 mod real;
+mod stand_in;

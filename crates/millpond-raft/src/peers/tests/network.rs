@@ -60,6 +60,7 @@ pub(super) struct Ears {
     metadata: AtomicU64,
     refuses: AtomicBool,
     is_full: AtomicBool,
+    pub(super) stands_in: AtomicBool,
     candidates: Mutex<Vec<Candidate>>,
     transfers: Mutex<Vec<ReplicaId>>,
 }
@@ -125,7 +126,7 @@ impl RaftServices for Ears {
     }
 
     fn stands_in(&self, _: GroupId, _: ReplicaId, _: ReplicaId) -> bool {
-        false
+        self.stands_in.load(Ordering::Relaxed)
     }
 
     fn transferring(&self, _group: GroupId, to: ReplicaId) {
